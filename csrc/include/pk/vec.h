@@ -1,0 +1,192 @@
+// SIMD on the CPU. A kernel is written once over Vec, sixteen lanes of the accumulation type, and compiled for every
+// instruction set with that set's native registers; run_best picks one at run time. Sixteen lanes everywhere: sums are
+// added in the same order on every machine (fused multiply-adds round differently, where a machine has them).
+#pragma once
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+#include "pk/dtype.h"
+#ifdef __SSE2__
+#include <emmintrin.h>
+#endif
+
+// For lambdas inside kernels: only inlined code is compiled for the kernel's instruction set.
+#define PK_INLINE __attribute__((always_inline))
+
+namespace pk {
+
+constexpr int kLanes = 16;
+
+template <auto v>
+using Const = std::integral_constant<decltype(v), v>;
+
+// Sixteen A in registers of `Bytes`.
+template <class A, int Bytes>
+struct Vec {
+  static constexpr int kWidth = Bytes / int(sizeof(A)), kRegisters = kLanes / kWidth;
+  typedef A Register __attribute__((vector_size(Bytes)));
+  Register part[kRegisters];
+};
+
+#define PK_VEC_OPERATOR(op)                                                    \
+  template <class A, int B>                                                    \
+  PK_HD Vec<A, B> operator op(const Vec<A, B>& x, const Vec<A, B>& y) {        \
+    Vec<A, B> z;                                                               \
+    for (int i = 0; i < z.kRegisters; ++i) z.part[i] = x.part[i] op y.part[i]; \
+    return z;                                                                  \
+  }                                                                            \
+  template <class A, int B>                                                    \
+  PK_HD Vec<A, B> operator op(const Vec<A, B>& x, A y) {                       \
+    Vec<A, B> z;                                                               \
+    for (int i = 0; i < z.kRegisters; ++i) z.part[i] = x.part[i] op y;         \
+    return z;                                                                  \
+  }
+PK_VEC_OPERATOR(+)
+PK_VEC_OPERATOR(-)
+PK_VEC_OPERATOR(*)
+#undef PK_VEC_OPERATOR
+
+template <class A, int B>
+PK_HD void operator+=(Vec<A, B>& x, const Vec<A, B>& y) {
+  x = x + y;
+}
+
+// Sixteen elements as a block of memory, and its conversion to and from lanes.
+template <class T>
+struct alignas(16) Sixteen {
+  T element[kLanes];
+};
+
+// Out of line: tails are rare, and inlined they would double the code of every kernel.
+__attribute__((noinline)) inline void copy_some(void* to, const void* from, std::size_t bytes) {
+  memcpy(to, from, bytes);
+}
+
+template <int B, class T>
+PK_HD Vec<acc_t<T>, B> widen(const Sixteen<T>& raw) {
+  Vec<acc_t<T>, B> v;
+  if constexpr (std::is_same_v<T, acc_t<T>>) {
+    memcpy(&v, &raw, sizeof(v));
+  } else {
+    acc_t<T> wide[kLanes];
+    for (int i = 0; i < kLanes; ++i) wide[i] = load(raw.element[i]);
+    memcpy(&v, wide, sizeof(v));
+  }
+  return v;
+}
+
+template <class T, int B>
+PK_HD Sixteen<T> narrow(const Vec<acc_t<T>, B>& v) {
+  Sixteen<T> raw;
+  if constexpr (std::is_same_v<T, acc_t<T>>) {
+    memcpy(&raw, &v, sizeof(raw));
+  } else {
+    acc_t<T> wide[kLanes];
+    memcpy(wide, &v, sizeof(v));
+    for (int i = 0; i < kLanes; ++i) raw.element[i] = store<T>(wide[i]);
+  }
+  return raw;
+}
+
+// The first n elements at p, converted; the other lanes are zero.
+template <int B, class T>
+PK_HD Vec<acc_t<T>, B> load_vec(const T* p, int n = kLanes) {
+  Sixteen<T> raw;
+  if (n == kLanes) {
+    memcpy(&raw, p, sizeof(raw));
+  } else {
+    memset(&raw, 0, sizeof(raw));
+    copy_some(&raw, p, n * sizeof(T));
+  }
+  return widen<B>(raw);
+}
+
+template <class T, int B>
+PK_HD void store_vec(T* p, const Vec<acc_t<T>, B>& v, int n = kLanes) {
+  const Sixteen<T> raw = narrow<T>(v);
+  if (n == kLanes)
+    memcpy(p, &raw, sizeof(raw));
+  else
+    copy_some(p, &raw, n * sizeof(T));
+}
+
+// A full store that bypasses the caches: the line is not read first. p must be 16-byte aligned.
+template <class T, int B>
+PK_HD void stream_vec(T* p, const Vec<acc_t<T>, B>& v) {
+#ifdef __SSE2__
+  const Sixteen<T> raw = narrow<T>(v);
+  for (unsigned i = 0; i < sizeof(raw) / 16; ++i)
+    _mm_stream_si128(reinterpret_cast<__m128i*>(p) + i, reinterpret_cast<const __m128i*>(&raw)[i]);
+#else
+  store_vec(p, v);
+#endif
+}
+
+// Call after a thread's last stream_vec, before another thread may read what was written.
+inline void stream_done() {
+#ifdef __SSE2__
+  _mm_sfence();
+#endif
+}
+
+// Calls body(i, lanes) for i = 0, 16, 32, ... < n; only the last call may have fewer than 16 lanes.
+template <class Body>
+PK_HD void for_lanes(std::int64_t n, Body&& body) {
+  std::int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) body(i, kLanes);
+  if (i < n) body(i, int(n - i));
+}
+
+// The sum of a register's lanes: lane i and lane i + width / 2, again and again.
+template <class A, int B>
+PK_HD A sum_register(typename Vec<A, B>::Register v) {
+  if constexpr (B / int(sizeof(A)) == 2) {
+    return v[0] + v[1];
+  } else if constexpr (B == 16) {
+    return (v[0] + v[2]) + (v[1] + v[3]);
+  } else {
+    typename Vec<A, B / 2>::Register low, high;
+    memcpy(&low, &v, B / 2);
+    memcpy(&high, reinterpret_cast<const char*>(&v) + B / 2, B / 2);
+    return sum_register<A, B / 2>(low + high);
+  }
+}
+
+template <class A, int B>
+PK_HD A sum_lanes(Vec<A, B> v) {
+  for (int count = v.kRegisters / 2; count; count /= 2)
+    for (int i = 0; i < count; ++i) v.part[i] += v.part[i + count];
+  return sum_register<A, B>(v.part[0]);
+}
+
+// Kernel::run<bytes>(args...) compiled for the best instruction set that this processor has.
+template <class Kernel, class... Args>
+void run_baseline(const Args&... args) {
+  Kernel::template run<16>(args...);
+}
+#if defined(__x86_64__) && defined(__GNUC__)
+template <class Kernel, class... Args>
+__attribute__((target("arch=x86-64-v4,prefer-vector-width=512"))) void run_avx512(const Args&... args) {
+  Kernel::template run<64>(args...);
+}
+template <class Kernel, class... Args>
+__attribute__((target("arch=x86-64-v3"))) void run_avx2(const Args&... args) {
+  Kernel::template run<32>(args...);
+}
+#endif
+
+template <class Kernel, class... Args>
+void run_best(const Args&... args) {
+#if defined(__x86_64__) && defined(__GNUC__)
+  static const bool avx2 =
+      __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
+  static const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                             __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+  if (avx512) return run_avx512<Kernel>(args...);
+  if (avx2) return run_avx2<Kernel>(args...);
+#endif
+  run_baseline<Kernel>(args...);
+}
+
+}  // namespace pk

@@ -1,0 +1,121 @@
+// The only pybind11 translation unit. PK_OP declares a launcher and binds it: one line an op, and a launcher
+// defined with other parameters does not link. Tensors arrive as addresses, so nothing of torch is needed here.
+#include <pybind11/pybind11.h>
+
+#include <string>
+#include <vector>
+
+#include "pk/launch.h"
+
+namespace py = pybind11;
+
+namespace pk {
+namespace {
+
+// What Python passes for a C++ parameter, and its checked conversion.
+template <class T>
+struct Arg {
+  using python = T;
+  static T get(T value, const char*) { return value; }
+};
+template <class T>
+struct Arg<T*> {
+  using python = std::uintptr_t;
+  static T* get(python address, const char* op) {
+    if (address == 0) fail(op, "null data pointer: a fake or meta tensor, or an empty one, reached a native kernel");
+    return reinterpret_cast<T*>(address);
+  }
+};
+template <>
+struct Arg<Maybe> {
+  using python = std::uintptr_t;
+  static Maybe get(python address, const char*) { return {reinterpret_cast<const void*>(address)}; }
+};
+template <>
+struct Arg<Stream> {
+  using python = std::uintptr_t;
+  static Stream get(python handle, const char*) { return {reinterpret_cast<void*>(handle)}; }
+};
+template <>
+struct Arg<Threads> {
+  using python = int;
+  static Threads get(python count, const char*) { return {count < 1 ? 1 : count}; }
+};
+template <>
+struct Arg<DType> {
+  using python = int;
+  static DType get(python code, const char*) { return static_cast<DType>(code); }
+};
+
+template <class... A>
+void bind(py::module_& m, const char* name, void (*launcher)(A...)) {
+  m.def(name, [launcher, name](typename Arg<A>::python... args) {
+    py::gil_scoped_release unlocked;
+    launcher(Arg<A>::get(args, name)...);
+  });
+}
+
+using Binder = void (*)(py::module_&);
+std::vector<Binder>& binders() {
+  static std::vector<Binder> all;
+  return all;
+}
+struct Register {
+  explicit Register(Binder binder) { binders().push_back(binder); }
+};
+
+}  // namespace
+
+#ifdef PK_EMULATE  // the tests' module: the .cu files compiled for the CPU
+#define PK_BIND_CPU(name)
+#else
+#define PK_BIND_CPU(name) bind(m, #name "_cpu", &name##_cpu);
+#endif
+#if defined(PK_WITH_CUDA) || defined(PK_EMULATE)
+#define PK_BIND_CUDA(name) bind(m, #name "_cuda", &name##_cuda);
+#else
+#define PK_BIND_CUDA(name)
+#endif
+#define PK_OP(name, ...)                 \
+  void name##_cpu(__VA_ARGS__, Threads); \
+  void name##_cuda(__VA_ARGS__, Stream); \
+  static const Register name##_binder{[]([[maybe_unused]] py::module_& m) { PK_BIND_CPU(name) PK_BIND_CUDA(name) }};
+
+using In = const void*;
+using Out = void*;
+using Int = std::int64_t;
+
+// clang-format off
+// op, then per parameter its shape: N rows, C features, A = accumulation type of the dtype
+//                       dtype  x (N,C)  pad_mask (N)  mean_sq (C) A  N    C    groups  eps
+PK_OP(power_norm_stats,  DType, In,      Maybe,        Out,           Int, Int, Int,    double)
+//                       dtype  x (N,C)  weight (C) A  bias (C) A  psi2 (C) A  pad_mask (N)  y (N,C)  mean_sq (C) A  N    C    groups  eps
+PK_OP(power_norm_fwd,    DType, In,      Maybe,        Maybe,      In,         Maybe,        Out,     Out,           Int, Int, Int,    double)
+//                       dtype  x (N,C)  grad_y (N,C)  weight (C) A  psi2 (C) A  scale2 (C) A  nu (C) A  pad_mask (N)  grad_x (N,C)  grad_weight (C) A  grad_bias (C) A  grad_nu (C) A  N    C    groups  eps
+PK_OP(power_norm_bwd,    DType, In,      In,           Maybe,        In,         In,           Maybe,    Maybe,        Out,          Out,               Out,             Out,           Int, Int, Int,    double)
+//                       dtype  x (N,C)  grad_y (N,C)  weight (C) A  psi2 (C) A  pad_mask (N)  grad_x (N,C)  grad_weight (C) A  grad_bias (C) A  N    C    groups  eps
+PK_OP(power_norm_v_bwd,  DType, In,      In,           Maybe,        In,         Maybe,        Out,          Out,               Out,             Int, Int, Int,    double)
+// clang-format on
+
+}  // namespace pk
+
+PYBIND11_MODULE(PK_MODULE, m) {
+  m.doc() = "probkernels' native launchers: addresses, sizes and a stream or thread count. Use probkernels.ops.";
+  for (auto binder : pk::binders()) binder(m);
+  m.def("build_info", [] {
+    py::dict info;
+    info["version"] = PK_VERSION;
+    info["compiler"] = __VERSION__;
+#ifdef _OPENMP
+    info["openmp"] = true;
+#else
+    info["openmp"] = false;
+#endif
+#ifdef PK_CUDA_ARCHS
+    info["cuda_archs"] = PK_CUDA_ARCHS;
+#else
+    info["cuda_archs"] = py::none();
+#endif
+    return info;
+  });
+}

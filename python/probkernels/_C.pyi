@@ -1,0 +1,6 @@
+"""Native launchers (csrc/module.cpp): integers for addresses, then sizes, then a thread count or a stream."""
+
+from typing import Any
+
+def build_info() -> dict[str, Any]: ...
+def __getattr__(launcher: str) -> Any: ...

@@ -1,0 +1,10 @@
+"""probkernels: CUDA, Triton and C++ kernels for probabilistic deep learning, with exact derivatives."""
+
+from importlib.metadata import version
+
+from . import nn, ops
+from ._core.backend import use_backend
+from ._core.errors import BackendError, CorruptStreamError, ModelMismatchError
+
+__version__ = version("probkernels")
+__all__ = ["BackendError", "CorruptStreamError", "ModelMismatchError", "nn", "ops", "use_backend"]
