@@ -1,0 +1,160 @@
+"""Which backend runs an op: an explicit choice, else the op's own order of preference among those that can.
+
+``PK_BACKEND=name`` forces one, ``PK_STRICT=1`` turns a fall-back to the reference into an error, and
+``PK_LOG=debug`` logs every choice with the reasons the others were refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.util
+import logging
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from . import native
+from .errors import BackendError
+
+if TYPE_CHECKING:
+    from .registry import Op
+
+log = logging.getLogger("probkernels")
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A way to run kernels of one ``kind`` on one device type (None: on any)."""
+
+    name: str
+    kind: str  # which of an op's kernels it runs: reference, cpu, cuda or triton
+    device: str | None
+    problem: Callable[[], str | None]  # why it cannot be used on this machine, or None
+    module: Callable[[], Any] = lambda: native.module
+
+    @functools.cache  # noqa: B019 - backends live as long as the process
+    def launcher(self, name: str) -> Callable[..., None]:
+        """The native function ``name_<kind>``."""
+        return getattr(self.module(), f"{name}_{self.kind}")
+
+    def launch(self, launcher: str, device: torch.device, *args: Any) -> None:
+        """Calls ``launcher_<kind>`` of the native module with the threads or the stream to use."""
+        function = self.launcher(launcher)
+        if self.kind == "cpu":
+            function(*args, torch.get_num_threads())
+        elif device.type != "cuda":  # the emulator, in tests
+            function(*args, 0)
+        else:
+            with torch.cuda.device(device):
+                function(*args, torch._C._cuda_getCurrentRawStream(device.index))
+
+
+def _cuda_problem() -> str | None:
+    if native.problem:
+        return native.problem
+    if native.build_info().get("cuda_archs") is None:
+        return "this build has no CUDA kernels; rebuild with PK_CUDA=ON and nvcc on PATH"
+    return None if torch.cuda.is_available() else "torch finds no CUDA device"
+
+
+def _triton_problem() -> str | None:
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed"
+    return None if torch.cuda.is_available() else "torch finds no CUDA device"
+
+
+BACKENDS: dict[str, Backend] = {
+    b.name: b
+    for b in (
+        Backend("reference", "reference", None, lambda: None),
+        Backend("cpu", "cpu", "cpu", lambda: native.problem),
+        Backend("cuda", "cuda", "cuda", _cuda_problem),
+        Backend("triton", "triton", "cuda", _triton_problem),
+    )
+}
+
+_forced: str | None = os.environ.get("PK_BACKEND") or None
+_strict = os.environ.get("PK_STRICT", "0") not in ("", "0")
+_chosen: dict[tuple[str, str, torch.dtype], Backend] = {}
+_told: set[str] = set()
+
+if os.environ.get("PK_LOG"):
+    log.setLevel(os.environ["PK_LOG"].upper())
+    log.addHandler(logging.StreamHandler())
+
+
+def refusals(op: Op, device: str, dtype: torch.dtype) -> dict[str, str]:
+    """Every backend that cannot run ``op`` on ``device`` tensors of ``dtype``, and why."""
+    found = {}
+    for backend in BACKENDS.values():
+        if backend.kind not in op.kernels:
+            found[backend.name] = f"{op.name} has no {backend.kind} kernel"
+        elif backend.device not in (None, device):
+            found[backend.name] = f"it runs {backend.device} tensors, not {device} ones"
+        elif dtype not in op.dtypes:
+            found[backend.name] = f"{op.name} does not take {dtype}"
+        elif reason := backend.problem():
+            found[backend.name] = reason
+    return found
+
+
+def choose(op: Op, device: str, dtype: torch.dtype) -> Backend:
+    """The backend that runs ``op``; BackendError when a forced one cannot, or strict mode forbids a fall-back."""
+    key = (op.name, device, dtype)
+    if key not in _chosen:
+        _chosen[key] = _decide(op, device, dtype)
+    return _chosen[key]
+
+
+def _decide(op: Op, device: str, dtype: torch.dtype) -> Backend:
+    refused = refusals(op, device, dtype)
+    reasons = "; ".join(f"{name}: {why}" for name, why in refused.items())
+    if _forced is not None:
+        if _forced not in BACKENDS:
+            raise BackendError(f"{op.name}: PK_BACKEND={_forced!r} is not a backend. Hint: use {', '.join(BACKENDS)}")
+        if _forced in refused:
+            raise BackendError(f"{op.name}: backend '{_forced}' was forced but cannot run it: {refused[_forced]}")
+        return BACKENDS[_forced]
+    usable = [b for kind in op.kernels for b in BACKENDS.values() if b.kind == kind and b.name not in refused]
+    if not usable:
+        raise BackendError(f"{op.name}: no backend runs {dtype} tensors on {device}: {reasons}")
+    picked = usable[0]
+    log.debug("%s on %s %s: %s (refused: %s)", op.name, device, dtype, picked.name, reasons or "none")
+    if picked.kind == "reference" and len(op.kernels) > 1:
+        if _strict:
+            raise BackendError(f"{op.name}: PK_STRICT=1 forbids the reference on {device} {dtype}: {reasons}")
+        if op.name not in _told:
+            _told.add(op.name)
+            log.warning("%s falls back to plain torch on %s: %s", op.name, device, reasons)
+    return picked
+
+
+@contextlib.contextmanager
+def use_backend(name: str | None, *, strict: bool | None = None) -> Iterator[None]:
+    """Forces a backend inside a ``with`` block, as ``PK_BACKEND`` and ``PK_STRICT`` do for a whole process.
+
+    Args:
+        name: ``"reference"``, ``"cpu"``, ``"cuda"`` or ``"triton"``; None leaves the choice to each op.
+        strict: raise instead of falling back to the reference; None leaves it as it is.
+
+    Raises:
+        BackendError: when an op runs inside the block that this backend cannot run.
+
+    Example:
+        >>> import torch, probkernels as pk
+        >>> with pk.use_backend("reference"):
+        ...     y, _ = pk.ops.power_norm(torch.ones(2, 3), torch.ones(3))
+    """
+    global _forced, _strict
+    before = _forced, _strict
+    _forced, _strict = name, _strict if strict is None else strict
+    _chosen.clear()
+    try:
+        yield
+    finally:
+        _forced, _strict = before
+        _chosen.clear()

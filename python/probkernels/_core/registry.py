@@ -1,0 +1,199 @@
+"""The one registrar. An op registered here works eagerly and under compile, export, vmap, torch.func, checkpointing
+and opcheck, in reverse and (where it exists) forward mode; a derivative that does not exist raises.
+
+Why not ``torch.library.custom_op``: through it torch.func gradients raise and forward mode silently gives zeros.
+Here an op is defined once in a Library, its autograd lives in a single-level Function behind the Autograd key, and
+the public function takes a short way around the dispatcher when nothing is being transformed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.autograd.forward_ad as forward_ad
+
+from . import backend
+
+try:  # private names, used nowhere else; without them ops fall back to torch.library.register_autograd
+    from torch._C import _are_functorch_transforms_active as transforms_active
+    from torch._C import _AutoDispatchBelowAutograd as below_autograd
+    from torch._C import _dispatch_tls_local_include_set, _get_tracing_state
+    from torch._functorch.utils import enable_single_level_autograd_function
+    from torch.autograd.function import _SingleLevelFunction
+
+    HAVE_PRIVATE_NAMES = True
+except ImportError:  # pragma: no cover - depends on the torch version
+    HAVE_PRIVATE_NAMES = False
+
+NAMESPACE = "probkernels"
+LIBRARY = torch.library.Library(NAMESPACE, "DEF")
+OPS: dict[str, Op] = {}
+
+Derivative = Callable[..., Any]
+
+
+PLAIN_TYPES = (torch.Tensor, torch.nn.Parameter, type(None))
+# The dispatcher's thread state in plain eager execution; transforms, modes and both vmaps add keys to it.
+PLAIN_STATES = {_dispatch_tls_local_include_set().raw_repr()} if HAVE_PRIVATE_NAMES else set()
+if HAVE_PRIVATE_NAMES:
+    with torch.inference_mode():
+        PLAIN_STATES.add(_dispatch_tls_local_include_set().raw_repr())
+
+
+def nobody_watches() -> bool:
+    """Whether this is plain eager execution: no transform, mode, tracer or profiler that must see the op go by."""
+    return (
+        _dispatch_tls_local_include_set().raw_repr() in PLAIN_STATES
+        and _get_tracing_state() is None
+        and not torch.autograd._profiler_enabled()
+    )
+
+
+def in_backward() -> bool:
+    """Whether this thread runs inside a backward pass: a forward called there is a recomputation."""
+    return torch._C._current_graph_task_id() != -1
+
+
+class Op:
+    """A registered op.
+
+    Args:
+        name: the op's name in ``torch.ops.probkernels``.
+        signature: argument list and returns of the schema, without defaults (the dispatcher would drop trailing
+            arguments equal to their default).
+        reference: the equation in plain differentiable torch, with the op's arguments.
+        kernels: kind of backend -> ``kernel(backend, *args)``, in order of preference. The reference is added last.
+        fake: output shapes and dtypes from the arguments.
+        examples: ``examples(device, dtype)`` gives argument tuples for self-tests.
+        setup, backward: as in ``torch.autograd.Function``. Without them the op is differentiated through its
+            reference, which then runs in its place.
+        forward_mode: what runs in the op's place under forward-mode differentiation, instead of the reference.
+        constant: argument name -> why no gradient exists for it; asking for one raises NotImplementedError.
+        family: the basename of the op's files, if it is not the op's name.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        signature: str,
+        *,
+        reference: Callable[..., Any],
+        kernels: dict[str, Callable[..., Any]],
+        fake: Callable[..., Any],
+        examples: Callable[[torch.device, torch.dtype], Sequence[tuple[Any, ...]]],
+        setup: Derivative | None = None,
+        backward: Derivative | None = None,
+        forward_mode: Callable[..., Any] | None = None,
+        constant: dict[str, str] | None = None,
+        dtypes: Sequence[torch.dtype] = (torch.float32, torch.float64, torch.float16, torch.bfloat16),
+        family: str | None = None,
+    ) -> None:
+        self.name, self.family, self.dtypes = name, family or name, tuple(dtypes)
+        self.reference, self.examples, self.forward_mode = reference, examples, forward_mode or reference
+        self.kernels = {**kernels, "reference": lambda _, *args: reference(*args)}
+        LIBRARY.define(name + signature, tags=(torch.Tag.pt2_compliant_tag,))
+        for key in ("CPU", "CUDA"):
+            LIBRARY.impl(name, self._run, key)
+        torch.library.register_fake(f"{NAMESPACE}::{name}", fake, lib=LIBRARY)
+        self.op = getattr(getattr(torch.ops, NAMESPACE), name).default
+        arguments = self.op._schema.arguments
+        self.tensor_args = [i for i, a in enumerate(arguments) if "Tensor" in str(a.type)]
+        self.constant = {i: constant[a.name] for i, a in enumerate(arguments) if constant and a.name in constant}
+        self.argument_names = [a.name for a in arguments]
+        torch.library.register_vmap(f"{NAMESPACE}::{name}", self._vmap, lib=LIBRARY)
+        self._register_autograd(setup, backward)
+        OPS[name] = self
+
+    def _run(self, *args: Any) -> Any:
+        x = args[self.tensor_args[0]]
+        if x.numel() == 0:
+            return self.reference(*args)  # no address to give to a kernel, and nothing to do
+        chosen = backend.choose(self, "cuda" if x.is_cuda else "cpu", x.dtype)
+        return self.kernels[chosen.kind](chosen, *args)
+
+    def _vmap(self, info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
+        """Batches by running each slice: a statistic over rows must not see the rows of another slice."""
+
+        def piece(arg: Any, dim: int | None, i: int) -> Any:
+            return arg if dim is None else arg.select(dim, i)
+
+        outputs = [
+            self.op(*(piece(a, d, i) for a, d in zip(args, in_dims, strict=True))) for i in range(info.batch_size)
+        ]
+        if isinstance(outputs[0], tuple):
+            stacked = tuple(torch.stack(column) for column in zip(*outputs, strict=True))
+            return stacked, (0,) * len(stacked)
+        return torch.stack(outputs), 0
+
+    def _register_autograd(self, setup: Derivative | None, backward: Derivative | None) -> None:
+        def checked_setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+            for i, why in self.constant.items():
+                if ctx.needs_input_grad[i]:
+                    name = self.argument_names[i]
+                    raise NotImplementedError(f"{self.name}: argument '{name}' has no gradient: {why}")
+            assert setup is not None
+            setup(ctx, inputs, output)
+
+        def wants_grad(args: tuple[Any, ...]) -> bool:
+            for i in self.tensor_args:
+                if args[i] is not None and args[i].requires_grad:
+                    return torch.is_grad_enabled()
+            return False
+
+        if not HAVE_PRIVATE_NAMES:  # pragma: no cover - depends on the torch version
+            if backward is None:
+                self.call = lambda *args: self.reference(*args) if wants_grad(args) else self.op(*args)
+            else:
+                name = f"{NAMESPACE}::{self.name}"
+                torch.library.register_autograd(name, backward, setup_context=checked_setup, lib=LIBRARY)
+                self.call = self.op
+            return
+
+        def plain(args: tuple[Any, ...]) -> bool:
+            for i in self.tensor_args:
+                if type(args[i]) not in PLAIN_TYPES:
+                    return False
+            x = args[self.tensor_args[0]]
+            return x.is_cpu or x.is_cuda
+
+        def run(*args: Any) -> Any:
+            if nobody_watches() and plain(args):  # spares the dispatcher, half of a small call's time
+                return self._run(*args)
+            with below_autograd():
+                return self.op(*args)
+
+        def forward(ctx: Any, *args: Any) -> Any:
+            if transforms_active():  # apply() switched both modes off; outer torch.func levels still need them
+                with torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True), below_autograd():
+                    output = self.op(*args)
+            else:
+                output = run(*args)
+            checked_setup(ctx, args, output)
+            return output
+
+        if backward is None:
+            differentiate = self.reference
+        else:
+            members = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
+            function: Any = type(self.name, (_SingleLevelFunction,), members)
+            differentiate = function.apply
+
+        def autograd_kernel(*args: Any) -> Any:  # reached from compile, torch.func or a direct torch.ops call
+            if forward_ad._current_level >= 0:
+                return self.forward_mode(*args)
+            if wants_grad(args):
+                with enable_single_level_autograd_function():
+                    return differentiate(*args)
+            with below_autograd():
+                return self.op(*args)
+
+        LIBRARY.impl(self.name, autograd_kernel, "Autograd")
+
+        def call(*args: Any) -> Any:
+            if torch.compiler.is_compiling() or transforms_active() or forward_ad._current_level >= 0:
+                return self.op(*args)
+            return differentiate(*args) if wants_grad(args) else run(*args)
+
+        self.call = call

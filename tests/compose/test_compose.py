@@ -1,0 +1,251 @@
+"""Every registered op, on each of its examples, under everything torch can do to a function.
+
+An op registered tomorrow goes through all of this without a line of test code. Its values are checked against its
+reference; its derivatives against finite differences where it has a forward mode (those are exact), and everywhere
+against plain eager autograd.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import probkernels  # noqa: F401 - registers the ops
+import pytest
+import torch
+import torch.autograd.forward_ad as forward_ad
+from probkernels._core.registry import OPS, Op
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+CPU = torch.device("cpu")
+
+
+def examples(dtype: torch.dtype = torch.float64) -> list[Any]:
+    return [
+        pytest.param(op, args, id=f"{name}-{i}")
+        for name, op in OPS.items()
+        for i, args in enumerate(op.examples(CPU, dtype))
+    ]
+
+
+each_example = pytest.mark.parametrize(("op", "args"), examples())
+
+
+def tupled(output: Any) -> tuple[Tensor, ...]:
+    return output if isinstance(output, tuple) else (output,)
+
+
+class Case:
+    """An op on an example as a function of its differentiable tensors alone."""
+
+    def __init__(self, op: Op, args: tuple[Any, ...]) -> None:
+        self.op, self.args = op, args
+        self.active = [
+            i for i in op.tensor_args if args[i] is not None and args[i].is_floating_point() and i not in op.constant
+        ]
+        self.values = [args[i].clone() for i in self.active]
+        outputs = self.outputs(*self.leaves())
+        generator = torch.Generator().manual_seed(1)
+        self.cotangents = [torch.randn(o.shape, generator=generator, dtype=o.dtype) * o.requires_grad for o in outputs]
+
+    def full(self, values: tuple[Tensor, ...]) -> list[Any]:
+        args = list(self.args)
+        for i, value in zip(self.active, values, strict=True):
+            args[i] = value
+        return args
+
+    def outputs(self, *values: Tensor) -> tuple[Tensor, ...]:
+        return tupled(self.op.call(*self.full(values)))
+
+    def scalar(self, *values: Tensor) -> Tensor:
+        """A nonlinear number made of all differentiable outputs."""
+        return self.combine(self.outputs(*values))
+
+    def reference_scalar(self, *values: Tensor) -> Tensor:
+        return self.combine(tupled(self.op.reference(*self.full(values))))
+
+    def combine(self, outputs: tuple[Tensor, ...]) -> Tensor:
+        return sum(((o * c).sum().sin() + (o * c).sum() for o, c in zip(outputs, self.cotangents, strict=True)))
+
+    def leaves(self) -> list[Tensor]:
+        return [v.clone().requires_grad_() for v in self.values]
+
+    def grads(self, function: Callable[..., Tensor] | None = None) -> tuple[Tensor, ...]:
+        leaves = self.leaves()
+        return torch.autograd.grad((function or self.scalar)(*leaves), leaves)
+
+    def has_forward_mode(self) -> bool:
+        try:
+            torch.func.jvp(self.outputs, tuple(self.values), tuple(self.values))
+        except NotImplementedError:
+            return False
+        return True
+
+
+def same(got: Any, expected: Any) -> None:
+    for g, e in zip(tupled(got), tupled(expected), strict=True):
+        torch.testing.assert_close(g, e, rtol=1e-10, atol=1e-10)
+
+
+@each_example
+def test_value_equals_reference_and_inputs_stay(op: Op, args: tuple[Any, ...]) -> None:
+    before = [a.clone() if isinstance(a, Tensor) else a for a in args]
+    first = tupled(op.call(*args))
+    same(first, op.reference(*args))
+    for got, again in zip(first, tupled(op.call(*args)), strict=True):
+        assert torch.equal(got, again), "two runs differ"
+    for old, new in zip(before, args, strict=True):
+        assert old is new or torch.equal(old, new), "an input was modified"
+
+
+@each_example
+def test_strides_do_not_matter(op: Op, args: tuple[Any, ...]) -> None:
+    def strided(arg: Any) -> Any:
+        return torch.stack([arg, arg], -1)[..., 0] if isinstance(arg, Tensor) else arg
+
+    same(op.call(*map(strided, args)), op.call(*args))
+
+
+@each_example
+def test_derivatives_are_exact_where_forward_mode_exists(op: Op, args: tuple[Any, ...]) -> None:
+    case = Case(op, args)
+    if not case.has_forward_mode():
+        pytest.skip("estimates a gradient by definition; its op test compares it with the paper's numbers")
+
+    torch.autograd.gradcheck(case.scalar, case.leaves(), check_forward_ad=True, check_batched_grad=True, fast_mode=True)
+    torch.autograd.gradgradcheck(case.scalar, case.leaves(), fast_mode=True)
+    same(case.grads(), case.grads(case.reference_scalar))
+
+
+@each_example
+def test_forward_mode_is_right_or_refused(op: Op, args: tuple[Any, ...]) -> None:
+    case = Case(op, args)
+    tangents = tuple(torch.randn_like(v) for v in case.values)
+    if not case.has_forward_mode():
+        with pytest.raises(NotImplementedError), forward_ad.dual_level():
+            case.outputs(*(forward_ad.make_dual(v, t) for v, t in zip(case.values, tangents, strict=True)))
+        return
+    expected = sum((g * t).sum() for g, t in zip(case.grads(), tangents, strict=True))
+    same(torch.func.jvp(case.scalar, tuple(case.values), tangents)[1], expected)
+    with forward_ad.dual_level():
+        duals = [forward_ad.make_dual(v, t) for v, t in zip(case.values, tangents, strict=True)]
+        same(forward_ad.unpack_dual(case.scalar(*duals)).tangent, expected)
+    twice = torch.func.jacfwd(torch.func.jacfwd(case.scalar))(*case.values)
+    same(twice, torch.func.jacrev(torch.func.jacrev(case.scalar))(*case.values))
+
+
+@each_example
+def test_constant_arguments_refuse_derivatives(op: Op, args: tuple[Any, ...]) -> None:
+    for i in op.constant:
+        changed = list(args)
+        changed[i] = args[i].clone().requires_grad_()
+        with pytest.raises(NotImplementedError, match=op.argument_names[i]):
+            op.call(*changed)
+
+
+@each_example
+def test_functional_transforms_equal_autograd(op: Op, args: tuple[Any, ...]) -> None:
+    case = Case(op, args)
+    everything = tuple(range(len(case.values)))
+    expected = case.grads()
+    same(torch.func.grad(case.scalar, everything)(*case.values), expected)
+    same(torch.func.jacrev(case.scalar, everything)(*case.values), expected)
+    batch = [torch.stack([v, 1.5 * v + 0.1]) for v in case.values]
+    looped = [torch.func.grad(case.scalar, everything)(*(b[k] for b in batch)) for k in range(2)]
+    stacked = tuple(torch.stack(pair) for pair in zip(*looped, strict=True))
+    same(torch.func.vmap(torch.func.grad(case.scalar, everything))(*batch), stacked)
+    only_first = (0, *(None,) * (len(case.values) - 1))
+    mapped = torch.func.vmap(case.outputs, in_dims=only_first)(batch[0], *case.values[1:])
+    same(tuple(m[1] for m in mapped), case.outputs(batch[0][1], *case.values[1:]))
+
+
+@each_example
+def test_hessian(op: Op, args: tuple[Any, ...]) -> None:
+    case = Case(op, args)
+
+    def of_first(value: Tensor) -> Tensor:
+        return case.scalar(value, *case.values[1:])
+
+    if not case.has_forward_mode():
+        with pytest.raises(NotImplementedError):
+            torch.func.hessian(of_first)(case.values[0])
+        return
+    same(torch.func.hessian(of_first)(case.values[0]), torch.autograd.functional.hessian(of_first, case.values[0]))
+
+
+@pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
+@each_example
+def test_compile_fullgraph(op: Op, args: tuple[Any, ...], dynamic: bool) -> None:
+    torch._dynamo.reset()
+    case = Case(op, args)
+    compiled = torch.compile(case.scalar, fullgraph=True, dynamic=dynamic, backend="aot_eager")
+    same(case.grads(compiled), case.grads())
+    with torch.no_grad():
+        same(compiled(*case.values), case.scalar(*case.values))
+
+
+@pytest.mark.parametrize(("op", "args"), [p for p in examples() if p.id.endswith("-0")])
+def test_compile_inductor(op: Op, args: tuple[Any, ...]) -> None:
+    torch._dynamo.reset()
+    case = Case(op, args)
+    same(case.grads(torch.compile(case.scalar, fullgraph=True)), case.grads())
+
+
+@each_example
+def test_transforms_inside_compile(op: Op, args: tuple[Any, ...]) -> None:
+    case = Case(op, args)
+    gradient = torch.func.grad(case.scalar)
+    for function in (gradient, torch.func.jacrev(case.scalar)):
+        torch._dynamo.reset()
+        same(torch.compile(function, fullgraph=True, backend="aot_eager")(*case.values), case.grads()[0])
+    torch._dynamo.reset()
+    batch = [torch.stack([v, v]) for v in case.values]
+    mapped = torch.compile(torch.func.vmap(gradient), fullgraph=True, backend="aot_eager")(*batch)
+    same(mapped[1], case.grads()[0])
+
+
+@each_example
+def test_fake_and_meta_agree_with_real_outputs(op: Op, args: tuple[Any, ...]) -> None:
+    real = tupled(op.call(*args))
+    meta = tupled(op.call(*(a.to("meta") if isinstance(a, Tensor) else a for a in args)))
+    with torch._subclasses.FakeTensorMode() as mode:
+        fake = tupled(op.call(*(mode.from_tensor(a) if isinstance(a, Tensor) else a for a in args)))
+    for r, m, f in zip(real, meta, fake, strict=True):
+        assert (r.shape, r.dtype, r.stride()) == (m.shape, m.dtype, m.stride()) == (f.shape, f.dtype, f.stride())
+
+
+@each_example
+def test_export(op: Op, args: tuple[Any, ...]) -> None:
+    case = Case(op, args)
+
+    class Module(torch.nn.Module):
+        def forward(self, *values: Tensor) -> tuple[Tensor, ...]:
+            return case.outputs(*values)
+
+    exported = torch.export.export(Module(), tuple(case.values)).module()
+    same(exported(*case.values), case.outputs(*case.values))
+
+
+@pytest.mark.parametrize(("op", "args"), examples(torch.float32))
+def test_autocast_keeps_the_result(op: Op, args: tuple[Any, ...]) -> None:
+    plain = tupled(op.call(*args))
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = tupled(op.call(*args))
+    for p, i in zip(plain, inside, strict=True):
+        assert torch.equal(p, i)
+
+
+@pytest.mark.parametrize("reentrant", [False, True], ids=["nonreentrant", "reentrant"])
+@each_example
+def test_checkpoint(op: Op, args: tuple[Any, ...], reentrant: bool) -> None:
+    case = Case(op, args)
+    leaves = case.leaves()
+    checkpoint(case.scalar, *leaves, use_reentrant=reentrant).backward()
+    same(tuple(leaf.grad for leaf in leaves), case.grads())
+
+
+@each_example
+def test_opcheck(op: Op, args: tuple[Any, ...]) -> None:
+    case = Case(op, args)
+    torch.library.opcheck(op.op, tuple(case.full(tuple(case.leaves()))))
