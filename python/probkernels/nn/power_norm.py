@@ -1,0 +1,350 @@
+"""PowerNorm and PowerNormV: drop-in norms for transformers with batch-style inference."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from .._core import checks
+from .._core.errors import message
+from ..ops.power_norm import FWD, STATS, V_FWD
+from ._mean_square import MeanSquareNorm, _Call, move_towards
+
+
+class PowerNorm(MeanSquareNorm):
+    """PowerNorm: divide each feature by a running root mean square; no centering, nothing to reduce at inference.
+
+    In training, y = weight z / sqrt(psi2 + eps) + bias with the psi2 known *before* the batch, and the backward
+    subtracts a running estimate nu of what the exact gradient through the batch statistic would subtract. Both move
+    once for every forward that records gradients and its backward: a forward under ``no_grad`` or a checkpoint's
+    recomputation moves nothing, ``torch.autograd.grad`` moves psi2 but not nu, and a batch whose statistic is not
+    finite, or that has no valid row, leaves the state as it was. State is float32 (float64 after ``.double()``).
+
+    Args:
+        num_features: C, the size of the last dimension.
+        eps: added to mean squares under the root.
+        alpha_fwd: how much of psi2 one step keeps, in [0, 1).
+        alpha_bkw: how much of nu one step keeps, in [0, 1).
+        affine: learn weight (C) and bias (C).
+        warmup_iters: for so many training forwards normalise by the batch's own mean square, while psi2 is its
+            cumulative mean.
+        num_groups: first divide each token's groups of C / num_groups features by their root mean square.
+            fairseq's models use the number of attention heads. None: off, which is what fold_into needs.
+        batch_first: whether a 3-D x is (B, T, C). pad_mask is (B, T) either way, as in torch.nn.Transformer.
+        backward_scale: ``"running"`` (paper) or ``"batch"`` (official code) denominators in grad_x.
+        compat: ``"official"`` reproduces the official module in meaning: batch denominators backward, double update
+            in warm-up, padding inside nu's mean and with a gradient. It sets ``backward_scale="batch"``.
+        sync: a torch.distributed process group, or True for the default one, over which statistics are those of the
+            joint batch. After warm-up no all-reduce is waited for before the next forward.
+        device: of parameters and state.
+        dtype: of parameters; of the state too when it is float64.
+
+    Shape: x (..., C) -> (..., C); pad_mask x.shape[:-1] bool, True marks padding, or (B, T) for x (T, B, C).
+
+    Raises:
+        TypeError: x is not float32, float64, float16 or bfloat16; pad_mask is not bool.
+        ValueError: a shape or setting is out of range.
+
+    Reference: Shen et al., "PowerNorm: Rethinking Batch Normalization in Transformers", ICML 2020, arXiv:2003.07845.
+
+    Example:
+        >>> import torch, probkernels as pk
+        >>> norm = pk.nn.PowerNorm(8)
+        >>> x = torch.randn(16, 4, 8)
+        >>> norm(x).square().mean().backward()
+        >>> norm.running_psi2.shape, norm.iters.item()
+        (torch.Size([8]), 1)
+        >>> y = norm.eval()(x)
+    """
+
+    running_nu: Tensor
+    iters: Tensor
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        alpha_fwd: float = 0.9,
+        alpha_bkw: float = 0.9,
+        affine: bool = True,
+        warmup_iters: int = 0,
+        num_groups: int | None = None,
+        batch_first: bool = False,
+        backward_scale: str = "running",
+        compat: str | None = None,
+        sync: dist.ProcessGroup | bool | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(num_features, eps, alpha_fwd, affine, num_groups, batch_first, device, dtype)
+        checks.fraction(self._op, "alpha_bkw", alpha_bkw)
+        checks.one_of(self._op, "backward_scale", backward_scale, ("running", "batch"))
+        checks.one_of(self._op, "compat", compat, (None, "official"))
+        if not isinstance(warmup_iters, int) or warmup_iters < 0:
+            raise ValueError(message(self._op, "warmup_iters", "an int >= 0", repr(warmup_iters)))
+        self.alpha_bkw, self.warmup_iters, self.compat = alpha_bkw, warmup_iters, compat
+        self.backward_scale = "batch" if compat == "official" else backward_scale
+        self.sync = sync or None
+        if self.sync is not None and self.backward_scale == "batch":
+            hint = "batch denominators would wait for an all-reduce in every step"
+            raise ValueError(message(self._op, "sync", "None with backward_scale='batch'", repr(sync), hint))
+        self.register_buffer("running_nu", torch.zeros_like(self.running_psi2))
+        self.register_buffer("iters", torch.zeros(1, dtype=torch.int64, device=device))
+        self._saw_iters(0)
+        self._count_in_backward = False
+        self._pending: list[_Pending] = []
+        self._open_calls = 0  # forwards since the last backward
+        self._open_rows: Tensor | float = 0.0  # and their valid rows
+        self._make_probe()
+
+    def reset_running_stats(self) -> None:
+        """Sets psi2 to 1, nu to 0 and iters to 0, as in a new module."""
+        self._settle()
+        super().reset_running_stats()
+        self.running_nu.zero_()
+        self.iters.zero_()
+        self._saw_iters(0)
+
+    def extra_repr(self) -> str:
+        """The settings shown by print(module)."""
+        mode = f", compat={self.compat!r}" if self.compat else f", backward_scale={self.backward_scale!r}"
+        return f"{super().extra_repr()}, warmup_iters={self.warmup_iters}{mode}"
+
+    def forward(self, x: Tensor, pad_mask: Tensor | None = None) -> Tensor:
+        """Normalises x (..., C); in training also moves the running state. See the class for pad_mask."""
+        mask = self._row_mask(x, pad_mask)
+        if not self.training:
+            self._settle()
+            return self._evaluate(x)
+        call = self._recomputed(x, mask)
+        if call is not None:
+            return self._normalise(x, mask, call.psi2, call.nu)[0]
+        self._settle()
+        if not torch.is_grad_enabled():
+            batch = self._batch_mean_sq(x, mask) if self._warming_up else None
+            return self._normalise(x, mask, self._denominator(batch, self.iters + 1), None)[0]
+        batch = self._batch_mean_sq(x, mask) if self._warming_up else None
+        self._count()
+        psi2 = self._denominator(batch, self.iters)
+        nu = self.running_nu.clone()
+        y, mean_sq = self._normalise(x, mask, psi2, nu)
+        self._record(y, _Call(psi2, nu, mean_sq))
+        self._update_psi2(mean_sq if batch is None else batch, batch is not None, x, mask)
+        return y
+
+    # --- forward ---
+
+    def _normalise(self, x: Tensor, mask: Tensor | None, psi2: Tensor, nu: Tensor | None) -> tuple[Tensor, Tensor]:
+        if nu is not None:
+            # The probe is 0; nu's pseudo-gradient arrives at it, and from its hook moves running_nu. Thus the
+            # backward itself changes nothing, which is what compile and checkpointing need.
+            learns = x.requires_grad or (self.weight is not None and self.weight.requires_grad)
+            nu = nu + self._probe if learns else None
+        official = self.compat == "official"
+        batch_scale = self.backward_scale == "batch"
+        return FWD.call(x, self.weight, self.bias, psi2, nu, mask, self._groups, self.epsilon, batch_scale, official)
+
+    def _saw_iters(self, iters: int) -> None:
+        """Notes that `iters` has reached this number, and whether the next forward may still be in warm-up."""
+        self._iters_seen = iters  # in warm-up `iters` or less, without asking the device
+        self._warming_up = iters < self.warmup_iters  # a bool, as compiled code would specialise on every number
+
+    def _count(self) -> None:
+        self.iters.add_(1)
+        if torch.compiler.is_compiling():
+            self._count_in_backward = True  # in the hook, which runs eagerly
+        elif self._warming_up:
+            self._saw_iters(self._iters_seen + 1)
+
+    def _batch_mean_sq(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        mean_sq = STATS.call(x.detach(), mask, self._groups, self.epsilon).to(self.running_psi2.dtype)
+        if self.sync is None:
+            return mean_sq
+        pending = self._reduce(mean_sq, self._count_rows(x, mask))
+        return pending.wait()
+
+    def _denominator(self, batch: Tensor | None, t: Tensor) -> Tensor:
+        """psi2 (C) that forward number t divides by."""
+        if batch is None:
+            return self.running_psi2.clone()
+        return torch.where((t <= self.warmup_iters) & torch.isfinite(batch), batch, self.running_psi2)
+
+    def _update_psi2(self, mean_sq: Tensor, warming_up: bool, x: Tensor, mask: Tensor | None) -> None:
+        if self.sync is None:
+            self._move_psi2(mean_sq, warming_up)
+            return
+        rows = self._count_rows(x, mask)
+        self._open_calls += 1
+        self._open_rows = self._open_rows + rows
+        if warming_up:
+            self._move_psi2(mean_sq, warming_up)  # already that of the joint batch
+        else:
+            self._pending.append(self._reduce(mean_sq, rows, self._move_psi2))
+
+    def _move_psi2(self, mean_sq: Tensor, warming_up: bool = False) -> None:
+        psi2, rate = self.running_psi2, 1 - self.alpha_fwd
+        if not warming_up:
+            move_towards(psi2, mean_sq, rate)
+            return
+        one_in_t = self.iters.to(psi2.dtype).reciprocal()
+        if self.compat == "official":  # a cumulative mean until the last but one warm-up step, and always the average
+            move_towards(psi2, mean_sq, torch.where(self.iters < self.warmup_iters, one_in_t, 0))
+            move_towards(psi2, mean_sq, rate)
+        else:
+            move_towards(psi2, mean_sq, torch.where(self.iters <= self.warmup_iters, one_in_t, rate))
+
+    # --- nu, moved from the hook on the probe ---
+
+    def _make_probe(self) -> None:
+        owner = weakref.ref(self)
+        self._probe = torch.zeros_like(self.running_nu).requires_grad_()
+
+        def hook(probe: Tensor) -> None:
+            module, grad = owner(), probe.grad
+            probe.grad = None
+            if module is not None and grad is not None:
+                module._nu_arrived(grad)
+
+        self._probe.register_post_accumulate_grad_hook(hook)
+
+    @torch.no_grad()
+    def _nu_arrived(self, grad: Tensor) -> None:
+        """``grad`` (C) is -mean(a x_hat), summed over the forwards of this backward."""
+        if self._count_in_backward:
+            self._count_in_backward = False
+            if self._warming_up:
+                self._saw_iters(self._iters_seen + 1)
+        if self.sync is None:
+            self._move_nu(grad)
+            return
+        calls, rows = self._open_calls, self._open_rows
+        self._open_calls, self._open_rows = 0, 0.0
+        self._pending.append(self._reduce(grad / calls, rows, lambda mean: self._move_nu(mean * calls)))
+
+    def _move_nu(self, grad: Tensor) -> None:
+        finite = torch.where(grad.abs() < float("inf"), grad, 0)  # also where loss scaling has overflowed
+        self.running_nu.sub_(finite, alpha=1 - self.alpha_bkw)
+
+    # --- synchronised statistics ---
+
+    @staticmethod
+    def _count_rows(x: Tensor, mask: Tensor | None) -> Tensor | float:
+        """Valid rows: a number, or a tensor so that a mask need not be read by the host."""
+        return float(x.numel() // x.shape[-1]) if mask is None else (~mask).sum()
+
+    @torch.compiler.disable
+    def _reduce(self, mean: Tensor, rows: Tensor | float, apply: Callable[[Tensor], None] | None = None) -> _Pending:
+        """Starts to average ``mean`` (C) over the group's ranks, weighted by their rows; ``apply`` takes the result."""
+        rows = torch.as_tensor(rows, dtype=self.running_psi2.dtype, device=mean.device).reshape(1)
+        total = torch.where(rows > 0, mean.to(rows.dtype) * rows, 0)
+        buffer = torch.cat([total, rows])
+        group = None if self.sync is True else self.sync
+        return _Pending(dist.all_reduce(buffer, group=group, async_op=True), buffer, apply)
+
+    def _settle(self) -> None:
+        """Applies what all-reduces have brought since the last forward, in order."""
+        if self._pending:
+            pending, self._pending = self._pending, []
+            with torch.no_grad():
+                for item in pending:
+                    item.settle()
+
+    # --- moving, copying, loading ---
+
+    def _state_names(self) -> tuple[str, ...]:
+        return ("running_psi2", "running_nu")
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PowerNorm:
+        self._settle()
+        super()._apply(fn, recurse)
+        self._make_probe()
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        self._settle()
+        state = super().__getstate__()
+        del state["_probe"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._make_probe()
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        self._settle()
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Also takes checkpoints of the official MaskPowerNorm: running_phi and ema_gz of shape (1, C, 1, 1)."""
+        self._settle()
+        if prefix + "running_phi" in state_dict:
+            state_dict[prefix + "running_psi2"] = state_dict.pop(prefix + "running_phi").flatten()
+        if prefix + "ema_gz" in state_dict:
+            state_dict[prefix + "running_nu"] = (1 - self.alpha_bkw) * state_dict.pop(prefix + "ema_gz").flatten()
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        iters = state_dict.get(prefix + "iters")
+        if iters is not None and not iters.is_meta:
+            self._saw_iters(int(iters))
+
+
+class _Pending:
+    """An all-reduce under way of [rows * mean (C), rows (1)]."""
+
+    def __init__(self, work: Any, buffer: Tensor, apply: Callable[[Tensor], None] | None) -> None:
+        self.work, self.buffer, self.apply = work, buffer, apply
+
+    def wait(self) -> Tensor:
+        """The mean (C) over all ranks' rows; NaN when there are none."""
+        self.work.wait()
+        return self.buffer[:-1] / self.buffer[-1]
+
+    def settle(self) -> None:
+        """Waits and applies the mean."""
+        mean = self.wait()
+        if self.apply is not None:
+            self.apply(mean)
+
+
+class PowerNormV(MeanSquareNorm):
+    """PN-V: divide each feature by the batch's root mean square, with the exact gradient.
+
+    The ablation of the paper between BatchNorm and PowerNorm: no centering, batch statistics in training, a running
+    mean square in evaluation. Arguments, shapes, masks, errors and the rules for the state are those of
+    :class:`PowerNorm`.
+
+    Example:
+        >>> import torch, probkernels as pk
+        >>> y = pk.nn.PowerNormV(8)(torch.randn(16, 4, 8))
+        >>> torch.allclose(y.square().mean((0, 1)), torch.ones(8), atol=1e-3)
+        True
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        alpha_fwd: float = 0.9,
+        affine: bool = True,
+        num_groups: int | None = None,
+        batch_first: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(num_features, eps, alpha_fwd, affine, num_groups, batch_first, device, dtype)
+
+    def forward(self, x: Tensor, pad_mask: Tensor | None = None) -> Tensor:
+        """Normalises x (..., C); in training also moves the running mean square."""
+        mask = self._row_mask(x, pad_mask)
+        if not self.training:
+            return self._evaluate(x)
+        y, mean_sq = V_FWD.call(x, self.weight, self.bias, mask, self._groups, self.epsilon)
+        if torch.is_grad_enabled() and self._recomputed(x, mask) is None:
+            mean_sq = mean_sq.detach()
+            self._record(y, _Call(mean_sq, None, mean_sq))
+            move_towards(self.running_psi2, mean_sq, 1 - self.alpha_fwd)
+        return y

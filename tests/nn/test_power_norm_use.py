@@ -1,0 +1,277 @@
+"""nn.PowerNorm and nn.PowerNormV as users handle them: shapes, dtypes, copies, checkpoints, conversion, compile."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+from typing import Any
+
+import pytest
+import torch
+from probkernels import nn, ops, use_backend
+
+from tests.nn.steps import module, same_state, state, step
+from tests.ops import oracle
+
+# --- drop-in behaviour ---
+
+
+def test_any_leading_shape() -> None:
+    x = torch.randn(24, 4)
+    expected = nn.PowerNorm(4)(x)
+    for lead in [(24,), (2, 12), (2, 3, 4), (1, 2, 3, 4)]:
+        assert torch.equal(nn.PowerNorm(4)(x.reshape(*lead, 4)), expected.reshape(*lead, 4))
+    assert nn.PowerNorm(4)(x[0]).shape == (4,)
+
+
+def test_pad_mask_layouts() -> None:
+    x, mask = torch.randn(5, 2, 4), torch.rand(2, 5) < 0.4  # x (T, B, C), mask (B, T)
+    a, b = nn.PowerNorm(4), nn.PowerNorm(4, batch_first=True)
+    assert torch.equal(a(x, mask), b(x.transpose(0, 1), mask).transpose(0, 1))
+    torch.testing.assert_close(a.running_psi2, b.running_psi2)
+    with pytest.raises(ValueError, match=r"\(B, T\) for x \(T, B, C\).*batch_first=True"):
+        nn.PowerNorm(4)(x, mask.t())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_half_precision_modules_keep_float32_state(dtype: torch.dtype) -> None:
+    norm = nn.PowerNorm(4)
+    norm(torch.randn(8, 4)).sum().backward()
+    psi2 = norm.running_psi2.clone()
+    norm = norm.to(dtype)
+    assert torch.equal(norm.running_psi2, psi2) and norm.running_nu.dtype is torch.float32
+    x = (300 * torch.randn(64, 4)).to(dtype).requires_grad_()
+    y = norm(x)
+    y.float().square().mean().backward()
+    assert y.dtype is x.grad.dtype is norm.weight.grad.dtype is dtype and y.abs().max() > 1
+    torch.testing.assert_close(
+        norm.running_psi2, psi2.lerp(x.detach().float().square().mean(0), 0.1), rtol=1e-5, atol=0
+    )
+    assert norm.running_nu.any() and norm.float().running_psi2.dtype is torch.float32
+
+
+def test_autocast_training() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4), nn.PowerNorm(4), torch.nn.Linear(4, 1))
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model(torch.randn(16, 4)).float().square().mean()
+    loss.backward()
+    assert all(p.grad is not None and p.grad.dtype is torch.float32 for p in model.parameters())
+
+
+def test_without_affine() -> None:
+    norm = nn.PowerNorm(4, affine=False)  # the official module ignores this
+    assert not list(norm.parameters())
+    x = torch.randn(8, 4, requires_grad=True)
+    norm(x).sum().backward()
+    assert x.grad is not None and norm.running_nu.any()
+
+
+@pytest.mark.parametrize("copier", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))], ids=["deepcopy", "pickle"])
+def test_copies_are_independent_and_complete(copier: Any) -> None:
+    norm = module(num_groups=2, warmup_iters=3)
+    step(norm, 1)
+    twin, before = copier(norm), state(norm)
+    step(twin, 2)
+    same_state(before, state(norm))
+    step(norm, 2)
+    same_state(state(norm), state(twin))
+
+
+def test_state_dict_round_trip_continues_bitwise() -> None:
+    norm, twin = module(warmup_iters=2), module(warmup_iters=2)
+    for k in (1, 2, 3):
+        step(norm, k)
+    file = io.BytesIO()
+    torch.save(norm.state_dict(), file)
+    file.seek(0)
+    twin.load_state_dict(torch.load(file))
+    step(norm, 4)
+    step(twin, 4)
+    same_state(state(norm), state(twin))
+
+
+def test_official_checkpoints_load_and_continue() -> None:
+    """After step 2 of oracle D as the official module would have saved it, steps 3 and 4 follow."""
+    weight, bias = oracle.affine()
+    official = {
+        "weight": weight,
+        "bias": bias,
+        "running_phi": torch.tensor(oracle.OFFICIAL["psi2"][1]).double().reshape(1, 4, 1, 1),
+        "ema_gz": torch.tensor(oracle.OFFICIAL["ema_gz"][1]).double().reshape(1, 4, 1, 1),
+        "iters": torch.tensor([2]),
+    }
+    norm = nn.PowerNorm(4, num_groups=2, warmup_iters=2, compat="official").double()
+    norm.load_state_dict(official)
+    assert norm.iters.item() == 2
+    for k in (3, 4):
+        shown = step(norm, k)
+        for quantity in ("y", "grad_x", "psi2", "ema_gz"):
+            wanted = torch.tensor(oracle.OFFICIAL[quantity][k - 1]).double()
+            torch.testing.assert_close(shown[quantity], wanted, rtol=0, atol=4e-6)  # the printed digits' rounding
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_fold_into_linear(bias: bool) -> None:
+    norm, linear = module(), torch.nn.Linear(4, 3, bias=bias).double()
+    for k in range(1, 5):
+        step(norm, k)
+    x = oracle.inputs(5)
+    torch.testing.assert_close(norm.fold_into(linear)(x), linear(norm.eval()(x)))
+    with pytest.raises(ValueError, match="without group scaling"):
+        module(num_groups=2).fold_into(linear)
+    with pytest.raises(ValueError, match="in_features 4"):
+        norm.fold_into(torch.nn.Linear(5, 3))
+
+
+def test_eval_is_exactly_differentiable() -> None:
+    for groups in (None, 2):
+        norm = module(num_groups=groups)
+        step(norm, 1)
+        x = oracle.inputs(2).requires_grad_()
+        torch.autograd.gradcheck(norm.eval(), (x,), check_forward_ad=True)
+        torch.autograd.gradgradcheck(norm, (x,))
+
+
+def test_reset() -> None:
+    norm = module(warmup_iters=1)
+    step(norm, 1)
+    norm.reset_parameters()
+    same_state(state(norm), state(nn.PowerNorm(4, warmup_iters=1).double()))
+
+
+def test_meta_and_to_empty() -> None:
+    norm = nn.PowerNorm(4, device="meta")
+    assert norm(torch.randn(3, 4, device="meta")).is_meta
+    norm = norm.to_empty(device="cpu")
+    norm.reset_parameters()
+    norm(torch.randn(8, 4)).sum().backward()
+    assert norm.running_nu.any()
+
+
+def test_no_host_synchronisation() -> None:
+    """No step of training or evaluation asks a tensor for a Python number, which would stall a GPU."""
+    norm = nn.PowerNorm(4, warmup_iters=2, num_groups=2)
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class NoSync(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            assert func is not torch.ops.aten._local_scalar_dense.default, "host synchronisation"
+            return func(*args, **(kwargs or {}))
+
+    with NoSync():
+        for _ in range(4):
+            norm(torch.randn(6, 4), torch.zeros(6, dtype=torch.bool)).sum().backward()
+        norm.eval()(torch.randn(6, 4))
+        with pytest.raises(AssertionError, match="host synchronisation"):
+            torch.ones(1).item()
+
+
+# --- bad input ---
+
+
+def bad_forward(**settings: Any) -> Any:
+    return lambda x, mask=None: nn.PowerNorm(4, **settings)(x, mask)
+
+
+@pytest.mark.parametrize(
+    ("act", "error", "text"),
+    [
+        (lambda: nn.PowerNorm(0), ValueError, "num_features"),
+        (lambda: nn.PowerNorm(4, eps=-1.0), ValueError, "eps"),
+        (lambda: nn.PowerNorm(4, alpha_fwd=1.0), ValueError, "alpha_fwd"),
+        (lambda: nn.PowerNorm(4, alpha_bkw="a"), TypeError, "alpha_bkw"),
+        (lambda: nn.PowerNorm(4, warmup_iters=-1), ValueError, "warmup_iters"),
+        (lambda: nn.PowerNorm(4, num_groups=3), ValueError, "divisor of the 4 features"),
+        (lambda: nn.PowerNorm(4, backward_scale="x"), ValueError, "backward_scale"),
+        (lambda: nn.PowerNorm(4, compat="fairseq"), ValueError, "compat"),
+        (lambda: nn.PowerNorm(4, sync=True, compat="official"), ValueError, "sync"),
+        (lambda: bad_forward()(torch.ones(2, 5)), ValueError, r"expected shape \(..., 4\), got shape \(2, 5\)"),
+        (lambda: bad_forward()(torch.ones(2, 4, dtype=torch.long)), TypeError, "int64"),
+        (lambda: bad_forward()(torch.ones(2, 4), torch.zeros(3, dtype=torch.bool)), ValueError, "pad_mask"),
+        (lambda: bad_forward()(torch.ones(2, 4), torch.zeros(2)), TypeError, "pad_mask"),
+        (lambda: nn.convert_layernorm(torch.nn.LayerNorm((3, 4))), ValueError, "last dimension only"),
+    ],
+)
+def test_bad_input(act: Any, error: type[Exception], text: str) -> None:
+    with pytest.raises(error, match=text):
+        act()
+
+
+# --- conversion ---
+
+
+def test_convert_layernorm_keeps_parameters_and_sharing() -> None:
+    shared = torch.nn.LayerNorm(8, eps=1e-3)
+    model = torch.nn.ModuleDict({"a": shared, "b": torch.nn.Sequential(shared, torch.nn.LayerNorm(8, bias=False))})
+    torch.nn.init.normal_(shared.weight)
+    converted = nn.convert_layernorm(model, num_groups=4)
+    assert converted is model and isinstance(model["a"], nn.PowerNorm) and model["a"] is model["b"][0]
+    assert model["a"].weight is shared.weight and model["a"].epsilon == 1e-3 and model["b"][1].bias is None
+    assert isinstance(nn.convert_layernorm(torch.nn.LayerNorm(8)), nn.PowerNorm)
+
+
+def test_converted_transformer_does_not_take_torchs_fused_layernorm_path() -> None:
+    layer = torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, dropout=0.0)
+    model = nn.convert_layernorm(torch.nn.TransformerEncoder(layer, 2, enable_nested_tensor=False))
+    x = torch.randn(3, 5, 8)
+    model(x).sum().backward()
+    model.eval()
+    with torch.no_grad():
+        fused = model(x)
+    torch.testing.assert_close(fused, model(x).detach())
+
+
+def test_power_norm_in_an_unconverted_layer_fails_loudly_not_silently() -> None:
+    layer = torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    layer.norm1, layer.norm2 = nn.PowerNorm(8), nn.PowerNorm(8)
+    with torch.no_grad(), pytest.raises(AttributeError, match="eps"):
+        layer.eval()(torch.randn(3, 5, 8))
+
+
+# --- compile ---
+
+
+@pytest.mark.parametrize("settings", [{}, {"num_groups": 2, "warmup_iters": 2}, {"compat": "official"}], ids=str)
+def test_compile_trains_like_eager(settings: dict[str, Any]) -> None:
+    torch._dynamo.reset()
+    eager, compiled_module = module(**settings), module(**settings)
+    compiled = torch.compile(compiled_module, fullgraph=True, backend="aot_eager")
+    for k in range(1, 5):
+        x1, x2 = oracle.inputs(k).requires_grad_(), oracle.inputs(k).requires_grad_()
+        eager(x1).backward(oracle.output_grads(k))
+        compiled(x2).backward(oracle.output_grads(k))
+        torch.testing.assert_close(x1.grad, x2.grad)
+    same_state(state(eager), state(compiled_module), exact=False)
+    x = oracle.inputs(5)
+    torch.testing.assert_close(
+        torch.compile(compiled_module.eval(), fullgraph=True, backend="aot_eager")(x), eager.eval()(x)
+    )
+
+
+def test_compile_recompiles_once_after_warmup_only() -> None:
+    torch._dynamo.reset()
+    norm = nn.PowerNorm(4, warmup_iters=5)
+    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(norm, backend=counter, fullgraph=True)
+    for _ in range(12):
+        compiled(torch.randn(6, 4)).sum().backward()
+    assert counter.frame_count <= 2 and norm.iters.item() == 12
+
+
+def test_export_in_eval_mode_is_plain_torch() -> None:
+    norm = module(num_groups=2)
+    step(norm, 1)
+    exported = torch.export.export(norm.eval(), (oracle.inputs(1),))
+    assert "probkernels" not in str(exported.graph)
+    torch.testing.assert_close(exported.module()(oracle.inputs(2)), norm(oracle.inputs(2)))
+
+
+def test_pn_v_module_equals_its_op_and_evaluates_on_running_state() -> None:
+    norm, x = nn.PowerNormV(4), torch.randn(8, 4)
+    y, mean_sq = ops.power_norm_v(x, norm.weight, norm.bias)
+    assert torch.equal(norm(x), y)
+    torch.testing.assert_close(norm.running_psi2, 0.9 + 0.1 * mean_sq.detach())
+    with use_backend("reference"):
+        expected = norm.eval()(x)
+    torch.testing.assert_close(norm(x), expected)
