@@ -1,0 +1,23 @@
+"""``python -m probkernels.bench [CASE...] [--compare] [--json FILE]``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from . import main
+from .cases import names
+
+
+def _main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m probkernels.bench", description="Runs benchmarks.")
+    parser.add_argument("cases", nargs="*", metavar="CASE", help=f"any of {', '.join(names())}; default: all")
+    parser.add_argument("--compare", action="store_true", help="against bench/results; a regression exits with 1")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample, machine and software facts")
+    arguments = parser.parse_args()
+    return main(arguments.cases, arguments.compare, arguments.json)
+
+
+if __name__ == "__main__":
+    sys.exit(_main())

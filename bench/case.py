@@ -1,0 +1,160 @@
+"""What a benchmark is made of: a Case has points to measure, inputs, costs and the providers that compete on them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Params = dict[str, Any]  # one point of a grid: JSON values, with "device", "dtype" and "threads" among them
+Inputs = dict[str, Any]  # tensors by name, or None
+
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 4e-2}
+
+
+class Unavailable(Exception):
+    """Raised by a provider that cannot run here; the text says why."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One mode of one provider: ``run(setup())`` is a call, of which only ``run`` is timed."""
+
+    run: Callable[..., Any]
+    setup: Callable[[], Any] | None = None
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a provider does with one set of inputs: its modes, and the outputs that must equal its oracle's."""
+
+    modes: dict[str, Run]
+    outputs: Callable[[], Sequence[Tensor]]
+
+
+@dataclass(frozen=True)
+class Provider:
+    """A competitor.
+
+    Args:
+        name: its row in the tables.
+        prepare: ``prepare(inputs, params)`` gives its Task. A peer's ImportError reads "not installed".
+        oracle: the same for float64 inputs: the truth that this provider's outputs are held against.
+        kind: ours (a wrong result or an exception fails the whole run), peer, or floor (nothing to compete with).
+        backend: ours only, the backend forced while it runs.
+        devices: where it can run.
+    """
+
+    name: str
+    prepare: Callable[[Inputs, Params], Task]
+    oracle: Callable[[Inputs, Params], Task]
+    kind: str = "peer"
+    backend: str | None = None
+    devices: tuple[str, ...] = ("cpu", "cuda")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A claim about speed, what was measured and whether it holds."""
+
+    claim: str
+    measured: float
+    expected: str
+    holds: bool
+
+
+@dataclass
+class Result:
+    """What the runner found for one provider in one mode at one point; ``status`` is ok, wrong, not installed,
+    unavailable or failed."""
+
+    case: str
+    params: Params
+    provider: str
+    mode: str
+    kind: str  # ours, peer, floor, or limit: the machine itself
+    status: str
+    reason: str = ""
+    error: float | None = None  # largest error of an output, relative to that output's largest value
+    bytes: int = 0
+    flops: int = 0
+    samples_s: list[float] = field(default_factory=list)
+    calls_per_sample: int = 0
+    median_s: float | None = None
+    q10_s: float | None = None
+    q90_s: float | None = None
+    of_limit: float | None = None  # the least time this machine's measured limits allow, over the median
+    faster_than: dict[str, float] = field(default_factory=dict)  # ours only: peer -> peer's median over this median
+    peak_bytes: int | None = None  # GPU memory of one call, beyond what it was given
+
+
+@dataclass(frozen=True)
+class Case:
+    """A benchmark of one op.
+
+    Args:
+        name: the op's basename.
+        grid: device type -> the points to measure.
+        make: ``make(device, dtype, params)`` gives the inputs.
+        providers: who competes.
+        bytes, flops: least memory traffic and arithmetic of a mode at a point; 0 when no limit applies.
+        judge: results of a point -> verdicts, for cases that hold us to a figure.
+        host_cost: time the host's side of a call, on every device.
+    """
+
+    name: str
+    grid: Callable[[str], list[Params]]
+    make: Callable[[torch.device, torch.dtype, Params], Inputs]
+    providers: tuple[Provider, ...]
+    bytes: Callable[[Params, str], int] = lambda params, mode: 0
+    flops: Callable[[Params, str], int] = lambda params, mode: 0
+    judge: Callable[[list[Result]], list[Verdict]] = lambda results: []
+    host_cost: bool = False
+
+
+def differentiable(forward: Callable[[], Tensor], leaves: Sequence[Tensor], grad_y: Tensor) -> Task:
+    """The Task of a function trained through autograd: modes fwd, bwd and fwd+bwd; outputs y and the leaves' grads."""
+
+    def fresh() -> Tensor:
+        for leaf in leaves:
+            leaf.grad = None
+        return forward()
+
+    def backward(y: Tensor) -> None:
+        y.backward(grad_y)
+
+    def outputs() -> list[Tensor]:
+        y = fresh()
+        backward(y)
+        return [y.detach(), *(leaf.grad for leaf in leaves)]
+
+    modes = {"fwd": Run(fresh), "bwd": Run(backward, setup=fresh), "fwd+bwd": Run(lambda: backward(fresh()))}
+    return Task(modes, outputs)
+
+
+def to_double(inputs: Inputs) -> Inputs:
+    """The inputs of an oracle: floating-point tensors in float64, leaves of their own."""
+
+    def convert(value: Any) -> Any:
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            return value
+        return value.detach().double().requires_grad_(value.requires_grad)
+
+    return {name: convert(value) for name, value in inputs.items()}
+
+
+def relative_error(outputs: Sequence[Tensor], truth: Sequence[Tensor]) -> float:
+    """Largest error over all outputs, each relative to the largest value of its truth; inf for NaN or wrong shapes."""
+    if len(outputs) != len(truth):
+        return float("inf")
+    worst = 0.0
+    for got, expected in zip(outputs, truth, strict=True):
+        if got is None or got.shape != expected.shape:
+            return float("inf")
+        scale = expected.abs().max().item() or 1.0
+        error = (got.double() - expected).abs().max().item() / scale
+        worst = max(worst, error if error == error else float("inf"))
+    return worst
