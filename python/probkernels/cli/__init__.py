@@ -1,0 +1,16 @@
+"""The command line: ``python -m probkernels doctor | reproduce | bench``."""
+
+import typer
+
+from .bench import bench
+from .doctor import doctor
+from .reproduce import reproduce
+
+app = typer.Typer(
+    help="Kernels for probabilistic deep learning: diagnosis, reproductions of papers, benchmarks.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,  # a plain traceback is what a bug report needs
+)
+for command in (doctor, reproduce, bench):
+    app.command()(command)

@@ -1,0 +1,134 @@
+"""``probkernels reproduce``: runs the papers' experiments and prints measured beside expected."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+from rich.table import Table
+from rich.text import Text
+
+import probkernels
+from probkernels.reproduce import Claim, Outcome, Progress, Result, _report, load, names
+
+INTERRUPTED = 130  # what a shell calls a command that Ctrl-C ended
+
+
+def reproduce(
+    chosen: Annotated[list[str] | None, typer.Argument(metavar="NAME...", help="Methods; all without any.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="The asserted claims only, in little time.")] = False,
+    json_path: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write a row a claim here.")] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", metavar="DIR", exists=True, file_okay=False, help="Where data sets are.")
+    ] = None,
+    report: Annotated[Path, typer.Option("--report", metavar="FILE", help="Where the report goes.")] = Path(
+        "report.html"
+    ),
+) -> None:
+    """Show the headline claims of the papers on real data; exit code 1 when one does not hold."""
+    methods = list(dict.fromkeys(chosen or names()))
+    unknown = [name for name in methods if name not in names()]
+    if unknown:
+        print(f"unknown method: {', '.join(unknown)}. Known: {', '.join(names())}", file=sys.stderr)
+        raise typer.Exit(2)
+    console = Console()
+    outcomes: list[Outcome] = []
+    save = _Saver(json_path, report)
+    try:
+        save(outcomes)  # a path that cannot be written shows now, not after the experiments
+    except OSError as error:
+        print(f"cannot write {json_path or ''} {report}: {error}", file=sys.stderr)
+        raise typer.Exit(2) from None
+    code = 0
+    try:
+        for name in methods:
+            outcomes.append(_run(name, quick, data, console))
+            save(outcomes)
+            _show(outcomes[-1], console)
+    except KeyboardInterrupt:
+        console.print(f"\nInterrupted: {len(outcomes)} of {len(methods)} methods finished.")
+        code = INTERRUPTED
+    claims = [claim for outcome in outcomes for claim in outcome.result.claims]
+    held = sum(claim.holds for claim in claims)
+    console.print(f"{held} of {len(claims)} claims hold. Report: {report}")
+    raise typer.Exit(code or int(held < len(claims)))
+
+
+class _Saver:
+    """Writes the files anew after each method, so that what is finished is never lost."""
+
+    def __init__(self, json_path: Path | None, report: Path) -> None:
+        self.json_path, self.report = json_path, report
+        self.sections: list[str] = []
+
+    def __call__(self, outcomes: Sequence[Outcome]) -> None:
+        if self.json_path is not None:
+            rows = [row for outcome in outcomes for row in outcome.rows()]
+            _report.write(self.json_path, json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
+        self.sections += map(_report.section, outcomes[len(self.sections) :])
+        facts = f"probkernels {probkernels.__version__}, torch {torch.__version__}, Python {platform.python_version()}"
+        _report.write(self.report, _report.page(self.sections, facts))
+
+
+class _Bars(Progress):
+    """Progress bars in a terminal; elsewhere nothing, as a log keeps every line."""
+
+    def __init__(self, console: Console) -> None:
+        columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
+        self.bars = Bars(
+            *columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal
+        )
+
+    def bar(self, text: str, total: float) -> Callable[[float], None]:
+        task = self.bars.add_task(text, total=total)
+        return lambda amount: self.bars.advance(task, amount)
+
+
+def _run(name: str, quick: bool, data: Path | None, console: Console) -> Outcome:
+    """Runs a method. One that breaks gives a claim that does not hold, and the others still run."""
+    module = load(name)
+    console.print(Text.assemble((name, "bold"), f"  {module.METHOD.title}. {module.METHOD.paper}"))
+    start = time.perf_counter()
+    progress = _Bars(console)
+    with progress.bars:
+        try:
+            result = module.run(quick, data, progress)
+        except Exception as error:
+            traceback.print_exc()
+            note = f"{type(error).__name__}: {error}"
+            result = Result([Claim("the experiment runs to its end", float("nan"), "no error", False, note)])
+    return Outcome(name, module.METHOD, result, time.perf_counter() - start)
+
+
+def _show(outcome: Outcome, console: Console) -> None:
+    claims = _grid(["claim", "measured", "expected", ""])
+    for claim in outcome.result.claims:
+        verdict = Text("holds", "green") if claim.holds else Text("DOES NOT HOLD", "bold red")
+        text = Text.assemble(claim.text, (f"\n{claim.note}" if claim.note else "", "dim"))
+        claims.add_row(text, f"{claim.measured:.4g}", claim.expected, verdict)
+    console.print(claims)
+    for table in outcome.result.tables:
+        grid = _grid(table.header)
+        for row in table.rows:
+            grid.add_row(*row)
+        console.print(grid)
+        console.print(Text(table.caption, "dim"))
+    console.print(f"[dim]{outcome.seconds:.0f} s[/]\n")
+
+
+def _grid(header: Sequence[str]) -> Table:
+    grid: Any = Table(box=None, pad_edge=False, header_style="bold")
+    for i, name in enumerate(header):
+        grid.add_column(name, no_wrap=i > 0)
+    return grid

@@ -1,0 +1,116 @@
+"""Runs the independent parts of an experiment side by side, one torch thread each, in processes of their own.
+
+A part's result is then the same however many run at once, and small models train fastest on one thread.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import signal
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any, cast
+
+import torch
+
+MOST_PROCESSES = 8  # each holds its own torch, some 300 MB
+
+
+def run_jobs(
+    function: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], advance: Callable[[float], None]
+) -> list[Any]:
+    """``function(*job, advance)`` for every job, in spawned processes.
+
+    Args:
+        function: importable by name; ``advance(amount)`` in it reaches the caller's ``advance``.
+        jobs: picklable arguments.
+        advance: called in this process as the jobs go on.
+
+    Returns:
+        The results in the order of ``jobs``.
+
+    Raises:
+        RuntimeError: a job raised (with its traceback) or its process died.
+    """
+    results: list[Any] = [None] * len(jobs)
+    waiting = iter(enumerate(jobs))
+    busy: dict[Connection, int] = {}
+    workers = _start(function, min(len(jobs), len(os.sched_getaffinity(0)), MOST_PROCESSES))
+    try:
+        for connection in workers:
+            _give(connection, waiting, busy)
+        while busy:
+            for ready in wait(list(busy)):
+                connection = cast(Connection, ready)
+                kind, value = _receive(connection, jobs[busy[connection]])
+                if kind == "advance":
+                    advance(value)
+                else:
+                    results[busy.pop(connection)] = value
+                    _give(connection, waiting, busy)
+    finally:  # also after Ctrl-C
+        for process in workers.values():
+            process.terminate()
+        for process in workers.values():
+            process.join()
+    return results
+
+
+def _start(function: Callable[..., Any], count: int) -> dict[Connection, BaseProcess]:
+    context = multiprocessing.get_context("spawn")  # a forked child would inherit torch's dead thread pools
+    workers: dict[Connection, BaseProcess] = {}
+    resource_tracker.ensure_running()  # it would start with the first worker, and unblock the signal
+    # Ctrl-C reaches the whole process group. Workers inherit the blocked signal: the parent alone answers it.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        for _ in range(count):
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_work, args=(theirs, function), daemon=True)
+            process.start()
+            theirs.close()
+            workers[ours] = process
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return workers
+
+
+def _give(connection: Connection, waiting: Iterator[tuple[int, tuple[Any, ...]]], busy: dict[Connection, int]) -> None:
+    for index, job in waiting:
+        busy[connection] = index
+        _send(connection, job)
+        return
+
+
+def _send(connection: Connection, message: Any) -> None:
+    # Not connection.send: torch teaches it to share a tensor's memory, which ends with the process that made it.
+    connection.send_bytes(pickle.dumps(message))
+
+
+def _receive(connection: Connection, job: tuple[Any, ...]) -> tuple[str, Any]:
+    try:
+        kind, value = pickle.loads(connection.recv_bytes())
+    except (EOFError, ConnectionResetError):
+        raise RuntimeError(f"the process of job {job} died; perhaps the machine ran out of memory") from None
+    if kind == "failed":
+        raise RuntimeError(f"job {job} failed:\n{value}")
+    return kind, value
+
+
+def _work(connection: Connection, function: Callable[..., Any]) -> None:
+    """A worker's life: jobs in, progress and results out, until the parent goes."""
+    torch.set_num_threads(1)
+    try:
+        while True:
+            job = pickle.loads(connection.recv_bytes())
+            try:
+                reply = "done", function(*job, lambda amount: _send(connection, ("advance", amount)))
+            except Exception:
+                reply = "failed", traceback.format_exc()
+            _send(connection, reply)
+    except (EOFError, OSError):
+        return
