@@ -1,0 +1,42 @@
+"""Every script in examples/ runs to its end, and its figures say what they should."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).resolve().parent.parent / "examples"
+
+
+@functools.cache
+def output(name: str) -> str:
+    command = [sys.executable, "-W", "error::UserWarning", str(FOLDER / f"{name}.py")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("*.py")))
+def test_example_runs(name: str) -> None:
+    assert len(re.findall(r"\d\.\d", output(name))) >= 3
+
+
+def test_transformer_learns_and_folds() -> None:
+    printed = output("power_norm_transformer")
+    accuracies = [float(figure) for figure in re.findall(r"accuracy (\d\.\d+)", printed)]
+    assert len(accuracies) == 2 and min(accuracies) > 0.9
+    assert float(re.search(r"at most (\S+)", printed).group(1)) < 1e-4
+
+
+def test_function_approaches_the_exact_gradient() -> None:
+    gaps = [float(figure) for figure in re.findall(r"\d\.\d+e[+-]\d+", output("power_norm_function"))]
+    assert gaps == sorted(gaps, reverse=True)
+    first, at_50 = gaps[0], gaps[-2]  # by step 100 float32's rounding shows
+    assert at_50 / first == pytest.approx(0.9**49, rel=0.01)
