@@ -1,8 +1,10 @@
 // The only pybind11 translation unit. PK_OP declares a launcher and binds it: one line an op, and a launcher
-// defined with other parameters does not link. Tensors arrive as addresses, so nothing of torch is needed here.
+// defined with other parameters does not link. Tensors are asked for their data_ptr() as any Python object would be,
+// so nothing of torch is needed here.
 #include <pybind11/pybind11.h>
 
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "pk/launch.h"
@@ -18,18 +20,23 @@ struct Arg {
   using python = T;
   static T get(T value, const char*) { return value; }
 };
+void* address_of(py::handle tensor, const char* op) {
+  static PyObject* const data_ptr = PyUnicode_InternFromString("data_ptr");
+  const auto address = py::reinterpret_steal<py::object>(PyObject_CallMethodNoArgs(tensor.ptr(), data_ptr));
+  if (!address) throw py::error_already_set();
+  void* const found = PyLong_AsVoidPtr(address.ptr());
+  if (!found) fail(op, "null data pointer: a fake or meta tensor, or an empty one, reached a native kernel");
+  return found;
+}
 template <class T>
 struct Arg<T*> {
-  using python = std::uintptr_t;
-  static T* get(python address, const char* op) {
-    if (address == 0) fail(op, "null data pointer: a fake or meta tensor, or an empty one, reached a native kernel");
-    return reinterpret_cast<T*>(address);
-  }
+  using python = py::handle;
+  static T* get(python tensor, const char* op) { return static_cast<T*>(address_of(tensor, op)); }
 };
 template <>
 struct Arg<Maybe> {
-  using python = std::uintptr_t;
-  static Maybe get(python address, const char*) { return {reinterpret_cast<const void*>(address)}; }
+  using python = py::handle;
+  static Maybe get(python tensor, const char* op) { return {tensor.is_none() ? nullptr : address_of(tensor, op)}; }
 };
 template <>
 struct Arg<Stream> {
@@ -50,8 +57,9 @@ struct Arg<DType> {
 template <class... A>
 void bind(py::module_& m, const char* name, void (*launcher)(A...)) {
   m.def(name, [launcher, name](typename Arg<A>::python... args) {
+    const std::tuple<A...> found{Arg<A>::get(args, name)...};
     py::gil_scoped_release unlocked;
-    launcher(Arg<A>::get(args, name)...);
+    std::apply(launcher, found);
   });
 }
 
@@ -100,7 +108,7 @@ PK_OP(power_norm_v_bwd,  DType, In,      In,           Maybe,        In,        
 }  // namespace pk
 
 PYBIND11_MODULE(PK_MODULE, m) {
-  m.doc() = "probkernels' native launchers: addresses, sizes and a stream or thread count. Use probkernels.ops.";
+  m.doc() = "probkernels' native launchers: tensors, sizes and a stream or thread count. Use probkernels.ops.";
   for (auto binder : pk::binders()) binder(m);
   m.def("build_info", [] {
     py::dict info;

@@ -210,7 +210,7 @@ def _given(
     scale = like.new_empty(plan.rows * plan.groups)
     along = None if grad_y is None else torch.empty_like(scale)
     sizes = plan.groups, plan.features // plan.groups
-    _scales[(scale.numel(),)](x, grad_y, *features, scale, along, *sizes, EPS=eps, S=1024)
+    _scales[(scale.numel(),)](x, grad_y, *features, scale, along, *sizes, EPS=eps, S=2048, num_warps=8)
     return scale, along
 
 

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from probkernels._core import native
-from probkernels._core.native import DTYPE_CODE, pointer
+from probkernels._core.native import DTYPE_CODE
 from probkernels.ops.power_norm import FWD, power_norm
 from torch import Tensor
 
@@ -72,11 +72,10 @@ def _launcher(inputs: Inputs, params: Params) -> Task:
         raise Unavailable(native.problem)
     x, psi2 = inputs["x"], inputs["psi2"]
     tensors = (x, inputs["weight"], inputs["bias"], psi2, None, torch.empty_like(x), torch.empty_like(psi2))
-    launch, pointers = native.module.power_norm_fwd_cpu, [pointer(t) for t in tensors]
-    rest = (*x.shape, 0, EPS, 1)
+    launch, rest = native.module.power_norm_fwd_cpu, (*x.shape, 0, EPS, 1)
 
-    def call(alive: tuple[Tensor | None, ...] = tensors) -> None:  # bound, so that the addresses stay valid
-        launch(DTYPE_CODE[x.dtype], *pointers, *rest)
+    def call() -> None:
+        launch(DTYPE_CODE[x.dtype], *tensors, *rest)
 
     def outputs() -> list[Tensor]:
         call()

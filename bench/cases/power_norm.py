@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from probkernels import nn
 from probkernels._core import native
 from probkernels._core.backend import choose
-from probkernels._core.native import DTYPE_CODE, pointer
+from probkernels._core.native import DTYPE_CODE
 from probkernels.ops.power_norm import FWD, power_norm
 from torch import Tensor
 
@@ -122,7 +122,7 @@ def _kernel(inputs: Inputs, params: Params) -> Task:
     def bind(name: str, *tensors: Tensor | None) -> Callable[[], None]:
         launcher = getattr(native.module, f"power_norm_{name}_cpu")
         rest = (x.numel() // c, c, params["groups"] or 0, EPS, threads)
-        return lambda: launcher(DTYPE_CODE[x.dtype], *map(pointer, tensors), *rest)
+        return lambda: launcher(DTYPE_CODE[x.dtype], *tensors, *rest)
 
     forward = bind("fwd", x, weight, bias, psi2, mask, y, mean_sq)
     backward = bind("bwd", x, grad_y, weight, psi2, psi2, nu, mask, grad_x, *grads)

@@ -1,4 +1,4 @@
-"""Native launchers (csrc/module.cpp): integers for addresses, then sizes, then a thread count or a stream."""
+"""Native launchers (csrc/module.cpp): a dtype code, tensors, sizes, then a thread count or a stream."""
 
 from typing import Any
 

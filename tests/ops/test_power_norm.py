@@ -277,11 +277,11 @@ def test_bad_arguments(change: dict[str, Any], error: type[Exception], text: str
 
 
 def test_meta_tensors_give_shapes_and_launchers_refuse_them() -> None:
-    y, mean_sq = pk.ops.power_norm(torch.ones(2, 4, device="meta"), torch.ones(4, device="meta"))
+    x = torch.ones(2, 4, device="meta")
+    y, mean_sq = pk.ops.power_norm(x, torch.ones(4, device="meta"))
     assert y.is_meta and y.shape == (2, 4) and mean_sq.shape == (4,)
     assert native.module is not None
     with pytest.raises(ValueError, match="null data pointer"):
-        native.module.power_norm_stats_cpu(0, 0, 0, 0, 1, 1, 0, 1e-5, 1)
+        native.module.power_norm_stats_cpu(0, x, None, x, 1, 1, 0, 1e-5, 1)
     with pytest.raises(ValueError, match="unknown dtype code 9"):
-        p = torch.ones(1).data_ptr()
-        native.module.power_norm_stats_cpu(9, p, 0, p, 1, 1, 0, 1e-5, 1)
+        native.module.power_norm_stats_cpu(9, torch.ones(1), None, torch.ones(1), 1, 1, 0, 1e-5, 1)

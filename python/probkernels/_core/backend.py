@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("probkernels")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Backend:
     """A way to run kernels of one ``kind`` on one device type (None: on any)."""
 
@@ -41,16 +41,19 @@ class Backend:
         """The native function ``name_<kind>``."""
         return getattr(self.module(), f"{name}_{self.kind}")
 
-    def launch(self, launcher: str, device: torch.device, *args: Any) -> None:
-        """Calls ``launcher_<kind>`` of the native module with the threads or the stream to use."""
+    def launch(self, launcher: str, *args: Any) -> None:
+        """Calls ``launcher_<kind>`` of the native module with the threads or the stream to use.
+
+        ``args`` are those of the C++ launcher, contiguous tensors for its pointers, of which the second is never None.
+        """
         function = self.launcher(launcher)
         if self.kind == "cpu":
             function(*args, torch.get_num_threads())
-        elif device.type != "cuda":  # the emulator, in tests
+        elif not args[1].is_cuda:  # the emulator, in tests
             function(*args, 0)
         else:
-            with torch.cuda.device(device):
-                function(*args, torch._C._cuda_getCurrentRawStream(device.index))
+            with torch.cuda.device(args[1].device):
+                function(*args, torch._C._cuda_getCurrentRawStream(args[1].device.index))
 
 
 def _cuda_problem() -> str | None:

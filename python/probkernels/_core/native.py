@@ -29,12 +29,7 @@ def accumulation_dtype(x: torch.Tensor) -> torch.dtype:
     return torch.float64 if x.dtype is torch.float64 else torch.float32
 
 
-def pointer(tensor: torch.Tensor | None) -> int:
-    """Address of a contiguous tensor's first element; 0 for None (the launcher must allow it)."""
-    return 0 if tensor is None else tensor.data_ptr()
-
-
 def accumulating(x: torch.Tensor, *tensors: torch.Tensor | None) -> list[torch.Tensor | None]:
     """Per-feature tensors in the dtype that kernels accumulate in for input ``x``."""
-    dtype = accumulation_dtype(x)
+    dtype = torch.float64 if x.dtype is torch.float64 else torch.float32
     return [t if t is None or t.dtype is dtype else t.to(dtype) for t in tensors]

@@ -19,7 +19,9 @@ from . import backend
 try:  # private names, used nowhere else; without them ops fall back to torch.library.register_autograd
     from torch._C import _are_functorch_transforms_active as transforms_active
     from torch._C import _AutoDispatchBelowAutograd as below_autograd
-    from torch._C import _dispatch_tls_local_include_set, _get_tracing_state
+    from torch._C import _dispatch_tls_is_dispatch_key_included as key_included
+    from torch._C import _get_tracing_state, _parse_dispatch_key
+    from torch._C import _len_torch_dispatch_stack as count_modes
     from torch._functorch.utils import enable_single_level_autograd_function
     from torch.autograd.function import _SingleLevelFunction
 
@@ -34,18 +36,15 @@ OPS: dict[str, Op] = {}
 Derivative = Callable[..., Any]
 
 
-PLAIN_TYPES = (torch.Tensor, torch.nn.Parameter, type(None))
-# The dispatcher's thread state in plain eager execution; transforms, modes and both vmaps add keys to it.
-PLAIN_STATES = {_dispatch_tls_local_include_set().raw_repr()} if HAVE_PRIVATE_NAMES else set()
-if HAVE_PRIVATE_NAMES:
-    with torch.inference_mode():
-        PLAIN_STATES.add(_dispatch_tls_local_include_set().raw_repr())
+PLAIN_TYPES = frozenset((torch.Tensor, torch.nn.Parameter, type(None)))
+OLD_VMAP = _parse_dispatch_key("VmapMode") if HAVE_PRIVATE_NAMES else None  # that of is_grads_batched
 
 
 def nobody_watches() -> bool:
-    """Whether this is plain eager execution: no transform, mode, tracer or profiler that must see the op go by."""
+    """Whether no mode, tracer, profiler or old vmap must see an op go by. Transforms are asked about by themselves."""
     return (
-        _dispatch_tls_local_include_set().raw_repr() in PLAIN_STATES
+        count_modes() == 0
+        and not key_included(OLD_VMAP)
         and _get_tracing_state() is None
         and not torch.autograd._profiler_enabled()
     )
@@ -137,9 +136,10 @@ class Op:
             setup(ctx, inputs, output)
 
         def wants_grad(args: tuple[Any, ...]) -> bool:
-            for i in self.tensor_args:
-                if args[i] is not None and args[i].requires_grad:
-                    return torch.is_grad_enabled()
+            if torch.is_grad_enabled():
+                for i in self.tensor_args:
+                    if args[i] is not None and args[i].requires_grad:
+                        return True
             return False
 
         if not HAVE_PRIVATE_NAMES:  # pragma: no cover - depends on the torch version
@@ -151,15 +151,10 @@ class Op:
                 self.call = self.op
             return
 
-        def plain(args: tuple[Any, ...]) -> bool:
-            for i in self.tensor_args:
-                if type(args[i]) not in PLAIN_TYPES:
-                    return False
+        def run(plain: bool, args: tuple[Any, ...]) -> Any:
+            """Runs the op below autograd; plain tensors without the dispatcher, half of a small call's time."""
             x = args[self.tensor_args[0]]
-            return x.is_cpu or x.is_cuda
-
-        def run(*args: Any) -> Any:
-            if nobody_watches() and plain(args):  # spares the dispatcher, half of a small call's time
+            if plain and (x.is_cpu or x.is_cuda) and nobody_watches():
                 return self._run(*args)
             with below_autograd():
                 return self.op(*args)
@@ -169,7 +164,7 @@ class Op:
                 with torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True), below_autograd():
                     output = self.op(*args)
             else:
-                output = run(*args)
+                output = run(all(type(args[i]) in PLAIN_TYPES for i in self.tensor_args), args)
             checked_setup(ctx, args, output)
             return output
 
@@ -194,6 +189,13 @@ class Op:
         def call(*args: Any) -> Any:
             if torch.compiler.is_compiling() or transforms_active() or forward_ad._current_level >= 0:
                 return self.op(*args)
-            return differentiate(*args) if wants_grad(args) else run(*args)
+            plain, recording = True, torch.is_grad_enabled()
+            for i in self.tensor_args:
+                arg = args[i]
+                if arg is not None:
+                    if recording and arg.requires_grad:
+                        return differentiate(*args)
+                    plain = plain and type(arg) in PLAIN_TYPES
+            return run(plain, args)
 
         self.call = call

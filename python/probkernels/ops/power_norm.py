@@ -11,7 +11,7 @@ from torch import Tensor
 from .._core import checks
 from .._core.backend import Backend
 from .._core.errors import message
-from .._core.native import DTYPE_CODE, accumulating, accumulation_dtype, pointer
+from .._core.native import DTYPE_CODE, accumulating, accumulation_dtype
 from .._core.registry import Op
 from ..reference import power_norm as reference
 
@@ -31,8 +31,7 @@ def _launch(run: Backend, name: str, tensors: Sequence[Tensor | None], groups: i
         getattr(kernels, name)(*dense, groups, eps)
     else:
         c = x.shape[-1]
-        addresses = map(pointer, dense)
-        run.launch(f"power_norm_{name}", x.device, DTYPE_CODE[x.dtype], *addresses, x.numel() // c, c, groups, eps)
+        run.launch(f"power_norm_{name}", DTYPE_CODE[x.dtype], *dense, x.numel() // c, c, groups, eps)
 
 
 def _features(x: Tensor) -> Tensor:
@@ -63,8 +62,10 @@ def _fwd_kernel(
     eps: float,
     *_: bool,
 ) -> tuple[Tensor, Tensor]:
-    y, mean_sq = _rows_like(x), _features(x)
-    _launch(run, "fwd", [x, *accumulating(x, weight, bias, psi2), pad_mask, y, mean_sq], groups, eps)
+    vectors = accumulating(x, weight, bias, psi2)
+    x = x.contiguous()
+    y, mean_sq = torch.empty_like(x), torch.empty_like(vectors[-1])
+    _launch(run, "fwd", [x, *vectors, pad_mask, y, mean_sq], groups, eps)
     return y, mean_sq
 
 
