@@ -21,15 +21,33 @@ from torch.utils.checkpoint import checkpoint
 CPU = torch.device("cpu")
 
 
-def examples(dtype: torch.dtype = torch.float64) -> list[Any]:
+def examples(dtype: torch.dtype = torch.float64, *, differentiable: bool = False) -> list[Any]:
+    """Every op on each of its examples, or only those that have a derivative."""
     return [
         pytest.param(op, args, id=f"{name}-{i}")
         for name, op in OPS.items()
+        if op.differentiable or not differentiable
         for i, args in enumerate(op.examples(CPU, dtype))
     ]
 
 
 each_example = pytest.mark.parametrize(("op", "args"), examples())
+each_differentiable = pytest.mark.parametrize(("op", "args"), examples(differentiable=True))
+each_other = pytest.mark.parametrize(("op", "args"), [p for p in examples() if not p.values[0].differentiable])
+
+
+def copied(args: Any, change: Callable[[Tensor], Tensor] = Tensor.clone) -> Any:
+    """The arguments with every tensor changed, those in lists too."""
+    if isinstance(args, (list, tuple)):
+        return type(args)(copied(arg, change) for arg in args)
+    return change(args) if isinstance(args, Tensor) else args
+
+
+def results(op: Op, function: Callable[..., Any], args: tuple[Any, ...]) -> tuple[Tensor, ...]:
+    """What ``function`` returns and what it leaves in the arguments that the op changes; ``args`` stay as they are."""
+    args = copied(args)
+    returned = function(*args)
+    return (*(() if returned is None else tupled(returned)), *op.tensors(args, op.mutated))
 
 
 def tupled(output: Any) -> tuple[Tensor, ...]:
@@ -90,24 +108,54 @@ def same(got: Any, expected: Any) -> None:
 
 @each_example
 def test_value_equals_reference_and_inputs_stay(op: Op, args: tuple[Any, ...]) -> None:
-    before = [a.clone() if isinstance(a, Tensor) else a for a in args]
-    first = tupled(op.call(*args))
-    same(first, op.reference(*args))
-    for got, again in zip(first, tupled(op.call(*args)), strict=True):
+    first = results(op, op.call, args)
+    same(first, results(op, op.reference, args))
+    for got, again in zip(first, results(op, op.call, args), strict=True):
         assert torch.equal(got, again), "two runs differ"
-    for old, new in zip(before, args, strict=True):
-        assert old is new or torch.equal(old, new), "an input was modified"
+    after = copied(args)
+    op.call(*after)
+    for i in set(op.tensor_args) - set(op.mutated):
+        for old, new in zip(op.tensors(args, [i]), op.tensors(after, [i]), strict=True):
+            assert torch.equal(old, new), f"'{op.argument_names[i]}' was modified"
 
 
 @each_example
 def test_strides_do_not_matter(op: Op, args: tuple[Any, ...]) -> None:
-    def strided(arg: Any) -> Any:
-        return torch.stack([arg, arg], -1)[..., 0] if isinstance(arg, Tensor) else arg
+    strided = copied(args, lambda t: torch.stack([t, t], -1)[..., 0])
+    if op.mutated:
+        returned = op.call(*strided)
+        assert returned is None
+        same(tuple(op.tensors(strided, op.mutated)), results(op, op.call, args))
+    else:
+        same(op.call(*strided), op.call(*args))
 
-    same(op.call(*map(strided, args)), op.call(*args))
+
+@each_other
+def test_there_is_no_gradient(op: Op, args: tuple[Any, ...]) -> None:
+    """Results carry none; what is changed in place must not ask for one."""
+    leaves = copied(args, lambda t: t.clone().requires_grad_() if t.is_floating_point() else t.clone())
+    if op.mutated:
+        with pytest.raises(NotImplementedError, match="in place and has no gradient"):
+            op.call(*leaves)
+        versions = [t._version for t in op.tensors(leaves, op.mutated)]
+        with torch.no_grad():
+            op.call(*leaves)
+        assert all(t._version > v for t, v in zip(op.tensors(leaves, op.mutated), versions, strict=True))
+        same(tuple(t.detach() for t in op.tensors(leaves, op.mutated)), results(op, op.call, args))
+    else:
+        assert not any(output.requires_grad for output in tupled(op.call(*leaves)))
+        same(op.call(*leaves), op.call(*args))
 
 
-@each_example
+@pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
+@each_other
+def test_compile_fullgraph_without_gradient(op: Op, args: tuple[Any, ...], dynamic: bool) -> None:
+    torch._dynamo.reset()
+    compiled = torch.compile(op.call, fullgraph=True, dynamic=dynamic, backend="aot_eager")
+    same(results(op, compiled, args), results(op, op.call, args))
+
+
+@each_differentiable
 def test_derivatives_are_exact_where_forward_mode_exists(op: Op, args: tuple[Any, ...]) -> None:
     case = Case(op, args)
     if not case.has_forward_mode():
@@ -118,7 +166,7 @@ def test_derivatives_are_exact_where_forward_mode_exists(op: Op, args: tuple[Any
     same(case.grads(), case.grads(case.reference_scalar))
 
 
-@each_example
+@each_differentiable
 def test_forward_mode_is_right_or_refused(op: Op, args: tuple[Any, ...]) -> None:
     case = Case(op, args)
     tangents = tuple(torch.randn_like(v) for v in case.values)
@@ -135,7 +183,7 @@ def test_forward_mode_is_right_or_refused(op: Op, args: tuple[Any, ...]) -> None
     same(twice, torch.func.jacrev(torch.func.jacrev(case.scalar))(*case.values))
 
 
-@each_example
+@each_differentiable
 def test_constant_arguments_refuse_derivatives(op: Op, args: tuple[Any, ...]) -> None:
     for i in op.constant:
         changed = list(args)
@@ -144,7 +192,7 @@ def test_constant_arguments_refuse_derivatives(op: Op, args: tuple[Any, ...]) ->
             op.call(*changed)
 
 
-@each_example
+@each_differentiable
 def test_functional_transforms_equal_autograd(op: Op, args: tuple[Any, ...]) -> None:
     case = Case(op, args)
     everything = tuple(range(len(case.values)))
@@ -160,7 +208,7 @@ def test_functional_transforms_equal_autograd(op: Op, args: tuple[Any, ...]) -> 
     same(tuple(m[1] for m in mapped), case.outputs(batch[0][1], *case.values[1:]))
 
 
-@each_example
+@each_differentiable
 def test_hessian(op: Op, args: tuple[Any, ...]) -> None:
     case = Case(op, args)
 
@@ -175,7 +223,7 @@ def test_hessian(op: Op, args: tuple[Any, ...]) -> None:
 
 
 @pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
-@each_example
+@each_differentiable
 def test_compile_fullgraph(op: Op, args: tuple[Any, ...], dynamic: bool) -> None:
     torch._dynamo.reset()
     case = Case(op, args)
@@ -185,14 +233,14 @@ def test_compile_fullgraph(op: Op, args: tuple[Any, ...], dynamic: bool) -> None
         same(compiled(*case.values), case.scalar(*case.values))
 
 
-@pytest.mark.parametrize(("op", "args"), [p for p in examples() if p.id.endswith("-0")])
+@pytest.mark.parametrize(("op", "args"), [p for p in examples(differentiable=True) if p.id.endswith("-0")])
 def test_compile_inductor(op: Op, args: tuple[Any, ...]) -> None:
     torch._dynamo.reset()
     case = Case(op, args)
     same(case.grads(torch.compile(case.scalar, fullgraph=True)), case.grads())
 
 
-@each_example
+@each_differentiable
 def test_transforms_inside_compile(op: Op, args: tuple[Any, ...]) -> None:
     case = Case(op, args)
     gradient = torch.func.grad(case.scalar)
@@ -207,15 +255,15 @@ def test_transforms_inside_compile(op: Op, args: tuple[Any, ...]) -> None:
 
 @each_example
 def test_fake_and_meta_agree_with_real_outputs(op: Op, args: tuple[Any, ...]) -> None:
-    real = tupled(op.call(*args))
-    meta = tupled(op.call(*(a.to("meta") if isinstance(a, Tensor) else a for a in args)))
+    real = results(op, op.call, args)
+    meta = results(op, op.call, copied(args, lambda t: t.to("meta")))
     with torch._subclasses.FakeTensorMode() as mode:
-        fake = tupled(op.call(*(mode.from_tensor(a) if isinstance(a, Tensor) else a for a in args)))
+        fake = results(op, op.call, copied(args, mode.from_tensor))
     for r, m, f in zip(real, meta, fake, strict=True):
         assert (r.shape, r.dtype, r.stride()) == (m.shape, m.dtype, m.stride()) == (f.shape, f.dtype, f.stride())
 
 
-@each_example
+@each_differentiable
 def test_export(op: Op, args: tuple[Any, ...]) -> None:
     case = Case(op, args)
 
@@ -229,15 +277,15 @@ def test_export(op: Op, args: tuple[Any, ...]) -> None:
 
 @pytest.mark.parametrize(("op", "args"), examples(torch.float32))
 def test_autocast_keeps_the_result(op: Op, args: tuple[Any, ...]) -> None:
-    plain = tupled(op.call(*args))
+    plain = results(op, op.call, args)
     with torch.autocast("cpu", torch.bfloat16):
-        inside = tupled(op.call(*args))
+        inside = results(op, op.call, args)
     for p, i in zip(plain, inside, strict=True):
         assert torch.equal(p, i)
 
 
 @pytest.mark.parametrize("reentrant", [False, True], ids=["nonreentrant", "reentrant"])
-@each_example
+@each_differentiable
 def test_checkpoint(op: Op, args: tuple[Any, ...], reentrant: bool) -> None:
     case = Case(op, args)
     leaves = case.leaves()
@@ -247,5 +295,7 @@ def test_checkpoint(op: Op, args: tuple[Any, ...], reentrant: bool) -> None:
 
 @each_example
 def test_opcheck(op: Op, args: tuple[Any, ...]) -> None:
-    case = Case(op, args)
-    torch.library.opcheck(op.op, tuple(case.full(tuple(case.leaves()))))
+    if op.differentiable:
+        case = Case(op, args)
+        args = tuple(case.full(tuple(case.leaves())))
+    torch.library.opcheck(op.op, copied(args) if op.mutated else args)

@@ -35,9 +35,9 @@ OPS: dict[str, Op] = {}
 
 Derivative = Callable[..., Any]
 
-
+EMPTY = torch.empty(0)  # stands for the first tensor of a list that has none
 PLAIN_TYPES = frozenset((torch.Tensor, torch.nn.Parameter, type(None)))
-OLD_VMAP = _parse_dispatch_key("VmapMode") if HAVE_PRIVATE_NAMES else None  # that of is_grads_batched
+OLD_VMAP: Any = _parse_dispatch_key("VmapMode") if HAVE_PRIVATE_NAMES else None  # that of is_grads_batched
 
 
 def nobody_watches() -> bool:
@@ -70,6 +70,9 @@ class Op:
             reference, which then runs in its place.
         forward_mode: what runs in the op's place under forward-mode differentiation, instead of the reference.
         constant: argument name -> why no gradient exists for it; asking for one raises NotImplementedError.
+        differentiable: False for an op whose outputs carry no gradient, such as positions or counts. An op that
+            changes arguments in place, as its schema says by ``Tensor(a!)``, never is: it returns nothing, and refuses
+            to change a tensor that requires grad while grad mode is on.
         family: the basename of the op's files, if it is not the op's name.
     """
 
@@ -86,6 +89,7 @@ class Op:
         backward: Derivative | None = None,
         forward_mode: Callable[..., Any] | None = None,
         constant: dict[str, str] | None = None,
+        differentiable: bool = True,
         dtypes: Sequence[torch.dtype] = (torch.float32, torch.float64, torch.float16, torch.bfloat16),
         family: str | None = None,
     ) -> None:
@@ -101,19 +105,44 @@ class Op:
         self.tensor_args = [i for i, a in enumerate(arguments) if "Tensor" in str(a.type)]
         self.constant = {i: constant[a.name] for i, a in enumerate(arguments) if constant and a.name in constant}
         self.argument_names = [a.name for a in arguments]
+        self.mutated = [i for i, a in enumerate(arguments) if a.alias_info is not None and a.alias_info.is_write]
+        self.differentiable = differentiable and not self.mutated
         torch.library.register_vmap(f"{NAMESPACE}::{name}", self._vmap, lib=LIBRARY)
-        self._register_autograd(setup, backward)
+        if self.differentiable:
+            self._register_autograd(setup, backward)
+        else:
+            self._register_without_gradient()
         OPS[name] = self
+
+    def tensors(self, args: Sequence[Any], places: Sequence[int] | None = None) -> list[torch.Tensor]:
+        """The tensors among the arguments, those in lists too; at some places only if given."""
+        found: list[torch.Tensor] = []
+        for i in self.tensor_args if places is None else places:
+            arg = args[i]
+            if isinstance(arg, (list, tuple)):
+                found += arg
+            elif arg is not None:
+                found.append(arg)
+        return found
 
     def _run(self, *args: Any) -> Any:
         x = args[self.tensor_args[0]]
+        if isinstance(x, list):
+            x = next((t for t in x if t.numel()), EMPTY)
         if x.numel() == 0:
             return self.reference(*args)  # no address to give to a kernel, and nothing to do
         chosen = backend.choose(self, "cuda" if x.is_cuda else "cpu", x.dtype)
-        return self.kernels[chosen.kind](chosen, *args)
+        output = self.kernels[chosen.kind](chosen, *args)
+        if self.mutated and chosen.kind != "reference":  # as torch's own in-place ops do
+            torch.autograd.graph.increment_version(
+                [t for t in self.tensors(args, self.mutated) if not t.is_inference()]
+            )
+        return output
 
     def _vmap(self, info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
         """Batches by running each slice: a statistic over rows must not see the rows of another slice."""
+        if self.mutated:
+            raise NotImplementedError(f"{self.name}: vmap over an op that works in place is not supported")
 
         def piece(arg: Any, dim: int | None, i: int) -> Any:
             return arg if dim is None else arg.select(dim, i)
@@ -125,6 +154,26 @@ class Op:
             stacked = tuple(torch.stack(column) for column in zip(*outputs, strict=True))
             return stacked, (0,) * len(stacked)
         return torch.stack(outputs), 0
+
+    def _register_without_gradient(self) -> None:
+        changed = ", ".join(f"'{self.argument_names[i]}'" for i in self.mutated)
+
+        def below(*args: Any) -> Any:
+            if torch.is_grad_enabled() and any(t.requires_grad for t in self.tensors(args, self.mutated)):
+                raise NotImplementedError(
+                    f"{self.name} changes {changed} in place and has no gradient. Hint: call it under torch.no_grad()"
+                )
+            if not HAVE_PRIVATE_NAMES:  # pragma: no cover - depends on the torch version
+                with torch.no_grad():
+                    return self.op(*args)
+            with below_autograd():
+                return self.op(*args)
+
+        self.call = self.op
+        if HAVE_PRIVATE_NAMES:
+            LIBRARY.impl(self.name, below, "Autograd")
+        else:  # pragma: no cover - depends on the torch version
+            self.call = below
 
     def _register_autograd(self, setup: Derivative | None, backward: Derivative | None) -> None:
         def checked_setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:

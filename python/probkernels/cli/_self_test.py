@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -79,12 +79,12 @@ def self_test(op: Op, name: str, device: torch.device) -> list[str]:
 
 def _compare(op: Op, name: str, args: tuple[Any, ...], tolerance: float) -> str | None:
     """The first output or gradient that is off."""
-    exact = [arg.double() if isinstance(arg, Tensor) and arg.is_floating_point() else arg for arg in args]
+    exact = [_each(arg, lambda t: t.double() if t.is_floating_point() else t) for arg in args]
     with backend.use_backend(name):
-        got, got_grads = _run(op, args)
+        got, got_grads = _run(op, op.call, args)
     with backend.use_backend("reference"):
-        _, expected_grads = _run(op, exact)
-    expected = _tensors(op.reference(*exact))
+        _, expected_grads = _run(op, op.call, exact)
+    expected, _ = _run(op, op.reference, exact)
     pairs = [(f"output {i}", *pair) for i, pair in enumerate(zip(got, expected, strict=True))]
     pairs += [(f"gradient of {key}", got_grads[key], expected_grads[key]) for key in got_grads]
     return next(
@@ -93,24 +93,29 @@ def _compare(op: Op, name: str, args: tuple[Any, ...], tolerance: float) -> str 
     )
 
 
-def _tensors(output: Any) -> list[Tensor]:
-    return [o.detach() for o in (output if isinstance(output, tuple) else (output,))]
+def _each(arg: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """An argument with its tensor, or every tensor of its list, changed."""
+    if isinstance(arg, (list, tuple)):
+        return [_each(item, change) for item in arg]
+    return change(arg) if isinstance(arg, Tensor) else arg
 
 
-def _run(op: Op, args: Sequence[Any]) -> tuple[list[Tensor], dict[str, Tensor]]:
-    """Outputs, and the gradient of the sum of their weighted entries for every differentiable argument."""
-    args = list(args)
+def _run(op: Op, function: Callable[..., Any], args: Sequence[Any]) -> tuple[list[Tensor], dict[str, Tensor]]:
+    """Outputs, or what an in-place op left behind, and the gradient of the sum of their weighted entries for every
+    differentiable argument."""
+    args = [_each(arg, Tensor.clone) for arg in args]
     leaves = {}
-    for i in op.tensor_args:
+    for i in op.tensor_args if op.differentiable else ():
         if args[i] is not None and args[i].is_floating_point() and i not in op.constant:
-            leaves[op.argument_names[i]] = args[i] = args[i].clone().requires_grad_()
-    output = op.call(*args)
-    outputs = output if isinstance(output, tuple) else (output,)
+            leaves[op.argument_names[i]] = args[i].requires_grad_()
+    output = function(*args)
+    outputs = op.tensors(args, op.mutated) if op.mutated else output if isinstance(output, tuple) else (output,)
+    found = [o.detach() for o in outputs]
     loss = [(o * _ramp(o)).sum() for o in outputs if o.requires_grad]
     if not loss or not leaves:
-        return _tensors(output), {}
+        return found, {}
     grads = torch.autograd.grad(sum(loss[1:], loss[0]), list(leaves.values()), allow_unused=True)
-    return _tensors(output), {key: grad for key, grad in zip(leaves, grads, strict=True) if grad is not None}
+    return found, {key: grad for key, grad in zip(leaves, grads, strict=True) if grad is not None}
 
 
 def _ramp(output: Tensor) -> Tensor:

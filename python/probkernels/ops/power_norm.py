@@ -36,7 +36,7 @@ def _launch(run: Backend, name: str, tensors: Sequence[Tensor | None], groups: i
 
 def _features(x: Tensor) -> Tensor:
     """An uninitialised per-feature output (C)."""
-    return torch.empty(x.shape[-1], dtype=accumulation_dtype(x), device=x.device)
+    return x.new_empty(x.shape[-1], dtype=accumulation_dtype(x))
 
 
 def _rows_like(x: Tensor) -> Tensor:
@@ -62,9 +62,8 @@ def _fwd_kernel(
     eps: float,
     *_: bool,
 ) -> tuple[Tensor, Tensor]:
-    vectors = accumulating(x, weight, bias, psi2)
-    x = x.contiguous()
-    y, mean_sq = torch.empty_like(x), torch.empty_like(vectors[-1])
+    x, vectors = x.contiguous(), accumulating(x, weight, bias, psi2)
+    y, mean_sq = torch.empty_like(x), _features(x)
     _launch(run, "fwd", [x, *vectors, pad_mask, y, mean_sq], groups, eps)
     return y, mean_sq
 

@@ -1,0 +1,113 @@
+"""Kinds of ops that the registrar knows beside differentiable ones, each sent through the composition suite."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from probkernels._core.backend import Backend
+from probkernels._core.registry import OPS, Op
+from probkernels.cli import _self_test
+from torch import Tensor
+
+from tests.compose import test_compose as compose
+
+CPU = torch.device("cpu")
+NUMBERS = itertools.count()  # a name can be registered only once in a process
+SUITE = (
+    compose.test_value_equals_reference_and_inputs_stay,
+    compose.test_strides_do_not_matter,
+    compose.test_there_is_no_gradient,
+    compose.test_fake_and_meta_agree_with_real_outputs,
+    compose.test_opcheck,
+)
+
+
+def add_all_(targets: list[Tensor], addend: Tensor, amount: float) -> None:
+    for target in targets:
+        target.add_(addend, alpha=amount)
+
+
+def add_all_kernel_(_: Backend, targets: list[Tensor], addend: Tensor, amount: float) -> None:
+    for target in targets:
+        target.copy_(target + amount * addend)
+
+
+def small(x: Tensor, bound: float) -> Tensor:
+    return x.abs() < bound
+
+
+Define = Callable[..., Op]
+
+
+@pytest.fixture
+def define() -> Iterator[Define]:
+    """define(kernel) registers an in-place op of lists; define() an op of positions. Both are forgotten afterwards."""
+    names = []
+
+    def make(kernel: Callable[..., None] | None = None) -> Op:
+        names.append(name := f"test_op_{next(NUMBERS)}")
+        x = torch.linspace(-1, 1, 6, dtype=torch.float64).reshape(2, 3)
+        if kernel is None:
+            return Op(
+                name,
+                "(Tensor x, float bound) -> Tensor",
+                reference=small,
+                kernels={},
+                fake=lambda x, bound: torch.empty_like(x, dtype=torch.bool),
+                examples=lambda device, dtype: [(x, 0.5)],
+                differentiable=False,
+            )
+        return Op(
+            name,
+            "(Tensor(a!)[] targets, Tensor addend, float amount) -> ()",
+            reference=add_all_,
+            kernels={"cpu": kernel},
+            fake=lambda *args: None,
+            examples=lambda device, dtype: [([x, 2 * x], x + 1, 0.5), ([x], x, 2.0)],
+        )
+
+    yield make
+    for name in names:
+        OPS.pop(name, None)
+
+
+def suite(op: Op) -> None:
+    for args in op.examples(CPU, torch.float64):
+        for test in SUITE:
+            test(op, args)
+        for dynamic in (False, True):
+            compose.test_compile_fullgraph_without_gradient(op, args, dynamic)
+
+
+def test_ops_that_work_in_place_compose(define: Define) -> None:
+    op = define(add_all_kernel_)
+    suite(op)
+    assert _self_test.self_test(op, "cpu", CPU) == []
+    with pytest.raises(NotImplementedError, match="vmap over an op that works in place"):
+        torch.func.vmap(lambda t: op.call([t], t, 1.0))(torch.ones(2, 3))
+    op.call([], torch.ones(3), 1.0)  # nothing to do
+
+
+def test_ops_without_gradient_compose(define: Define) -> None:
+    op = define()
+    suite(op)
+    x = torch.linspace(-1, 1, 5)
+    gradient = torch.func.grad(lambda t: (t * op.call(t, 0.5)).sum())
+    assert gradient(x).tolist() == [0, 0, 1, 0, 0] == torch.compile(gradient, backend="aot_eager")(x).tolist()
+
+
+@pytest.mark.parametrize("wrong", ["value", "input"])
+def test_the_suite_finds_a_wrong_op(define: Define, wrong: str) -> None:
+    def kernel_(backend: Backend, targets: list[Tensor], addend: Tensor, amount: float) -> None:
+        add_all_kernel_(backend, targets, addend, amount + (wrong == "value"))
+        if wrong == "input":
+            addend.zero_()
+
+    op = define(kernel_)
+    args: tuple[Any, ...] = op.examples(CPU, torch.float64)[0]
+    with pytest.raises(AssertionError):
+        compose.test_value_equals_reference_and_inputs_stay(op, args)
