@@ -33,6 +33,7 @@
 #define __host__
 #define __forceinline__ inline __attribute__((always_inline))
 #define __launch_bounds__(...)
+#define __grid_constant__
 #define __shared__ static thread_local
 #define CUEMU_DYN_SMEM(T, name) T* name = reinterpret_cast<T*>(cuemu::block->dynamic_smem.get())
 

@@ -140,7 +140,7 @@ def test_stale_native_module(monkeypatch: pytest.MonkeyPatch, built: str, code: 
 
 def test_forced_backend_that_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backend, "_forced", "nonsense")
-    backend._chosen.clear()
+    backend.CHOSEN.clear()
     code, found = diagnosis()
     assert code == 1
     assert any("PK_BACKEND='nonsense' is not a backend" in problem for problem in found["problems"])

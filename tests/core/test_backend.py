@@ -56,7 +56,7 @@ def test_forcing_what_cannot_run_says_why(name: str, reason: str) -> None:
 def test_fallback_is_logged_once_with_its_reason(without_native: None, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "probkernels"):
         for _ in range(2):
-            backend._chosen.clear()
+            backend.CHOSEN.clear()
             pk.ops.power_norm(X, PSI2)
     lines = [r.getMessage() for r in caplog.records]
     assert len(lines) == 1 and "falls back to plain torch" in lines[0] and "did not load (test)" in lines[0]

@@ -44,16 +44,19 @@ class Backend:
     def launch(self, launcher: str, *args: Any) -> None:
         """Calls ``launcher_<kind>`` of the native module with the threads or the stream to use.
 
-        ``args`` are those of the C++ launcher, contiguous tensors for its pointers, of which the second is never None.
+        ``args`` are those of the C++ launcher, contiguous tensors for its pointers. The second is a tensor, or a list
+        that begins with one.
         """
         function = self.launcher(launcher)
         if self.kind == "cpu":
             function(*args, torch.get_num_threads())
-        elif not args[1].is_cuda:  # the emulator, in tests
+            return
+        x = args[1][0] if isinstance(args[1], list) else args[1]
+        if not x.is_cuda:  # the emulator, in tests
             function(*args, 0)
         else:
-            with torch.cuda.device(args[1].device):
-                function(*args, torch._C._cuda_getCurrentRawStream(args[1].device.index))
+            with torch.cuda.device(x.device):
+                function(*args, torch._C._cuda_getCurrentRawStream(x.device.index))
 
 
 def _cuda_problem() -> str | None:
@@ -82,7 +85,7 @@ BACKENDS: dict[str, Backend] = {
 
 _forced: str | None = os.environ.get("PK_BACKEND") or None
 _strict = os.environ.get("PK_STRICT", "0") not in ("", "0")
-_chosen: dict[tuple[str, str, torch.dtype], Backend] = {}
+CHOSEN: dict[tuple[str, str, torch.dtype], Backend] = {}  # what `choose` has decided
 _told: set[str] = set()
 
 if os.environ.get("PK_LOG"):
@@ -108,9 +111,17 @@ def refusals(op: Op, device: str, dtype: torch.dtype) -> dict[str, str]:
 def choose(op: Op, device: str, dtype: torch.dtype) -> Backend:
     """The backend that runs ``op``; BackendError when a forced one cannot, or strict mode forbids a fall-back."""
     key = (op.name, device, dtype)
-    if key not in _chosen:
-        _chosen[key] = _decide(op, device, dtype)
-    return _chosen[key]
+    if key not in CHOSEN:
+        CHOSEN[key] = _decide(op, device, dtype)
+    return CHOSEN[key]
+
+
+def unless_forced(name: str, chosen: Backend) -> Backend:
+    """Backend ``name`` where it can be used and none is forced, else ``chosen``.
+
+    For an op whose best backend depends on more than device and dtype, inside the kernel of the one that was chosen.
+    """
+    return BACKENDS[name] if _forced is None and BACKENDS[name].problem() is None else chosen
 
 
 def _decide(op: Op, device: str, dtype: torch.dtype) -> Backend:
@@ -155,9 +166,9 @@ def use_backend(name: str | None, *, strict: bool | None = None) -> Iterator[Non
     global _forced, _strict
     before = _forced, _strict
     _forced, _strict = name, _strict if strict is None else strict
-    _chosen.clear()
+    CHOSEN.clear()
     try:
         yield
     finally:
         _forced, _strict = before
-        _chosen.clear()
+        CHOSEN.clear()

@@ -52,6 +52,14 @@ def positive(op: str, name: str, value: float, hint: str = "") -> None:
         raise ValueError(message(op, name, "a positive number", repr(value), hint))
 
 
+def non_negative(op: str, name: str, value: float) -> None:
+    """``value`` is a finite number >= 0."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(message(op, name, "a number", describe(value)))
+    if not 0 <= value < float("inf"):
+        raise ValueError(message(op, name, "a number >= 0", repr(value)))
+
+
 def fraction(op: str, name: str, value: float) -> None:
     """``value`` lies in [0, 1)."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):

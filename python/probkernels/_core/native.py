@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import ModuleType
+from typing import Any
 
 import torch
 
@@ -29,7 +30,7 @@ def accumulation_dtype(x: torch.Tensor) -> torch.dtype:
     return torch.float64 if x.dtype is torch.float64 else torch.float32
 
 
-def accumulating(x: torch.Tensor, *tensors: torch.Tensor | None) -> list[torch.Tensor | None]:
+def accumulating(x: torch.Tensor, *tensors: torch.Tensor | None) -> list[Any]:
     """Per-feature tensors in the dtype that kernels accumulate in for input ``x``."""
     dtype = torch.float64 if x.dtype is torch.float64 else torch.float32
     return [t if t is None or t.dtype is dtype else t.to(dtype) for t in tensors]

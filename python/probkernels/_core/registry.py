@@ -23,6 +23,7 @@ try:  # private names, used nowhere else; without them ops fall back to torch.li
     from torch._C import _get_tracing_state, _parse_dispatch_key
     from torch._C import _len_torch_dispatch_stack as count_modes
     from torch._functorch.utils import enable_single_level_autograd_function
+    from torch.autograd import _profiler_enabled as profiling
     from torch.autograd.function import _SingleLevelFunction
 
     HAVE_PRIVATE_NAMES = True
@@ -42,12 +43,7 @@ OLD_VMAP: Any = _parse_dispatch_key("VmapMode") if HAVE_PRIVATE_NAMES else None 
 
 def nobody_watches() -> bool:
     """Whether no mode, tracer, profiler or old vmap must see an op go by. Transforms are asked about by themselves."""
-    return (
-        count_modes() == 0
-        and not key_included(OLD_VMAP)
-        and _get_tracing_state() is None
-        and not torch.autograd._profiler_enabled()
-    )
+    return count_modes() == 0 and not key_included(OLD_VMAP) and _get_tracing_state() is None and not profiling()
 
 
 def in_backward() -> bool:
@@ -127,11 +123,12 @@ class Op:
 
     def _run(self, *args: Any) -> Any:
         x = args[self.tensor_args[0]]
-        if isinstance(x, list):
+        if type(x) is list:
             x = next((t for t in x if t.numel()), EMPTY)
         if x.numel() == 0:
             return self.reference(*args)  # no address to give to a kernel, and nothing to do
-        chosen = backend.choose(self, "cuda" if x.is_cuda else "cpu", x.dtype)
+        key = self.name, "cuda" if x.is_cuda else "cpu", x.dtype
+        chosen = backend.CHOSEN.get(key) or backend.choose(self, *key[1:])
         output = self.kernels[chosen.kind](chosen, *args)
         if self.mutated and chosen.kind != "reference":  # as torch's own in-place ops do
             torch.autograd.graph.increment_version(
@@ -144,7 +141,9 @@ class Op:
         if self.mutated:
             raise NotImplementedError(f"{self.name}: vmap over an op that works in place is not supported")
 
-        def piece(arg: Any, dim: int | None, i: int) -> Any:
+        def piece(arg: Any, dim: Any, i: int) -> Any:
+            if isinstance(dim, list):  # a list of numbers, or of tensors
+                return [piece(a, d, i) for a, d in zip(arg, dim, strict=True)]
             return arg if dim is None else arg.select(dim, i)
 
         outputs = [
@@ -200,20 +199,12 @@ class Op:
                 self.call = self.op
             return
 
-        def run(plain: bool, args: tuple[Any, ...]) -> Any:
-            """Runs the op below autograd; plain tensors without the dispatcher, half of a small call's time."""
-            x = args[self.tensor_args[0]]
-            if plain and (x.is_cpu or x.is_cuda) and nobody_watches():
-                return self._run(*args)
-            with below_autograd():
-                return self.op(*args)
-
         def forward(ctx: Any, *args: Any) -> Any:
             if transforms_active():  # apply() switched both modes off; outer torch.func levels still need them
                 with torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True), below_autograd():
                     output = self.op(*args)
             else:
-                output = run(all(type(args[i]) in PLAIN_TYPES for i in self.tensor_args), args)
+                output = call(*args)
             checked_setup(ctx, args, output)
             return output
 
@@ -245,6 +236,10 @@ class Op:
                     if recording and arg.requires_grad:
                         return differentiate(*args)
                     plain = plain and type(arg) in PLAIN_TYPES
-            return run(plain, args)
+            x = args[self.tensor_args[0]]
+            if plain and (x.is_cpu or x.is_cuda) and nobody_watches():
+                return self._run(*args)  # spares the dispatcher, half of a small call's time
+            with below_autograd():
+                return self.op(*args)
 
         self.call = call

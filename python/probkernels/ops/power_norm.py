@@ -63,7 +63,7 @@ def _fwd_kernel(
     *_: bool,
 ) -> tuple[Tensor, Tensor]:
     x, vectors = x.contiguous(), accumulating(x, weight, bias, psi2)
-    y, mean_sq = torch.empty_like(x), _features(x)
+    y, mean_sq = torch.empty_like(x), torch.empty_like(vectors[-1])
     _launch(run, "fwd", [x, *vectors, pad_mask, y, mean_sq], groups, eps)
     return y, mean_sq
 
