@@ -20,11 +20,14 @@ struct Arg {
   using python = T;
   static T get(T value, const char*) { return value; }
 };
-void* address_of(py::handle tensor, const char* op) {
+void* data_ptr_of(py::handle tensor) {
   static PyObject* const data_ptr = PyUnicode_InternFromString("data_ptr");
   const auto address = py::reinterpret_steal<py::object>(PyObject_CallMethodNoArgs(tensor.ptr(), data_ptr));
   if (!address) throw py::error_already_set();
-  void* const found = PyLong_AsVoidPtr(address.ptr());
+  return PyLong_AsVoidPtr(address.ptr());
+}
+void* address_of(py::handle tensor, const char* op) {
+  void* const found = data_ptr_of(tensor);
   if (!found) fail(op, "null data pointer: a fake or meta tensor, or an empty one, reached a native kernel");
   return found;
 }
@@ -37,6 +40,26 @@ template <>
 struct Arg<Maybe> {
   using python = py::handle;
   static Maybe get(python tensor, const char* op) { return {tensor.is_none() ? nullptr : address_of(tensor, op)}; }
+};
+template <>
+struct Arg<Tensors> {
+  using python = py::sequence;
+  static Tensors get(const python& tensors, const char*) {
+    Tensors found;
+    found.ptr.reserve(tensors.size());
+    for (auto tensor : tensors) found.ptr.push_back(data_ptr_of(tensor));
+    return found;
+  }
+};
+template <>
+struct Arg<Ints> {
+  using python = py::sequence;
+  static Ints get(const python& numbers, const char*) {
+    Ints found;
+    found.reserve(numbers.size());
+    for (auto number : numbers) found.push_back(number.cast<std::int64_t>());
+    return found;
+  }
 };
 template <>
 struct Arg<Stream> {
@@ -103,6 +126,23 @@ PK_OP(power_norm_fwd,    DType, In,      Maybe,        Maybe,      In,         M
 PK_OP(power_norm_bwd,    DType, In,      In,           Maybe,        In,         In,           Maybe,    Maybe,        Out,          Out,               Out,             Out,           Int, Int, Int,    double)
 //                       dtype  x (N,C)  grad_y (N,C)  weight (C) A  psi2 (C) A  pad_mask (N)  grad_x (N,C)  grad_weight (C) A  grad_bias (C) A  N    C    groups  eps
 PK_OP(power_norm_v_bwd,  DType, In,      In,           Maybe,        In,         Maybe,        Out,          Out,               Out,             Int, Int, Int,    double)
+// N entries of a weight, K of them selected; selections: index (K) i32, or words (N/64) i64 and ranks (N/512) i32
+//                           dtype  w (N)  index (K)  words (N/64)  ranks (N/512)  values (K)  N    K
+PK_OP(selection_gather,      DType, In,    Maybe,     Maybe,        Maybe,         Out,        Int, Int)
+//                           dtype  w (N)  values (K)  index (K)  words (N/64)  ranks (N/512)  N    K
+PK_OP(selection_scatter,     DType, Out,   In,         Maybe,     Maybe,        Maybe,         Int, Int)
+//                           words (N/64)  ranks (N/512)  index (K)  N    K
+PK_OP(selection_index,       In,           In,            Out,       Int, Int)
+//                           dtype  w (N)  words (N/64)  ranks (N/512)  N    threshold  largest
+PK_OP(magnitude_select,      DType, In,    Out,          Out,           Int, double,    bool)
+//                           dtype  w (N)  histogram (65536) i64, zeros before  N    level  prefix
+PK_OP(magnitude_histogram,   DType, In,    Out,                                 Int, Int,   Int)
+// Lists have an item for each of K weights with N entries of which C are selected, in blocks of 256; A = accumulation type
+//                       dtypes  weights (N)  values (C) A  grad dtypes  grads dense  grads (C or N)  m (C) A or codes  v     m_scale (blocks) A  v_scale   index (C)  words (N/64)  ranks (N/512)  N     C     steps  codes (2,2,256)  table (2,2,S)  lr      beta1   beta2   eps     weight_decay
+PK_OP(sparse_adamw,      Ints,   Tensors,     Tensors,      Ints,        Ints,        Tensors,        Tensors,          Tensors,  Tensors,          Tensors,  Tensors,   Tensors,      Tensors,       Ints, Ints, Ints,  Maybe,           Maybe,         double, double, double, double, double)
+// op, then per parameter its shape: S samples, R rows, E entries, K selected ones
+//                       dtype  grad_y (S,R,out)  x (S,C,in)  index (K) int32  words (E/64) int64  ranks (E/512) int32  values (K) A  sizes (22) int64 on the host  K
+PK_OP(sampled_matmul,    DType, In,               In,         Maybe,           Maybe,              Maybe,               Out,          In,                            Int)
 // clang-format on
 
 }  // namespace pk

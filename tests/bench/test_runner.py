@@ -72,7 +72,7 @@ def test_exit_code_of_a_verdict(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
 
 def test_unknown_case(capsys: pytest.CaptureFixture[str]) -> None:
     assert bench.main(["no_such"], False, None) == 2
-    assert "expected one of overhead, power_norm, got 'no_such'" in capsys.readouterr().err
+    assert f"expected one of {', '.join(cases.names())}, got 'no_such'" in capsys.readouterr().err
 
 
 def test_schema(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,0 +1,223 @@
+"""Entries chosen by magnitude: ``magnitude_select`` by a threshold, which ``magnitude_kth`` finds for a number."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from .._core import checks
+from .._core.backend import Backend
+from .._core.errors import message
+from .._core.native import DTYPE_CODE
+from .._core.registry import Op
+from ..reference import magnitude_select as reference
+from ..reference.selection import BLOCK, WORD
+from .selection import KINDS, LARGEST, Selection
+
+WORD_MASK = 2**64 - 1
+
+# --- kernels: w (...) is seen as N entries ---
+
+
+def _bitmap(w: Tensor) -> tuple[Tensor, Tensor]:
+    """Uninitialised words (ceil(N/64)) and ranks (ceil(N/512))."""
+    n = w.numel()
+    return (
+        w.new_empty((n + WORD - 1) // WORD, dtype=torch.int64),
+        w.new_empty((n + BLOCK - 1) // BLOCK, dtype=torch.int32),
+    )
+
+
+def _select_kernel(run: Backend, w: Tensor, threshold: float, largest: bool) -> tuple[Tensor, Tensor]:
+    words, ranks = _bitmap(w)
+    run.launch("magnitude_select", DTYPE_CODE[w.dtype], w.contiguous(), words, ranks, w.numel(), threshold, largest)
+    return words, ranks
+
+
+def _histogram_kernel(run: Backend, w: Tensor, level: int, prefix: int) -> Tensor:
+    counts = w.new_zeros(reference.BINS, dtype=torch.int64)
+    run.launch("magnitude_histogram", DTYPE_CODE[w.dtype], w.contiguous(), counts, w.numel(), level, prefix)
+    return counts
+
+
+def _example(device: torch.device, dtype: torch.dtype) -> Tensor:
+    return torch.sin(torch.arange(1110, dtype=torch.float64)).view(30, 37).to(device, dtype)
+
+
+SELECT = Op(
+    "magnitude_select",
+    "(Tensor w, float threshold, bool largest) -> (Tensor, Tensor)",
+    reference=reference.magnitude_select,
+    kernels=dict.fromkeys(KINDS, _select_kernel),
+    fake=lambda w, threshold, largest: _bitmap(w),
+    examples=lambda device, dtype: [(_example(device, dtype), 0.3, False), (_example(device, dtype), 0.3, True)],
+    differentiable=False,
+)
+
+HISTOGRAM = Op(
+    "magnitude_histogram",
+    "(Tensor w, int level, int prefix) -> Tensor",
+    family="magnitude_select",
+    reference=reference.magnitude_histogram,
+    kernels=dict.fromkeys(KINDS, _histogram_kernel),
+    fake=lambda w, level, prefix: w.new_empty(reference.BINS, dtype=torch.int64),
+    examples=lambda device, dtype: [(_example(device, dtype), 0, 0), (_example(device, dtype), 1, 0x3F00)],
+    differentiable=False,
+)
+
+# --- public functions ---
+
+
+def _count(words: Tensor, ranks: Tensor) -> int:
+    """How many bits are set, from what the last block holds: read by the host at once."""
+    if words.numel() == 0:
+        return 0
+    first = (ranks.numel() - 1) * 8
+    before, *last = torch.cat([ranks[-1:].long(), words[first:]]).tolist()
+    return before + sum((word & WORD_MASK).bit_count() for word in last)
+
+
+def magnitude_select(w: Tensor, threshold: float, *, largest: bool = False) -> Selection:
+    """The entries of ``w`` whose magnitude is below ``threshold``, or above it if ``largest``: strictly.
+
+    Equals ``w.abs() < threshold`` (or ``>``) in torch, the threshold rounded to w's dtype. An entry of exactly that
+    magnitude is not selected, nor is NaN; a threshold of 0 selects nothing, of infinity everything finite.
+
+    Args:
+        w: (...) float32, float64, float16 or bfloat16, N entries; any strides.
+        threshold: 0 or more.
+        largest: select what lies above.
+
+    Returns:
+        The selection, on w's device. Its size is read by the host, which waits for the device once.
+
+    Raises:
+        TypeError: a dtype is wrong.
+        ValueError: the threshold is negative or NaN, or more than 2^31 - 1 entries are selected.
+
+    Backends: C++ (CPU), CUDA, plain torch. Deterministic.
+
+    Reference: Hu et al., "SaRA: High-Efficient Diffusion Model Fine-tuning with Progressive Sparse Low-Rank
+    Adaptation", ICLR 2025, section 3.
+
+    Example:
+        >>> import torch, probkernels as pk
+        >>> w = torch.tensor([0.1, -0.3, 0.2, float("nan"), -0.05])
+        >>> pk.ops.magnitude_select(w, 0.2).to_index().tolist()
+        [0, 4]
+        >>> pk.ops.magnitude_select(w, 0.2, largest=True).to_index().tolist()
+        [1]
+    """
+    checks.float_tensor("magnitude_select", "w", w)
+    _check_threshold(threshold)
+    words, ranks = SELECT.call(w, float(threshold), largest)
+    if w.numel() > LARGEST and (ranks[1:] < ranks[:-1]).any():  # ranks are int32 and went round
+        hint = "lower the threshold, or split the weight"
+        raise ValueError(message("magnitude_select", "w", f"at most {LARGEST} selected entries", "more", hint))
+    return Selection._of_bitmap(words, ranks, _count(words, ranks), w.shape)
+
+
+def _check_threshold(threshold: float) -> None:
+    if isinstance(threshold, bool) or not isinstance(threshold, (int, float)):
+        raise TypeError(message("magnitude_select", "threshold", "a number", checks.describe(threshold)))
+    if not threshold >= 0:
+        raise ValueError(message("magnitude_select", "threshold", "a number of at least 0", repr(threshold)))
+
+
+def magnitude_histogram(w: Tensor, level: int = 0, prefix: int = 0) -> Tensor:
+    """How often each 16-bit digit occurs in the magnitudes of ``w``, of which NaN has none.
+
+    A magnitude is the bit pattern of |w| as float32 (float64 for float64), whose order is that of the numbers.
+
+    Args:
+        w: (...) float32, float64, float16 or bfloat16; any strides.
+        level: which digit: 0, the highest, to 1 (3 for float64).
+        prefix: only entries whose digits above ``level`` are these count; 0 for level 0.
+
+    Returns:
+        (65536) int64. Histograms of parts of a tensor add up to that of the whole.
+
+    Raises:
+        TypeError: a dtype is wrong.
+        ValueError: there is no such level, or the prefix has more digits than lie above it.
+
+    Example:
+        >>> import torch, probkernels as pk
+        >>> counts = pk.ops.magnitude_histogram(torch.tensor([1.0, -1.0, 2.0]))
+        >>> counts.nonzero()[:, 0].tolist() == [0x3F80, 0x4000], counts[0x3F80].item()
+        (True, 2)
+    """
+    checks.float_tensor("magnitude_histogram", "w", w)
+    checks.one_of("magnitude_histogram", "level", level, range(reference.levels(w.dtype)))
+    if not 0 <= prefix < 1 << 16 * level:
+        expected = f"{level} digits of 16 bits, below {1 << 16 * level}"
+        raise ValueError(message("magnitude_histogram", "prefix", expected, str(prefix)))
+    return HISTOGRAM.call(w, level, prefix)
+
+
+def magnitude_kth(
+    tensors: Sequence[Tensor], k: int, largest: bool = False, reduce: Callable[[Tensor], Tensor] | None = None
+) -> float:
+    """The k-th smallest (or largest) magnitude among all entries of several tensors, exactly.
+
+    Nothing is copied or sorted: two passes over the tensors (four for float64) count digits. For the k smallest of
+    distinct magnitudes, select below the (k + 1)-th: comparisons are strict.
+
+    Args:
+        tensors: floating-point tensors of any shapes, strides, dtypes and devices. float64 and others together are
+            counted as float64, which copies the others one at a time.
+        k: from 1 to the number of entries that are not NaN.
+        largest: count from the largest magnitude down.
+        reduce: applied to every histogram (65536) int64 before it is used; it may add up those of all processes, each
+            of which holds a part of the tensors, and must give all of them the same.
+
+    Returns:
+        The magnitude, a number of the dtype of its tensor.
+
+    Raises:
+        TypeError: ``tensors`` holds something else than floating-point tensors, or ``k`` is not an int.
+        ValueError: ``k`` is out of range.
+
+    Example:
+        >>> import torch, probkernels as pk
+        >>> tensors = [torch.tensor([[0.5, -4.0]]), torch.tensor([3.0, -1.0, 2.0])]
+        >>> pk.ops.magnitude_kth(tensors, 2), pk.ops.magnitude_kth(tensors, 1, largest=True)
+        (1.0, 4.0)
+    """
+    for tensor in tensors:
+        checks.float_tensor("magnitude_kth", "tensors", tensor)
+    if not isinstance(k, int) or isinstance(k, bool):
+        raise TypeError(message("magnitude_kth", "k", "an int", repr(k)))
+    wide = torch.float64 if any(t.dtype is torch.float64 for t in tensors) else torch.float32
+    count, prefix = reference.levels(wide), 0
+    for level in range(count):
+        histogram = _sum_histograms(tensors, wide, level, prefix)
+        histogram = histogram if reduce is None else reduce(histogram)
+        digit, k = _digit_of(histogram.cpu(), k, largest)
+        prefix = prefix << 16 | digit
+    bits, number = (torch.int64, torch.float64) if count == 4 else (torch.int32, torch.float32)
+    return torch.tensor(prefix, dtype=bits).view(number).item()
+
+
+def _sum_histograms(tensors: Sequence[Tensor], wide: torch.dtype, level: int, prefix: int) -> Tensor:
+    device = tensors[0].device if tensors else None
+    total = torch.zeros(reference.BINS, dtype=torch.int64, device=device)
+    for tensor in tensors:
+        same = tensor.detach().double() if wide is torch.float64 else tensor
+        total += magnitude_histogram(same, level, prefix).to(total.device)
+    return total
+
+
+def _digit_of(histogram: Tensor, k: int, largest: bool) -> tuple[int, int]:
+    """The digit of the k-th entry, and which one it is among the entries of this digit. histogram (65536)."""
+    total = int(histogram.sum())
+    if not 1 <= k <= total:
+        raise ValueError(message("magnitude_kth", "k", f"a number in [1, {total}]", str(k), "NaN does not count"))
+    if largest:
+        k = total + 1 - k
+    through = histogram.cumsum(0)
+    digit = int(torch.searchsorted(through, k))
+    within = k - int(through[digit] - histogram[digit])
+    return digit, int(histogram[digit]) + 1 - within if largest else within
