@@ -78,6 +78,7 @@ LAYERS = (
     ("_C",),
     ("_core", "reference", "triton_kernels"),
     ("ops",),
+    ("sparse",),
     ("nn", "optim", "circuits", "diffusion"),
     ("probkernels",),  # the package's own __init__, which gathers the layers below
     ("reproduce", "bench"),
@@ -228,7 +229,7 @@ def public(*rooms: str) -> dict[str, object]:
     return found
 
 
-PUBLIC = public("ops", "nn")
+PUBLIC = public("ops", "nn", "sparse", "optim")
 
 
 @pytest.mark.parametrize("name", PUBLIC)

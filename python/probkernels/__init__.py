@@ -2,9 +2,9 @@
 
 from importlib.metadata import version
 
-from . import nn, ops
+from . import nn, ops, optim, sparse
 from ._core.backend import use_backend
 from ._core.errors import BackendError, CorruptStreamError, ModelMismatchError
 
 __version__ = version("probkernels")
-__all__ = ["BackendError", "CorruptStreamError", "ModelMismatchError", "nn", "ops", "use_backend"]
+__all__ = ["BackendError", "CorruptStreamError", "ModelMismatchError", "nn", "ops", "optim", "sparse", "use_backend"]

@@ -1,0 +1,5 @@
+"""Optimisers."""
+
+from .sara_adamw import SaRAAdamW
+
+__all__ = ["SaRAAdamW"]

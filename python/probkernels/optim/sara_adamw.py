@@ -1,0 +1,302 @@
+"""SaRAAdamW: sparse fine-tuning of a model in one line."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from .._core import checks
+from .._core.errors import message
+from ..ops import Selection, dequantise_blocks, quantise_blocks, sparse_adamw_
+from ..sparse import attach, polar
+from ..sparse._choose import Target
+from ..sparse._slots import Slot, places, read, sharded
+from ..sparse.adapter import LOW_RANK_ABOVE
+from ..sparse.nuclear import masked
+
+NAME = "SaRAAdamW"
+MOMENTS = ("exp_avg", "exp_avg_sq")
+SIGNED = {"exp_avg": True, "exp_avg_sq": False}
+
+
+def lr_rule(threshold: float) -> float:
+    """The paper's learning rate for a threshold."""
+    return 1e-3 * math.exp(-350 * threshold)
+
+
+class SaRAAdamW(torch.optim.Optimizer):
+    """Fine-tunes the entries of a model that are smallest in magnitude, and freezes all others for ever.
+
+    It attaches an adapter (:func:`probkernels.sparse.attach`) to the model and trains its values by AdamW: gradients,
+    moments and steps exist for selected entries only. Weight decay, too, acts on them alone.
+
+    Args:
+        model: changed in place; ``optimiser.adapter.detach()`` makes it a plain one again.
+        threshold: entries with magnitude strictly below it are trained; 2e-3 if no ``density`` is given.
+        lr: None: ``1e-3 exp(-350 threshold)``, for a density the threshold that it amounts to.
+        betas: as in :class:`torch.optim.AdamW`.
+        eps: likewise.
+        weight_decay: likewise, of the trained entries alone.
+        rank_penalty: weight of the low-rank loss, of which one drawn matrix a step gets the gradient (official script:
+            5e-4). Only matrices with both sides above 64 take part.
+        progressive_iter: after this many steps train only the entries still below the threshold (paper: half of all).
+        reset_state_on_progress: start the moments anew then, as one of the two official optimisers does.
+        moments: ``"float32"`` (float64 for float64 weights), or ``"int8"``: codes with a scale for every 256 entries.
+        density: as in :func:`probkernels.sparse.attach`.
+        target: likewise.
+        select: likewise.
+        scope: likewise.
+        keep_base: likewise.
+        seed: likewise.
+        values: ``"weights"``: no copy of the values beside the weights; ``"own"``: float32 values, which half precision
+            needs to make small steps. None: the former, unless a target is half precision or torch.distributed runs.
+
+    Raises:
+        TypeError: an argument is of the wrong kind.
+        ValueError: an argument is out of range, ``rank_penalty`` without such a matrix, and what ``attach`` raises.
+
+    Reference: Hu et al., "SaRA: High-Efficient Diffusion Model Fine-tuning with Progressive Sparse Low-Rank
+    Adaptation", ICLR 2025, arXiv:2409.06633. The official code's mathematics, without its faults.
+
+    Example:
+        >>> import torch, probkernels as pk
+        >>> model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.ReLU(), torch.nn.Linear(64, 1))
+        >>> optimiser = pk.optim.SaRAAdamW(model, threshold=2e-3)
+        >>> model(torch.randn(8, 64)).square().mean().backward()
+        >>> optimiser.step()
+        >>> optimiser.zero_grad()
+        >>> round(optimiser.defaults["lr"], 8)
+        0.00049659
+    """
+
+    writes_weights = True  # its step does, so that nothing is left for the hook after it
+
+    def __init__(
+        self,
+        model: nn.Module,
+        threshold: float | None = None,
+        lr: float | None = None,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+        rank_penalty: float = 0.0,
+        progressive_iter: int | None = None,
+        reset_state_on_progress: bool = False,
+        moments: str = "float32",
+        *,
+        density: float | None = None,
+        target: Target = None,
+        select: str = "smallest",
+        scope: str = "global",
+        values: str | None = None,
+        keep_base: bool = False,
+        seed: int = 0,
+    ) -> None:
+        _check(lr, betas, eps, weight_decay, rank_penalty, progressive_iter, moments)
+        self.adapter = attach(
+            model,
+            threshold,
+            density=density,
+            target=target,
+            select=select,
+            scope=scope,
+            values=values or _values_for(model),
+            keep_base=keep_base,
+            seed=seed,
+        )
+        self.rank_penalty, self.progressive_iter = rank_penalty, progressive_iter
+        self.reset_state_on_progress, self.moments, self.updates = reset_state_on_progress, moments, 0
+        try:
+            lr = self._default_lr() if lr is None else lr
+            if rank_penalty and not self.adapter.matrices(LOW_RANK_ABOVE):
+                expected = f"0 for a model without a matrix whose both sides exceed {LOW_RANK_ABOVE}"
+                raise ValueError(message(NAME, "rank_penalty", expected, repr(rank_penalty)))
+        except ValueError:
+            self.adapter.detach()
+            raise
+        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+        super().__init__(self.adapter.parameters(), defaults)
+
+    def _default_lr(self) -> float:
+        slots = [slot for slot, _, _ in self.adapter.held()]
+        if slots[0].rule.select != "smallest" or (
+            slots[0].rule.density is not None and slots[0].rule.scope == "tensor"
+        ):
+            hint = "the paper's rule needs one threshold"
+            raise ValueError(message(NAME, "lr", "a number for this selection", "None", hint))
+        return lr_rule(max(slot.threshold or 0.0 for slot in slots))
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One update of the entries whose values have a gradient; number ``progressive_iter`` also progresses."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        held = [h for h in self.adapter.held() if h[2].requires_grad and not h[0].merged]
+        grads = {id(values): values.grad for _, _, values in held}
+        if self.rank_penalty:
+            self._penalise(grads)
+        rows = []
+        for slot, weight, values in held:
+            grad = grads[id(values)]
+            if grad is not None:
+                rows.append((slot, weight, values, grad))
+        self._update(rows)
+        self.updates += 1
+        if self.updates == self.progressive_iter:
+            self.progress()
+        return loss
+
+    def _penalise(self, grads: dict[int, Tensor | None]) -> None:
+        """Adds the low-rank loss's gradient for one drawn matrix."""
+        if not self.adapter.matrices(LOW_RANK_ABOVE):
+            return
+        slot, weight, values = self.adapter.draw(1)[0]
+        current = values if slot.own else read(weight, slot.selection)
+        extra = self.rank_penalty * slot.selection.gather(polar(masked(slot, weight, current)))
+        grad = grads[id(values)]
+        grads[id(values)] = extra if grad is None else grad + extra
+
+    def _update(self, rows: list[tuple[Slot, nn.Parameter, nn.Parameter, Tensor]]) -> None:
+        if not rows:
+            return
+        group = self.param_groups[0]
+        weights, selections, masters, states = [], [], [], []
+        for slot, weight, values, _ in rows:
+            slot.on(values.device)
+            slot.refresh(weight, values)
+            spread = sharded(weight) is not None  # then the hook after the step writes this process's shard
+            weights.append(values.detach() if spread else weight.detach())
+            selections.append(_whole(values) if spread else slot.selection)
+            masters.append(values.detach() if slot.own and not spread else None)
+            states.append(self._state_of(values))
+        scales: dict[str, Any] = {}
+        if self.moments == "int8":
+            scales = {
+                "m_scale": [s["exp_avg_scale"] for s in states],
+                "v_scale": [s["exp_avg_sq_scale"] for s in states],
+            }
+        for state in states:
+            state["step"] += 1
+        sparse_adamw_(
+            weights,
+            selections,
+            [row[3].to(row[2].dtype) for row in rows],
+            [s["exp_avg"] for s in states],
+            [s["exp_avg_sq"] for s in states],
+            [s["step"] for s in states],
+            values=masters,
+            **scales,
+            lr=float(group["lr"]),
+            betas=group["betas"],
+            eps=group["eps"],
+            weight_decay=group["weight_decay"],
+        )
+        for slot, weight, values, _ in rows:
+            if sharded(weight) is None:
+                slot.written = values._version
+
+    def _state_of(self, values: nn.Parameter) -> dict[str, Any]:
+        state = self.state[values]
+        if not state:
+            self._start(state, values, torch.zeros(values.shape, dtype=values.dtype, device=values.device))
+            state["step"] = 0
+        return state
+
+    def _start(self, state: dict[str, Any], values: Tensor, *moments: Tensor) -> None:
+        """Puts moments (count), or zeros, into a state in the form that is kept."""
+        for name, moment in zip(MOMENTS, (*moments, *moments)[:2], strict=True):
+            if self.moments == "int8":
+                state[name], state[name + "_scale"] = quantise_blocks(moment, signed=SIGNED[name])
+            else:
+                state[name] = moment.clone()
+
+    def progress(self) -> int:
+        """The progressive stage now: see :meth:`probkernels.sparse.Adapter.progress`."""
+        before = {id(values): (values, slot.selection) for slot, _, values in self.adapter.held()}
+        left = self.adapter.progress()
+        for slot, _, values in self.adapter.held():
+            old = before[id(values)][1]
+            if self.reset_state_on_progress:
+                self.state.pop(values, None)
+            elif slot.selection is not old and values in self.state:
+                self._keep(self.state[values], values, places(slot.selection, old))
+        return left
+
+    def _keep(self, state: dict[str, Any], values: Tensor, at: Tensor) -> None:
+        """Keeps the moments of the entries ``at`` (count) only."""
+        if self.moments == "int8":
+            wide = [dequantise_blocks(state[n], state[n + "_scale"], signed=SIGNED[n]) for n in MOMENTS]
+        else:
+            wide = [state[n] for n in MOMENTS]
+        self._start(state, values, *(moment[at] for moment in wide))
+
+    # --- checkpoints ---
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to go on: moments, and the adapter's selections, values and stage."""
+        return {**super().state_dict(), "sara": {"updates": self.updates, "adapter": self.adapter.state_dict()}}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on from :meth:`state_dict`; the model may hold the base or the trained weights.
+
+        Raises:
+            ModelMismatchError: the state belongs to another model.
+        """
+        state = dict(state_dict)
+        own = state.pop("sara")
+        self.adapter.load_state_dict(own["adapter"])
+        super().load_state_dict(state)
+        self.updates = own["updates"]
+        if self.moments == "int8":
+            for entry in self.state.values():
+                entry.update({name: entry[name].to(torch.uint8) for name in MOMENTS})  # torch made floats of them
+
+    def __getstate__(self) -> dict[str, Any]:
+        own = ("adapter", "rank_penalty", "progressive_iter", "reset_state_on_progress", "moments", "updates")
+        return {**super().__getstate__(), **{name: self.__dict__[name] for name in own}}
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Refused, as all it trains are the adapter's values.
+
+        Raises:
+            ValueError: always.
+        """
+        if self.param_groups:
+            hint = "train other parameters by an optimiser of their own"
+            raise ValueError(message(NAME, "param_group", "the adapter's values alone", "another group", hint))
+        super().add_param_group(param_group)
+
+
+def _values_for(model: nn.Module) -> str:
+    half = any(p.dtype in (torch.half, torch.bfloat16) for p in model.parameters())
+    return "own" if half or (dist.is_available() and dist.is_initialized()) else "weights"
+
+
+def _whole(values: Tensor) -> Selection:
+    return Selection.from_mask(torch.ones(values.shape, dtype=torch.bool, device=values.device))
+
+
+def _check(
+    lr: float | None,
+    betas: tuple[float, float],
+    eps: float,
+    weight_decay: float,
+    rank_penalty: float,
+    progressive_iter: int | None,
+    moments: str,
+) -> None:
+    for name, number in (("lr", lr), ("eps", eps), ("weight_decay", weight_decay), ("rank_penalty", rank_penalty)):
+        if number is not None and not number >= 0:
+            raise ValueError(message(NAME, name, "a number of at least 0", repr(number)))
+    for k, beta in enumerate(betas):
+        checks.fraction(NAME, f"betas[{k}]", beta)
+    checks.one_of(NAME, "moments", moments, ("float32", "int8"))
+    if progressive_iter is not None and (not isinstance(progressive_iter, int) or progressive_iter < 1):
+        raise ValueError(message(NAME, "progressive_iter", "a positive int or None", repr(progressive_iter)))

@@ -1,0 +1,72 @@
+"""Reading and writing safetensors files: atomic, and with a digest by which any damage is noticed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from .._core.errors import CorruptStreamError
+
+DIGEST = "digest"
+
+
+def _digest(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
+    described = {name: [str(t.dtype), list(t.shape)] for name, t in tensors.items()}
+    rest = {key: value for key, value in metadata.items() if key != DIGEST}
+    digest = hashlib.blake2b(json.dumps([described, rest], sort_keys=True).encode(), digest_size=16)
+    for name in sorted(tensors):
+        digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def write(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Writes a safetensors file, whole or not at all: a crash leaves the file that was there before."""
+    tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    _replace(Path(path), save(tensors, {**metadata, DIGEST: _digest(tensors, metadata)}))
+
+
+def _replace(path: Path, content: bytes) -> None:
+    handle, fresh = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(fresh, 0o666 & ~umask)  # mkstemp makes files that nobody else may read
+        os.replace(fresh, path)
+    except BaseException:
+        Path(fresh).unlink(missing_ok=True)
+        raise
+
+
+def read(path: str | Path, *, digest: bool = True) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors file; ``digest=False`` for files that others wrote.
+
+    Raises:
+        CorruptStreamError: it is no such file, or damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - no mapping
+    except SafetensorError as error:
+        raise CorruptStreamError(f"'{path}': not a safetensors file, or a damaged one ({error})") from None
+    if digest and _digest(tensors, metadata) != metadata.get(DIGEST):
+        raise CorruptStreamError(f"'{path}': the content does not match its digest")
+    return tensors, metadata
+
+
+def are_sizes(value: Any) -> bool:
+    """Whether a value read from JSON is a list of sizes."""
+    return isinstance(value, list) and all(type(v) is int and 0 <= v < 2**63 for v in value)

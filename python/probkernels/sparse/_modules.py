@@ -1,0 +1,199 @@
+"""Modules whose class is swapped for a subclass that trains values in place of whole parameters."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ._functions import Conv, Embedding, Linear, Selected
+from ._slots import LIVE, SUFFIX, Slot, slots_of, sync
+
+DENSE = 0.5  # above this density a dense gradient, gathered, is faster than a sampled one
+
+
+Class = Any  # type[nn.Module], which mypy thinks cannot be hashed
+
+
+def swap(module: nn.Module, slots: dict[str, Slot]) -> None:
+    """Makes ``module`` one whose parameters named in ``slots`` are trained through values."""
+    module.__dict__["_sparse_slots"] = slots
+    base: Class = type(module)
+    module.__class__ = selected_class(base, tuple(slots))
+    LIVE.add(module)
+
+
+def unswap(module: nn.Module) -> None:
+    """Gives ``module`` its own class back."""
+    LIVE.discard(module)
+    del module.__dict__["_sparse_slots"]
+    made: Class = type(module)
+    module.__class__ = made._base
+
+
+def standin(like: Tensor, count: int) -> Tensor:
+    """Zeros (count) of one element's storage."""
+    return torch.zeros(1, dtype=like.dtype, device=like.device).expand(count)
+
+
+def _revive(base: Class, names: tuple[str, ...]) -> nn.Module:
+    made = selected_class(base, names)
+    return made.__new__(made)
+
+
+class _Values:
+    """What every swapped class adds to its base."""
+
+    _base: type[nn.Module]
+    _names: tuple[str, ...]
+
+    def __reduce_ex__(self: Any, protocol: Any) -> Any:
+        get_state = getattr(self, "__getstate__", None)
+        return _revive, (self._base, self._names), get_state() if get_state else self.__dict__
+
+    def __setstate__(self: Any, state: Any) -> None:
+        super().__setstate__(state)  # type: ignore[misc]
+        LIVE.add(self)
+
+    def _apply(self: Any, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        """Moves and casts all but values, which are moved alone: they stay masters of a half-precision weight."""
+        values = {id(self._parameters[name + SUFFIX]) for name in self._names}
+        sync(self)
+
+        def apply(t: Tensor) -> Tensor:
+            made = fn(t)
+            return t.to(made.device) if id(t) in values and made.dtype in (torch.half, torch.bfloat16) else made
+
+        super()._apply(apply, recurse)  # type: ignore[misc]
+        for name, slot in slots_of(self).items():
+            held = self._parameters[name + SUFFIX]
+            if slot.own:
+                slot.written = held._version
+            else:
+                held.data = standin(held, held.numel())
+        return self
+
+    def _save_to_state_dict(self: Any, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        sync(self)
+        super()._save_to_state_dict(destination, prefix, keep_vars)  # type: ignore[misc]
+        for name in self._names:
+            destination.pop(prefix + name + SUFFIX, None)
+
+    def _load_from_state_dict(self: Any, state: dict[str, Any], prefix: str, *rest: Any) -> None:
+        super()._load_from_state_dict(state, prefix, *rest)  # type: ignore[misc]
+        missing = rest[2]
+        for name, slot in slots_of(self).items():
+            if prefix + name + SUFFIX in missing:
+                missing.remove(prefix + name + SUFFIX)
+            if prefix + name in state:
+                self._parameters[name].requires_grad_(False)
+                slot.reread(self._parameters[name], self._parameters[name + SUFFIX])
+
+
+def _state(module: nn.Module, name: str) -> tuple[Slot, Tensor, Tensor]:
+    """Slot, weight and values of an adapted parameter, the weight up to date."""
+    slot = module.__dict__["_sparse_slots"][name]
+    weight, values = module._parameters[name], module._parameters[name + SUFFIX]
+    assert weight is not None
+    assert values is not None
+    if not torch.compiler.is_compiling():
+        slot.refresh(weight, values)
+    return slot, weight, values
+
+
+def _trains(slot: Slot, values: Tensor) -> bool:
+    return torch.is_grad_enabled() and values.requires_grad and not slot.merged
+
+
+def _parameter(name: str) -> property:
+    def get(self: nn.Module) -> Tensor:
+        slot, weight, values = _state(self, name)
+        return Selected.apply(values, weight, *slot.on(weight.device)) if _trains(slot, values) else weight
+
+    return property(get)
+
+
+def _flat_weights(self: Any) -> list[Tensor]:
+    """Recurrent layers keep a list of their parameters; this one is made from the attributes at every use."""
+    return [getattr(self, name) for name in self._flat_weights_names]
+
+
+def _samples(slot: Slot, values: Tensor, x: Any) -> bool:
+    """Whether the gradient is sampled, rather than gathered from a dense one."""
+    return _trains(slot, values) and type(x) is Tensor and slot.selection.count <= DENSE * slot.selection.shape.numel()
+
+
+def _cast(x: Tensor) -> Tensor:
+    """x as autocast would hand it to a matrix product, so that the product's backward sees the same."""
+    kind = x.device.type
+    if torch.is_autocast_enabled(kind) and x.dtype is not torch.float64:
+        return x.to(torch.get_autocast_dtype(kind))
+    return x
+
+
+def _linear(self: Any, input: Tensor) -> Tensor:  # the name that callers of nn.Linear may use
+    slot, weight, values = _state(self, "weight")
+    if not _samples(slot, values, input):
+        return F.linear(input, self.weight, self.bias)
+    return Linear.apply(values, weight, _cast(input), self.bias, *slot.on(weight.device))
+
+
+def _conv(self: Any, input: Tensor) -> Tensor:
+    slot, weight, values = _state(self, "weight")
+    if not _samples(slot, values, input):
+        return self._conv_forward(input, self.weight, self.bias)
+    x, padding = _padded(self, input)
+    batched = x.dim() == weight.dim()
+    x = _cast(x if batched else x.unsqueeze(0))
+    settings = self.stride, padding, self.dilation, self.groups
+    y = Conv.apply(values, weight, x, self.bias, *slot.on(weight.device), *settings)
+    return y if batched else y.squeeze(0)
+
+
+def _padded(conv: Any, x: Tensor) -> tuple[Tensor, tuple[int, ...]]:
+    """x with the padding that a convolution cannot do itself, and the padding that it can."""
+    none = (0,) * len(conv.stride)
+    if conv.padding_mode != "zeros":
+        return F.pad(x, conv._reversed_padding_repeated_twice, mode=conv.padding_mode), none
+    if conv.padding == "valid":
+        return x, none
+    if conv.padding != "same":
+        return x, conv.padding
+    both = [d * (k - 1) for d, k in zip(conv.dilation, conv.kernel_size, strict=True)]
+    if all(b % 2 == 0 for b in both):
+        return x, tuple(b // 2 for b in both)
+    return F.pad(x, conv._reversed_padding_repeated_twice), none
+
+
+def _embedding(self: Any, input: Tensor) -> Tensor:
+    slot, weight, values = _state(self, "weight")
+    if self.scale_grad_by_freq or not _samples(slot, values, input):
+        pad, norm = self.padding_idx, self.norm_type
+        return F.embedding(input, self.weight, pad, None, norm, self.scale_grad_by_freq, self.sparse)
+    padding_idx = -1 if self.padding_idx is None else self.padding_idx
+    return Embedding.apply(values, weight, input, padding_idx, *slot.on(weight.device))
+
+
+FORWARDS: dict[Any, Callable[..., Tensor]] = {
+    nn.Linear.forward: _linear,
+    nn.Conv1d.forward: _conv,
+    nn.Conv2d.forward: _conv,
+    nn.Conv3d.forward: _conv,
+    nn.Embedding.forward: _embedding,
+}
+
+
+@functools.cache
+def selected_class(base: Class, names: tuple[str, ...]) -> Class:
+    """The subclass of ``base`` whose parameters ``names`` are trained through values."""
+    members: dict[str, Any] = {name: _parameter(name) for name in names}
+    members |= {"_base": base, "_names": names, "__module__": base.__module__, "__doc__": base.__doc__}
+    if "weight" in names and base.forward in FORWARDS:
+        members["forward"] = FORWARDS[base.forward]
+    if issubclass(base, nn.RNNBase):
+        members["_flat_weights"] = property(_flat_weights, lambda self, weights: None)
+    return type(base.__name__, (_Values, base), members)

@@ -1,0 +1,106 @@
+"""An adapter's values as a delta, and its whole state as a dictionary."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .._core.errors import ModelMismatchError
+from ..ops import Selection
+from ._checksum import frozen_checksum
+from ._modules import standin
+from ._slots import Slot, resize, settle, tuned
+from .delta import Delta, Part
+
+Held = list[tuple[Slot, nn.Parameter, nn.Parameter]]
+
+
+def delta_of(held: Held) -> Delta:
+    """The delta of an adapter."""
+    parts = {}
+    for slot, weight, values in held:
+        slot.refresh(weight, values)
+        learned = tuned(slot, weight, values)
+        checksum = frozen_checksum(weight, slot.first)
+        parts[slot.name] = Part(weight.shape, weight.dtype, checksum, learned.cpu(), slot.first.to_index().long().cpu())
+    rule = held[0][0].rule
+    return Delta(parts, rule.threshold if rule.select == "smallest" else None)
+
+
+def load_delta(held: Held, delta: Delta) -> None:
+    """Sets an adapter's values from a delta of the same selection."""
+    rule = held[0][0].rule
+    threshold = rule.threshold if rule.select == "smallest" else None
+    same_names("Adapter.load", {slot.name for slot, _, _ in held}, set(delta.parts))
+    for slot, weight, _ in held:
+        part = delta.parts[slot.name]
+        if part.positions is None:
+            same = delta.threshold == threshold and part.values.numel() == slot.first.count
+        else:
+            same = torch.equal(part.positions, slot.first.to_index().long().cpu())
+        if not same or part.checksum != frozen_checksum(weight, slot.first):
+            raise ModelMismatchError(f"Adapter.load: '{slot.name}' is of another base model or selection")
+    for slot, weight, values in held:
+        settle(slot, weight, values, delta.parts[slot.name].values.to(values.dtype).to(values.device))
+
+
+def same_names(op: str, here: set[str], there: set[str]) -> None:
+    """Raises unless both sets of parameter names are one."""
+    if here != there:
+        odd = ", ".join(sorted(here ^ there)[:5])
+        raise ModelMismatchError(f"{op}: the adapted parameters differ, at {odd}")
+
+
+def _pack(selection: Selection) -> dict[str, Any]:
+    index, words, ranks = selection.tensors
+    return {"count": selection.count, "index": index, "words": words, "ranks": ranks}
+
+
+def _unpack(state: dict[str, Any], shape: torch.Size, device: torch.device) -> Selection:
+    tensors = (state[key] for key in ("index", "words", "ranks"))
+    return Selection(shape, state["count"], *(None if t is None else t.to(device) for t in tensors))
+
+
+def state_of(held: Held, generator: torch.Generator) -> dict[str, Any]:
+    """The state of an adapter."""
+    parts = {}
+    for slot, weight, values in held:
+        slot.refresh(weight, values)
+        parts[slot.name] = {
+            "shape": list(weight.shape),
+            "first": _pack(slot.first),
+            "now": None if slot.selection is slot.first else _pack(slot.selection),
+            "values": tuned(slot, weight, values),
+            "base": slot.base,
+            "threshold": slot.threshold,
+            "checksum": frozen_checksum(weight, slot.first),
+        }
+    return {"version": 1, "parts": parts, "generator": generator.get_state()}
+
+
+def load_state(held: Held, state: dict[str, Any], generator: torch.Generator) -> None:
+    """Sets the state of an adapter; nothing changes unless all of it fits."""
+    parts = state["parts"]
+    same_names("Adapter.load_state_dict", {slot.name for slot, _, _ in held}, set(parts))
+    for slot, weight, _ in held:
+        part = parts[slot.name]
+        if part["shape"] != list(weight.shape):
+            raise ModelMismatchError(f"Adapter.load_state_dict: '{slot.name}' has another shape")
+        if part["checksum"] != frozen_checksum(weight, _unpack(part["first"], weight.shape, weight.device)):
+            raise ModelMismatchError(f"Adapter.load_state_dict: frozen entries of '{slot.name}' differ")
+    for slot, weight, values in held:
+        _load_part(slot, weight, values, parts[slot.name])
+    generator.set_state(state["generator"].cpu())
+
+
+@torch.no_grad()
+def _load_part(slot: Slot, weight: Tensor, values: nn.Parameter, part: dict[str, Any]) -> None:
+    slot.first = _unpack(part["first"], weight.shape, weight.device)
+    slot.selection = slot.first if part["now"] is None else _unpack(part["now"], weight.shape, weight.device)
+    slot.threshold, slot.base = part["threshold"], part["base"]
+    count = slot.selection.count
+    if count != values.numel():
+        resize(slot, values, values.new_empty(count) if slot.own else standin(values, count))
+    settle(slot, weight, values, part["values"].to(values.device))

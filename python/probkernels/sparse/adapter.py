@@ -1,0 +1,298 @@
+"""An ``Adapter`` is the handle on the selected entries of a model."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from .._core.errors import message
+from ..ops import Selection
+from . import _state
+from ._modules import standin, unswap
+from ._slots import SUFFIX, Slot, read, resize, settle, slots_of, sync, tuned, write
+from .delta import Delta
+from .nuclear import SlotNuclear
+
+LOW_RANK_ABOVE = 64  # the low-rank loss is for matrices whose both sides exceed this (official code)
+
+
+class Adapter:
+    """The selected entries of a model: made by :func:`~probkernels.sparse.attach`, or :meth:`of` a model that has some.
+
+    It holds nothing of its own but a random state: all is kept by the modules of the model, which may be copied,
+    pickled, moved and cast.
+
+    Example:
+        >>> import torch, probkernels as pk
+        >>> model = torch.nn.Linear(64, 32)
+        >>> adapter = pk.sparse.attach(model, density=0.1)
+        >>> round(adapter.density, 3), [name for name, values in adapter.named_values()]
+        (0.1, ['weight', 'bias'])
+        >>> model is adapter.detach()
+        True
+    """
+
+    def __init__(self, model: nn.Module, seed: int = 0) -> None:
+        self.model = model
+        self.generator = torch.Generator().manual_seed(seed)  # which matrices nuclear_penalty draws
+
+    @classmethod
+    def of(cls, model: nn.Module, seed: int = 0) -> Adapter:
+        """The adapter of a model that is a copy of, or was unpickled from, one with an adapter.
+
+        Raises:
+            ValueError: the model has none.
+        """
+        if not any(slots_of(module) for module in model.modules()):
+            raise ValueError(message("Adapter.of", "model", "a model with an adapter", "one without", "attach one"))
+        return cls(model, seed)
+
+    def _parts(self) -> Iterator[tuple[Slot, nn.Module, str]]:
+        """Every slot once, with a module and attribute that hold it."""
+        seen: set[int] = set()
+        for module in self.model.modules():
+            for name, slot in slots_of(module).items():
+                if id(slot) not in seen:
+                    seen.add(id(slot))
+                    yield slot, module, name
+
+    def held(self) -> list[tuple[Slot, nn.Parameter, nn.Parameter]]:
+        """Slots with their weights and values."""
+        held = []
+        for slot, module, name in self._parts():
+            weight, values = module._parameters[name], module._parameters[name + SUFFIX]
+            assert weight is not None
+            assert values is not None
+            held.append((slot, weight, values))
+        if not held:
+            raise ValueError(message("Adapter", "model", "a model with an adapter", "one that was detached"))
+        return held
+
+    # --- what is trained ---
+
+    def parameters(self) -> list[nn.Parameter]:
+        """The values, for an optimiser."""
+        return [values for _, _, values in self.held()]
+
+    def named_values(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """The values (count) with the names of the parameters that they are entries of."""
+        yield from ((slot.name, values) for slot, _, values in self.held())
+
+    @property
+    def selections(self) -> dict[str, Selection]:
+        """The entries trained now, by name of the parameter."""
+        return {slot.name: slot.selection for slot, _, _ in self.held()}
+
+    @property
+    def count(self) -> int:
+        """How many entries are trained now."""
+        return sum(slot.selection.count for slot, _, _ in self.held())
+
+    @property
+    def density(self) -> float:
+        """Their share of all targeted entries."""
+        held = self.held()
+        return self.count / max(1, sum(weight.numel() for _, weight, _ in held))
+
+    def sync(self) -> None:
+        """Writes values that were changed other than by an optimiser into the weights of a compiled or sharded model.
+
+        Otherwise that happens by itself: after every optimiser step, and at every use in eager mode.
+        """
+        for module in self.model.modules():
+            sync(module)
+
+    @torch.no_grad()
+    def progress(self, *optimisers: torch.optim.Optimizer) -> int:
+        """The progressive stage: of the entries trained now, only those still below the threshold go on.
+
+        The others stay as they are for ever. The values parameters shrink in place. Call it between a step and the
+        next forward; under DDP, wrap the model anew. May be called again.
+
+        Args:
+            optimisers: their state of the remaining entries is kept. One not named here must be made anew.
+
+        Returns:
+            How many entries are still trained: perhaps none, which warns, as further training changes nothing.
+
+        Raises:
+            ValueError: entries were not selected as the smallest ones, or the adapter is merged.
+        """
+        held = self.held()
+        for slot, _, _ in held:
+            if slot.rule.select != "smallest":
+                raise ValueError(message("progress", "adapter", "one with select='smallest'", slot.rule.select))
+            if slot.merged:
+                raise ValueError(message("progress", "adapter", "one that is not merged", "a merged one"))
+        for slot, weight, values in held:
+            slot.refresh(weight, values)
+            slot.on(weight.device)
+            current = values.detach() if slot.own else read(weight, slot.selection)
+            keep = current.abs() < (slot.threshold or 0.0)
+            if not bool(keep.all()):
+                self._shrink(slot, values, keep, optimisers)
+        left = self.count
+        if left == 0:
+            warnings.warn("probkernels.sparse: nothing is left to train; training will change nothing", stacklevel=2)
+            for _, _, values in held:  # so that a loss can still be differentiated
+                values.requires_grad_(True)
+        return left
+
+    def _shrink(self, slot: Slot, values: nn.Parameter, keep: Tensor, optimisers: Sequence[Any]) -> None:
+        grad = values.grad
+        for optimiser in optimisers:
+            state = optimiser.state.get(values, {})
+            for key, entry in state.items():
+                if isinstance(entry, Tensor) and entry.shape == values.shape:
+                    state[key] = entry[keep]
+        slot.selection = slot.selection.within(keep)
+        data = values.detach()[keep].clone() if slot.own else standin(values, slot.selection.count)
+        resize(slot, values, data)
+        if grad is not None and slot.selection.count:
+            values.grad = grad[keep]
+
+    def reduce_gradients(self, group: dist.ProcessGroup | None = None) -> None:
+        """Averages the gradients of the values over a process group: for FSDP2, which must be told to ignore them."""
+        grads = [p.grad for p in self.parameters() if p.grad is not None]
+        for grad in grads:
+            dist.all_reduce(grad, group=group)
+            grad.div_(dist.get_world_size(group))
+
+    # --- low-rank loss ---
+
+    def matrices(self, larger_than: int = LOW_RANK_ABOVE) -> list[tuple[Slot, nn.Parameter, nn.Parameter]]:
+        """The matrices with both sides larger than this and something selected, as (slot, weight, values)."""
+        held = [h for h in self.held() if h[1].dim() == 2 and min(h[1].shape) > larger_than]
+        return [h for h in held if h[0].selection.count]
+
+    def draw(self, n: int = 1, larger_than: int = LOW_RANK_ABOVE) -> list[tuple[Slot, nn.Parameter, nn.Parameter]]:
+        """``n`` matrices drawn for the low-rank loss, as (slot, weight, values).
+
+        Raises:
+            ValueError: there are not so many matrices with both sides ``larger_than`` this and something selected.
+        """
+        held = self.matrices(larger_than)
+        if not 1 <= n <= len(held):
+            expected = f"a number from 1 to the {len(held)} matrices with both sides above {larger_than}"
+            raise ValueError(message("nuclear_penalty", "n", expected, str(n), "lower larger_than"))
+        return [held[i] for i in torch.randperm(len(held), generator=self.generator)[:n].tolist()]
+
+    def nuclear_penalty(self, n: int = 1, larger_than: int = LOW_RANK_ABOVE, method: str | None = None) -> Tensor:
+        """The low-rank loss: the summed nuclear norms of ``n`` drawn matrices, of which only trained entries are kept.
+
+        Add it, times a weight such as 5e-4, to the loss. One matrix a step keeps it affordable; it is not rescaled by
+        their number (as in the official code).
+
+        Args:
+            n: how many matrices to draw, without repeats.
+            larger_than: only matrices with both sides larger than this take part.
+            method: as for :func:`polar`.
+
+        Returns:
+            A scalar whose gradient reaches the values.
+
+        Raises:
+            ValueError: there are not so many matrices.
+        """
+        terms = []
+        for slot, weight, values in self.draw(n, larger_than):
+            slot.refresh(weight, values)
+            slot.on(weight.device)
+            current = values.detach() if slot.own else read(weight, slot.selection)
+            terms.append(SlotNuclear.apply(values, current, weight, slot, method))
+        return torch.stack([t.to(terms[0].dtype) for t in terms]).sum()
+
+    # --- what was learned ---
+
+    def delta(self) -> Delta:
+        """What was learned, apart from the model: values of all entries that were selected at first."""
+        return _state.delta_of(self.held())
+
+    def save(self, path: str | Path, dtype: torch.dtype | None = None) -> None:
+        """Writes :meth:`delta` to a file; see :meth:`Delta.save`."""
+        self.delta().save(path, dtype)
+
+    def load(self, path: str | Path) -> None:
+        """Sets the values from a file that was saved from the same base model and selection.
+
+        Raises:
+            CorruptStreamError: the file is damaged.
+            ModelMismatchError: it belongs to another base model or selection.
+        """
+        _state.load_delta(self.held(), Delta.load(path))
+
+    @torch.no_grad()
+    def merge(self, alpha: float = 1.0) -> nn.Module:
+        """Puts base + alpha (tuned - base) into the weights, and suspends training until :meth:`unmerge`.
+
+        Args:
+            alpha: 0 shows the base model, 1 the tuned one, both exactly.
+
+        Returns:
+            The model.
+
+        Raises:
+            ValueError: alpha is not 1 and the adapter was attached with ``keep_base=False``.
+        """
+        held = self.held()
+        for slot, _, _ in held:
+            if alpha != 1 and slot.base is None:
+                raise ValueError(message("merge", "alpha", "1 without a kept base", repr(alpha), "keep_base=True"))
+        for slot, weight, values in held:
+            slot.refresh(weight, values)
+            found = tuned(slot, weight, values)
+            if alpha == 1:
+                scaled = found
+            else:
+                assert slot.base is not None
+                scaled = torch.lerp(slot.base.to(found.device, torch.float64), found.double(), alpha)
+            write(weight, slot.first, scaled)
+            slot.merged, slot.tuned = True, found
+        return self.model
+
+    def unmerge(self) -> nn.Module:
+        """Puts the tuned values back into the weights, exactly, and lets training go on. Returns the model."""
+        for slot, weight, values in self.held():
+            if slot.merged:
+                assert slot.tuned is not None
+                settle(slot, weight, values, slot.tuned)
+        return self.model
+
+    def detach(self) -> nn.Module:
+        """Removes the adapter. The weights stay as they are, tuned or merged; parameters train as they did before.
+
+        Returns:
+            The model, of its own classes again.
+        """
+        self.sync()
+        self.held()
+        for module in self.model.modules():
+            slots = slots_of(module)
+            for name, slot in slots.items():
+                del module._parameters[name + SUFFIX]
+                weight = module._parameters[name]
+                assert weight is not None
+                weight.requires_grad_(slot.trained_before)
+            if slots:
+                unswap(module)
+        return self.model
+
+    # --- checkpoints of training ---
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to go on training: selections, values, base and random state. Tensors and plain Python."""
+        return _state.state_of(self.held(), self.generator)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from :meth:`state_dict`, whatever values and stage this adapter has.
+
+        Raises:
+            ModelMismatchError: the state belongs to another model: names, shapes or frozen entries differ.
+        """
+        _state.load_state(self.held(), state, self.generator)

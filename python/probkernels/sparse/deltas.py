@@ -1,0 +1,118 @@
+"""Several deltas on one model: switched, scaled and summed, with an exact way back."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from .._core.errors import message
+from ..ops import Selection
+from ._slots import read, write
+from .delta import Delta, mix, no_adapter
+
+
+class Deltas:
+    """Deltas that share a base model: any sum of them, and the base again, bit by bit.
+
+    Args:
+        model: holds the base weights; changed in place by :meth:`set`.
+
+    Raises:
+        ValueError: the model has an adapter.
+
+    Example:
+        >>> import copy, torch, probkernels as pk
+        >>> base = torch.nn.Linear(64, 32)
+        >>> tuned = copy.deepcopy(base)
+        >>> adapter = pk.sparse.attach(tuned, density=0.1)
+        >>> with torch.no_grad():
+        ...     _ = tuned.weight_values.add_(1)
+        >>> deltas = pk.sparse.Deltas(base)
+        >>> deltas.add("one", adapter.delta())
+        >>> deltas.set({"one": 0.6})
+        >>> deltas.set({})  # the base
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        no_adapter("Deltas", model)
+        self.model = model
+        self.alphas: dict[str, float] = {}
+        self._deltas: dict[str, Delta] = {}
+        self._selections: dict[str, dict[str, Selection]] = {}
+        self._bases: dict[str, dict[str, torch.Tensor]] = {}
+
+    @torch.no_grad()
+    def add(self, name: str, delta: Delta) -> None:
+        """Makes a delta known; the weights stay as they are until :meth:`set`.
+
+        Raises:
+            ModelMismatchError: it was trained from other base weights.
+            ValueError: the name is taken.
+        """
+        if name in self._deltas:
+            raise ValueError(message("Deltas.add", "name", "a new name", repr(name), "remove() the old one"))
+        alphas = self.alphas
+        self.set({})
+        try:
+            selections = delta.resolve(self.model)
+            parameters = self._parameters()
+            self._bases[name] = {key: read(parameters[key], s) for key, s in selections.items()}
+            self._deltas[name], self._selections[name] = delta, selections
+        finally:
+            self.set(alphas)
+
+    def remove(self, name: str) -> None:
+        """Forgets a delta, and takes it out of the weights.
+
+        Raises:
+            ValueError: there is no such delta.
+        """
+        self._check(name)
+        self.set({other: alpha for other, alpha in self.alphas.items() if other != name})
+        for table in (self._deltas, self._selections, self._bases):
+            table.pop(name)
+
+    @torch.no_grad()
+    def set(self, alphas: dict[str, float]) -> None:
+        """Puts base + sum of alpha (tuned - base) into the weights.
+
+        Args:
+            alphas: by name; deltas that are not named have 0. Where only one delta with alpha 1 reaches, the weights
+                are exactly its tuned ones; where none reaches, exactly the base.
+
+        Raises:
+            ValueError: there is no such delta.
+        """
+        for name in alphas:
+            self._check(name)
+        parameters = self._parameters()
+        for name in self.alphas:
+            for key, selection in self._selections[name].items():
+                write(parameters[key], selection, self._bases[name][key])
+        self.alphas = {}
+        sums: dict[str, torch.Tensor] = {}  # float64, of the weights that more than one delta changes
+        active = [name for name, alpha in alphas.items() if alpha != 0]
+        shared = {key for name in active for key in self._selections[name] if self._users(active, key) > 1}
+        for name in active:
+            for key, selection in self._selections[name].items():
+                target: torch.Tensor = parameters[key]
+                if key in shared:
+                    target = sums.setdefault(
+                        key, target.detach().to(torch.float64, memory_format=torch.contiguous_format)
+                    )
+                base, values = self._bases[name][key], self._deltas[name].parts[key].values
+                write(target, selection, mix(read(target, selection), base, values, alphas[name]))
+        for key, total in sums.items():
+            parameters[key].copy_(total)
+        self.alphas = dict(alphas)
+
+    def _users(self, names: list[str], key: str) -> int:
+        return sum(key in self._selections[name] for name in names)
+
+    def _parameters(self) -> dict[str, nn.Parameter]:
+        return dict(self.model.named_parameters(remove_duplicate=False))
+
+    def _check(self, name: str) -> None:
+        if name not in self._deltas:
+            known = ", ".join(map(repr, self._deltas)) or "none yet"
+            raise ValueError(message("Deltas", "name", f"one of {known}", repr(name), "add() it first"))
