@@ -40,3 +40,14 @@ def test_function_approaches_the_exact_gradient() -> None:
     assert gaps == sorted(gaps, reverse=True)
     first, at_50 = gaps[0], gaps[-2]  # by step 100 float32's rounding shows
     assert at_50 / first == pytest.approx(0.9**49, rel=0.01)
+
+
+def test_delta_switches_between_both_models() -> None:
+    printed = output("sara_finetune")
+    rows = [tuple(map(float, row)) for row in re.findall(r"old classes (\S+)   on the new one (\S+)", printed)]
+    before, tuned, none, half, whole = rows
+    assert none == before and whole == tuned
+    assert tuned[1] < 0.5 * before[1]
+    assert before[0] < half[0] < tuned[0]
+    saved, all_of_it = (float(size) for size in re.search(r"(\S+) kB instead of (\S+) kB", printed).groups())
+    assert saved < 0.12 * all_of_it
