@@ -58,7 +58,8 @@ struct Histogram {
       const int some = int(std::min<Int>(n - i, kAsked));
       U m[kAsked];
       for (int at = 0; at < kAsked; at += kLanes) {
-        const auto wide = load_vec<B>(w + i + std::min(at, some), std::clamp(some - at, 0, kLanes));
+        const T* const from = w + i + std::min(at, some);
+        const auto wide = at + kLanes <= some ? load_vec<B>(from) : load_vec<B>(from, std::max(some - at, 0));
         memcpy(m + at, &wide, sizeof(wide));
       }
       for (int k = 0; k < kAsked; ++k) m[k] = magnitude(bit_cast<A>(m[k]));

@@ -13,7 +13,7 @@ namespace {
 using Int = std::int64_t;
 
 constexpr int kRows = 4;
-constexpr Int kAhead = 16;                  // rows that the backward prefetches ahead
+constexpr Int kAhead = 2048;                // elements that are prefetched ahead
 constexpr Int kFlushRows = 256;             // rows summed in float before the sums move on to double
 constexpr Int kStreamBytes = Int(2) << 20;  // larger outputs would only evict the caches: write around them
 
@@ -57,7 +57,7 @@ PK_HD void group_scales(const Block<T>& in, const T* x, Int n, acc_t<T>* scale) 
   using A = acc_t<T>;
   Vec<A, B> sum[R] = {};
   if (in.groups)
-    for_lanes(n, [&](Int i, int lanes) PK_INLINE {
+    for_lanes(n, [&](Int i, auto lanes) PK_INLINE {
       for (int k = 0; k < R; ++k) {
         const auto v = load_vec<B>(x + k * in.features + i, lanes);
         sum[k] += v * v;
@@ -71,11 +71,15 @@ PK_HD void group_scales(const Block<T>& in, const T* x, Int n, acc_t<T>* scale) 
 enum class Store { none, cached, streamed };
 
 template <class T, class V>
-PK_HD void write(Store mode, T* p, const V& v, int lanes) {
-  if (mode == Store::streamed && lanes == kLanes)
+PK_HD void write(Store mode, T* p, const V& v, Full) {
+  if (mode == Store::streamed)
     stream_vec(p, v);
   else
-    store_vec(p, v, lanes);
+    store_vec(p, v);
+}
+template <class T, class V>
+PK_HD void write(Store, T* p, const V& v, int lanes) {
+  store_vec(p, v, lanes);
 }
 
 // z = group-scaled x; y = z * scale + shift; sum_sq += z^2 over valid rows.
@@ -91,12 +95,12 @@ struct Forward {
         const Int at = row * c + first;
         A r[R];
         group_scales<B, R>(in, in.x + at, size, r);
-        for_lanes(size, [&](Int i, int lanes) PK_INLINE {
+        for_lanes(size, [&](Int i, auto lanes) PK_INLINE {
           const auto a = load_vec<B>(scale + first + i, lanes), b = load_vec<B>(shift + first + i, lanes);
           auto sum = load_vec<B>(sum_sq + first + i, lanes);
           for (int k = 0; k < R; ++k) {
             const T* x = in.x + at + k * c + i;
-            if (streamed) __builtin_prefetch(x + R * c, 0, 3);
+            if (streamed) __builtin_prefetch(x + kAhead, 0, 3);
             const auto z = load_vec<B>(x, lanes) * r[k];
             if (mode != Store::none) write(mode, y + at + k * c + i, z * a + b, lanes);
             sum += z * z;
@@ -125,15 +129,15 @@ struct Backward {
         A r[R];
         Vec<A, B> along[R] = {};
         group_scales<B, R>(in, in.x + at, size, r);
-        for_lanes(size, [&](Int i, int lanes) PK_INLINE {
+        for_lanes(size, [&](Int i, auto lanes) PK_INLINE {
           const auto pv = load_vec<B>(p + first + i, lanes), qv = load_vec<B>(q + first + i, lanes);
           A* s = sums + first + i;
           auto gz = load_vec<B>(s, lanes), g = load_vec<B>(s + c, lanes), zz = load_vec<B>(s + 2 * c, lanes);
           for (int k = 0; k < R; ++k) {
             const T *x = in.x + at + k * c + i, *gy = grad_y + at + k * c + i;
             if (streamed) {
-              __builtin_prefetch(x + kAhead * c, 0, 2);
-              __builtin_prefetch(gy + kAhead * c, 0, 2);
+              __builtin_prefetch(x + kAhead, 0, 2);
+              __builtin_prefetch(gy + kAhead, 0, 2);
             }
             const auto z = load_vec<B>(x, lanes) * r[k], u = load_vec<B>(gy, lanes), grad_z = u * pv - z * qv;
             if (in.groups) {
@@ -153,7 +157,7 @@ struct Backward {
         if (!in.groups || mode == Store::none) continue;
         A mean[R];
         for (int k = 0; k < R; ++k) mean[k] = sum_lanes(along[k]) / A(size) * r[k];
-        for_lanes(size, [&](Int i, int lanes) PK_INLINE {
+        for_lanes(size, [&](Int i, auto lanes) PK_INLINE {
           for (int k = 0; k < R; ++k) {
             const auto v = load_vec<B>(in.x + at + k * c + i, lanes);
             const auto grad_z = load_vec<B>(scratch + k * size + i, lanes);
@@ -162,7 +166,7 @@ struct Backward {
         });
       }
     };
-    for_rows(in, true, rows);
+    for_rows(in, in.groups || !streamed, rows);
     if (streamed) stream_done();
   }
 };

@@ -52,72 +52,66 @@ PK_HD void operator+=(Vec<A, B>& x, const Vec<A, B>& y) {
   x = x + y;
 }
 
-// Sixteen elements as a block of memory, and its conversion to and from lanes.
-template <class T>
-struct alignas(16) Sixteen {
-  T element[kLanes];
-};
-
 // Out of line: tails are rare, and inlined they would double the code of every kernel.
 __attribute__((noinline)) inline void copy_some(void* to, const void* from, std::size_t bytes) {
   memcpy(to, from, bytes);
 }
 
+// A count of lanes that is known to be all of them, so that the compiler keeps the tail's path apart.
+using Full = Const<kLanes>;
+
+// Sixteen elements from memory, register by register: through an array on the stack, a wide load would have to wait
+// for the narrow stores before it.
 template <int B, class T>
-PK_HD Vec<acc_t<T>, B> widen(const Sixteen<T>& raw) {
+PK_HD Vec<acc_t<T>, B> load_vec(const T* p, Full = {}) {
   Vec<acc_t<T>, B> v;
-  if constexpr (std::is_same_v<T, acc_t<T>>) {
-    memcpy(&v, &raw, sizeof(v));
-  } else {
-    acc_t<T> wide[kLanes];
-    for (int i = 0; i < kLanes; ++i) wide[i] = load(raw.element[i]);
-    memcpy(&v, wide, sizeof(v));
+  constexpr int kWidth = v.kWidth;
+  for (int i = 0; i < v.kRegisters; ++i) {
+    if constexpr (std::is_same_v<T, acc_t<T>>) {
+      memcpy(&v.part[i], p + i * kWidth, B);
+    } else {
+      for (int k = 0; k < kWidth; ++k) v.part[i][k] = load(p[i * kWidth + k]);
+    }
   }
   return v;
 }
 
 template <class T, int B>
-PK_HD Sixteen<T> narrow(const Vec<acc_t<T>, B>& v) {
-  Sixteen<T> raw;
-  if constexpr (std::is_same_v<T, acc_t<T>>) {
-    memcpy(&raw, &v, sizeof(raw));
-  } else {
-    acc_t<T> wide[kLanes];
-    memcpy(wide, &v, sizeof(v));
-    for (int i = 0; i < kLanes; ++i) raw.element[i] = store<T>(wide[i]);
+PK_HD void store_vec(T* p, const Vec<acc_t<T>, B>& v, Full = {}) {
+  constexpr int kWidth = Vec<acc_t<T>, B>::kWidth;
+  for (int i = 0; i < v.kRegisters; ++i) {
+    if constexpr (std::is_same_v<T, acc_t<T>>) {
+      memcpy(p + i * kWidth, &v.part[i], B);
+    } else {
+      for (int k = 0; k < kWidth; ++k) p[i * kWidth + k] = store<T>(v.part[i][k]);
+    }
   }
-  return raw;
 }
 
-// The first n elements at p, converted; the other lanes are zero.
+// The first n elements at p; the other lanes are zero.
 template <int B, class T>
-PK_HD Vec<acc_t<T>, B> load_vec(const T* p, int n = kLanes) {
-  Sixteen<T> raw;
-  if (n == kLanes) {
-    memcpy(&raw, p, sizeof(raw));
-  } else {
-    memset(&raw, 0, sizeof(raw));
-    copy_some(&raw, p, n * sizeof(T));
-  }
-  return widen<B>(raw);
+PK_HD Vec<acc_t<T>, B> load_vec(const T* p, int n) {
+  T some[kLanes] = {};
+  copy_some(some, p, n * sizeof(T));
+  return load_vec<B>(static_cast<const T*>(some));
 }
 
 template <class T, int B>
-PK_HD void store_vec(T* p, const Vec<acc_t<T>, B>& v, int n = kLanes) {
-  const Sixteen<T> raw = narrow<T>(v);
-  if (n == kLanes)
-    memcpy(p, &raw, sizeof(raw));
-  else
-    copy_some(p, &raw, n * sizeof(T));
+PK_HD void store_vec(T* p, const Vec<acc_t<T>, B>& v, int n) {
+  T some[kLanes];
+  store_vec(some, v);
+  copy_some(p, some, n * sizeof(T));
 }
 
 // A full store that bypasses the caches: the line is not read first. p must be 16-byte aligned.
 template <class T, int B>
 PK_HD void stream_vec(T* p, const Vec<acc_t<T>, B>& v) {
 #ifdef __SSE2__
-  const Sixteen<T> raw = narrow<T>(v);
-  for (unsigned i = 0; i < sizeof(raw) / 16; ++i)
-    _mm_stream_si128(reinterpret_cast<__m128i*>(p) + i, reinterpret_cast<const __m128i*>(&raw)[i]);
+  T all[kLanes];
+  store_vec(all, v);
+  __m128i part[sizeof(all) / 16];
+  memcpy(part, all, sizeof(all));
+  for (unsigned i = 0; i < sizeof(all) / 16; ++i) _mm_stream_si128(reinterpret_cast<__m128i*>(p) + i, part[i]);
 #else
   store_vec(p, v);
 #endif
@@ -130,11 +124,12 @@ inline void stream_done() {
 #endif
 }
 
-// Calls body(i, lanes) for i = 0, 16, 32, ... < n; only the last call may have fewer than 16 lanes.
+// Calls body(i, lanes) for i = 0, 16, 32, ... < n; only the last call may have fewer than 16 lanes, and is then given
+// an int instead of Full.
 template <class Body>
 PK_HD void for_lanes(std::int64_t n, Body&& body) {
   std::int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) body(i, kLanes);
+  for (; i + kLanes <= n; i += kLanes) body(i, Full{});
   if (i < n) body(i, int(n - i));
 }
 
