@@ -111,6 +111,10 @@ struct Register {
   void name##_cpu(__VA_ARGS__, Threads); \
   void name##_cuda(__VA_ARGS__, Stream); \
   static const Register name##_binder{[]([[maybe_unused]] py::module_& m) { PK_BIND_CPU(name) PK_BIND_CUDA(name) }};
+// For ops whose GPU kernels are Triton's.
+#define PK_CPU_OP(name, ...)             \
+  void name##_cpu(__VA_ARGS__, Threads); \
+  static const Register name##_binder{[]([[maybe_unused]] py::module_& m) { PK_BIND_CPU(name) }};
 
 using In = const void*;
 using Out = void*;
@@ -143,6 +147,24 @@ PK_OP(sparse_adamw,      Ints,   Tensors,     Tensors,      Ints,        Ints,  
 // op, then per parameter its shape: S samples, R rows, E entries, K selected ones
 //                       dtype  grad_y (S,R,out)  x (S,C,in)  index (K) int32  words (E/64) int64  ranks (E/512) int32  values (K) A  sizes (22) int64 on the host  K
 PK_OP(sampled_matmul,    DType, In,               In,         Maybe,           Maybe,              Maybe,               Out,          In,                            Int)
+// G groups, O out-units, I in-units, B batch
+//                       dtype  x (G,I,B)  weights (G,O,I)  y (G,O,B)  G    O    I    B
+PK_CPU_OP(sum_layer,     DType, In,        In,              Out,       Int, Int, Int, Int)
+//                       dtype  x (G,I,B)  weights (G,O,I)  y (G,O,B)  grad_y (G,O,B)  grad_x (G,I,B)  grad_weights (G,O,I)  G    O    I    B
+PK_CPU_OP(sum_layer_bwd, DType, In,        In,              In,        In,             Out,            Out,                  Int, Int, Int, Int)
+// V variables, C categories, K units, B batch; codes < 0 are missing
+//                       dtype  table (V,C,K)  codes (V,B) int32  out (V,K,B)  V    C    K    B
+PK_OP(leaf_gather,       DType, In,            In,                Out,         Int, Int, Int, Int)
+//                       dtype  values (V,K,B)  codes (V,B) int32  sums (V,C,K)  V    C    K    B
+PK_OP(leaf_histogram,    DType, In,             In,                Out,          Int, Int, Int, Int)
+// N times M distributions over K entries
+//                       dtype  params (N,K,M)  flows (N,K,M)  kept (N,M)  N    K    M    step    pseudocount
+PK_OP(em_update,         DType, Out,            In,            Maybe,      Int, Int, Int, double, double)
+// V variables, B images, N nodes, E weights and L leaves in all, M missing flows; a GPU needs the nodes with places too
+//                        dtype  weights (E)  leaves (L)  codes (V,B) int32  tree (7 N)  placed (N,12) i64  log_prob (B)  V    B    E    L
+PK_OP(latent_tree,        DType, In,          In,         In,                Ints,       Maybe,            Out,          Int, Int, Int, Int)
+//                        dtype  weights (E)  leaves (L)  codes (V,B) int32  tree (7 N)  placed (N,12) i64  grad (B)  log_prob (B)  grad_weights (E)  leaf_flows (L)  missing_flows (M)  V    B    E    L
+PK_OP(latent_tree_flows,  DType, In,          In,         In,                Ints,       Maybe,            Maybe,    Out,          Out,              Out,            Maybe,             Int, Int, Int, Int)
 // clang-format on
 
 }  // namespace pk

@@ -122,4 +122,12 @@ void dispatch(const char* op, DType dtype, F&& f) {
   fail(op, "unknown dtype code " + std::to_string(int(dtype)));
 }
 
+// The same for ops that take float32 and float64 only.
+template <class F>
+void dispatch_wide(const char* op, DType dtype, F&& f) {
+  if (dtype == DType::f32) return f(float{});
+  if (dtype == DType::f64) return f(double{});
+  fail(op, "takes float32 and float64 only, not dtype code " + std::to_string(int(dtype)));
+}
+
 }  // namespace pk

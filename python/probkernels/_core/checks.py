@@ -26,6 +26,14 @@ def float_tensor(op: str, name: str, value: object, hint: str = "") -> None:
         raise TypeError(message(op, name, "dtype float32, float64, float16 or bfloat16", str(value.dtype), hint))
 
 
+def wide_float_tensor(op: str, name: str, value: object, hint: str = "") -> None:
+    """``value`` is a float32 or float64 tensor."""
+    if not isinstance(value, torch.Tensor):
+        raise TypeError(message(op, name, "a floating-point tensor", describe(value), hint))
+    if value.dtype not in (torch.float32, torch.float64):
+        raise TypeError(message(op, name, "dtype float32 or float64", str(value.dtype), hint))
+
+
 def shape(op: str, name: str, value: torch.Tensor, expected: Sequence[int], like: str, hint: str = "") -> None:
     """``value`` has exactly the shape ``expected``; ``like`` says in words what it must match."""
     if tuple(value.shape) != tuple(expected):
@@ -66,6 +74,14 @@ def fraction(op: str, name: str, value: float) -> None:
         raise TypeError(message(op, name, "a number in [0, 1)", describe(value)))
     if not 0 <= value < 1:
         raise ValueError(message(op, name, "a number in [0, 1)", repr(value)))
+
+
+def unit_interval(op: str, name: str, value: float) -> None:
+    """``value`` lies in [0, 1]."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(message(op, name, "a number in [0, 1]", describe(value)))
+    if not 0 <= value <= 1:
+        raise ValueError(message(op, name, "a number in [0, 1]", repr(value)))
 
 
 def one_of(op: str, name: str, value: object, allowed: Sequence[object]) -> None:

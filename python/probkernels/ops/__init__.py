@@ -1,14 +1,23 @@
 """Public ops. Each is one file here, with twins of its name in reference/, csrc/, triton_kernels/, tests/, bench/."""
 
+from .em_update import em_update_
+from .latent_tree import latent_tree, latent_tree_flows
+from .leaf_gather import leaf_gather, leaf_histogram
 from .magnitude_select import magnitude_histogram, magnitude_kth, magnitude_select
 from .power_norm import power_norm, power_norm_v
 from .sampled_matmul import sampled_conv, sampled_matmul
 from .selection import Selection
 from .sparse_adamw import dequantise_blocks, quantise_blocks, sparse_adamw_
+from .sum_layer import sum_layer, sum_layer_bwd
 
 __all__ = [
     "Selection",
     "dequantise_blocks",
+    "em_update_",
+    "latent_tree",
+    "latent_tree_flows",
+    "leaf_gather",
+    "leaf_histogram",
     "magnitude_histogram",
     "magnitude_kth",
     "magnitude_select",
@@ -18,4 +27,6 @@ __all__ = [
     "sampled_conv",
     "sampled_matmul",
     "sparse_adamw_",
+    "sum_layer",
+    "sum_layer_bwd",
 ]

@@ -1,0 +1,126 @@
+// exp, log and max of Vec, without branches or calls, so that they are compiled for the kernel's instruction set.
+// Errors are below 1.5 units in the last place (tests/core/test_vec_math.py); NaN gives NaN.
+#pragma once
+#include <limits>
+
+#include "pk/vec.h"
+
+namespace pk {
+
+// How a floating-point number is laid out, and what the functions below need of its type.
+template <class A>
+struct MathOf;
+template <>
+struct MathOf<float> {
+  using Bits = std::uint32_t;
+  static constexpr int kMantissa = 23, kBias = 127, kExpTerms = 8;
+  static constexpr float kRound = 0x1.8p23f;                  // adding it rounds to an integer, in the lowest bits
+  static constexpr float kExpLow = -87.5f, kExpHigh = 89.0f;  // 0 and infinity beyond
+  static constexpr float kLn2High = 0x1.62e000p-1f, kLn2Low = 0x1.0bfbe8p-15f;
+  static constexpr Bits kRootHalf = 0x3f3504f3u, kOne = 0x3f800000u;
+  static constexpr float kLog[4] = {0xaaaaaa.0p-24f, 0xccce13.0p-25f, 0x91e9ee.0p-25f, 0xf89e26.0p-26f};
+};
+template <>
+struct MathOf<double> {
+  using Bits = std::uint64_t;
+  static constexpr int kMantissa = 52, kBias = 1023, kExpTerms = 14;
+  static constexpr double kRound = 0x1.8p52;
+  static constexpr double kExpLow = -708.2, kExpHigh = 710.0;
+  static constexpr double kLn2High = 0x1.62e42fee00000p-1, kLn2Low = 0x1.a39ef35793c76p-33;
+  static constexpr Bits kRootHalf = 0x3fe6a09e667f3bcdu, kOne = 0x3ff0000000000000u;
+  static constexpr double kLog[7] = {0x1.5555555555593p-1, 0x1.999999997fa04p-2, 0x1.2492494229359p-2,
+                                     0x1.c71c51d8e78afp-3, 0x1.7466496cb03dep-3, 0x1.39a09d078c69fp-3,
+                                     0x1.2f112df3e5244p-3};
+};
+
+// A register of B bytes as integers. (A typedef inside a function template would lose its size.)
+template <class U, int B>
+struct Integers {
+  typedef U Register __attribute__((vector_size(B)));
+};
+
+// 2 / k!, the coefficients of 2 exp.
+template <class A>
+struct ExpSeries {
+  A term[MathOf<A>::kExpTerms] = {};
+  constexpr ExpSeries() {
+    A factorial = 1;
+    for (int k = 0; k < MathOf<A>::kExpTerms; ++k) term[k] = A(2) / (factorial *= k ? A(k) : A(1));
+  }
+};
+
+// Applies f(register) to every register.
+template <class A, int B, class F>
+PK_HD Vec<A, B> map_registers(const Vec<A, B>& x, F&& f) {
+  Vec<A, B> y;
+  for (int i = 0; i < y.kRegisters; ++i) y.part[i] = f(x.part[i]);
+  return y;
+}
+
+// The larger one; the second if either is NaN.
+template <class A, int B>
+PK_HD Vec<A, B> vec_max(const Vec<A, B>& x, const Vec<A, B>& y) {
+  Vec<A, B> z;
+  for (int i = 0; i < z.kRegisters; ++i) z.part[i] = x.part[i] > y.part[i] ? x.part[i] : y.part[i];
+  return z;
+}
+
+// 0 below about -87 (double: -707.7), where the result would be among the smallest normal numbers.
+template <class A, int B>
+PK_HD Vec<A, B> vec_exp(const Vec<A, B>& v) {
+  using M = MathOf<A>;
+  using Bits = typename Integers<typename M::Bits, B>::Register;
+  return map_registers(v, [](auto x) PK_INLINE {
+    using R = decltype(x);
+    x = x > M::kExpLow ? x : (x < M::kExpLow ? R{} + M::kExpLow : x);  // NaN stays
+    x = x < M::kExpHigh ? x : (x > M::kExpHigh ? R{} + M::kExpHigh : x);
+    const R shifted = x * A(1.4426950408889634074) + M::kRound, n = shifted - M::kRound;
+    const R r = (x - n * M::kLn2High) - n * M::kLn2Low;
+    // 2 exp(r): 2^n alone might be infinite, so that the other factor is 2^(n - 1), or 0.
+    constexpr ExpSeries<A> kSeries;
+    R sum = R{} + kSeries.term[M::kExpTerms - 1];
+#pragma GCC unroll 16
+    for (int k = M::kExpTerms - 2; k >= 0; --k) sum = sum * r + kSeries.term[k];
+    const Bits scale = ((Bits)shifted + Bits{} + typename M::Bits(M::kBias - 1)) << M::kMantissa;
+    return sum * (R)scale;
+  });
+}
+
+// -infinity for what is below the smallest normal number: 0, and also subnormal and negative numbers.
+template <class A, int B>
+PK_HD Vec<A, B> vec_log(const Vec<A, B>& v) {
+  using M = MathOf<A>;
+  using U = typename M::Bits;
+  using Bits = typename Integers<U, B>::Register;
+  return map_registers(v, [](auto x) PK_INLINE {
+    using R = decltype(x);
+    // x = 2^k (1 + f) with 1 + f between the roots of 1/2 and 2.
+    const Bits bits = (Bits)x + (M::kOne - M::kRootHalf);
+    constexpr U kFraction = (U(1) << M::kMantissa) - 1;
+    constexpr A kInteger = A(U(1) << M::kMantissa);  // its lowest bits hold an integer
+    const R k = (R)((bits >> M::kMantissa) | bit_cast<U>(kInteger)) - (kInteger + A(M::kBias));
+    const R f = (R)((bits & kFraction) + M::kRootHalf) - A(1);
+    const R s = f / (f + A(2)), z = s * s, half_square = f * f * A(0.5);
+    constexpr int kTerms = sizeof(M::kLog) / sizeof(A);
+    R sum = R{} + M::kLog[kTerms - 1];
+#pragma GCC unroll 8
+    for (int i = kTerms - 2; i >= 0; --i) sum = sum * z + M::kLog[i];
+    const R result = k * M::kLn2High - ((half_square - (s * (half_square + sum * z) + k * M::kLn2Low)) - f);
+    const R infinite = R{} + std::numeric_limits<A>::infinity();
+    const R normal = x >= std::numeric_limits<A>::min() ? result : -infinite;
+    return x < infinite ? normal : x;
+  });
+}
+
+// Whether any lane of x is above that of y.
+template <class A, int B>
+PK_HD bool any_above(const Vec<A, B>& x, const Vec<A, B>& y) {
+  using Words = typename Integers<std::uint64_t, B>::Register;
+  Words any = (Words)(x.part[0] > y.part[0]);
+  for (int i = 1; i < x.kRegisters; ++i) any |= (Words)(x.part[i] > y.part[i]);
+  std::uint64_t word = 0;
+  for (int i = 0; i < B / 8; ++i) word |= any[i];
+  return word != 0;
+}
+
+}  // namespace pk

@@ -1,0 +1,22 @@
+"""The M-step of expectation maximisation in plain torch: distributions move towards normalised flows."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def em_update_(params: Tensor, flows: Tensor, kept: Tensor | None, step: float, pseudocount: float) -> None:
+    """In place: params, flows (N, K, M), distributions over axis 1; kept (N, M) or None.
+
+    An entry of exactly 0 is no edge, and stays so. A distribution to which nothing flows stays as it is.
+    """
+    edges = params != 0
+    mass = torch.where(edges, flows, 0.0)
+    total = mass.sum(1, keepdim=True) + pseudocount
+    fresh = mass + pseudocount / edges.sum(1, keepdim=True, dtype=params.dtype)
+    if kept is not None:  # observations that were missing leave the distribution as it was
+        total = total + kept[:, None]
+        fresh = fresh + kept[:, None] * params
+    moved = (1 - step) * params + step * fresh / total
+    params.copy_(torch.where(edges & (total != 0), moved, params))

@@ -1,0 +1,28 @@
+"""Tables of log probabilities looked up by category, and sums by category, in plain torch.
+
+``codes`` (V, B) hold the category of each variable in each sample; below 0 it is missing.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def leaf_gather(table: Tensor, codes: Tensor) -> Tensor:
+    """table (V, C, K), codes (V, B) -> (V, K, B): table[v, codes[v, b], k]; 0 if missing, NaN if codes >= C."""
+    categories, units = table.shape[1:]
+    at = codes.long().clamp(0, categories - 1)[..., None].expand(-1, -1, units)
+    rows = torch.where((codes >= 0)[..., None], table.gather(1, at), 0.0)
+    rows = torch.where((codes >= categories)[..., None], math.nan, rows)
+    return rows.transpose(1, 2).contiguous()
+
+
+def leaf_histogram(values: Tensor, codes: Tensor, categories: int) -> Tensor:
+    """values (V, K, B), codes (V, B) -> (V, C, K): the sum of values[v, k, b] over the b of category c."""
+    (variables, units), here = values.shape[:2], (codes >= 0) & (codes < categories)
+    at = torch.where(here, codes, categories).long()[..., None].expand(-1, -1, units)  # the others: a row of their own
+    sums = values.new_zeros(variables, categories + 1, units).scatter_add(1, at, values.transpose(1, 2))
+    return sums[:, :categories].contiguous()

@@ -1,0 +1,82 @@
+"""exp and log of the CPU kernels' vectors, against float64 (float64's against Python's own decimals)."""
+
+from __future__ import annotations
+
+import ctypes
+import decimal
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests import backends
+
+pytestmark = pytest.mark.skipif(backends.compiler() is None, reason="no C++ compiler: set CXX or put g++ on PATH")
+INF = math.inf
+BUILDS = ["", "_baseline"]
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    output = tmp_path_factory.mktemp("vec_math") / "vec_math.so"
+    flags = ["-std=c++17", "-O2", "-Wno-psabi", "-fno-math-errno", "-shared", "-fPIC"]
+    source = Path(__file__).with_name("vec_math.cpp")
+    backends._make(output, [backends.compiler(), *flags, f"-I{backends.ROOT / 'csrc/include'}", str(source)])
+    return ctypes.CDLL(str(output))
+
+
+def apply(library: ctypes.CDLL, name: str, x: Tensor, build: str = "") -> Tensor:
+    y = torch.empty_like(x)
+    dtype = "float" if x.dtype is torch.float32 else "double"
+    function = getattr(library, f"{name}_{dtype}{build}")
+    function(ctypes.c_void_p(x.data_ptr()), ctypes.c_void_p(y.data_ptr()), x.numel())
+    return y
+
+
+def last_place(y: Tensor, dtype: torch.dtype) -> Tensor:
+    """The unit in the last place of each y (float64) in ``dtype``."""
+    return torch.finfo(dtype).eps * 2.0 ** (torch.frexp(y)[1] - 1).double()
+
+
+@pytest.mark.parametrize("build", BUILDS)
+def test_float32_within_one_and_a_half_units(library: ctypes.CDLL, build: str) -> None:
+    x = torch.cat([torch.linspace(-86.9, 88.7, 100_003), torch.linspace(-1, 1, 50_001), torch.randn(1000) * 1e-4])
+    exact = x.double().exp()
+    error = (apply(library, "exp", x, build).double() - exact).abs() / last_place(exact, torch.float32)
+    assert error.max() < 1.5
+    x = torch.cat([torch.linspace(-86, 88, 100_003).exp(), torch.linspace(0.5, 2, 50_001), 1 + torch.randn(999) * 1e-3])
+    exact = x.double().log()
+    error = (apply(library, "log", x, build).double() - exact).abs() / last_place(exact, torch.float32)
+    assert error[exact != 0].max() < 1.5
+    assert apply(library, "log", torch.ones(3), build).tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("build", BUILDS)
+def test_float64_within_one_and_a_half_units(library: ctypes.CDLL, build: str) -> None:
+    decimal.getcontext().prec = 30
+
+    def worst(name: str, x: Tensor) -> float:
+        got, error = apply(library, name, x, build).tolist(), 0.0
+        for value, result in zip(x.tolist(), got, strict=True):
+            exact = getattr(decimal.Decimal(value), {"exp": "exp", "log": "ln"}[name])()
+            error = max(error, float(abs(decimal.Decimal(result) - exact)) / math.ulp(float(exact)))
+        return error
+
+    assert worst("exp", torch.cat([torch.linspace(-707, 709, 501).double(), torch.randn(200).double()])) < 1.5
+    assert worst("log", torch.cat([torch.linspace(-700, 700, 301).double().exp(), 0.5 + torch.rand(200)])) < 1.5
+
+
+@pytest.mark.parametrize("build", BUILDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_ends_infinities_and_nan(library: ctypes.CDLL, dtype: torch.dtype, build: str) -> None:
+    x = torch.tensor([-INF, -1e4, INF, 1e4, math.nan, 0.0, -0.0], dtype=dtype)
+    assert apply(library, "exp", x, build)[[0, 1, 2, 3, 5, 6]].tolist() == [0, 0, INF, INF, 1, 1]
+    assert apply(library, "exp", x, build)[4].isnan()
+    tiny = torch.finfo(dtype).tiny
+    x = torch.tensor([0.0, -0.0, tiny / 4, INF, math.nan, tiny], dtype=dtype)
+    got = apply(library, "log", x, build)
+    assert got[:4].tolist() == [-INF, -INF, -INF, INF]
+    assert got[4].isnan()
+    torch.testing.assert_close(got[5], torch.tensor(tiny, dtype=dtype).log())

@@ -1,0 +1,229 @@
+"""Sum layers in Triton: products of tiles of weights with exponentials of log values, shifted by each sample's largest.
+
+Outputs of a group share one shift, its largest input. An output that lies so far below it that its terms may have
+vanished is computed once more by itself, input by input; so is what it adds to the gradients. The launch functions take
+contiguous tensors and fill the outputs they are given. Equations: python/probkernels/reference/sum_layer.py.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ._tiles import on_device
+
+# --- kernels. Tiles are of TO outputs, TI inputs and TB samples; a sample outside of the batch has inputs of -inf ---
+
+
+@triton.jit
+def _row(x, first, n, sample, batch, N: tl.constexpr, other: tl.constexpr):
+    """Rows first .. first + N of x (n, batch) at some samples."""
+    row = first + tl.arange(0, N)
+    here = (row < n)[:, None] & (sample < batch)[None, :]
+    return tl.load(x + row.to(tl.int64)[:, None] * batch + sample[None, :], here, other=other)
+
+
+@triton.jit
+def _weight_tile(weights, first_out, outs, first_in, ins, TO: tl.constexpr, TI: tl.constexpr):
+    """(TO, TI) weights, 0 outside."""
+    out, i = first_out + tl.arange(0, TO), first_in + tl.arange(0, TI)
+    here = (out < outs)[:, None] & (i < ins)[None, :]
+    return tl.load(weights + out.to(tl.int64)[:, None] * ins + i[None, :], here, other=0)
+
+
+@triton.jit
+def _finite_or_zero(top):
+    return tl.where(tl.abs(top) == float("inf"), 0.0, top).to(top.dtype)
+
+
+@triton.jit
+def _largest(x, ins, sample, batch, TI: tl.constexpr, TB: tl.constexpr):
+    """(TB) each sample's largest input."""
+    top = tl.full((TB,), float("-inf"), x.dtype.element_ty)
+    for first in range(0, ins, TI):
+        top = tl.maximum(top, tl.max(_row(x, first, ins, sample, batch, TI, float("-inf")), 0))
+    return top
+
+
+@triton.jit
+def _any(condition):
+    return tl.max(tl.max(condition.to(tl.int32), 1), 0) > 0
+
+
+@triton.jit
+def _sums_alone(x, weights, first_out, outs, ins, sample, batch, stride, TO: tl.constexpr, TB: tl.constexpr):
+    """(TO, TB) outputs that each have a shift of their own: the largest input that they have a weight for.
+
+    ``stride`` is the batch in 64 bits.
+    """
+    ACC: tl.constexpr = x.dtype.element_ty
+    out = first_out + tl.arange(0, TO)
+    top = tl.full((TO, TB), float("-inf"), ACC)
+    for i in range(ins):
+        w = tl.load(weights + out.to(tl.int64) * ins + i, out < outs, other=0)[:, None]
+        v = tl.load(x + i * stride + sample, sample < batch, other=float("-inf"))[None, :]
+        top = tl.maximum(top, tl.where(w > 0, v, float("-inf")))
+    top = _finite_or_zero(top)
+    total = tl.zeros((TO, TB), ACC)
+    for i in range(ins):
+        w = tl.load(weights + out.to(tl.int64) * ins + i, out < outs, other=0)[:, None]
+        v = tl.load(x + i * stride + sample, sample < batch, other=float("-inf"))[None, :]
+        total += tl.where(w == 0, 0.0, w * tl.exp(v - top))
+    return top + tl.log(total)
+
+
+@triton.jit
+def _fwd(
+    x, weights, y, outs, ins, batch,
+    FAR: tl.constexpr, PRECISION: tl.constexpr, TO: tl.constexpr, TI: tl.constexpr, TB: tl.constexpr,
+):  # fmt: skip
+    ACC: tl.constexpr = x.dtype.element_ty
+    group, first_out = tl.program_id(0).to(tl.int64), tl.program_id(1) * TO
+    sample = tl.program_id(2) * TB + tl.arange(0, TB)
+    x, weights, y = x + group * ins * batch, weights + group * outs * ins, y + group * outs * batch
+    highest = _largest(x, ins, sample, batch, TI, TB)
+    top = _finite_or_zero(highest)
+    total = tl.zeros((TO, TB), ACC)
+    for first in range(0, ins, TI):
+        e = tl.exp(_row(x, first, ins, sample, batch, TI, float("-inf")) - top[None, :])
+        w = _weight_tile(weights, first_out, outs, first, ins, TO, TI)
+        total = tl.dot(w, e, total, input_precision=PRECISION, out_dtype=ACC)
+    out = first_out + tl.arange(0, TO)
+    here = (out < outs)[:, None] & (sample < batch)[None, :]
+    value = top[None, :] + tl.log(total)
+    far = here & (total < FAR) & (highest > float("-inf"))[None, :]
+    if _any(far):
+        value = tl.where(
+            far, _sums_alone(x, weights, first_out, outs, ins, sample, batch, group * 0 + batch, TO, TB), value
+        )
+    tl.store(y + out.to(tl.int64)[:, None] * batch + sample[None, :], value, here)
+
+
+@triton.jit
+def _ratios(y, grad_y, first_out, outs, sample, batch, top, FAR_LOG: tl.constexpr, TO: tl.constexpr, TB: tl.constexpr):
+    """(TO, TB): grad_y exp(top - y), 0 for the outputs far below top; and which those are, but for -inf."""
+    value = _row(y, first_out, outs, sample, batch, TO, float("-inf"))
+    below = top[None, :] - value
+    far = below > FAR_LOG
+    ratio = tl.where(far, 0.0, _row(grad_y, first_out, outs, sample, batch, TO, 0) * tl.exp(below))
+    return ratio.to(value.dtype), far & (value > float("-inf"))
+
+
+@triton.jit
+def _grad_x(
+    x, weights, y, grad_y, grad_x, outs, ins, batch, FAR_LOG: tl.constexpr, LARGEST_LOG: tl.constexpr,
+    PRECISION: tl.constexpr, TO: tl.constexpr, TI: tl.constexpr, TB: tl.constexpr,
+):  # fmt: skip
+    ACC: tl.constexpr = x.dtype.element_ty
+    group, first_in = tl.program_id(0).to(tl.int64), tl.program_id(1) * TI
+    sample = tl.program_id(2) * TB + tl.arange(0, TB)
+    x, weights, grad_x = x + group * ins * batch, weights + group * outs * ins, grad_x + group * ins * batch
+    y, grad_y = y + group * outs * batch, grad_y + group * outs * batch
+    top, stride = _finite_or_zero(_largest(x, ins, sample, batch, TI, TB)), group * 0 + batch  # 64 bits
+    value = _row(x, first_in, ins, sample, batch, TI, float("-inf"))
+    i = first_in + tl.arange(0, TI)
+    total, alone = tl.zeros((TI, TB), ACC), tl.zeros((TI, TB), ACC)
+    for first in range(0, outs, TO):
+        ratio, far = _ratios(y, grad_y, first, outs, sample, batch, top, FAR_LOG, TO, TB)
+        w = _weight_tile(weights, first, outs, first_in, ins, TO, TI)
+        total = tl.dot(tl.trans(w), ratio, total, input_precision=PRECISION, out_dtype=ACC)
+        if _any(far):
+            for out in range(first, tl.minimum(first + TO, outs)):
+                v = tl.load(y + out * stride + sample, sample < batch, other=0)
+                g = tl.load(grad_y + out * stride + sample, sample < batch, other=0)
+                one = tl.load(weights + out * (group * 0 + ins) + i, i < ins, other=0)
+                share = one[:, None] * tl.exp(tl.minimum(value - v[None, :], LARGEST_LOG)) * g[None, :]
+                alone += tl.where(((top - v > FAR_LOG) & (v > float("-inf")))[None, :], share, 0.0)
+    here = (i < ins)[:, None] & (sample < batch)[None, :]
+    grad = tl.exp(value - top[None, :]) * total + alone
+    tl.store(grad_x + i.to(tl.int64)[:, None] * batch + sample[None, :], grad, here)
+
+
+@triton.jit
+def _grad_weights(
+    x, weights, y, grad_y, parts, groups, outs, ins, batch, share, FAR_LOG: tl.constexpr, LARGEST_LOG: tl.constexpr,
+    PRECISION: tl.constexpr, TO: tl.constexpr, TI: tl.constexpr, TB: tl.constexpr,
+):  # fmt: skip
+    """parts (splits, G, TO, TI): what the samples of a split add up to."""
+    ACC: tl.constexpr = x.dtype.element_ty
+    group, split = tl.program_id(0).to(tl.int64), tl.program_id(2).to(tl.int64)
+    across = tl.cdiv(ins, TI)
+    first_out, first_in = tl.program_id(1) // across * TO, tl.program_id(1) % across * TI
+    x, y, grad_y = x + group * ins * batch, y + group * outs * batch, grad_y + group * outs * batch
+    row, stride = tl.arange(0, TO), group * 0 + batch  # 64 bits
+    total = tl.zeros((TO, TI), ACC)
+    for start in range(0, share, TB):
+        sample = split * share + start + tl.arange(0, TB)
+        top = _finite_or_zero(_largest(x, ins, sample, batch, TI, TB))
+        value = _row(x, first_in, ins, sample, batch, TI, float("-inf"))
+        ratio, far = _ratios(y, grad_y, first_out, outs, sample, batch, top, FAR_LOG, TO, TB)
+        e = tl.exp(value - top[None, :])
+        total = tl.dot(ratio, tl.trans(e), total, input_precision=PRECISION, out_dtype=ACC)
+        if _any(far):
+            for o in range(tl.minimum(TO, outs - first_out)):
+                v = tl.load(y + (first_out + o) * stride + sample, sample < batch, other=0)
+                g = tl.load(grad_y + (first_out + o) * stride + sample, sample < batch, other=0)
+                alone = tl.exp(tl.minimum(value - v[None, :], LARGEST_LOG)) * g[None, :]
+                alone = tl.sum(tl.where(((top - v > FAR_LOG) & (v > float("-inf")))[None, :], alone, 0.0), 1)
+                total += tl.where((row == o)[:, None], alone[None, :], 0.0)
+    i = first_in + tl.arange(0, TI)
+    here = (first_out + row < outs)[:, None] & (i < ins)[None, :]
+    at = (split * groups + group) * outs * ins + (first_out + row).to(tl.int64)[:, None] * ins + i[None, :]
+    tl.store(parts + at, total, here)
+
+
+# --- launching ---
+
+# For an element size: the share of the largest input below which terms may be lost, its logarithm, the largest power.
+FAR = {4: (2.0**-100, 69.3147, 88.0), 8: (2.0**-960, 665.4212, 709.0)}
+MOST = 32  # of a tile's side: its sums stay in registers
+SPLIT_SAMPLES = 256  # fewer would not repay a partial result
+
+
+@functools.cache
+def _processors(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 2
+
+
+def _tile(x: Tensor, outs: int, summed: str) -> dict[str, Any]:
+    """TO, TI, TB and warps. A product takes 16 of what it sums over at a time, and at least 16 of the others."""
+
+    def side(name: str, size: int) -> int:
+        return min(16 if name == summed else MOST, max(16, triton.next_power_of_2(size)))
+
+    sizes = {"TO": outs, "TI": x.shape[1], "TB": x.shape[2]}
+    exact = not torch.backends.cuda.matmul.allow_tf32
+    sides = {name: side(name, size) for name, size in sizes.items()}
+    return {**sides, "PRECISION": "ieee" if exact else "tf32", "num_warps": 4}
+
+
+def sum_layer(x: Tensor, weights: Tensor, y: Tensor) -> None:
+    """Fills y (G, O, B) from x (G, I, B) and weights (G, O, I)."""
+    (groups, outs, batch), ins, tile = y.shape, x.shape[1], _tile(x, y.shape[1], "TI")
+    grid = groups, triton.cdiv(outs, tile["TO"]), triton.cdiv(batch, tile["TB"])
+    with on_device(x):
+        _fwd[grid](x, weights, y, outs, ins, batch, FAR=FAR[x.itemsize][0], **tile)
+
+
+def sum_layer_bwd(x: Tensor, weights: Tensor, y: Tensor, grad_y: Tensor, grad_x: Tensor, grad_weights: Tensor) -> None:
+    """Fills grad_x (G, I, B) and grad_weights (G, O, I)."""
+    (groups, outs, batch), ins = y.shape, x.shape[1]
+    limits = {"FAR_LOG": FAR[x.itemsize][1], "LARGEST_LOG": FAR[x.itemsize][2]}
+    inputs, tile = (x, weights, y, grad_y), _tile(x, outs, "TO")
+    with on_device(x):
+        grid = groups, triton.cdiv(ins, tile["TI"]), triton.cdiv(batch, tile["TB"])
+        _grad_x[grid](*inputs, grad_x, outs, ins, batch, **limits, **tile)
+        tile = _tile(x, outs, "TB")
+        tiles = triton.cdiv(outs, tile["TO"]) * triton.cdiv(ins, tile["TI"])
+        splits = max(min(2 * _processors(x.device) // (groups * tiles), batch // SPLIT_SAMPLES), 1)
+        share = triton.cdiv(triton.cdiv(batch, splits), tile["TB"]) * tile["TB"]
+        parts = grad_weights if splits == 1 else grad_weights.new_empty(splits, *grad_weights.shape)
+        sizes = groups, outs, ins, batch, share
+        _grad_weights[(groups, tiles, splits)](*inputs, parts, *sizes, **limits, **tile)
+        if splits > 1:
+            torch.sum(parts, 0, out=grad_weights)
