@@ -229,7 +229,7 @@ def public(*rooms: str) -> dict[str, object]:
     return found
 
 
-PUBLIC = public("ops", "nn", "sparse", "optim")
+PUBLIC = public("ops", "nn", "sparse", "optim", "circuits")
 
 
 @pytest.mark.parametrize("name", PUBLIC)

@@ -2,9 +2,12 @@
 
 from importlib.metadata import version
 
-from . import nn, ops, optim, sparse
+from . import circuits, nn, ops, optim, sparse
 from ._core.backend import use_backend
 from ._core.errors import BackendError, CorruptStreamError, ModelMismatchError
 
 __version__ = version("probkernels")
-__all__ = ["BackendError", "CorruptStreamError", "ModelMismatchError", "nn", "ops", "optim", "sparse", "use_backend"]
+__all__ = [
+    "BackendError", "CorruptStreamError", "ModelMismatchError", "circuits", "nn", "ops", "optim", "sparse",
+    "use_backend",
+]  # fmt: skip

@@ -1,0 +1,65 @@
+"""Whether a circuit is deterministic, as far as its structure tells: at most one edge of a sum is ever nonzero."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .families import Indicator
+from .graph import Graph, Input, Product, Sum
+
+# Of each variable on which a node's units depend: (K, C) bool, the categories at which unit k may be nonzero. A
+# variable that is not listed restricts no unit.
+Support = dict[int, Tensor]
+
+
+def is_deterministic(graph: Graph) -> bool:
+    """Whether any two edges of each sum unit lead to units of disjoint supports.
+
+    Sufficient: supports are bounded variable by variable, from indicators; what learnt zeros rule out is not seen.
+    """
+    supports: list[Support] = []
+    for node in graph.nodes:
+        if isinstance(node, Input):
+            indicator = isinstance(node.family, Indicator)
+            supports.append({node.variable: torch.eye(node.units, dtype=torch.bool)} if indicator else {})
+        elif isinstance(node, Product):
+            supports.append(_of_product(graph, node, supports))
+        else:
+            found = _of_sum(graph, node, supports)
+            if found is None:
+                return False
+            supports.append(found)
+    return True
+
+
+def _of_product(graph: Graph, node: Product, supports: list[Support]) -> Support:
+    if not node.outer:
+        return {v: s for child in node.children for v, s in supports[child].items()}
+    first, second = node.children
+    left = {v: s.repeat_interleave(graph.units[second], 0) for v, s in supports[first].items()}
+    return left | {v: s.repeat(graph.units[first], 1) for v, s in supports[second].items()}
+
+
+def _of_sum(graph: Graph, node: Sum, supports: list[Support]) -> Support | None:
+    """None if two edges of one unit may both be nonzero."""
+    units = [graph.units[child] for child in node.children]
+    width = sum(units)
+    kept = torch.ones(node.units, width) if node.kept is None else torch.tensor(node.kept).float()
+    meet = torch.ones(width, width)  # whether two inputs may both be nonzero
+    below: Support = {}
+    for variable in {v for child in node.children for v in supports[child]}:
+        below[variable] = _concatenated(variable, [supports[child] for child in node.children], units)
+        allowed = below[variable].float()
+        meet *= (allowed @ allowed.t() > 0).float()
+    meet.fill_diagonal_(0.0)
+    if ((kept @ meet) * kept).any():
+        return None
+    unions = {v: kept @ allowed.float() > 0 for v, allowed in below.items()}
+    return {v: union for v, union in unions.items() if not union.all()}
+
+
+def _concatenated(variable: int, supports: list[Support], units: list[int]) -> Tensor:
+    size = next(s[variable].shape[1] for s in supports if variable in s)
+    full = [torch.ones(count, size, dtype=torch.bool) for count in units]
+    return torch.cat([s.get(variable, one) for s, one in zip(supports, full, strict=True)])

@@ -1,0 +1,206 @@
+"""Parameters node by node, and circuits made from other circuits' parameters: units dropped, copied, joined."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+from .circuit import Circuit
+from .families import Indicator
+from .graph import Graph, Input, Node, Product, Sum
+from .inputs import Inputs
+
+Named = dict[str, Tensor]
+SMALLEST = 0.1  # what noise may multiply a probability with, at least
+
+
+def _layers_of(circuit: Circuit, kind: type) -> Iterator[list[int]]:
+    """The nodes of every layer of one kind, in the order of ``circuit.sums`` or ``circuit.inputs``."""
+    for layer, its_kind in zip(circuit.layers, circuit.kinds, strict=True):
+        if its_kind is kind:
+            yield layer.nodes
+
+
+def by_sum(circuit: Circuit, layers: list[Tensor]) -> dict[int, Tensor]:
+    """Splits tensors (G, O, I) of all sum layers into (O, I) of every sum node."""
+    split = zip(_layers_of(circuit, Sum), layers, strict=True)
+    return {place: tensor for nodes, layer in split for place, tensor in zip(nodes, layer, strict=True)}
+
+
+def by_input(circuit: Circuit) -> dict[int, tuple[Inputs, int]]:
+    """The layer and the row in it of every input node."""
+    split = zip(_layers_of(circuit, Input), circuit.inputs, strict=True)
+    return {place: (layer, row) for nodes, layer in split for row, place in enumerate(nodes)}
+
+
+def input_parameters(circuit: Circuit) -> dict[int, Named]:
+    """Of every input node what its layer keeps for it; units are the last axis of all but a Gaussian's buffers."""
+    return {
+        place: {name: tensor[row] for name, tensor in layer.state_dict().items()}
+        for place, (layer, row) in by_input(circuit).items()
+    }
+
+
+def assemble(graph: Graph, weights: Mapping[int, Tensor], inputs: Mapping[int, Named], like: Circuit) -> Circuit:
+    """A circuit with given weights (O, I) of every sum node and parameters of every input node."""
+    first = next(like.parameters(), None)
+    circuit = Circuit(graph).to(device=like.categories.device, dtype=None if first is None else first.dtype)
+    with torch.no_grad():
+        for place, logits in by_sum(circuit, list(circuit.sums)).items():
+            logits.copy_(weights[place].log())
+        for place, named in input_parameters(circuit).items():
+            for name, tensor in named.items():
+                tensor.copy_(inputs[place][name])
+    return circuit.train(like.training)
+
+
+class Alignment:
+    """Sets of nodes whose unit k means the same: the nodes that a product multiplies, and the product. In a latent tree
+    a set is a latent variable, and its units are the states.
+
+    of: the set of every node. fixed: sets that nothing can be dropped from or copied in: the root's, those with
+    indicators, and those where an outer product meets other nodes.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        parent = list(range(len(graph.nodes)))
+
+        def find(place: int) -> int:
+            while parent[place] != place:
+                parent[place] = parent[parent[place]]
+                place = parent[place]
+            return place
+
+        for place, node in enumerate(graph.nodes):
+            if isinstance(node, Product) and not node.outer:
+                for child in node.children:
+                    parent[find(child)] = find(place)
+        self.of = [find(place) for place in range(len(graph.nodes))]
+        self.members: dict[int, list[int]] = {}
+        for place, name in enumerate(self.of):
+            self.members.setdefault(name, []).append(place)
+        self.outer = {place for place, node in enumerate(graph.nodes) if isinstance(node, Product) and node.outer}
+        self.fixed = self._fixed()
+
+    def _fixed(self) -> set[int]:
+        nodes = self.graph.nodes
+        fixed = {self.of[-1]}
+        for place, node in enumerate(nodes):
+            if isinstance(node, Input) and isinstance(node.family, Indicator):
+                fixed.add(self.of[place])
+        for place in sorted(self.outer, reverse=True):
+            if len(self.members[self.of[place]]) > 1 or self.of[place] in fixed:
+                fixed.add(self.of[place])
+                fixed |= {self.of[child] for child in nodes[place].children}  # type: ignore[union-attr]
+        return fixed
+
+    def free(self) -> list[int]:
+        """The sets whose units can be chosen: not fixed, and no outer product's, which follow from its children's."""
+        return [name for name in self.members if name not in self.fixed and name not in self.outer]
+
+    def units(self, name: int) -> int:
+        """How many units each node of a set has."""
+        return self.graph.units[name]
+
+
+def rebuild(
+    circuit: Circuit,
+    origins: Mapping[int, Tensor],
+    *,
+    edges: Mapping[int, Tensor] | None = None,
+    noise: float = 0.0,
+    seed: int = 0,
+) -> Circuit:
+    """The circuit with other units: unit j of every node of set ``s`` is a copy of unit ``origins[s][j]``.
+
+    Units that are in no origin are dropped, and what is left is normalised again; copies share their weight. Sets that
+    are not mentioned stay. ``edges`` (O, I) bool of some sum nodes, by old units, says which edges stay; all others do.
+    ``noise`` multiplies weights and probabilities of copies by normal numbers around 1 of that spread.
+    """
+    graph = circuit.graph
+    sources = _sources(Alignment(graph), origins)
+    generator = torch.Generator().manual_seed(seed)
+    weights = {place: w.detach().cpu() for place, w in by_sum(circuit, circuit.weights()).items()}
+    parameters = input_parameters(circuit)
+    layers = by_input(circuit)
+    nodes: list[Node] = []
+    new_inputs: dict[int, Named] = {}
+    for place, node in enumerate(graph.nodes):
+        if isinstance(node, Input):
+            nodes.append(Input(node.variable, len(sources[place]), node.family))
+            learnt = {name for name, _ in layers[place][0].named_parameters()}
+            picked = {
+                n: t[..., sources[place].to(t.device)] if n in learnt else t for n, t in parameters[place].items()
+            }
+            new_inputs[place] = _shaken(picked, noise * _copied(sources[place]), generator)
+        elif isinstance(node, Sum):
+            columns = _columns(graph, node, sources)
+            old = weights[place]
+            kept = old > 0 if edges is None or place not in edges else edges[place].cpu() & (old > 0)
+            w, kept = _picked(old, kept, sources[place], columns)
+            w = w * _factors(noise * (_copied(sources[place])[:, None] | _copied(columns)), generator).to(w)
+            weights[place] = w / w.sum(1, keepdim=True)
+            rows = None if kept.all() else tuple(tuple(row) for row in kept.tolist())
+            nodes.append(Sum(node.children, len(sources[place]), rows))
+        else:
+            nodes.append(node)
+    return assemble(Graph(nodes), weights, new_inputs, circuit)
+
+
+def _sources(alignment: Alignment, origins: Mapping[int, Tensor]) -> list[Tensor]:
+    """Of every node, the old unit of every new one."""
+    graph = alignment.graph
+    sources: list[Tensor] = []
+    for place, node in enumerate(graph.nodes):
+        name = alignment.of[place]
+        if isinstance(node, Product) and node.outer and name not in alignment.fixed:
+            left, right = (sources[child] for child in node.children)
+            sources.append((left[:, None] * graph.units[node.children[1]] + right).flatten())
+        elif name in origins and name not in alignment.fixed:
+            sources.append(origins[name].cpu())
+        else:
+            sources.append(torch.arange(graph.units[place]))
+    return sources
+
+
+def _columns(graph: Graph, node: Sum, sources: list[Tensor]) -> Tensor:
+    """Of every new edge of a sum, the old one."""
+    found, offset = [], 0
+    for child in node.children:
+        found.append(sources[child] + offset)
+        offset += graph.units[child]
+    return torch.cat(found)
+
+
+def _picked(old: Tensor, kept: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights and edges of the new units; copies of a child share its weight."""
+    copies = torch.bincount(columns, minlength=old.shape[1])
+    new_kept = kept[rows][:, columns]
+    alone = ~new_kept.any(1, keepdim=True)  # every child has gone: all that are left take their place
+    w = torch.where(new_kept, old[rows][:, columns], 0.0) / copies[columns]
+    return torch.where(alone, 1.0, w), new_kept | alone
+
+
+def _copied(origins: Tensor) -> Tensor:
+    """Which new units are one of several copies."""
+    return torch.bincount(origins)[origins] > 1
+
+
+def _factors(spread: Tensor, generator: torch.Generator) -> Tensor:
+    """Normal numbers around 1, each of its own spread."""
+    return (1 + spread * torch.randn(spread.shape, generator=generator)).clamp_min(SMALLEST)
+
+
+def _shaken(named: Named, spread: Tensor, generator: torch.Generator) -> Named:
+    """Parameters of an input node with noise: on probabilities, or on locations in units of the scale."""
+    if "logits" in named:
+        logits = named["logits"]
+        return {"logits": logits + _factors(spread.expand(logits.shape), generator).log().to(logits)}
+    if "location" in named:
+        location = named["location"]
+        shift = spread * torch.randn(location.shape, generator=generator)
+        return {**named, "location": location + named["log_scale"].exp() * shift.to(location)}
+    return named

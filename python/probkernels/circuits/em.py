@@ -1,0 +1,253 @@
+"""Expectation maximisation: full batches or mini-batches, alone or over several processes."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from tqdm import tqdm
+
+from .._core import checks
+from .._core.errors import message
+from ._training import (
+    Data,
+    History,
+    Patience,
+    Run,
+    Team,
+    chunks,
+    mean_log_prob,
+    read_checkpoint,
+    restore_,
+    snapshot,
+    tensors_of,
+    write_checkpoint,
+)
+from .circuit import Circuit, Flows
+from .schedule import ANNEALED, Constant, Schedule, make_schedule
+
+
+class EM:
+    """Fits a circuit by expectation maximisation.
+
+    A step takes the flows of a batch, which say how often each edge is used, and moves every distribution ``step`` of
+    the way to those frequencies. With a batch of everything, step 1 and pseudocount 0, no step lowers the likelihood.
+
+    Args:
+        circuit: is changed in place, on its own device.
+        step: in (0, 1], or a function of the part of the training that is done (see :class:`PiecewiseLinear`). By
+            default 1 for full batches, and for mini-batches 0.8 falling to 0.1 halfway and to 0.01 at the end. What
+            others call inertia is 1 - step.
+        pseudocount: observations added to every distribution in each step, spread evenly; against overfitting.
+        batch_size: observations a step, over all processes; None for all of them.
+        momentum: in [0, 1): the flows of earlier steps count ``momentum`` times as much each step.
+        seed: of the order of observations, new in each epoch.
+        group: the processes to train with, for instance ``torch.distributed.group.WORLD``; None for this one alone.
+            Each is given the same whole data and takes its part of every batch, so that the result is that of one
+            process. They start from the first one's parameters.
+
+    Raises:
+        TypeError, ValueError: settings out of range.
+
+    Reference:
+        Peharz et al., Einsum Networks, ICML 2020, for EM by automatic differentiation; Choi, Dang and Van den Broeck,
+        Group Fairness by Probabilistic Modeling with Latent Fair Decisions, AAAI 2021, for circuit flows.
+
+    Example:
+        >>> import torch
+        >>> from probkernels.circuits import EM, hclt
+        >>> x = torch.randint(0, 2, (200, 1)).repeat(1, 4)  # four copies of one coin
+        >>> circuit = hclt(x, latents=2)
+        >>> history = EM(circuit, batch_size=None).fit(x, epochs=30, progress=False)
+        >>> round(history.train[-1], 1)  # nearly one coin's entropy, not four
+        -0.7
+    """
+
+    def __init__(
+        self,
+        circuit: Circuit,
+        *,
+        step: float | Schedule | None = None,
+        pseudocount: float = 0.1,
+        batch_size: int | None = 512,
+        momentum: float = 0.0,
+        seed: int = 0,
+        group: dist.ProcessGroup | None = None,
+    ) -> None:
+        if not isinstance(circuit, Circuit):
+            raise TypeError(message("EM", "circuit", "a Circuit", checks.describe(circuit)))
+        if batch_size is not None:
+            at_least_one("EM", "batch_size", batch_size)
+        checks.non_negative("EM", "pseudocount", pseudocount)
+        checks.fraction("EM", "momentum", momentum)
+        self.circuit = circuit
+        self.schedule = make_schedule(step, Constant(1.0) if batch_size is None else ANNEALED)
+        self.pseudocount, self.batch_size, self.momentum, self.seed = pseudocount, batch_size, momentum, seed
+        self.team = Team(group)
+
+    def fit(
+        self,
+        x: Tensor,
+        missing: Tensor | None = None,
+        *,
+        validation: Data | None = None,
+        epochs: int = 100,
+        check_every: int = 1,
+        patience: int | None = None,
+        checkpoint: str | Path | None = None,
+        checkpoint_every: int = 1,
+        progress: bool = True,
+    ) -> History:
+        """Trains; the circuit has the parameters of the best validation in the end, or the last ones without any.
+
+        In mini-batch mode what is left over after the last whole batch of an epoch waits for a later one. Ctrl-C
+        leaves the circuit as the last finished step made it.
+
+        Args:
+            x: (N, D), as :meth:`Circuit.log_prob` takes it; on any device.
+            missing: (N, D) or (D,) bool, True where the value is not known.
+            validation: observations to stop by and choose the best parameters by, or a pair of them and ``missing``.
+            epochs: passes over the data.
+            check_every: epochs between validations.
+            patience: epochs without a better validation after which to stop; None for never.
+            checkpoint: a file that is written while training. If it exists, training goes on from it, with the
+                very same result as if it had never stopped; after the last epoch there is nothing left to do.
+            checkpoint_every: epochs between writing it.
+            progress: shows a bar.
+
+        Raises:
+            TypeError, ValueError: as :meth:`Circuit.log_prob`; no observations; settings out of range.
+            CorruptStreamError: the checkpoint is damaged, or no checkpoint.
+            ModelMismatchError: the checkpoint is of another circuit, other data or other settings.
+        """
+        for name, value in (("epochs", epochs), ("check_every", check_every), ("checkpoint_every", checkpoint_every)):
+            at_least_one("EM.fit", name, value)
+        if patience is not None:
+            at_least_one("EM.fit", "patience", patience)
+        self._check_data(x, missing)
+        file = None if checkpoint is None else Path(checkpoint)
+        run = self._start(file, self._facts(x, missing))
+        bar = tqdm(
+            total=epochs, initial=len(run.history.train), disable=not progress or self.team.rank > 0, unit="epoch"
+        )
+        with Patience() as interrupts, bar:
+            try:
+                while len(run.history.train) < epochs and not _out_of_patience(run.history, patience):
+                    self._epoch(run, x, missing, epochs, interrupts)
+                    epoch = len(run.history.train)
+                    if validation is not None and (epoch % check_every == 0 or epoch == epochs):
+                        self._validate(run, validation, interrupts)
+                    if file is not None and self.team.rank == 0 and (epoch % checkpoint_every == 0 or epoch == epochs):
+                        write_checkpoint(file, self.circuit, run, self._facts(x, missing))
+                    bar.set_postfix(_figures(run.history), refresh=False)
+                    bar.update()
+            finally:
+                self.circuit.load_probabilities_(run.at)
+        if run.best:
+            restore_(self.circuit, run.at, run.best)
+            self.circuit.load_probabilities_(run.at)
+        return run.history
+
+    # --- the parts of it ---
+
+    def _check_data(self, x: Tensor, missing: Tensor | None) -> None:
+        self.circuit.evidence(x, missing)  # all of it before the first step
+        if len(x) == 0:
+            raise ValueError(message("EM.fit", "x", "at least one observation", "none"))
+
+    def _facts(self, x: Tensor, missing: Tensor | None) -> dict[str, Any]:
+        """What must be the same for a run to go on. Schedules that are no plain data count as the same."""
+        graph = hashlib.blake2b(self.circuit.graph.to_json().encode(), digest_size=16).hexdigest()
+        step = repr(self.schedule) if isinstance(self.schedule, (Constant, type(ANNEALED))) else "a function"
+        return {
+            "circuit": graph, "x": list(x.shape), "missing": missing is not None, "step": step, "seed": self.seed,
+            "batch_size": self.batch_size, "pseudocount": self.pseudocount, "momentum": self.momentum,
+        }  # fmt: skip
+
+    def _start(self, file: Path | None, facts: dict[str, Any]) -> Run:
+        if file is not None and file.exists():
+            return read_checkpoint(file, self.circuit, facts)
+        self.team.agree_([t.data for t in (*self.circuit.parameters(), *self.circuit.buffers())])
+        return Run(self.circuit.probabilities(), History())
+
+    def _epoch(self, run: Run, x: Tensor, missing: Tensor | None, epochs: int, interrupts: Patience) -> None:
+        began = time.perf_counter()
+        epoch = len(run.history.train)
+        batches = self._batches(len(x), epoch)
+        total = torch.zeros((), dtype=torch.float64, device=self.circuit.categories.device)
+        for index, items in enumerate(batches):
+            flows = self._flows(run, x, missing, self.team.share(items), interrupts)
+            total += flows.log_prob.sum(dtype=torch.float64)
+            self._average(run, flows)
+            step = self.schedule((epoch + index / len(batches)) / epochs)
+            self.circuit.em_update_(flows, run.at, step, self.pseudocount)
+            interrupts.check()
+        self.team.sum_([total])
+        run.history.train.append(total.item() / sum(map(len, batches)))
+        run.history.seconds.append(time.perf_counter() - began)
+        run.history.best = run.history.best if run.best else epoch + 1
+
+    def _batches(self, count: int, epoch: int) -> list[Tensor]:
+        """Items of every batch; shuffled, all of one size and at least one."""
+        if self.batch_size is None or self.batch_size >= count:
+            return [torch.arange(count)]
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        order = torch.randperm(count, generator=generator)
+        return [part for part in order.split(self.batch_size) if len(part) == self.batch_size]
+
+    def _flows(self, run: Run, x: Tensor, missing: Tensor | None, items: Tensor, interrupts: Patience) -> Flows:
+        """Of all items of all processes; log_prob of this process's own."""
+        flows: Flows | None = None
+        for batch, unknown in chunks(x, missing, items):
+            found = self.circuit.flows(batch, unknown, at=run.at)
+            if flows is None:
+                flows = found
+            else:
+                flows += found
+            interrupts.check()
+        assert flows is not None
+        self.team.sum_(tensors_of(flows))
+        return flows
+
+    def _average(self, run: Run, flows: Flows) -> None:
+        """Replaces flows by their average over the steps so far, the last ones counting most."""
+        if self.momentum == 0:
+            return
+        mine = tensors_of(flows)
+        if not run.memory:
+            run.memory = [*(torch.zeros_like(t) for t in mine), mine[0].new_zeros(())]
+        weight = run.memory[-1].lerp_(torch.ones_like(run.memory[-1]), 1 - self.momentum)
+        for old, new in zip(run.memory, mine, strict=False):
+            new.copy_(old.lerp_(new, 1 - self.momentum) / weight)
+
+    def _validate(self, run: Run, validation: Data, interrupts: Patience) -> None:
+        self.circuit.load_probabilities_(run.at)
+        mean = mean_log_prob(self.circuit, validation, self.team, interrupts)
+        history = run.history
+        if not run.best or mean > dict(history.validation)[history.best]:
+            history.best, run.best = len(history.train), snapshot(self.circuit, run.at)
+        history.validation.append((len(history.train), mean))
+
+
+def at_least_one(op: str, name: str, value: object) -> None:
+    """``value`` is a whole number >= 1."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(message(op, name, "a whole number", checks.describe(value)))
+    if value < 1:
+        raise ValueError(message(op, name, "a number >= 1", repr(value)))
+
+
+def _out_of_patience(history: History, patience: int | None) -> bool:
+    return patience is not None and bool(history.validation) and history.validation[-1][0] - history.best >= patience
+
+
+def _figures(history: History) -> dict[str, str]:
+    shown = {"train": f"{history.train[-1]:.4f}"}
+    if history.validation:
+        shown["validation"] = f"{history.validation[-1][1]:.4f}"
+    return shown

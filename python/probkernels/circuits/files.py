@@ -1,0 +1,114 @@
+"""Circuits as files: safetensors with the graph in the metadata."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .._core import checks
+from .._core.errors import CorruptStreamError, message
+from ..sparse import _files
+from ._layers import plan
+from .circuit import Circuit
+from .families import DiscretisedLogistic, Family, Gaussian, Indicator
+from .graph import Graph, Input, Sum
+
+FORMAT, VERSION = "probkernels.circuit", "1"
+MOST_CATEGORIES = 2**31 - 1  # a code has 32 bits
+
+
+def save(circuit: Circuit, path: str | Path) -> None:
+    """Writes structure and parameters, whole or not at all: a crash leaves the file that was there before.
+
+    Any safetensors reader can open the file; the metadata ``graph`` is :meth:`Graph.to_json`.
+
+    Raises:
+        TypeError: no circuit.
+
+    Example:
+        >>> import tempfile, torch
+        >>> from pathlib import Path
+        >>> from probkernels.circuits import hclt, load, save
+        >>> circuit = hclt(torch.randint(0, 4, (100, 6)), latents=3)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save(circuit, Path(folder) / "circuit.safetensors")
+        ...     load(Path(folder) / "circuit.safetensors").graph == circuit.graph
+        True
+    """
+    if not isinstance(circuit, Circuit):
+        raise TypeError(message("save", "circuit", "a Circuit", checks.describe(circuit)))
+    metadata = {"format": FORMAT, "version": VERSION, "graph": circuit.graph.to_json()}
+    _files.write(path, circuit.state_dict(), metadata)
+
+
+def load(path: str | Path) -> Circuit:
+    """Reads what :func:`save` wrote; in the CPU's memory, in the dtype it had.
+
+    A file from elsewhere can do no harm: it is checked before anything is built, and nothing larger than the file's
+    own content is.
+
+    Raises:
+        CorruptStreamError: damaged, or no circuit.
+        OSError: no such file.
+
+    Example:
+        >>> from probkernels.circuits import load
+        >>> load("nowhere.safetensors")
+        Traceback (most recent call last):
+        ...
+        FileNotFoundError: No such file or directory: nowhere.safetensors
+    """
+    tensors, metadata = _files.read(path)
+    if metadata.get("format") != FORMAT or metadata.get("version") != VERSION:
+        raise CorruptStreamError(f"'{path}': no circuit of version {VERSION}")
+    try:
+        graph = Graph.from_json(metadata.get("graph", ""))
+        shapes = _shapes(graph)
+    except (ValueError, TypeError) as error:
+        raise CorruptStreamError(f"'{path}': {error}") from None
+    got = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if got != shapes:
+        wrong = sorted(name for name in {*got, *shapes} if got.get(name) != shapes.get(name))[0]
+        raise CorruptStreamError(f"'{path}': '{wrong}': expected {shapes.get(wrong)}, got {got.get(wrong)}")
+    return _filled(graph, tensors, path)
+
+
+def _filled(graph: Graph, tensors: dict[str, Tensor], path: str | Path) -> Circuit:
+    dtypes = {tensor.dtype for tensor in tensors.values()} or {torch.get_default_dtype()}
+    if len(dtypes) > 1 or not dtypes <= {torch.float32, torch.float64}:
+        raise CorruptStreamError(f"'{path}': expected float32 or float64 throughout, got {sorted(map(str, dtypes))}")
+    circuit = Circuit(graph).to(dtypes.pop())
+    circuit.load_state_dict(tensors)
+    return circuit
+
+
+def _shapes(graph: Graph) -> dict[str, tuple[int, ...]]:
+    """What :meth:`Circuit.state_dict` holds, without making it."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    sums = inputs = 0
+    for layer in plan(graph).layers:
+        first = graph.nodes[layer.nodes[0]]
+        if isinstance(first, Input):
+            for name, shape in _input_shapes(first.family, len(layer.nodes), first.units).items():
+                shapes[f"inputs.{inputs}.{name}"] = shape
+            inputs += 1
+        elif isinstance(first, Sum):
+            width = sum(graph.units[child] for child in first.children)
+            shapes[f"sums.{sums}"] = (len(layer.nodes), first.units, width)
+            sums += 1
+    return shapes
+
+
+def _input_shapes(family: Family, variables: int, units: int) -> dict[str, tuple[int, ...]]:
+    if family.categories > MOST_CATEGORIES:
+        raise ValueError(f"expected at most {MOST_CATEGORIES} categories, got {family.categories}")
+    if isinstance(family, Indicator):
+        return {}
+    if isinstance(family, (Gaussian, DiscretisedLogistic)):
+        shapes: dict[str, tuple[int, ...]] = dict.fromkeys(("location", "log_scale"), (variables, units))
+        if isinstance(family, Gaussian):
+            shapes |= dict.fromkeys(("center", "width"), (variables, 1))
+        return shapes
+    return {"logits": (variables, family.categories, units)}

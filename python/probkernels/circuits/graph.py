@@ -1,0 +1,294 @@
+"""The structure of a circuit: vector nodes, and what must hold between them.
+
+A node stands for a vector of ``units`` units of one scope. Nodes come in topological order, children first; the last
+one is the root and has one unit.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from .._core.errors import message
+from .families import Family, Indicator, family_from_json, family_to_json
+
+
+@dataclass(frozen=True)
+class Input:
+    """``units`` distributions of one variable.
+
+    Example:
+        >>> from probkernels.circuits import Categorical, Input
+        >>> Input(variable=0, units=2, family=Categorical(3)).units
+        2
+    """
+
+    variable: int
+    units: int
+    family: Family
+
+
+@dataclass(frozen=True)
+class Product:
+    """Unit k multiplies unit k of every child; with ``outer``, unit (i, j) multiplies unit i of the first child and
+    unit j of the second, for every pair. The children's scopes are disjoint.
+
+    Example:
+        >>> from probkernels.circuits import Product
+        >>> Product(children=(0, 1)).outer
+        False
+    """
+
+    children: tuple[int, ...]
+    outer: bool = False
+
+
+@dataclass(frozen=True)
+class Sum:
+    """Every unit mixes all units of all children, which have one scope: weights (units, units of all children).
+
+    ``kept`` lists, row by row, which of them are edges; all of them if it is None.
+
+    Example:
+        >>> from probkernels.circuits import Sum
+        >>> Sum(children=(2,), units=1).kept is None
+        True
+    """
+
+    children: tuple[int, ...]
+    units: int
+    kept: tuple[tuple[bool, ...], ...] | None = field(default=None, repr=False)
+
+
+Node = Input | Product | Sum
+EDGES = {"0": False, "1": True}  # in a description
+
+
+class Graph:
+    """An immutable, valid circuit structure: smooth, decomposable, every node used.
+
+    Args:
+        nodes: in topological order, children named by their place; the last is the root and has one unit.
+
+    Raises:
+        TypeError: something that is no node.
+        ValueError: a child that does not come before its parent, units that do not fit, scopes that overlap below a
+            product or differ below a sum, an unused node, a root of several units, variables that leave a gap. The
+            message names the node.
+
+    Example:
+        >>> from probkernels.circuits import Categorical, Graph, Input, Product, Sum
+        >>> coins = [Input(v, 2, Categorical(2)) for v in range(3)]
+        >>> graph = Graph([*coins, Product((0, 1, 2)), Sum((3,), units=1)])
+        >>> graph.num_variables, graph.num_edges, graph.is_structured_decomposable
+        (3, 2, True)
+        >>> Graph([*coins, Product((0, 1, 1)), Sum((3,), units=1)])
+        Traceback (most recent call last):
+        ...
+        ValueError: Graph: node 3 (Product): expected children of disjoint scopes, got variable 1 in two of them
+    """
+
+    def __init__(self, nodes: Iterable[Node]) -> None:
+        self.nodes: tuple[Node, ...] = tuple(nodes)
+        if not self.nodes:
+            raise ValueError(message("Graph", "nodes", "at least one node", "none"))
+        self.units: list[int] = []  # of every node
+        self.scopes: list[int] = []  # of every node, as bits
+        for place, node in enumerate(self.nodes):
+            if not isinstance(node, (Input, Product, Sum)):
+                raise TypeError(message("Graph", f"nodes[{place}]", "Input, Product or Sum", type(node).__name__))
+            self._add(place, node)
+        self._check_whole()
+
+    def _fail(self, place: int, expected: str, got: str) -> ValueError:
+        return ValueError(f"Graph: node {place} ({type(self.nodes[place]).__name__}): expected {expected}, got {got}")
+
+    def _add(self, place: int, node: Node) -> None:
+        if isinstance(node, Input):
+            self._add_input(place, node)
+            return
+        if not node.children:
+            raise self._fail(place, "at least one child", "none")
+        for child in node.children:
+            if not 0 <= child < place:
+                raise self._fail(place, "children that come before it", f"child {child}")
+        if isinstance(node, Product):
+            self._add_product(place, node)
+        else:
+            self._add_sum(place, node)
+
+    def _add_input(self, place: int, node: Input) -> None:
+        if not isinstance(node.family, Family):
+            raise TypeError(message("Graph", f"nodes[{place}].family", "a family", type(node.family).__name__))
+        if not 0 <= node.variable < len(self.nodes):  # a huge one would make a huge scope
+            raise self._fail(place, "a variable >= 0, below the number of nodes", str(node.variable))
+        if node.units < 1:
+            raise self._fail(place, "at least one unit", str(node.units))
+        if isinstance(node.family, Indicator) and node.units != node.family.categories:
+            raise self._fail(place, f"one unit for each of {node.family.categories} categories", f"{node.units} units")
+        self.units.append(node.units)
+        self.scopes.append(1 << node.variable)
+
+    def _add_product(self, place: int, node: Product) -> None:
+        scope = 0
+        for child in node.children:
+            if scope & self.scopes[child]:
+                twice = variables_of(scope & self.scopes[child])[0]
+                raise self._fail(place, "children of disjoint scopes", f"variable {twice} in two of them")
+            scope |= self.scopes[child]
+        units = [self.units[child] for child in node.children]
+        if node.outer:
+            if len(units) != 2:
+                raise self._fail(place, "two children of an outer product", str(len(units)))
+            self.units.append(units[0] * units[1])
+        else:
+            if len(set(units)) > 1:
+                raise self._fail(place, "children of equally many units", f"units {units}")
+            self.units.append(units[0])
+        self.scopes.append(scope)
+
+    def _add_sum(self, place: int, node: Sum) -> None:
+        scopes = {self.scopes[child] for child in node.children}
+        if len(scopes) > 1:
+            some = variables_of(self.scopes[node.children[0]] ^ next(iter(scopes - {self.scopes[node.children[0]]})))
+            raise self._fail(place, "children of equal scope", f"variable {some[0]} in one and not in another")
+        if node.units < 1:
+            raise self._fail(place, "at least one unit", str(node.units))
+        if node.kept is not None:
+            width = sum(self.units[child] for child in node.children)
+            if len(node.kept) != node.units or any(len(row) != width or not any(row) for row in node.kept):
+                raise self._fail(place, f"kept of {node.units} rows of {width}, an edge in each", "something else")
+        self.units.append(node.units)
+        self.scopes.append(scopes.pop())
+
+    def _check_whole(self) -> None:
+        used = {child for node in self.nodes if not isinstance(node, Input) for child in node.children}
+        unused = set(range(len(self.nodes) - 1)) - used
+        if unused:
+            raise self._fail(min(unused), "a parent of every node but the last", "none")
+        if self.units[-1] != 1:
+            raise self._fail(len(self.nodes) - 1, "a root of one unit", f"{self.units[-1]} units")
+        missing = variables_of(((1 << self.scopes[-1].bit_length()) - 1) ^ self.scopes[-1])
+        if missing:
+            raise self._fail(len(self.nodes) - 1, "variables without a gap", f"no input of variable {missing[0]}")
+        for variable, families in self.families.items():
+            if len({f.discrete for f in families}) > 1:
+                raise ValueError(f"Graph: variable {variable}: expected one kind of input, got discrete and continuous")
+            if len({f.categories for f in families}) > 1:
+                raise ValueError(f"Graph: variable {variable}: expected inputs of one alphabet, got several")
+
+    @property
+    def num_variables(self) -> int:
+        """How many variables the circuit has, D."""
+        return self.scopes[-1].bit_length()
+
+    @cached_property
+    def families(self) -> dict[int, list[Family]]:
+        """Of every variable, the families of its inputs."""
+        found: dict[int, list[Family]] = {}
+        for node in self.nodes:
+            if isinstance(node, Input):
+                found.setdefault(node.variable, []).append(node.family)
+        return found
+
+    @cached_property
+    def num_edges(self) -> int:
+        """Edges of all sum units: the cost of one evaluation."""
+        edges = 0
+        for node in self.nodes:
+            if isinstance(node, Sum):
+                width = sum(self.units[child] for child in node.children)
+                edges += node.units * width if node.kept is None else sum(map(sum, node.kept))
+        return edges
+
+    def scope(self, place: int) -> list[int]:
+        """The variables of a node, in order."""
+        return variables_of(self.scopes[place])
+
+    @cached_property
+    def is_structured_decomposable(self) -> bool:
+        """Whether every product of a scope splits it in the same way, so that one vtree orders the whole circuit."""
+        splits: dict[int, set[frozenset[int]]] = {}
+        for place, node in enumerate(self.nodes):
+            if isinstance(node, Product) and len(node.children) > 1:
+                splits.setdefault(self.scopes[place], set()).add(frozenset(self.scopes[c] for c in node.children))
+        return all(len(found) == 1 for found in splits.values())
+
+    @cached_property
+    def is_tree(self) -> bool:
+        """Whether every node has one parent."""
+        parents = Counter(c for node in self.nodes if not isinstance(node, Input) for c in node.children)
+        return all(count == 1 for count in parents.values())
+
+    def to_json(self) -> str:
+        """A plain description: one object a node, in order."""
+        return json.dumps({"format": "probkernels.circuit", "version": 1, "nodes": [_describe(n) for n in self.nodes]})
+
+    @classmethod
+    def from_json(cls, text: str) -> Graph:
+        """Reads what :meth:`to_json` wrote.
+
+        Raises:
+            ValueError: not such a description, or an invalid circuit.
+        """
+        try:
+            read = json.loads(text)
+            if read["format"] != "probkernels.circuit" or read["version"] != 1:
+                raise KeyError("format")
+            nodes = [_node(entry) for entry in read["nodes"]]
+        except (KeyError, TypeError, AttributeError, json.JSONDecodeError, RecursionError) as error:
+            why = f"{type(error).__name__}: {error}"
+            raise ValueError(message("Graph.from_json", "text", "a circuit description, version 1", why)) from error
+        return cls(nodes)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Graph) and self.nodes == other.nodes
+
+    def __hash__(self) -> int:
+        return hash(self.nodes)
+
+    def __repr__(self) -> str:
+        return f"Graph({len(self.nodes)} nodes, {self.num_variables} variables, {self.num_edges} edges)"
+
+
+def variables_of(scope: int) -> list[int]:
+    """The variables in a scope given as bits, in order."""
+    return [v for v in range(scope.bit_length()) if scope >> v & 1]
+
+
+def _describe(node: Node) -> dict[str, Any]:
+    if isinstance(node, Input):
+        return {"type": "input", "variable": node.variable, "units": node.units, "family": family_to_json(node.family)}
+    if isinstance(node, Product):
+        return {"type": "product", "children": node.children, "outer": node.outer}
+    kept = None if node.kept is None else ["".join("01"[edge] for edge in row) for row in node.kept]
+    return {"type": "sum", "children": node.children, "units": node.units, "kept": kept}
+
+
+def _node(entry: dict[str, Any]) -> Node:
+    if entry["type"] == "input":
+        return Input(_int(entry["variable"]), _int(entry["units"]), family_from_json(entry["family"]))
+    children = tuple(map(_int, entry["children"]))
+    if entry["type"] == "product":
+        return Product(children, _bool(entry["outer"]))
+    if entry["type"] != "sum":
+        raise KeyError(entry["type"])
+    kept = entry["kept"]
+    rows = None if kept is None else tuple(tuple(EDGES[edge] for edge in row) for row in kept)
+    return Sum(children, _int(entry["units"]), rows)
+
+
+def _int(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{value!r} is no whole number")
+    return value
+
+
+def _bool(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"{value!r} is neither true nor false")
+    return value

@@ -1,0 +1,101 @@
+"""The loop that makes a circuit better than its first structure allows: prune, grow, train, as long as it helps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import Tensor
+
+from .._core import checks
+from ._training import Data, History, mean_log_prob
+from .circuit import Circuit
+from .em import EM, at_least_one
+from .files import save
+from .grow import grow, prune, prune_states
+from .schedule import PiecewiseLinear, Schedule
+
+AFTER_GROWTH = PiecewiseLinear(((0.0, 0.3), (1.0, 0.01)))  # gentler than from random parameters
+DEFAULTS = {"states": (0.75, 0.5), "edges": (0.25, 1.0)}  # keep and part
+
+
+def grow_fit(
+    circuit: Circuit,
+    x: Tensor,
+    missing: Tensor | None = None,
+    *,
+    validation: Data,
+    by: str = "states",
+    keep: float | None = None,
+    part: float | None = None,
+    noise: float = 0.3,
+    rounds: int = 10,
+    patience: int = 1,
+    epochs: int = 20,
+    step: float | Schedule = AFTER_GROWTH,
+    pseudocount: float = 0.1,
+    batch_size: int | None = 512,
+    max_edges: int | None = None,
+    seed: int = 0,
+    file: str | Path | None = None,
+    progress: bool = True,
+) -> tuple[Circuit, list[History]]:
+    """Rounds of pruning, growing and EM, until the validation likelihood falls.
+
+    Args:
+        circuit: trained already; is not changed.
+        x, missing: the observations, as :meth:`EM.fit` takes them.
+        validation: observations to stop by, or a pair of them and ``missing``.
+        by: "states" resizes every latent on its own, so that sums stay dense and the fused latent tree applies;
+            "edges" is the method of the paper: sparse sums whose states double every round.
+        keep, part: of :func:`prune_states` and :func:`grow`, by default 0.75 and 0.5, or of :func:`prune` and
+            :func:`grow`, by default 0.25 and 1.
+        noise: of :func:`grow`.
+        rounds: at most.
+        patience: rounds without a better validation after which to stop.
+        epochs, step, pseudocount, batch_size, seed: of the :class:`EM` in every round; the seed of the noise too.
+        max_edges: no round starts that would lead to more.
+        file: where to :func:`save` the best circuit after each round that makes it better, for instance to go on from.
+        progress: shows bars.
+
+    Returns:
+        The circuit of best validation, which may be a copy of the first, and the history of every round.
+
+    Raises:
+        TypeError, ValueError: settings out of range; as :meth:`EM.fit`.
+
+    Reference:
+        Dang, Liu and Van den Broeck, Sparse Probabilistic Circuits via Pruning and Growing, NeurIPS 2022.
+
+    Example:
+        >>> import torch
+        >>> from probkernels.circuits import EM, grow_fit, hclt
+        >>> x = torch.randint(0, 4, (600, 1), generator=torch.Generator().manual_seed(0)).repeat(1, 5)
+        >>> circuit = hclt(x, latents=2)  # too few states for four values
+        >>> history = EM(circuit, batch_size=50).fit(x, epochs=10, progress=False)
+        >>> better, rounds = grow_fit(circuit, x[:500], validation=x[500:], batch_size=50, rounds=2, progress=False)
+        >>> bool(better.log_prob(x).mean() > circuit.log_prob(x).mean() + 0.5)
+        True
+    """
+    checks.one_of("grow_fit", "by", by, list(DEFAULTS))
+    for name, value in (("rounds", rounds), ("patience", patience)):
+        at_least_one("grow_fit", name, value)
+    keep = DEFAULTS[by][0] if keep is None else keep
+    part = DEFAULTS[by][1] if part is None else part
+    best, score, since = circuit, mean_log_prob(circuit, validation), 0
+    histories: list[History] = []
+    for index in range(rounds):
+        smaller = (prune_states if by == "states" else prune)(circuit, x, missing, keep=keep)
+        circuit = grow(smaller, x, missing, part=part, noise=noise, seed=seed + index)
+        if max_edges is not None and circuit.graph.num_edges > max_edges:
+            break
+        em = EM(circuit, step=step, pseudocount=pseudocount, batch_size=batch_size, seed=seed + index)
+        histories.append(em.fit(x, missing, validation=validation, epochs=epochs, progress=progress))
+        reached = dict(histories[-1].validation)[histories[-1].best]
+        since = since + 1
+        if reached > score:
+            best, score, since = circuit, reached, 0
+            if file is not None:
+                save(best, file)
+        if since >= patience:
+            break
+    return best, histories

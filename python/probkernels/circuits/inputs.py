@@ -1,0 +1,307 @@
+"""Layers of input units: V variables (or the same one several times) with K units each, of one family.
+
+Batch is the last axis. A layer's log values are (V, K, B); a missing observation has log value 0.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..ops import leaf_gather, leaf_histogram
+from .families import DiscretisedLogistic, Family, Gaussian, Indicator
+
+SPREAD = 0.4  # initial probabilities are drawn from 1 - SPREAD .. 1 + SPREAD and normalised
+CELLS = 1 << 24  # values held at once by what works in pieces
+STEEPEST = 69.0  # log scale of a logistic at most: beyond, infinity times zero would be NaN, as would log 0's slope
+MIN_WIDTH = 1e-3  # relative to the data's, below which no Gaussian may shrink
+
+
+def random_simplex(shape: tuple[int, ...], dim: int, generator: torch.Generator) -> Tensor:
+    """Positive numbers that sum to one over ``dim``, all within a factor of each other."""
+    p = 1 - SPREAD + 2 * SPREAD * torch.rand(shape, generator=generator)
+    return p / p.sum(dim, keepdim=True)
+
+
+def draw(weights: Tensor, generator: torch.Generator | None) -> Tensor:
+    """weights (n, C) >= 0, not normalised -> (n,): a column for each row, drawn in proportion.
+
+    By the inverse distribution function in float64: random numbers come from the CPU, so that a seed means the same
+    on every device and for any number of threads, and a column of weight zero is never drawn.
+    """
+    below = weights.double().cumsum(1)
+    at = torch.rand(len(weights), 1, dtype=torch.float64, generator=generator).to(weights.device) * below[:, -1:]
+    return (below <= at).sum(1)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A batch of observations, turned so that the batch is the last axis.
+
+    codes (D, B) int32: categories of discrete variables, -1 where missing (and for continuous variables).
+    values (D, B): of continuous variables, or None if there is none.
+    missing (D, B) bool, or None if nothing is.
+    """
+
+    codes: Tensor
+    values: Tensor | None
+    missing: Tensor | None
+
+
+class Inputs(nn.Module):
+    """Base of all layers of inputs."""
+
+    variables: Tensor  # (V,) int64
+
+    def __init__(self, variables: list[int], units: int, family: Family) -> None:
+        super().__init__()
+        self.units, self.family = units, family
+        self.in_order = variables == list(range(len(variables)))
+        self.register_buffer("variables", torch.tensor(variables), persistent=False)
+
+    def codes(self, evidence: Evidence) -> Tensor:
+        """The layer's own rows of the codes, (V, B)."""
+        everything = self.in_order and len(self.variables) == len(evidence.codes)
+        return evidence.codes if everything else evidence.codes[self.variables]
+
+
+class TableInputs(Inputs):
+    """Discrete units, each a column of a table of log-probabilities."""
+
+    def log_table(self) -> Tensor:
+        """(V, C, K): log-probability of each category under each unit."""
+        raise NotImplementedError
+
+    def forward(self, evidence: Evidence, table: Tensor | None = None) -> Tensor:
+        """Log values (V, K, B); ``table`` stands in for the layer's own."""
+        return leaf_gather(self.log_table() if table is None else table, self.codes(evidence))
+
+    def statistics(self, evidence: Evidence, flow: Tensor) -> tuple[Tensor, Tensor]:
+        """flow (V, K, B) -> what the M-step needs, summed over the batch: flow by category (V, C, K), and that of
+        missing observations (V, K)."""
+        codes = self.codes(evidence)
+        seen = leaf_histogram(codes, flow, self.family.categories)
+        return seen, (flow * (codes < 0).unsqueeze(1)).sum(2)
+
+    def mean(self) -> Tensor:
+        """(V, K)."""
+        table = self.log_table().exp()
+        return (self._values(table) * table).sum(1)
+
+    def variance(self) -> Tensor:
+        """(V, K)."""
+        table, mean = self.log_table().exp(), self.mean()
+        return ((self._values(table) - mean[:, None]).square() * table).sum(1)
+
+    def _values(self, table: Tensor) -> Tensor:
+        return torch.arange(self.family.categories).to(table)[:, None]
+
+    def best(self) -> tuple[Tensor, Tensor]:
+        """The most likely value of each unit and its log-probability, both (V, K)."""
+        value, code = self.log_table().max(1)
+        return code.to(value), value
+
+    def sample(self, row: Tensor, unit: Tensor, generator: torch.Generator | None) -> Tensor:
+        """One draw for each pair of a row of the layer and a unit, (n,)."""
+        table = self.log_table()
+        pairs = max(CELLS // self.family.categories, 1)
+        drawn = [
+            draw(table[rows, :, units].exp(), generator)
+            for rows, units in zip(row.split(pairs), unit.split(pairs), strict=True)
+        ]
+        return torch.cat(drawn).to(table)
+
+
+class CategoricalInputs(TableInputs):
+    """One logit for each category, normalised over the categories."""
+
+    def __init__(self, variables: list[int], units: int, family: Family) -> None:
+        super().__init__(variables, units, family)
+        self.logits = nn.Parameter(torch.empty(len(variables), family.categories, units))
+
+    def reset(self, generator: torch.Generator, data: Evidence | None) -> None:
+        """Draws the parameters anew."""
+        self.logits.data.copy_(random_simplex(tuple(self.logits.shape), 1, generator).log())
+
+    def log_table(self) -> Tensor:
+        """See the base."""
+        return self.logits.log_softmax(1)
+
+
+class IndicatorInputs(TableInputs):
+    """Unit k is one at category k."""
+
+    one: Tensor  # has the circuit's dtype and device
+
+    def __init__(self, variables: list[int], units: int, family: Family) -> None:
+        super().__init__(variables, units, family)
+        self.register_buffer("one", torch.ones(()), persistent=False)
+
+    def reset(self, generator: torch.Generator, data: Evidence | None) -> None:
+        """Nothing to draw."""
+
+    def log_table(self) -> Tensor:
+        """See the base."""
+        c = self.family.categories
+        table = self.one.new_full((c, c), -math.inf).fill_diagonal_(0.0)
+        return table.expand(len(self.variables), c, c)
+
+    def em_update_(self, statistics: Tensor, step: float, pseudocount: float) -> None:
+        """Nothing to learn."""
+
+
+class LogisticInputs(TableInputs):
+    """Discretised logistic units: location and log_scale (V, K)."""
+
+    def __init__(self, variables: list[int], units: int, family: Family) -> None:
+        super().__init__(variables, units, family)
+        self.location = nn.Parameter(torch.empty(len(variables), units))
+        self.log_scale = nn.Parameter(torch.empty(len(variables), units))
+
+    def reset(self, generator: torch.Generator, data: Evidence | None) -> None:
+        """Locations all over the alphabet, scales of a quarter of it."""
+        c = self.family.categories
+        self.location.data.copy_(torch.rand(self.location.shape, generator=generator) * (c - 1))
+        self.log_scale.data.fill_(math.log(max(c / 4, 0.5)))
+
+    def log_table(self) -> Tensor:
+        """See the base."""
+        return self._table(self.location, self.log_scale)
+
+    def _table(self, location: Tensor, log_scale: Tensor) -> Tensor:
+        c = self.family.categories
+        edges = torch.arange(1, c).to(location)[:, None] - 0.5  # between neighbouring values
+        width = torch.exp(-log_scale[:, None].clamp(-STEEPEST, STEEPEST))  # of a bin, in scales
+        z = (edges - location[:, None]) * width  # (V, C - 1, K)
+        below, above = nn.functional.logsigmoid(z), nn.functional.logsigmoid(-z)
+        # P(lower < x < upper) = s(upper) s(-lower) (1 - e^(lower - upper)), without cancellation in either tail
+        inner = below[:, 1:] + above[:, :-1] + torch.log(-torch.expm1(-width))
+        if c == 1:
+            return torch.zeros_like(location[:, None])
+        return torch.cat([below[:, :1], inner, above[:, -1:]], 1)
+
+    @torch.no_grad()
+    def em_update_(self, statistics: Tensor, step: float, pseudocount: float) -> None:
+        """Raises the expected log-likelihood by gradient steps, each as long as it helps, and goes ``step`` of the way.
+
+        No closed form exists; every unit's expected log-likelihood rises or stays, which is all that EM needs.
+        """
+        counts = statistics + pseudocount / self.family.categories  # (V, C, K)
+        total = counts.sum(1).clamp_min(torch.finfo(counts.dtype).tiny)
+
+        def quality(at: Tensor) -> Tensor:  # (2, V, K) -> (V, K)
+            return (counts * self._table(*at)).sum(1) / total
+
+        start = torch.stack([self.location, self.log_scale])
+        now = start
+        for _ in range(8):
+            with torch.enable_grad():
+                at = now.clone().requires_grad_()
+                slope = torch.autograd.grad(quality(at).sum(), at)[0]
+            slope[0] *= (2 * now[1]).exp()  # in units of the scale
+            tries = torch.stack([now + length * slope for length in (0.0, 0.1, 0.4, 1.0, 2.5, 6.0)])
+            tries[:, 1].clamp_(-5.0, math.log(4.0 * self.family.categories))
+            tries[0] = now
+            best = torch.stack([quality(t) for t in tries]).nan_to_num(-math.inf).argmax(0)
+            now = tries.gather(0, best.expand(1, 2, *best.shape))[0]
+        self.location.copy_(torch.lerp(start[0], now[0], step))
+        self.log_scale.copy_(torch.lerp(start[1], now[1], step))
+
+
+class GaussianInputs(Inputs):
+    """Normal units: location and log_scale (V, K), in the data's own units."""
+
+    center: Tensor  # (V, 1): of the data the layer was made for
+    width: Tensor  # (V, 1)
+
+    def __init__(self, variables: list[int], units: int, family: Family) -> None:
+        super().__init__(variables, units, family)
+        self.location = nn.Parameter(torch.empty(len(variables), units))
+        self.log_scale = nn.Parameter(torch.empty(len(variables), units))
+        self.register_buffer("center", torch.zeros(len(variables), 1))
+        self.register_buffer("width", torch.ones(len(variables), 1))
+
+    def reset(self, generator: torch.Generator, data: Evidence | None) -> None:
+        """Units scattered like the data, each as wide as it; a standard normal where there is none."""
+        if data is not None:
+            x, seen = self._observed(data)
+            count = seen.sum(1, keepdim=True).clamp_min(1)
+            self.center.copy_(x.sum(1, keepdim=True) / count)
+            spread = ((x - self.center).square() * seen).sum(1, keepdim=True) / count
+            self.width.copy_(spread.sqrt().clamp_min(1e-6))
+        noise = torch.randn(self.location.shape, generator=generator)
+        self.location.data.copy_(self.center + self.width * noise)
+        self.log_scale.data.copy_(self.width.log().expand_as(self.log_scale))
+
+    def _observed(self, evidence: Evidence) -> tuple[Tensor, Tensor]:
+        """The layer's values, 0 where missing, and 1 where they are observed; both (V, B)."""
+        assert evidence.values is not None
+        x = evidence.values[self.variables].to(self.location)
+        if evidence.missing is None:
+            return x, torch.ones_like(x)
+        missing = evidence.missing[self.variables]
+        return x.masked_fill(missing, 0.0), (~missing).to(x)
+
+    def forward(self, evidence: Evidence, table: Tensor | None = None) -> Tensor:
+        """Log densities (V, K, B); ``table`` (2, V, K) stands in for location and log_scale."""
+        location, log_scale = (self.location, self.log_scale) if table is None else table
+        x, seen = self._observed(evidence)
+        z = (x[:, None] - location[..., None]) * torch.exp(-log_scale)[..., None]
+        return (-0.5 * z.square() - log_scale[..., None] - 0.5 * math.log(2 * math.pi)) * seen[:, None]
+
+    def log_table(self) -> Tensor:
+        """(2, V, K): location and log_scale."""
+        return torch.stack([self.location, self.log_scale])
+
+    def statistics(self, evidence: Evidence, flow: Tensor) -> tuple[Tensor, Tensor]:
+        """flow (V, K, B) -> its sums with 1, z and z^2 (V, 3, K), z standardised by the data's centre and width; and
+        the flow of missing observations (V, K)."""
+        x, seen = self._observed(evidence)
+        z = ((x - self.center) / self.width)[:, None]
+        unseen = (flow * (1 - seen)[:, None]).sum(2)
+        flow = flow * seen[:, None]
+        return torch.stack([flow.sum(2), (flow * z).sum(2), (flow * z.square()).sum(2)], 1), unseen
+
+    def em_update_(self, statistics: Tensor, step: float, pseudocount: float) -> None:
+        """Moves mean and mean square ``step`` of the way to those of the statistics, to which the pseudocount adds
+        observations distributed as the whole data."""
+        count, first, second = statistics.unbind(1)  # (V, K)
+        total = count + pseudocount
+        found = total > 0
+        total = torch.where(found, total, 1.0)
+        mean, square = first / total, (second + pseudocount) / total
+        old_mean = (self.location - self.center) / self.width
+        old_square = (self.log_scale.exp() / self.width).square() + old_mean.square()
+        mean = torch.where(found, torch.lerp(old_mean, mean, step), old_mean)
+        square = torch.where(found, torch.lerp(old_square, square, step), old_square)
+        std = (square - mean.square()).clamp_min(MIN_WIDTH**2).sqrt()
+        self.location.data.copy_(self.center + self.width * mean)
+        self.log_scale.data.copy_((self.width * std).log())
+
+    def mean(self) -> Tensor:
+        """(V, K)."""
+        return self.location
+
+    def variance(self) -> Tensor:
+        """(V, K)."""
+        return (2 * self.log_scale).exp()
+
+    def best(self) -> tuple[Tensor, Tensor]:
+        """The mode of each unit and its log-density, both (V, K)."""
+        return self.location, -self.log_scale - 0.5 * math.log(2 * math.pi)
+
+    def sample(self, row: Tensor, unit: Tensor, generator: torch.Generator | None) -> Tensor:
+        """One draw for each pair of a row of the layer and a unit, (n,)."""
+        location, scale = self.location[row, unit], self.log_scale[row, unit].exp()
+        return location + scale * torch.randn(location.shape, generator=generator).to(location)
+
+
+def make_inputs(variables: list[int], units: int, family: Family) -> Inputs:
+    """The layer for a family."""
+    kinds: dict[type[Family], type[Inputs]] = {
+        Gaussian: GaussianInputs, Indicator: IndicatorInputs, DiscretisedLogistic: LogisticInputs,
+    }  # fmt: skip
+    return kinds.get(type(family), CategoricalInputs)(variables, units, family)

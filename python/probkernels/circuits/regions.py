@@ -1,0 +1,260 @@
+"""Circuits from region graphs: which sets of variables are modelled, and how each is split into parts.
+
+A region is a set of variables; a partition splits it into disjoint parts. Every region becomes one vector node, so
+that what several partitions share is evaluated once.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+
+from torch import Tensor
+
+from .._core.errors import message
+from .circuit import Circuit
+from .families import Categorical, Family, Gaussian
+from .graph import Graph, Input, Node, Product, Sum, variables_of
+
+Partition = Sequence[Iterable[int]]
+
+
+def from_regions(
+    partitions: Iterable[Partition],
+    families: Sequence[Family],
+    units: int,
+    *,
+    inputs: int | None = None,
+    outer: bool = False,
+) -> Graph:
+    """A graph with one vector node for each region of a region graph.
+
+    A region that partitions split is a sum of ``units`` units over the products of all its partitions. A region that
+    none splits is a leaf: the product of ``inputs`` input units of each of its variables.
+
+    Args:
+        partitions: each a list of disjoint regions; it splits their union. Those of the set of all variables are the
+            top; if there is none, that set is a leaf itself. Partitions that come twice count once.
+        families: of every variable's inputs; their number is D.
+        units: sums of every region but the top one, which has one.
+        inputs: input units of every variable in a leaf region; as many as ``units`` if None.
+        outer: a product multiplies every unit of its first part with every unit of its second (a Kronecker product,
+            as in the paper); partitions then have two parts. Else unit k multiplies units k of all parts (a Hadamard
+            product), and a leaf region with other than ``units`` inputs is mixed to ``units`` sums before.
+
+    Raises:
+        ValueError: an empty, overlapping or unknown part, a region that no partition of a larger one leads to, outer
+            products of other than two parts, units below one. The message names the region.
+
+    Reference:
+        Dennis and Ventura, Learning the architecture of sum-product networks using clustering on variables, 2012.
+
+    Example:
+        >>> from probkernels.circuits import Categorical, from_regions
+        >>> two_ways = [[(0, 1), (2,)], [(0,), (1, 2)]]
+        >>> from_regions(two_ways, [Categorical(4)] * 3, units=2)
+        Graph(11 nodes, 3 variables, 4 edges)
+        >>> from_regions([[(0, 1), (1, 2)]], [Categorical(4)] * 3, units=2)
+        Traceback (most recent call last):
+        ...
+        ValueError: from_regions: argument 'partitions': expected disjoint parts, got variable 1 in two ...
+    """
+    splits = _splits(partitions, len(families))
+    return _Builder(families, units, units if inputs is None else inputs, outer).build(splits)
+
+
+def _splits(partitions: Iterable[Partition], count: int) -> dict[int, list[tuple[int, ...]]]:
+    """Regions as bits, and of each the ways in which it is split; all lie below the set of all variables."""
+    splits: dict[int, list[tuple[int, ...]]] = {}
+    for partition in partitions:
+        parts = [_region(part, count) for part in partition]
+        whole = 0
+        for part in parts:
+            whole |= part
+        if sum(part.bit_count() for part in parts) > whole.bit_count():
+            twice = next(v for v in variables_of(whole) if sum(part >> v & 1 for part in parts) > 1)
+            raise _wrong("disjoint parts", f"variable {twice} in two parts of {_name(whole)}")
+        if len(parts) < 2:
+            raise _wrong("two parts or more", f"{len(parts)} in a partition of {_name(whole)}")
+        found = splits.setdefault(whole, [])
+        if not any(set(parts) == set(other) for other in found):
+            found.append(tuple(parts))
+    everything = (1 << count) - 1
+    below = {part for ways in splits.values() for parts in ways for part in parts}
+    for region in splits:
+        if region != everything and region not in below:
+            raise _wrong("regions that a partition of a larger one leads to", f"{_name(region)}, a part of none")
+    return splits
+
+
+def _region(part: Iterable[int], count: int) -> int:
+    region = 0
+    for variable in part:
+        if not 0 <= variable < count:
+            raise _wrong(f"variables 0 .. {count - 1}, as many as families", f"{variable}")
+        region |= 1 << variable
+    if not region:
+        raise _wrong("parts with a variable", "an empty one")
+    return region
+
+
+def _name(region: int) -> str:
+    found = variables_of(region)
+    return str(tuple(found)) if len(found) <= 8 else f"({', '.join(map(str, found[:6]))}, … {found[-1]})"
+
+
+def _wrong(expected: str, got: str) -> ValueError:
+    return ValueError(message("from_regions", "partitions", expected, got))
+
+
+class _Builder:
+    """Turns regions into nodes, the smallest regions first."""
+
+    def __init__(self, families: Sequence[Family], units: int, inputs: int, outer: bool) -> None:
+        if not families:
+            raise ValueError(message("from_regions", "families", "one a variable", "none"))
+        for name, value in (("units", units), ("inputs", inputs)):
+            if value < 1:
+                raise ValueError(message("from_regions", name, "a number >= 1", repr(value)))
+        self.families, self.units, self.inputs, self.outer = families, units, inputs, outer
+        self.nodes: list[Node] = []
+        self.places: dict[int, int] = {}  # of every region's node
+
+    def build(self, splits: dict[int, list[tuple[int, ...]]]) -> Graph:
+        everything = (1 << len(self.families)) - 1
+        regions = {everything, *splits, *(part for ways in splits.values() for parts in ways for part in parts)}
+        for region in sorted(regions, key=lambda region: (region.bit_count(), region)):
+            units = 1 if region == everything else self.units
+            if region in splits:
+                self.places[region] = self._mix([self._product(parts) for parts in splits[region]], units)
+            else:
+                leaf = self._leaf(region)
+                plain = region != everything and (self.outer or self.inputs == self.units)
+                self.places[region] = leaf if plain else self._mix([leaf], units)
+        return Graph(self.nodes)
+
+    def _add(self, node: Node) -> int:
+        self.nodes.append(node)
+        return len(self.nodes) - 1
+
+    def _mix(self, children: list[int], units: int) -> int:
+        return self._add(Sum(tuple(children), units))
+
+    def _product(self, parts: tuple[int, ...]) -> int:
+        if self.outer and len(parts) != 2:
+            whole = sum(parts)
+            raise _wrong("two parts, for outer products", f"{len(parts)} in a partition of {_name(whole)}")
+        return self._add(Product(tuple(self.places[part] for part in parts), self.outer))
+
+    def _leaf(self, region: int) -> int:
+        inputs = [self._add(Input(v, self.inputs, self.families[v])) for v in variables_of(region)]
+        return inputs[0] if len(inputs) == 1 else self._add(Product(tuple(inputs)))
+
+
+def random_regions_graph(
+    families: Sequence[Family],
+    units: int,
+    *,
+    depth: int | None = None,
+    repetitions: int = 1,
+    inputs: int | None = None,
+    outer: bool = True,
+    seed: int = 0,
+) -> Graph:
+    """A random tensorised circuit (RAT-SPN): all variables split at random into halves, those again, ``depth`` times,
+    and all of that ``repetitions`` times over.
+
+    Args:
+        families: of every variable's inputs; their number is D.
+        units: sums of every region, K.
+        depth: how often a region is split at most; down to single variables if None.
+        repetitions: how many random trees share the root, R.
+        inputs: input units in every leaf region, I; as many as ``units`` if None.
+        outer: Kronecker products as in the paper, K² units each, or Hadamard products of K.
+        seed: of the splits.
+
+    Raises:
+        ValueError: depth below 0, or repetitions, units or inputs below 1.
+
+    Reference:
+        Peharz et al., Random Sum-Product Networks: A Simple and Effective Approach to Probabilistic Deep Learning,
+        UAI 2019, algorithms 1 and 2.
+
+    Example:
+        >>> from probkernels.circuits import Bernoulli, random_regions_graph
+        >>> random_regions_graph([Bernoulli()] * 7, units=4, depth=2, repetitions=3)
+        Graph(34 nodes, 7 variables, 432 edges)
+    """
+    depth = len(families) if depth is None else depth
+    if depth < 0:
+        raise ValueError(message("random_regions", "depth", "a number >= 0", repr(depth)))
+    if repetitions < 1:
+        raise ValueError(message("random_regions", "repetitions", "a number >= 1", repr(repetitions)))
+    generator = random.Random(seed)
+    partitions = []
+    for _ in range(repetitions):
+        level = [list(range(len(families)))]
+        for _ in range(depth):
+            halves = [_halves(region, generator) for region in level if len(region) > 1]
+            partitions += halves
+            level = [half for pair in halves for half in pair]
+    return from_regions(partitions, families, units, inputs=inputs, outer=outer)
+
+
+def _halves(region: list[int], generator: random.Random) -> tuple[list[int], list[int]]:
+    shuffled = generator.sample(region, len(region))
+    return shuffled[: len(region) // 2], shuffled[len(region) // 2 :]
+
+
+def random_regions(
+    x: Tensor,
+    units: int,
+    *,
+    depth: int | None = None,
+    repetitions: int = 1,
+    inputs: int | None = None,
+    outer: bool = True,
+    categories: int | Sequence[int] | None = None,
+    seed: int = 0,
+) -> Circuit:
+    """The circuit of :func:`random_regions_graph` for data like x, with random parameters: fit it with :class:`EM`.
+
+    Args:
+        x: (N, D); integers make categorical inputs, floats Gaussian ones that start among the data.
+        units, depth, repetitions, inputs, outer: as of :func:`random_regions_graph`.
+        categories: of every variable, or one number for all; the largest value of x and one by default.
+        seed: of the splits and of the parameters.
+
+    Raises:
+        TypeError, ValueError: as :func:`random_regions_graph`, and as :meth:`Circuit.log_prob` for x.
+
+    Example:
+        >>> import torch
+        >>> from probkernels.circuits import random_regions
+        >>> x = torch.randn(50, 6, generator=torch.Generator().manual_seed(0))
+        >>> random_regions(x, units=4, repetitions=2).log_prob(x[:3]).shape
+        torch.Size([3])
+    """
+    families = families_for("random_regions", x, categories)
+    graph = random_regions_graph(
+        families, units, depth=depth, repetitions=repetitions, inputs=inputs, outer=outer, seed=seed
+    )
+    return Circuit(graph, data=x, seed=seed)
+
+
+def families_for(op: str, x: Tensor, categories: int | Sequence[int] | None) -> list[Family]:
+    """The family of every column of x (N, D): Gaussian for floats, else categorical."""
+    if not isinstance(x, Tensor) or x.ndim != 2 or 0 in x.shape:
+        got = f"shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+        raise ValueError(message(op, "x", "a tensor of shape (N, D) with rows and columns", got))
+    if x.is_floating_point():
+        if categories is not None:
+            hint = "x.long() if the values are whole numbers"
+            raise TypeError(message(op, "x", "integers, as categories are given", str(x.dtype), hint))
+        return [Gaussian()] * x.shape[1]
+    if categories is None:
+        categories = int(x.max()) + 1
+    sizes = [categories] * x.shape[1] if isinstance(categories, int) else list(categories)
+    if len(sizes) != x.shape[1]:
+        raise ValueError(message(op, "categories", f"{x.shape[1]} numbers, one a column", f"{len(sizes)}"))
+    return [Categorical(size) for size in sizes]

@@ -1,0 +1,75 @@
+"""How long the steps of EM are as training goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from .._core.checks import describe
+from .._core.errors import message
+
+Schedule = Callable[[float], float]  # of the part of the training that is done, in [0, 1)
+
+
+def check_step(op: str, name: str, step: object) -> None:
+    """A step is a number in (0, 1]."""
+    if isinstance(step, bool) or not isinstance(step, (int, float)):
+        raise TypeError(message(op, name, "a number in (0, 1]", describe(step)))
+    if not 0 < step <= 1:
+        raise ValueError(message(op, name, "a number in (0, 1]", repr(step)))
+
+
+@dataclass(frozen=True)
+class PiecewiseLinear:
+    """Straight lines between points (part of the training that is done, step).
+
+    Args:
+        points: in order, the first at 0 and the last at 1; every step in (0, 1].
+
+    Raises:
+        ValueError: points in another order, or steps outside (0, 1].
+
+    Example:
+        >>> from probkernels.circuits import PiecewiseLinear
+        >>> steps = PiecewiseLinear(((0.0, 0.8), (0.5, 0.1), (1.0, 0.01)))
+        >>> round(steps(0.25), 3), round(steps(0.75), 3)
+        (0.45, 0.055)
+    """
+
+    points: tuple[tuple[float, float], ...]
+
+    def __post_init__(self) -> None:
+        parts = [part for part, _ in self.points]
+        if len(parts) < 2 or parts != sorted(parts) or parts[0] != 0 or parts[-1] != 1:
+            raise ValueError(message("PiecewiseLinear", "points", "parts that rise from 0 to 1", repr(parts)))
+        for _, step in self.points:
+            check_step("PiecewiseLinear", "points", step)
+
+    def __call__(self, done: float) -> float:
+        """The step at a part of the training, in [0, 1]."""
+        for (left, start), (right, end) in zip(self.points, self.points[1:], strict=False):
+            if done < right:
+                return start + (end - start) * (done - left) / (right - left)
+        return self.points[-1][1]
+
+
+@dataclass(frozen=True)
+class Constant:
+    """The same step always."""
+
+    step: float
+
+    def __call__(self, done: float) -> float:
+        """The step."""
+        return self.step
+
+
+ANNEALED = PiecewiseLinear(((0.0, 0.8), (0.5, 0.1), (1.0, 0.01)))
+
+
+def make_schedule(step: float | Schedule | None, default: Schedule) -> Schedule:
+    """``step`` as a function, ``default`` if it is None."""
+    if step is None or callable(step):
+        return step or default
+    check_step("EM", "step", step)
+    return Constant(float(step))

@@ -1,0 +1,199 @@
+"""Circuits that are trees over the variables: fully factorised, Chow-Liu, and hidden Chow-Liu (HCLT)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .._core.errors import message
+from .circuit import Circuit
+from .families import Categorical, Family, Indicator
+from .graph import Graph, Input, Node, Product, Sum
+from .information import check_columns, mutual_information, rooted_at_center, spanning_tree
+
+STRUCTURE_ROWS = 5000  # rows that the tree is learnt from
+STRUCTURE_LEVELS = 16  # that values are binned to for it
+
+
+def tree_parents(x: Tensor, categories: int | Sequence[int], pseudocount: float = 0.1) -> list[int]:
+    """The Chow-Liu tree of discrete data, rooted at its centre: the parent of every variable, -1 for the root.
+
+    Args:
+        x: (N, D) integers. The first 5,000 rows are used, and alphabets of 32 and more are binned to about 16 levels.
+        categories: of every variable, or one number for all.
+        pseudocount: of each joint histogram.
+
+    Raises:
+        TypeError, ValueError: as :func:`mutual_information`.
+
+    Example:
+        >>> import torch
+        >>> from probkernels.circuits import tree_parents
+        >>> x = torch.tensor([[0, 0, 1], [1, 1, 0], [1, 1, 1], [0, 0, 0], [1, 0, 0]])
+        >>> tree_parents(x, 2)
+        [-1, 0, 0]
+    """
+    some = x[:STRUCTURE_ROWS]
+    sizes = check_columns(some, categories)  # before binning, which would hide values just outside the alphabet
+    widths = [max(size // STRUCTURE_LEVELS, 1) for size in sizes]
+    some = some.long() // torch.tensor(widths, device=x.device)
+    sizes = [-(-size // width) for size, width in zip(sizes, widths, strict=True)]
+    return rooted_at_center(spanning_tree(mutual_information(some, sizes, pseudocount)), x.shape[1])
+
+
+def _children(parents: Sequence[int]) -> tuple[list[list[int]], list[int]]:
+    """The children of every variable, and the variables in an order that has children first."""
+    children: list[list[int]] = [[] for _ in parents]
+    for variable, parent in enumerate(parents):
+        if not -1 <= parent < len(parents):
+            got = f"{parent} for variable {variable}"
+            raise ValueError(message("hclt_graph", "parents", f"variables below {len(parents)} or -1", got))
+        if parent >= 0:
+            children[parent].append(variable)
+    order = [variable for variable, parent in enumerate(parents) if parent < 0]
+    if len(order) != 1:
+        raise ValueError(message("hclt_graph", "parents", "one root, marked -1", f"{len(order)}"))
+    for variable in order:
+        order += children[variable]
+    if len(order) != len(parents):
+        raise ValueError(message("hclt_graph", "parents", "a tree", "a cycle"))
+    return children, order[::-1]
+
+
+def factorised_graph(families: Sequence[Family]) -> Graph:
+    """All variables independent: a product of one input each.
+
+    Example:
+        >>> from probkernels.circuits import Categorical, factorised_graph
+        >>> factorised_graph([Categorical(4)] * 3)
+        Graph(5 nodes, 3 variables, 1 edges)
+    """
+    inputs: list[Node] = [Input(variable, 1, family) for variable, family in enumerate(families)]
+    return Graph([*inputs, Product(tuple(range(len(inputs)))), Sum((len(inputs),), units=1)])
+
+
+def hclt_graph(parents: Sequence[int], families: Sequence[Family], latents: int | Sequence[int]) -> Graph:
+    """A hidden Chow-Liu tree: every variable that has children gets a latent, and the latents form the tree. A variable
+    without children hangs on its parent's latent.
+
+    Args:
+        parents: of every variable, -1 for the root.
+        families: of every variable's inputs.
+        latents: states of every latent, or one number for all.
+
+    Raises:
+        ValueError: parents that form no tree, or lists of other lengths.
+
+    Example:
+        >>> from probkernels.circuits import Categorical, hclt_graph
+        >>> hclt_graph([1, -1, 1, 2], [Categorical(3)] * 4, latents=2).num_edges  # latents at 1 and 2
+        6
+    """
+    sizes = [latents] * len(parents) if isinstance(latents, int) else list(latents)
+    if not len(parents) == len(families) == len(sizes):
+        got = f"{len(families)} families, {len(sizes)} latents"
+        raise ValueError(message("hclt_graph", "parents", "as many as families and latents", f"{len(parents)}; {got}"))
+    children, order = _children(parents)
+    nodes: list[Node] = []
+    top: dict[int, int] = {}  # the node to hang below the parent's product
+    for variable in order:
+        states = sizes[variable if children[variable] or parents[variable] < 0 else parents[variable]]
+        nodes.append(Input(variable, states, families[variable]))
+        top[variable] = len(nodes) - 1
+        if children[variable]:
+            nodes.append(Product((len(nodes) - 1, *(top[child] for child in children[variable]))))
+        if children[variable] or parents[variable] < 0:
+            units = sizes[parents[variable]] if parents[variable] >= 0 else 1
+            nodes.append(Sum((len(nodes) - 1,), units))
+            top[variable] = len(nodes) - 1
+    return Graph(nodes)
+
+
+def hclt(
+    x: Tensor, latents: int, *, categories: int | Sequence[int] | None = None, pseudocount: float = 0.1, seed: int = 0
+) -> Circuit:
+    """A hidden Chow-Liu tree over the Chow-Liu tree of the data, with random parameters: fit it with :class:`EM`.
+
+    Args:
+        x: (N, D) integers; the tree is learnt from the first 5,000 rows.
+        latents: states of every latent, M.
+        categories: of every variable, or one number for all; the largest value of x and one by default.
+        pseudocount: of the joint histograms that the tree comes from.
+        seed: of the parameters.
+
+    Raises:
+        TypeError, ValueError: as :func:`mutual_information`.
+
+    Reference:
+        Liu and Van den Broeck, Tractable Regularization of Probabilistic Circuits, NeurIPS 2021.
+
+    Example:
+        >>> import torch
+        >>> from probkernels.circuits import hclt
+        >>> x = torch.randint(0, 4, (100, 6), generator=torch.Generator().manual_seed(0))
+        >>> hclt(x, latents=3).log_prob(x[:2]).shape
+        torch.Size([2])
+    """
+    sizes = _categories(x, categories)
+    families = [Categorical(size) for size in sizes]
+    return Circuit(hclt_graph(tree_parents(x, sizes, pseudocount), families, latents), seed=seed)
+
+
+def factorised(x: Tensor, *, categories: int | Sequence[int] | None = None, pseudocount: float = 0.1) -> Circuit:
+    """All variables independent, each with the frequencies of x (N, D); arguments and errors as :func:`hclt`.
+
+    Example:
+        >>> import torch
+        >>> from probkernels.circuits import factorised
+        >>> factorised(torch.tensor([[0, 1], [1, 1]]), pseudocount=0.0).log_prob(torch.tensor([[0, 1]])).exp()
+        tensor([0.5000], grad_fn=<ExpBackward0>)
+    """
+    sizes = _categories(x, categories)
+    circuit = Circuit(factorised_graph([Categorical(size) for size in sizes]))
+    _fit_once(circuit, x, pseudocount)
+    return circuit
+
+
+def chow_liu(x: Tensor, *, categories: int | Sequence[int] | None = None, pseudocount: float = 0.1) -> Circuit:
+    """The Chow-Liu tree with the frequencies of x (N, D): each variable depends on one other. Deterministic, so that
+    maximum likelihood is closed-form and :meth:`Circuit.mpe` exact. Arguments and errors as :func:`hclt`.
+
+    Example:
+        >>> import torch
+        >>> from probkernels.circuits import chow_liu
+        >>> x = torch.tensor([[0, 0], [0, 0], [1, 1], [1, 0]])
+        >>> chow_liu(x, pseudocount=0.0).log_prob(x[:1]).exp()
+        tensor([0.5000], grad_fn=<ExpBackward0>)
+    """
+    sizes = _categories(x, categories)
+    children, order = _children(parents := tree_parents(x, sizes, pseudocount))
+    nodes: list[Node] = []
+    top: dict[int, int] = {}
+    for variable in order:
+        nodes.append(Input(variable, sizes[variable], Indicator(sizes[variable])))
+        if children[variable]:
+            nodes.append(Product((len(nodes) - 1, *(top[child] for child in children[variable]))))
+        nodes.append(Sum((len(nodes) - 1,), units=sizes[parents[variable]] if parents[variable] >= 0 else 1))
+        top[variable] = len(nodes) - 1
+    circuit = Circuit(Graph(nodes))
+    _fit_once(circuit, x, pseudocount)
+    return circuit
+
+
+def _fit_once(circuit: Circuit, x: Tensor, pseudocount: float) -> None:
+    """Maximum likelihood of a deterministic circuit, for which one step of EM is exact."""
+    at = circuit.probabilities()
+    batches = x.split(4096)
+    flows = circuit.flows(batches[0], at=at)
+    for batch in batches[1:]:
+        flows += circuit.flows(batch, at=at)
+    circuit.em_update_(flows, at, step=1.0, pseudocount=pseudocount)
+    circuit.load_probabilities_(at)
+
+
+def _categories(x: Tensor, categories: int | Sequence[int] | None) -> list[int]:
+    if categories is None:
+        categories = int(x.max()) + 1 if x.numel() and not x.is_floating_point() else 1
+    return [categories] * x.shape[-1] if isinstance(categories, int) else list(categories)
