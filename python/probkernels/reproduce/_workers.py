@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import resource_tracker
@@ -17,6 +18,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any, cast
 
 import torch
+from tqdm import tqdm
 
 MOST_PROCESSES = 8  # each holds its own torch, some 300 MB
 
@@ -104,6 +106,7 @@ def _receive(connection: Connection, job: tuple[Any, ...]) -> tuple[str, Any]:
 def _work(connection: Connection, function: Callable[..., Any]) -> None:
     """A worker's life: jobs in, progress and results out, until the parent goes."""
     torch.set_num_threads(1)
+    tqdm.set_lock(threading.RLock())  # its own is a semaphore, which the end of this process would leave behind
     try:
         while True:
             job = pickle.loads(connection.recv_bytes())
