@@ -37,9 +37,11 @@ struct Block {
   }
 };
 
-// Calls rows(Const<R>, row) with R = 4 for four equally (un)padded rows at once, and with R = 1 for the rest.
+// Calls rows(Const<R>, row) with R = 4 for four equally (un)padded rows at once, whose groups then fill whole vectors,
+// and with R = 1 for the rest.
 template <class T, class Rows>
 PK_HD void for_rows(const Block<T>& in, bool fours, Rows&& rows) {
+  fours = fours && in.group_size() % kLanes == 0;
   for (Int row = 0; row < in.rows;) {
     Int end = row + 1;
     while (fours && end < in.rows && end < row + kRows && in.pad(end) == in.pad(row)) ++end;
@@ -57,7 +59,7 @@ PK_HD void group_scales(const Block<T>& in, const T* x, Int n, acc_t<T>* scale) 
   using A = acc_t<T>;
   Vec<A, B> sum[R] = {};
   if (in.groups)
-    for_lanes(n, [&](Int i, auto lanes) PK_INLINE {
+    for_lanes<(R > 1)>(n, [&](Int i, auto lanes) PK_INLINE {
       for (int k = 0; k < R; ++k) {
         const auto v = load_vec<B>(x + k * in.features + i, lanes);
         sum[k] += v * v;
@@ -95,7 +97,7 @@ struct Forward {
         const Int at = row * c + first;
         A r[R];
         group_scales<B, R>(in, in.x + at, size, r);
-        for_lanes(size, [&](Int i, auto lanes) PK_INLINE {
+        for_lanes<(R > 1)>(size, [&](Int i, auto lanes) PK_INLINE {
           const auto a = load_vec<B>(scale + first + i, lanes), b = load_vec<B>(shift + first + i, lanes);
           auto sum = load_vec<B>(sum_sq + first + i, lanes);
           for (int k = 0; k < R; ++k) {
@@ -129,7 +131,7 @@ struct Backward {
         A r[R];
         Vec<A, B> along[R] = {};
         group_scales<B, R>(in, in.x + at, size, r);
-        for_lanes(size, [&](Int i, auto lanes) PK_INLINE {
+        for_lanes<(R > 1)>(size, [&](Int i, auto lanes) PK_INLINE {
           const auto pv = load_vec<B>(p + first + i, lanes), qv = load_vec<B>(q + first + i, lanes);
           A* s = sums + first + i;
           auto gz = load_vec<B>(s, lanes), g = load_vec<B>(s + c, lanes), zz = load_vec<B>(s + 2 * c, lanes);
@@ -157,7 +159,7 @@ struct Backward {
         if (!in.groups || mode == Store::none) continue;
         A mean[R];
         for (int k = 0; k < R; ++k) mean[k] = sum_lanes(along[k]) / A(size) * r[k];
-        for_lanes(size, [&](Int i, auto lanes) PK_INLINE {
+        for_lanes<(R > 1)>(size, [&](Int i, auto lanes) PK_INLINE {
           for (int k = 0; k < R; ++k) {
             const auto v = load_vec<B>(in.x + at + k * c + i, lanes);
             const auto grad_z = load_vec<B>(scratch + k * size + i, lanes);

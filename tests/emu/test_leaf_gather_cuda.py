@@ -48,7 +48,7 @@ def test_kernels_equal_the_reference_in_every_order(
 @pytest.mark.skipif(SANITIZED, reason="this is the run under the sanitizers")
 def test_sanitizers_find_nothing() -> None:
     """The cases above once more, compiled with AddressSanitizer and UndefinedBehaviorSanitizer."""
-    flags = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g")
+    flags = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g", "-O1")
     environment = {
         **os.environ,
         "LD_PRELOAD": sanitizer("asan"),

@@ -127,7 +127,7 @@ def test_kernels_equal_the_reference_in_every_order(case: Case, monkeypatch: pyt
 def test_sanitizers_find_nothing() -> None:
     """The cases above once more, compiled with AddressSanitizer and UndefinedBehaviorSanitizer."""
     preload = sanitizer("asan")
-    flags = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g")
+    flags = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g", "-O1")
     environment = {
         **os.environ,
         "LD_PRELOAD": preload,

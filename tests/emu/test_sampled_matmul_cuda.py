@@ -96,7 +96,7 @@ def test_sanitizers_find_nothing() -> None:
         "LD_PRELOAD": sanitizer("asan"),
         "ASAN_OPTIONS": "detect_leaks=0",
         "PK_EMULATOR": str(
-            backends.build_emulator(("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g"))
+            backends.build_emulator(("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g", "-O1"))
         ),
     }
     command = [sys.executable, "-m", "pytest", __file__, "-x", "-p", "no:cacheprovider"]

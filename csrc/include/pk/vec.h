@@ -125,12 +125,13 @@ inline void stream_done() {
 }
 
 // Calls body(i, lanes) for i = 0, 16, 32, ... < n; only the last call may have fewer than 16 lanes, and is then given
-// an int instead of Full.
-template <class Body>
+// an int instead of Full. With `whole`, n is a multiple of 16 and no code is made for a last one.
+template <bool whole = false, class Body>
 PK_HD void for_lanes(std::int64_t n, Body&& body) {
   std::int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes) body(i, Full{});
-  if (i < n) body(i, int(n - i));
+  if constexpr (!whole)
+    if (i < n) body(i, int(n - i));
 }
 
 // The sum of a register's lanes: lane i and lane i + width / 2, again and again.
