@@ -151,6 +151,21 @@ def sanitizer(name: str) -> str:
     return path
 
 
+def sanitized(file: str, passed: int) -> None:
+    """Runs a file's tests once more, compiled with AddressSanitizer and UndefinedBehaviorSanitizer: all must pass."""
+    flags = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g", "-O1")
+    environment = {
+        **os.environ,
+        "LD_PRELOAD": sanitizer("asan"),
+        "ASAN_OPTIONS": "detect_leaks=0",
+        "PK_EMULATOR": str(backends.build_emulator(flags)),
+    }
+    command = [sys.executable, "-m", "pytest", file, "-x", "-p", "no:cacheprovider"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=backends.ROOT, timeout=600)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    assert f"{passed} passed" in done.stdout
+
+
 def test_address_sanitizer_finds_an_out_of_bounds_read() -> None:
     preload = sanitizer("asan")
     built = backends.build_emulator(("-fsanitize=address", "-g"), (SOURCE,))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from typing import Any, NamedTuple
 
 import pytest
@@ -14,7 +12,7 @@ from probkernels.ops.power_norm import BWD, FWD, STATS, V_BWD
 from torch import Tensor
 
 from tests import backends
-from tests.emu.test_emulator import ORDERS, sanitizer
+from tests.emu.test_emulator import ORDERS, sanitized
 from tests.tolerances import ELEMENTWISE, SUM, assert_close
 
 pytestmark = pytest.mark.skipif(bool(reason := backends.skip_reason("cuda_emu")), reason=str(reason))
@@ -125,16 +123,4 @@ def test_kernels_equal_the_reference_in_every_order(case: Case, monkeypatch: pyt
 @pytest.mark.slow
 @pytest.mark.skipif(SANITIZED, reason="this is the run under the sanitizers")
 def test_sanitizers_find_nothing() -> None:
-    """The cases above once more, compiled with AddressSanitizer and UndefinedBehaviorSanitizer."""
-    preload = sanitizer("asan")
-    flags = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g", "-O1")
-    environment = {
-        **os.environ,
-        "LD_PRELOAD": preload,
-        "ASAN_OPTIONS": "detect_leaks=0",
-        "PK_EMULATOR": str(backends.build_emulator(flags)),
-    }
-    command = [sys.executable, "-m", "pytest", __file__, "-x", "-p", "no:cacheprovider"]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=backends.ROOT, timeout=600)
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
-    assert f"{len(CASES)} passed" in done.stdout
+    sanitized(__file__, len(CASES))

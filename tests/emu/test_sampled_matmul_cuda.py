@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from typing import Any, NamedTuple
 
 import pytest
@@ -16,7 +14,7 @@ from probkernels.reference.selection import pack
 from torch import Tensor
 
 from tests import backends
-from tests.emu.test_emulator import ORDERS, sanitizer
+from tests.emu.test_emulator import ORDERS, sanitized
 from tests.tolerances import SUM, assert_close
 
 pytestmark = pytest.mark.skipif(bool(reason := backends.skip_reason("cuda_emu")), reason=str(reason))
@@ -90,16 +88,4 @@ def test_kernels_equal_the_reference_in_every_order(case: Case, monkeypatch: pyt
 @pytest.mark.slow
 @pytest.mark.skipif(SANITIZED, reason="this is the run under the sanitizers")
 def test_sanitizers_find_nothing() -> None:
-    """The cases above once more, compiled with AddressSanitizer and UndefinedBehaviorSanitizer."""
-    environment = {
-        **os.environ,
-        "LD_PRELOAD": sanitizer("asan"),
-        "ASAN_OPTIONS": "detect_leaks=0",
-        "PK_EMULATOR": str(
-            backends.build_emulator(("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g", "-O1"))
-        ),
-    }
-    command = [sys.executable, "-m", "pytest", __file__, "-x", "-p", "no:cacheprovider"]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=backends.ROOT, timeout=600)
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
-    assert f"{len(CASES)} passed" in done.stdout
+    sanitized(__file__, len(CASES))

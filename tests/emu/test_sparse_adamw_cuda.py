@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -13,7 +11,7 @@ from probkernels.ops import Selection, sparse_adamw_
 from torch import Tensor
 
 from tests import backends
-from tests.emu.test_emulator import ORDERS, sanitizer
+from tests.emu.test_emulator import ORDERS, sanitized
 from tests.tolerances import ELEMENTWISE, assert_close
 
 pytestmark = pytest.mark.skipif(bool(reason := backends.skip_reason("cuda_emu")), reason=str(reason))
@@ -78,15 +76,4 @@ def test_kernel_equals_the_reference_in_every_order(name: str, bits: int, monkey
 @pytest.mark.slow
 @pytest.mark.skipif(SANITIZED, reason="this is the run under the sanitizers")
 def test_sanitizers_find_nothing() -> None:
-    """The cases above once more, compiled with AddressSanitizer and UndefinedBehaviorSanitizer."""
-    flags = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g", "-O1")
-    environment = {
-        **os.environ,
-        "LD_PRELOAD": sanitizer("asan"),
-        "ASAN_OPTIONS": "detect_leaks=0",
-        "PK_EMULATOR": str(backends.build_emulator(flags)),
-    }
-    command = [sys.executable, "-m", "pytest", __file__, "-x", "-p", "no:cacheprovider"]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=backends.ROOT, timeout=600)
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
-    assert f"{2 * len(CASES)} passed" in done.stdout
+    sanitized(__file__, 2 * len(CASES))
