@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 from probkernels import use_backend
@@ -9,7 +11,7 @@ from probkernels.ops.latent_tree import FLOWS
 from torch import Tensor
 
 from tests import backends
-from tests.emu.test_emulator import ORDERS
+from tests.emu.test_emulator import ORDERS, sanitized
 from tests.ops.latent_trees import Model, random_model
 from tests.tolerances import SUM, assert_close
 
@@ -38,3 +40,9 @@ def test_every_order_gives_the_same_bits(
         assert_close(got, expected, torch.float32, SUM, terms=batch)
     for other in runs[1:]:
         assert all(map(torch.equal, runs[0], other))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("PK_EMULATOR" in os.environ, reason="this is the run under the sanitizers")
+def test_sanitizers_find_nothing() -> None:
+    sanitized(__file__, 2)
