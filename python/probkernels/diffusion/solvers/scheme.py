@@ -1,0 +1,173 @@
+"""Every sampler as one linear program: registers, stages that call the model, and coefficients between them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ..table import Table
+
+Model = Callable[[str, Tensor, Tensor], Tensor]  # kind, x (B, *S), t 0-d -> (B, *S)
+Noise = Callable[[int], Tensor]  # step -> z (B, *S)
+Registers = list[Tensor | None]  # None is zero
+
+
+@dataclass(frozen=True, eq=False)
+class Scheme:
+    """A general linear method of N steps with R registers and S stages; float64 tensors on the CPU.
+
+    Registers hold what one step leaves to the next: the state, earlier evaluations, earlier states. In step n
+
+        u_s = sum_r inputs[n, s, r] R_r + sum_{q < s} stages[n, s, q] k_q + input_noise[n, s] z_n
+        k_s = model of ``kind`` at (u_s, t[n, s])
+        R'_r = sum_q carry[n, r, q] R_q + sum_s gather[n, r, s] k_s + noise[n, r] z_n
+
+    It starts with x_T in register 0 and zeros in the others, and ends with the sample in register 0. Stages that
+    nothing uses are not evaluated. Multistep methods have one stage and earlier evaluations in their registers,
+    Runge-Kutta methods one register and several stages; as every part is linear, one adjoint serves all of them.
+
+    Args:
+        t: (N, S) times at which the model is called.
+        inputs: (N, S, R).
+        stages: (N, S, S), strictly lower triangular.
+        input_noise: (N, S).
+        carry: (N, R, R).
+        gather: (N, R, S).
+        noise: (N, R).
+        kind: "eps" or "x0".
+        times: (N+1,) of the states between the steps.
+
+    Reference:
+        Butcher, General linear methods, Acta Numerica 2006.
+
+    Example:
+        >>> from probkernels.diffusion import VP, grid, scheme
+        >>> heun = scheme(VP(), grid(VP(), 10), "heun")
+        >>> heun.steps, heun.evaluations
+        (10, 20)
+    """
+
+    t: Tensor
+    inputs: Tensor
+    stages: Tensor
+    input_noise: Tensor
+    carry: Tensor
+    gather: Tensor
+    noise: Tensor
+    kind: str
+    times: Tensor
+    used: Tensor = field(init=False, repr=False)  # (N, S) bool: stages that something depends on
+
+    def __post_init__(self) -> None:
+        used = (self.gather != 0).any(1) | (self.stages != 0).any(1)
+        object.__setattr__(self, "used", used)
+
+    @property
+    def steps(self) -> int:
+        """N."""
+        return len(self.t)
+
+    @property
+    def evaluations(self) -> int:
+        """How often the model is called in all."""
+        return int(self.used.sum())
+
+    @property
+    def draws(self) -> list[bool]:
+        """Which steps use noise."""
+        return ((self.noise != 0).any(1) | (self.input_noise != 0).any(1)).tolist()
+
+    def parts(self) -> Iterator[Tensor]:
+        """The coefficients."""
+        yield from (self.inputs, self.stages, self.input_noise, self.carry, self.gather, self.noise)
+
+
+Term = tuple[float | Tensor, int]  # coefficient and place
+
+
+def terms(row: Tensor) -> list[Term]:
+    """The coefficients (n,) that count; as tensors where they carry a gradient, else as numbers."""
+    values = row.tolist()
+    return [(row[i] if row.requires_grad else value, i) for i, value in enumerate(values) if value]
+
+
+def combine(sums: Sequence[tuple[list[Term], Sequence[Tensor | None]]], like: Tensor) -> Tensor | None:
+    """sum of coefficient times value; None for nothing. A value alone with coefficient 1 is itself, not a copy."""
+    total: Tensor | None = None
+    for weights, values in sums:
+        for c, i in weights:
+            value = values[i]
+            if value is None:
+                continue
+            part = value if isinstance(c, float) and c == 1.0 else _cast(c, like) * value
+            total = part if total is None else total + part
+    return total
+
+
+def _cast(c: float | Tensor, like: Tensor) -> float | Tensor:
+    return c.to(device=like.device, dtype=like.dtype) if isinstance(c, Tensor) else c
+
+
+def step(scheme: Scheme, n: int, registers: Registers, model: Model, z: Tensor | None, like: Tensor) -> Registers:
+    """The registers after step n; ``z`` (B, *S) where the step has noise."""
+    outputs: Registers = []
+    for s in range(scheme.t.shape[1]):
+        if not scheme.used[n, s]:
+            outputs.append(None)
+            continue
+        noise = terms(scheme.input_noise[n, s : s + 1])
+        u = combine(
+            [(terms(scheme.inputs[n, s]), registers), (terms(scheme.stages[n, s, :s]), outputs), (noise, [z])], like
+        )
+        assert u is not None
+        outputs.append(model(scheme.kind, u, scheme.t[n, s]))
+    after: Registers = []
+    for r in range(len(registers)):
+        noise = terms(scheme.noise[n, r : r + 1])
+        rows = [(terms(scheme.carry[n, r]), registers), (terms(scheme.gather[n, r]), outputs), (noise, [z])]
+        after.append(combine(rows, like))
+    return after
+
+
+def run(scheme: Scheme, model: Model, x: Tensor, noise: Noise, after: Callable[[int, Tensor], None]) -> Tensor:
+    """The sample (B, *S) from x_T (B, *S), in whatever gradient mode is on; ``after(n, x)`` follows every step."""
+    registers: Registers = [x, *[None] * (scheme.carry.shape[1] - 1)]
+    for n, draws in enumerate(scheme.draws):
+        registers = step(scheme, n, registers, model, noise(n) if draws else None, x)
+        now = registers[0]
+        assert now is not None
+        after(n, now)
+    assert registers[0] is not None
+    return registers[0]
+
+
+def zeros(n: int, stages: int, registers: int) -> dict[str, Tensor]:
+    """Coefficients of a scheme, all zero."""
+    shapes = {
+        "inputs": (n, stages, registers),
+        "stages": (n, stages, stages),
+        "input_noise": (n, stages),
+        "carry": (n, registers, registers),
+        "gather": (n, registers, stages),
+        "noise": (n, registers),
+    }
+    return {name: torch.zeros(shape, dtype=torch.float64) for name, shape in shapes.items()}
+
+
+def from_table(table: Table) -> Scheme:
+    """A multistep method: registers are the state and m_{n-1}, m_{n-2}, ..."""
+    n, history = table.b.shape
+    c = zeros(n, 1, history)
+    c["inputs"][:, 0, 0] = 1
+    c["carry"][:, 0, 0] = table.a
+    c["carry"][:, 0, 1:] = table.b[:, 1:]
+    c["gather"][:, 0, 0] = table.b[:, 0]
+    if history > 1:
+        c["gather"][:, 1, 0] = 1
+    for r in range(2, history):
+        c["carry"][:, r, r - 1] = 1
+    c["noise"][:, 0] = table.d
+    return Scheme(table.t[:, None], **c, kind=table.kind, times=table.times)
