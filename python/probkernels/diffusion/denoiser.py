@@ -50,6 +50,8 @@ class Denoiser(nn.Module):
         time: what the net is given in place of t: a function of it. By default, the step of a :class:`VPDiscrete`
             process, t N - 1, and t itself of every other.
         sigma_data: standard deviation of the data, for "edm".
+        variance: the net's output is (B, 2 C, ...), the second half being what :func:`hybrid_loss` trains: where the
+            variance of a step lies between its two bounds. Samplers leave it out.
 
     Raises:
         TypeError: no module, no process.
@@ -81,6 +83,7 @@ class Denoiser(nn.Module):
         dynamic: float | None = None,
         time: Callable[[Tensor], Tensor] | None = None,
         sigma_data: float = 0.5,
+        variance: bool = False,
     ) -> None:
         super().__init__()
         if not isinstance(net, nn.Module):
@@ -90,7 +93,7 @@ class Denoiser(nn.Module):
         checks.one_of("Denoiser", "pred", pred, PREDICTIONS)
         checks.positive("Denoiser", "sigma_data", sigma_data)
         self.net, self.process, self.pred, self.time, self.sigma_data = net, process, pred, time, sigma_data
-        self.clip, self.dynamic = _bounds(clip), dynamic
+        self.clip, self.dynamic, self.variance = _bounds(clip), dynamic, variance
         if dynamic is not None and not (0 < dynamic <= 1 and self.clip and self.clip[0] == -self.clip[1]):
             expected = "a quantile in (0, 1], with symmetric bounds in 'clip'"
             raise ValueError(message("Denoiser", "dynamic", expected, repr(dynamic)))
@@ -192,7 +195,19 @@ class Denoiser(nn.Module):
         total = rho.square() + sd**2
         return sd**2 / total, rho * sd / total.sqrt(), 1 / total.sqrt()
 
+    def both(self, x: Tensor, t: Time, cond: Any = None) -> tuple[Tensor, Tensor]:
+        """Output and variance part, (B, *S) each, of a net with ``variance``."""
+        if not self.variance:
+            raise ValueError(message("Denoiser", "variance", "True, a net that has a second half", "False"))
+        self._check(x, t)
+        output, part = self._whole(x, double(t).to(x.device), cond).chunk(2, 1)
+        return output, part
+
     def _call(self, x: Tensor, t: Tensor, cond: Any) -> Tensor:
+        output = self._whole(x, t, cond)
+        return output.chunk(2, 1)[0] if self.variance else output
+
+    def _whole(self, x: Tensor, t: Tensor, cond: Any) -> Tensor:
         if self.pred == "edm":
             x = x * spread(self._edm(t)[2] / self.process.alpha(t), x)
             given = self.process.rho(t).log() / 4
@@ -202,10 +217,11 @@ class Denoiser(nn.Module):
             given = self.process.index(t) if isinstance(self.process, VPDiscrete) else t
         given = given.to(torch.promote_types(x.dtype, torch.float32)).expand(x.shape[0])
         output = self.net(x, given) if cond is None else self.net(x, given, cond)
-        if output.shape != x.shape:
-            hint = "a net that also predicts variances needs a wrapper that leaves them out"
+        wanted = (len(x), 2 * x.shape[1], *x.shape[2:]) if self.variance else tuple(x.shape)
+        if tuple(output.shape) != wanted:
+            hint = "" if self.variance else "a net that also predicts variances needs variance=True"
             got = f"shape {tuple(output.shape)}"
-            raise ValueError(message("Denoiser", "net", f"an output of x's shape {tuple(x.shape)}", got, hint))
+            raise ValueError(message("Denoiser", "net", f"an output of shape {wanted}", got, hint))
         return output
 
     def _clipped(self, data: Tensor) -> Tensor:

@@ -263,11 +263,11 @@ class VE(_NoSignalDecay):
         check_interval("VE", self)
 
     def _log_range(self) -> Tensor:
-        return (double(self.sigma_max) / self.sigma_min).log()
+        return double(self.sigma_max / self.sigma_min).log()
 
     def sigma(self, t: Time) -> Tensor:
         """See the base."""
-        return self.sigma_min * (double(t) * self._log_range()).exp()
+        return self.sigma_min * double(self.sigma_max / self.sigma_min).pow(double(t))
 
     def diffusion2(self, t: Time) -> Tensor:
         """See the base."""

@@ -327,7 +327,7 @@ def table(process: Process, times: Tensor, solver: str = "ddim", *, eta: float |
     | ``ab1`` .. ``ab4`` | polynomials in rho through the last evaluations; ``ab1`` is DDIM |
     | ``deis2``, ``deis``, ``deis4`` | tAB-DEIS: polynomials in t through the last 2, 3, 4 evaluations |
     | ``dpm1``, ``dpm2m``, ``dpm3m`` | DPM-Solver, multistep |
-    | ``dpmpp_1``, ``dpmpp_2m``, ``dpmpp_3m`` | DPM-Solver++, multistep; with ``_sde``: with noise, ``eta`` 1 by default |
+    | ``dpmpp_1``, ``dpmpp_2m``, ``dpmpp_3m`` | DPM-Solver++, multistep; ``_sde``: with noise, ``eta`` 1 by default |
     | ``ancestral``, ``ancestral_beta`` | DDPM, with the posterior's variance or the forward step's |
     | ``euler_maruyama``, ``reverse_diffusion`` | of the reverse SDE; the last step adds no noise |
     | ``euler`` | Euler's method for the probability-flow ODE in t |
@@ -352,7 +352,7 @@ def table(process: Process, times: Tensor, solver: str = "ddim", *, eta: float |
     Example:
         >>> from probkernels.diffusion import VP, grid, table
         >>> round(float(table(VP(), grid(VP(), 2), "dpmpp_2m").b[1, 1]), 6)
-        -0.320388
+        -0.760269
     """
     check_times("table", process, times)
     checks.one_of("table", "solver", solver, list(METHODS))
