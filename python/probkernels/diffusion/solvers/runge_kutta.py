@@ -52,7 +52,7 @@ def _heights(process: Process, times: Tensor, tableau: Tableau, start: Tensor, c
         for q, weight in enumerate(row):
             p["stages"][:, s, q] = torch.where(ended, 0.0, process.alpha(t[:, s]) * h * weight)
     for s, weight in enumerate(b):
-        p["gather"][:, 0, s] = torch.where(ended, float(s == 0), weight) * e.a1 * h
+        p["gather"][:, 0, s] = torch.where(ended, e.a1 * h * float(s == 0), e.a1 * h * weight)
     return Scheme(t, **p, kind="eps", times=times)
 
 
