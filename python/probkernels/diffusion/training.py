@@ -60,8 +60,8 @@ class EMA:
         self.updates += 1
         for mine, theirs in zip(self.module.parameters(), module.parameters(), strict=True):
             mine.lerp_(theirs.detach(), 1 - decay)
-        for mine, theirs in zip(self.module.buffers(), module.buffers(), strict=True):
-            mine.copy_(theirs)
+        for ours, other in zip(self.module.buffers(), module.buffers(), strict=True):
+            ours.copy_(other)
 
 
 def drop_condition(cond: Tensor, null: Tensor, share: float, generator: torch.Generator | None = None) -> Tensor:
@@ -174,7 +174,7 @@ def fit(
     rates = [group["lr"] for group in optimizer.param_groups]
     average = EMA(model, ema)
     file = None if checkpoint is None else Path(checkpoint)
-    facts = {"steps": steps, "batch_size": batch_size, "seed": seed, "drop": drop, "ema": ema, "rows": len(x0)}
+    facts: dict[str, Any] = {"steps": steps, "batch_size": batch_size, "seed": seed, "drop": drop, "ema": ema, "rows": len(x0)}
     facts |= {"weight": weight, "times": times}
     losses = _read(file, model, average, optimizer, facts) if file is not None and file.exists() else []
     if loss is None:
