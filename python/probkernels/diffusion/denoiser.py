@@ -32,6 +32,12 @@ def join(first: Any, second: Any, like: Tensor) -> Any:
     raise TypeError(message("Denoiser", "uncond", expected, checks.describe(first), hint))
 
 
+def times_of(t: Time, x: Tensor) -> Tensor:
+    """Times in float64: one a row on x's device; one for all on the CPU if it is there, where arithmetic is cheapest."""
+    t = double(t)
+    return t.to(x.device) if t.ndim else t
+
+
 class Denoiser(nn.Module):
     """A network that denoises, whatever it was trained to predict.
 
@@ -112,7 +118,7 @@ class Denoiser(nn.Module):
                 2B rows, those of ``uncond`` first. A number, or a tensor 0-d or (B,).
         """
         self._check(x, t)
-        t = double(t).to(x.device)
+        t = times_of(t, x)
         if guidance is None:
             return self._call(x, t, cond)
         if cond is None or uncond is None:
@@ -146,7 +152,7 @@ class Denoiser(nn.Module):
         """:meth:`eps` or :meth:`x0`, as ``kind`` says."""
         checks.one_of("Denoiser", "kind", kind, KINDS)
         output = self.forward(x, t, cond, **guide)
-        return self.convert(kind, output, x, double(t).to(x.device))
+        return self.convert(kind, output, x, times_of(t, x))
 
     def convert(self, kind: str, output: Tensor, x: Tensor, t: Tensor) -> Tensor:
         """Noise or data out of the net's output (B, *S) at x (B, *S) and t, 0-d or (B,)."""
@@ -200,7 +206,7 @@ class Denoiser(nn.Module):
         if not self.variance:
             raise ValueError(message("Denoiser", "variance", "True, a net that has a second half", "False"))
         self._check(x, t)
-        output, part = self._whole(x, double(t).to(x.device), cond).chunk(2, 1)
+        output, part = self._whole(x, times_of(t, x), cond).chunk(2, 1)
         return output, part
 
     def _call(self, x: Tensor, t: Tensor, cond: Any) -> Tensor:
@@ -215,7 +221,7 @@ class Denoiser(nn.Module):
             given = self.time(t)
         else:
             given = self.process.index(t) if isinstance(self.process, VPDiscrete) else t
-        given = given.to(torch.promote_types(x.dtype, torch.float32)).expand(x.shape[0])
+        given = given.to(device=x.device, dtype=torch.promote_types(x.dtype, torch.float32)).expand(x.shape[0])
         output = self.net(x, given) if cond is None else self.net(x, given, cond)
         wanted = (len(x), 2 * x.shape[1], *x.shape[2:]) if self.variance else tuple(x.shape)
         if tuple(output.shape) != wanted:

@@ -23,9 +23,13 @@ def double(t: Time) -> Tensor:
 
 
 def spread(coefficient: Tensor, x: Tensor) -> Tensor:
-    """A coefficient, 0-d or (B,), shaped to multiply x (B, *S), in x's dtype and on its device."""
-    c = coefficient.to(device=x.device, dtype=x.dtype)
-    return c if c.ndim == 0 else c.view(-1, *[1] * (x.ndim - 1))
+    """A coefficient, 0-d or (B,), shaped to multiply x (B, *S), in x's dtype.
+
+    One for the whole batch stays where it is: torch hands a CPU scalar to a kernel as an argument, without a copy.
+    """
+    if coefficient.ndim == 0:
+        return coefficient.to(x.dtype)
+    return coefficient.to(device=x.device, dtype=x.dtype).view(-1, *[1] * (x.ndim - 1))
 
 
 class Process:

@@ -174,7 +174,14 @@ def fit(
     rates = [group["lr"] for group in optimizer.param_groups]
     average = EMA(model, ema)
     file = None if checkpoint is None else Path(checkpoint)
-    facts: dict[str, Any] = {"steps": steps, "batch_size": batch_size, "seed": seed, "drop": drop, "ema": ema, "rows": len(x0)}
+    facts: dict[str, Any] = {
+        "steps": steps,
+        "batch_size": batch_size,
+        "seed": seed,
+        "drop": drop,
+        "ema": ema,
+        "rows": len(x0),
+    }
     facts |= {"weight": weight, "times": times}
     losses = _read(file, model, average, optimizer, facts) if file is not None and file.exists() else []
     if loss is None:
