@@ -33,7 +33,7 @@ def join(first: Any, second: Any, like: Tensor) -> Any:
 
 
 def times_of(t: Time, x: Tensor) -> Tensor:
-    """Times in float64: one a row on x's device; one for all on the CPU if it is there, where arithmetic is cheapest."""
+    """Times in float64: one a row on x's device; one for all on the CPU if it is there, where that is cheapest."""
     t = double(t)
     return t.to(x.device) if t.ndim else t
 

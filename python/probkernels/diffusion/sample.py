@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from .._core import checks
 from .._core.errors import message
+from . import gradients
 from .denoiser import Denoiser
 from .grids import grid as make_grid
 from .noise import StepNoise
@@ -19,7 +20,7 @@ from .solvers import scheme as make_scheme
 from .solvers.scheme import Scheme, from_table, run
 from .table import Table
 
-MODES = (None, "autograd")
+MODES = (None, "autograd", "exact")
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ def sample(
     generator: torch.Generator | None = None,
     noise: Tensor | None = None,
     grad: str | None = None,
+    store: str | int = "states",
+    last_k: int | None = None,
     progress: bool = False,
     callback: Callable[[int, Tensor], None] | None = None,
     **options: Any,
@@ -67,7 +70,13 @@ def sample(
         generator: gives the seed of the noise that solvers with noise add. The noise of a step depends on that seed and
             the step alone.
         noise: (rows, B, *S) in place of that, one row a step of the scheme.
-        grad: None: no gradient, and no graph. "autograd": the graph of all steps, as torch makes it.
+        grad: None: no gradient, and no graph. "autograd": the graph of all steps, as torch makes it. "exact": the same
+            gradient, to x_T, the net's parameters, conditions, guidance, given noise and coefficients, for the memory
+            of one call's graph: the net is called again in the backward pass.
+        store: of "exact". "states" keeps the input of every call of the net; a number of bytes also whole graphs of
+            as many last calls as fit into them, which saves calling those again.
+        last_k: of "exact". Calls of the net before the last k steps count as constants, which biases the gradient and
+            makes it cheaper; None for none.
         progress: show a progress bar.
         callback: called as ``callback(n, x)`` after step n.
         options: of the solver, for instance ``eta``.
@@ -77,7 +86,11 @@ def sample(
 
     Raises:
         TypeError: no denoiser, x_T no floating-point tensor.
-        ValueError: neither or both of ``steps`` and ``times``, or what the grid, solver and model refuse.
+        ValueError: neither or both of ``steps`` and ``times``, or what the grid, solver and model refuse; with "exact"
+            also batch normalisation in training mode, and a net that depends on a tensor that requires a gradient and
+            is neither its parameter nor buffer nor in ``cond``, ``uncond`` or ``guidance``.
+        FloatingPointError: with "exact", the net gave NaN or infinity; the text names the step.
+        NotImplementedError: a second derivative of "exact".
 
     Example:
         >>> import torch
@@ -91,6 +104,8 @@ def sample(
         True
     """
     checks.one_of("sample", "grad", grad, MODES)
+    if grad != "exact" and (store != "states" or last_k is not None):
+        raise ValueError(message("sample", "grad", "'exact', as 'store' or 'last_k' is given", repr(grad)))
     made = prepare(
         model, x_T, solver=solver, steps=steps, times=times, grid=grid, cond=cond, uncond=uncond, guidance=guidance,
         generator=generator, noise=noise, **options,
@@ -102,6 +117,8 @@ def sample(
             if callback is not None:
                 callback(n, x)
 
+        if grad == "exact":
+            return gradients.exact(made, after, store, last_k)
         with torch.set_grad_enabled(grad is not None and torch.is_grad_enabled()):
             return run(made.scheme, made.predict, x_T, made.noise, after)
 
