@@ -20,7 +20,7 @@ from .solvers import scheme as make_scheme
 from .solvers.scheme import Scheme, from_table, run
 from .table import Table
 
-MODES = (None, "autograd", "exact")
+MODES = (None, "autograd", "exact", "reversible")
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,8 @@ def sample(
         noise: (rows, B, *S) in place of that, one row a step of the scheme.
         grad: None: no gradient, and no graph. "autograd": the graph of all steps, as torch makes it. "exact": the same
             gradient, to x_T, the net's parameters, conditions, guidance, given noise and coefficients, for the memory
-            of one call's graph: the net is called again in the backward pass.
+            of one call's graph: the net is called again in the backward pass. "reversible": the same for "alf" in
+            fixed point, which keeps nothing of the run but its end and undoes it to the bit.
         store: of "exact". "states" keeps the input of every call of the net; a number of bytes also whole graphs of
             as many last calls as fit into them, which saves calling those again.
         last_k: of "exact". Calls of the net before the last k steps count as constants, which biases the gradient and
@@ -87,10 +88,11 @@ def sample(
     Raises:
         TypeError: no denoiser, x_T no floating-point tensor.
         ValueError: neither or both of ``steps`` and ``times``, or what the grid, solver and model refuse; with "exact"
-            also batch normalisation in training mode, and a net that depends on a tensor that requires a gradient and
-            is neither its parameter nor buffer nor in ``cond``, ``uncond`` or ``guidance``.
-        FloatingPointError: with "exact", the net gave NaN or infinity; the text names the step.
-        NotImplementedError: a second derivative of "exact".
+            and "reversible" also batch normalisation in training mode, and a net that depends on a tensor that requires
+            a gradient and is neither its parameter nor buffer nor in ``cond``, ``uncond`` or ``guidance``.
+        FloatingPointError: with these, the net gave NaN or infinity; the text names the step.
+        NotImplementedError: a second derivative of "exact" or "reversible".
+        RuntimeError: with "reversible", in the backward pass: the net does not give the same bits again.
 
     Example:
         >>> import torch
@@ -119,6 +121,8 @@ def sample(
 
         if grad == "exact":
             return gradients.exact(made, after, store, last_k)
+        if grad == "reversible":
+            return gradients.reversible(made, after, solver, options.get("damping", 1.0))
         with torch.set_grad_enabled(grad is not None and torch.is_grad_enabled()):
             return run(made.scheme, made.predict, x_T, made.noise, after)
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from ..._core import checks
 from ..._core.errors import message
 from .exact import Exact, Plan
+from .reversible import run as reversible
 
 if TYPE_CHECKING:
     from ..sample import Run
@@ -36,4 +37,4 @@ def exact(made: Run, after: Callable[[int, Tensor], None], store: str | int, las
     return Exact.apply(plan, *plan.inputs())
 
 
-__all__ = ["exact"]
+__all__ = ["exact", "reversible"]
