@@ -12,7 +12,7 @@ from tqdm import tqdm
 from .._core import checks
 from .._core.errors import message
 from .chain import VPDiscrete
-from .denoiser import Denoiser
+from .denoiser import Denoiser, times_of
 from .losses import dsm_loss
 from .process import spread
 
@@ -135,7 +135,7 @@ def vlb_term(
         output, share = model.both(x, t, cond)
     else:
         output, share = model.forward(x, t, cond), None
-    predicted = model.convert("x0", output, x, t)
+    predicted = model.convert(model.point("x0", times_of(t, x)), "x0", output, x)
     on_x, on_data, narrow, wide = (spread(c, x0) for c in _posterior(chain, index.to(x0.device)))
     if detach_mean:
         predicted = predicted.detach()

@@ -6,6 +6,7 @@ Every function takes times (any shape), as tensors or numbers, and returns a flo
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import overload
 
 import torch
 import torch.nn.functional as F
@@ -22,11 +23,17 @@ def double(t: Time) -> Tensor:
     return t.double() if isinstance(t, Tensor) else torch.tensor(t, dtype=torch.float64)
 
 
-def spread(coefficient: Tensor, x: Tensor) -> Tensor:
-    """A coefficient, 0-d or (B,), shaped to multiply x (B, *S), in x's dtype.
+@overload
+def spread(coefficient: Tensor, x: Tensor) -> Tensor: ...
+@overload
+def spread(coefficient: Tensor | float, x: Tensor) -> Tensor | float: ...
+def spread(coefficient: Tensor | float, x: Tensor) -> Tensor | float:
+    """A coefficient, a number, 0-d or (B,), shaped to multiply x (B, *S), in x's dtype.
 
     One for the whole batch stays where it is: torch hands a CPU scalar to a kernel as an argument, without a copy.
     """
+    if not isinstance(coefficient, Tensor):
+        return coefficient
     if coefficient.ndim == 0:
         return coefficient.to(x.dtype)
     return coefficient.to(device=x.device, dtype=x.dtype).view(-1, *[1] * (x.ndim - 1))

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from .._core import checks
 from .._core.errors import message
-from .denoiser import Denoiser
+from .denoiser import Denoiser, Point
 from .grids import grid as make_grid
 from .noise import StepNoise
 from .solvers import scheme as make_scheme
@@ -31,10 +31,11 @@ class Run:
     x: Tensor  # x_T (B, *S)
     noise: StepNoise
     guide: dict[str, Any]  # cond, uncond, guidance
+    points: list[list[Point]]  # of step n and stage s
 
-    def predict(self, kind: str, x: Tensor, t: Tensor) -> Tensor:
-        """The model's output of ``kind`` (B, *S)."""
-        return self.model.predict(kind, x, t, **self.guide)
+    def predict(self, n: int, s: int, x: Tensor) -> Tensor:
+        """The model's output (B, *S) of the scheme's kind at its time t[n, s]."""
+        return self.model.predict_at(self.points[n][s], self.scheme.kind, x, **self.guide)
 
 
 def sample(
@@ -136,7 +137,17 @@ def prepare(
         raise ValueError(message("sample", "noise", expected, f"shape {tuple(noise.shape)}"))
     draws = noise is not None or any(made.draws)
     source = StepNoise(x_T, generator if draws else torch.Generator(), noise)
-    return Run(made, model, x_T, source, {"cond": cond, "uncond": uncond, "guidance": guidance})
+    guide = {"cond": cond, "uncond": uncond, "guidance": guidance}
+    return Run(made, model, x_T, source, guide, _points(model, made))
+
+
+def _points(model: Denoiser, scheme: Scheme) -> list[list[Point]]:
+    """In numbers, or in tensors if the times carry a gradient."""
+    n, stages = scheme.t.shape
+    if scheme.t.requires_grad:
+        return [[model.point(scheme.kind, t) for t in row] for row in scheme.t]
+    points = model.points(scheme.kind, scheme.t.flatten())
+    return [points[i * stages : (i + 1) * stages] for i in range(n)]
 
 
 def _resolve(
