@@ -39,7 +39,8 @@ def discretised_gaussian_nll(x: Tensor, mean: Tensor, log_std: Tensor, bins: int
 
     Args:
         x: (...), one of ``bins`` levels that divide -1 .. 1 evenly; the outer bins reach to infinity.
-        mean, log_std: (...), broadcast against x.
+        mean: (...), broadcast against x.
+        log_std: likewise.
         bins: at least 2.
 
     Raises:
@@ -180,7 +181,12 @@ def bits_per_dim(
     """An upper bound on -log2 p(x0) per dimension, from all N steps of the chain.
 
     Args:
-        model, x0, cond, variance, bins, generator: see :func:`vlb_term`; the network is called N times.
+        model: of a :class:`VPDiscrete` process of N steps; its network is called N times.
+        x0: (B, *S) float in -1 .. 1, of ``bins`` levels.
+        cond: of the network.
+        variance: see :func:`vlb_term`.
+        bins: levels of the data.
+        generator: of the noise, on x0's device.
         progress: show a progress bar.
 
     Returns:

@@ -62,9 +62,12 @@ def sample(
         model: what denoises.
         x_T: (B, *S) float; standard normal noise times ``model.process.prior_std``.
         solver: a name (see :func:`table` and :func:`scheme`), or coefficients made before.
-        steps, grid: that many steps, spaced as :func:`grid` has it; or
+        steps: how many, spaced by ``grid``; or
         times: (N+1,) float64, falling.
-        cond, uncond, guidance: see :meth:`Denoiser.forward`; each for the whole batch.
+        grid: what is spaced evenly, see :func:`grid`.
+        cond: see :meth:`Denoiser.forward`, as for the next two; for the whole batch.
+        uncond: the condition that means none.
+        guidance: its strength w.
         generator: gives the seed of the noise that solvers with noise add. The noise of a step depends on that seed and
             the step alone.
         noise: (rows, B, *S) in place of that, one row a step of the scheme.
