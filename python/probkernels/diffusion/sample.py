@@ -15,7 +15,7 @@ from .._core.errors import message
 from .denoiser import Denoiser, Point
 from .grids import grid as make_grid
 from .noise import StepNoise
-from .solvers import scheme as make_scheme
+from .solvers.build import scheme as make_scheme
 from .solvers.scheme import Scheme, from_table, run
 from .table import Table
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -89,69 +90,68 @@ class Scheme:
 Term = tuple[float | Tensor, int]  # coefficient and place
 
 
-@dataclass(frozen=True)
-class Row:
-    """What one sum of a step is made of; terms whose coefficient is 0 are left out."""
+def terms(row: Tensor) -> list[Term]:
+    """The coefficients (n,) that count; as tensors where they carry a gradient, else as numbers."""
+    return [(row[i] if row.requires_grad else c, i) for i, c in enumerate(row.tolist()) if c]
+
+
+def combine(sums: Iterable[tuple[list[Term], Sequence[Tensor | None]]], like: Tensor) -> Tensor | None:
+    """The sum of coefficient times value; None for nothing. A value alone with coefficient 1 is itself, not a copy."""
+    total: Tensor | None = None
+    for weights, values in sums:
+        for c, i in weights:
+            value = values[i]
+            if value is None:
+                continue
+            part = value if isinstance(c, float) and c == 1.0 else spread(c, like) * value
+            total = part if total is None else total + part
+    return total
+
+
+class Row(NamedTuple):
+    """What one sum of a step is made of."""
 
     registers: list[Term]
     outputs: list[Term]
     noise: list[Term]
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(NamedTuple):
     """One step: the inputs of its stages, None for those not evaluated, and the registers after it."""
 
     stages: list[Row | None]
     registers: list[Row]
 
 
-def plan(scheme: Scheme) -> list[Step]:
-    """The steps as lists of terms: coefficients are numbers, or tensors where they carry a gradient."""
-    values = {name: getattr(scheme, name).tolist() for name in ("inputs", "stages", "input_noise", "carry")}
-    values |= {name: getattr(scheme, name).tolist() for name in ("gather", "noise")}
+def plan(scheme: Scheme) -> Iterator[Step]:
+    """The steps one by one, their coefficients as terms."""
     steps, stages = scheme.t.shape
-    used = scheme.used.tolist()
-
-    def row(n: int, r: int, first: str, second: str, third: str) -> Row:
-        def terms(name: str) -> list[Term]:
-            live = getattr(scheme, name)
-            numbers = values[name][n][r]
-            return [(live[n, r, i] if live.requires_grad else c, i) for i, c in enumerate(numbers) if c]
-
-        live, c = getattr(scheme, third), values[third][n][r]
-        noise: list[Term] = [(live[n, r] if live.requires_grad else c, 0)] if c else []
-        return Row(terms(first), terms(second), noise)
-
-    return [
-        Step(
-            [row(n, s, "inputs", "stages", "input_noise") if used[n][s] else None for s in range(stages)],
-            [row(n, r, "carry", "gather", "noise") for r in range(scheme.carry.shape[1])],
+    for n in range(steps):
+        yield Step(
+            [
+                Row(terms(scheme.inputs[n, s]), terms(scheme.stages[n, s, :s]), terms(scheme.input_noise[n, s : s + 1]))
+                if scheme.used[n, s]
+                else None
+                for s in range(stages)
+            ],
+            [
+                Row(terms(scheme.carry[n, r]), terms(scheme.gather[n, r]), terms(scheme.noise[n, r : r + 1]))
+                for r in range(scheme.carry.shape[1])
+            ],
         )
-        for n in range(steps)
-    ]
 
 
-def combine(row: Row, registers: Registers, outputs: Registers, z: Tensor | None) -> Tensor | None:
-    """The sum of coefficient times value; None for nothing. A value alone with coefficient 1 is itself, not a copy."""
-    total: Tensor | None = None
-    for terms, values in ((row.registers, registers), (row.outputs, outputs), (row.noise, [z])):
-        for c, i in terms:
-            value = values[i]
-            if value is None:
-                continue
-            part = value if isinstance(c, float) and c == 1.0 else spread(c, value) * value
-            total = part if total is None else total + part
-    return total
-
-
-def advance(step: Step, n: int, registers: Registers, model: Model, z: Tensor | None) -> Registers:
+def advance(step: Step, n: int, registers: Registers, model: Model, z: Tensor | None, like: Tensor) -> Registers:
     """The registers after step n; ``z`` (B, *S) where the step has noise."""
     outputs: Registers = []
+
+    def value(row: Row) -> Tensor | None:
+        return combine([(row.registers, registers), (row.outputs, outputs), (row.noise, [z])], like)
+
     for s, row in enumerate(step.stages):
-        u = None if row is None else combine(row, registers, outputs, z)
+        u = None if row is None else value(row)
         outputs.append(None if u is None else model(n, s, u))
-    return [combine(row, registers, outputs, z) for row in step.registers]
+    return [value(row) for row in step.registers]
 
 
 def run(scheme: Scheme, model: Model, x: Tensor, noise: Noise, after: Callable[[int, Tensor], None]) -> Tensor:
@@ -159,7 +159,7 @@ def run(scheme: Scheme, model: Model, x: Tensor, noise: Noise, after: Callable[[
     registers: Registers = [x, *[None] * (scheme.carry.shape[1] - 1)]
     now: Tensor | None = x
     for n, (step, draws) in enumerate(zip(plan(scheme), scheme.draws, strict=True)):
-        registers = advance(step, n, registers, model, noise(n) if draws else None)
+        registers = advance(step, n, registers, model, noise(n) if draws else None, x)
         now = registers[0]
         assert now is not None
         after(n, now)
