@@ -123,22 +123,29 @@ class Step(NamedTuple):
     registers: list[Row]
 
 
-def plan(scheme: Scheme) -> Iterator[Step]:
-    """The steps one by one, their coefficients as terms."""
+def plan(scheme: Scheme) -> list[Step]:
+    """The steps with their coefficients as terms."""
     steps, stages = scheme.t.shape
-    for n in range(steps):
-        yield Step(
-            [
-                Row(terms(scheme.inputs[n, s]), terms(scheme.stages[n, s, :s]), terms(scheme.input_noise[n, s : s + 1]))
-                if scheme.used[n, s]
-                else None
-                for s in range(stages)
-            ],
-            [
-                Row(terms(scheme.carry[n, r]), terms(scheme.gather[n, r]), terms(scheme.noise[n, r : r + 1]))
-                for r in range(scheme.carry.shape[1])
-            ],
+    registers = scheme.carry.shape[1]
+    inputs = list(map(Row, *map(all_terms, (scheme.inputs, scheme.stages, scheme.input_noise[..., None]))))
+    after = list(map(Row, *map(all_terms, (scheme.carry, scheme.gather, scheme.noise[..., None]))))
+    used = scheme.used.tolist()
+    return [
+        Step(
+            [inputs[n * stages + s] if used[n][s] else None for s in range(stages)],
+            after[n * registers : (n + 1) * registers],
         )
+        for n in range(steps)
+    ]
+
+
+def all_terms(coefficients: Tensor) -> list[list[Term]]:
+    """:func:`terms` of every row of (N, R, n): N R lists."""
+    rows = coefficients.flatten(0, 1)
+    live = rows.requires_grad
+    return [
+        [(rows[r, i] if live else c, i) for i, c in enumerate(numbers) if c] for r, numbers in enumerate(rows.tolist())
+    ]
 
 
 def advance(step: Step, n: int, registers: Registers, model: Model, z: Tensor | None, like: Tensor) -> Registers:
