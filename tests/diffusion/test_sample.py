@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from tests.diffusion.densities import gaussian, mixture
 
-MANY = 20_000
+MANY = 8_000
 
 
 def prior(process: Process, n: int = MANY, seed: int = 0) -> Tensor:

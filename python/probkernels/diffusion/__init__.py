@@ -8,7 +8,8 @@ from .losses import draw_times, dsm_loss, loss_weight
 from .noise import StepNoise
 from .process import EDM, VE, VP, FlowMatching, Process, SubVP
 from .sample import sample
-from .solvers import Scheme, scheme
+from .solvers import Scheme
+from .solvers.build import scheme
 from .solvers.langevin import annealed_langevin, predictor_corrector
 from .table import Table, table
 from .training import EMA, Training, drop_condition, fit

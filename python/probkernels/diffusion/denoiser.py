@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -33,9 +33,20 @@ def join(first: Any, second: Any, like: Tensor) -> Any:
 
 
 def times_of(t: Time, x: Tensor) -> Tensor:
-    """Times in float64: one a row on x's device; one for all on the CPU if it is there, where that is cheapest."""
+    """Times in float64: one a row on x's device; one for all where it is, best on the CPU."""
     t = double(t)
     return t.to(x.device) if t.ndim else t
+
+
+class Point(NamedTuple):
+    """What a denoiser needs of a time: numbers, or tensors 0-d or (B,)."""
+
+    given: Tensor | float  # to the net, in place of t
+    scale: Tensor | float | None  # of the net's input
+    on_x: Tensor | float  # the prediction is on_x x + on_output output: of the data if there is clipping
+    on_output: Tensor | float
+    back_x: Tensor | float  # eps = back_x x - back_data x0
+    back_data: Tensor | float
 
 
 class Denoiser(nn.Module):
@@ -118,17 +129,7 @@ class Denoiser(nn.Module):
                 2B rows, those of ``uncond`` first. A number, or a tensor 0-d or (B,).
         """
         self._check(x, t)
-        t = times_of(t, x)
-        if guidance is None:
-            return self._call(x, t, cond)
-        if cond is None or uncond is None:
-            hint = "guidance compares the two; uncond is for instance the null token"
-            missing = "cond" if cond is None else "uncond"
-            raise ValueError(message("Denoiser", missing, "a condition, as guidance is given", "None", hint))
-        twice = torch.cat([x, x])
-        u, c = self._call(twice, t.repeat(2) if t.ndim else t, join(uncond, cond, x)).chunk(2)
-        w = spread(guidance, x) if isinstance(guidance, Tensor) else guidance
-        return u + w * (c - u)
+        return self._guided(self.point("x0", times_of(t, x)), x, cond, uncond, guidance)
 
     def eps(self, x: Tensor, t: Time, cond: Any = None, **guide: Any) -> Tensor:
         """The predicted noise (B, *S); arguments of :meth:`forward`."""
@@ -151,20 +152,46 @@ class Denoiser(nn.Module):
     def predict(self, kind: str, x: Tensor, t: Time, cond: Any = None, **guide: Any) -> Tensor:
         """:meth:`eps` or :meth:`x0`, as ``kind`` says."""
         checks.one_of("Denoiser", "kind", kind, KINDS)
-        output = self.forward(x, t, cond, **guide)
-        return self.convert(kind, output, x, times_of(t, x))
+        self._check(x, t)
+        return self.predict_at(self.point(kind, times_of(t, x)), kind, x, cond, **guide)
 
-    def convert(self, kind: str, output: Tensor, x: Tensor, t: Tensor) -> Tensor:
-        """Noise or data out of the net's output (B, *S) at x (B, *S) and t, 0-d or (B,)."""
+    def predict_at(
+        self,
+        point: Point,
+        kind: str,
+        x: Tensor,
+        cond: Any = None,
+        *,
+        uncond: Any = None,
+        guidance: float | Tensor | None = None,
+    ) -> Tensor:
+        """:meth:`predict` with what depends on the time computed before, by :meth:`point` or :meth:`points`."""
+        return self.convert(point, kind, self._guided(point, x, cond, uncond, guidance), x)
+
+    def convert(self, point: Point, kind: str, output: Tensor, x: Tensor) -> Tensor:
+        """Noise or data out of the net's output (B, *S) at x (B, *S)."""
+        value = spread(point.on_x, x) * x + spread(point.on_output, x) * output
         if self.clip is None:
-            on_x, on_output = self.coefficients(kind, t)
-            return spread(on_x, x) * x + spread(on_output, x) * output
-        on_x, on_output = self.coefficients("x0", t)
-        data = self._clipped(spread(on_x, x) * x + spread(on_output, x) * output)
-        if kind == "x0":
-            return data
+            return value
+        data = self._clipped(value)
+        return data if kind == "x0" else spread(point.back_x, x) * x - spread(point.back_data, x) * data
+
+    def point(self, kind: str, t: Tensor) -> Point:
+        """What predicting ``kind`` needs of times of any shape, float64."""
         a, s = self.process.alpha(t), self.process.sigma(t)
-        return spread(1 / s, x) * x - spread(a / s, x) * data
+        if self.pred == "edm":
+            given, scale = self.process.rho(t).log() / 4, self._edm(t)[2] / a
+        elif self.time is not None:
+            given, scale = self.time(t), None
+        else:
+            given, scale = self.process.index(t) if isinstance(self.process, VPDiscrete) else t, None
+        on_x, on_output = self.coefficients(kind if self.clip is None else "x0", t)
+        return Point(given, scale, on_x, on_output, 1 / s, a / s)
+
+    def points(self, kind: str, t: Tensor) -> list[Point]:
+        """:meth:`point` at each of some times (n,), in numbers: a loop over them then has nothing to compute."""
+        columns = [value.tolist() if isinstance(value, Tensor) else [value] * len(t) for value in self.point(kind, t)]
+        return [Point(*row) for row in zip(*columns, strict=True)]
 
     def coefficients(self, kind: str, t: Time) -> tuple[Tensor, Tensor]:
         """(p, q) of t's shape, float64, such that ``kind`` is p x + q output before any clipping."""
@@ -206,22 +233,33 @@ class Denoiser(nn.Module):
         if not self.variance:
             raise ValueError(message("Denoiser", "variance", "True, a net that has a second half", "False"))
         self._check(x, t)
-        output, part = self._whole(x, times_of(t, x), cond).chunk(2, 1)
+        output, part = self._whole(self.point("x0", times_of(t, x)), x, cond).chunk(2, 1)
         return output, part
 
-    def _call(self, x: Tensor, t: Tensor, cond: Any) -> Tensor:
-        output = self._whole(x, t, cond)
+    def _guided(self, point: Point, x: Tensor, cond: Any, uncond: Any, guidance: float | Tensor | None) -> Tensor:
+        if guidance is None:
+            return self._call(point, x, cond)
+        if cond is None or uncond is None:
+            hint = "guidance compares the two; uncond is for instance the null token"
+            missing = "cond" if cond is None else "uncond"
+            raise ValueError(message("Denoiser", missing, "a condition, as guidance is given", "None", hint))
+        doubled = Point(*(c.repeat(2) if isinstance(c, Tensor) and c.ndim else c for c in point))  # type: ignore[arg-type]
+        u, c = self._call(doubled, torch.cat([x, x]), join(uncond, cond, x)).chunk(2)
+        w = spread(guidance, x) if isinstance(guidance, Tensor) else guidance
+        return u + w * (c - u)
+
+    def _call(self, point: Point, x: Tensor, cond: Any) -> Tensor:
+        output = self._whole(point, x, cond)
         return output.chunk(2, 1)[0] if self.variance else output
 
-    def _whole(self, x: Tensor, t: Tensor, cond: Any) -> Tensor:
-        if self.pred == "edm":
-            x = x * spread(self._edm(t)[2] / self.process.alpha(t), x)
-            given = self.process.rho(t).log() / 4
-        elif self.time is not None:
-            given = self.time(t)
+    def _whole(self, point: Point, x: Tensor, cond: Any) -> Tensor:
+        if point.scale is not None:
+            x = x * spread(point.scale, x)
+        wide, rows = torch.promote_types(x.dtype, torch.float32), x.shape[0]
+        if isinstance(point.given, Tensor):
+            given = point.given.to(device=x.device, dtype=wide).expand(rows)
         else:
-            given = self.process.index(t) if isinstance(self.process, VPDiscrete) else t
-        given = given.to(device=x.device, dtype=torch.promote_types(x.dtype, torch.float32)).expand(x.shape[0])
+            given = torch.full((rows,), point.given, device=x.device, dtype=wide)
         output = self.net(x, given) if cond is None else self.net(x, given, cond)
         wanted = (len(x), 2 * x.shape[1], *x.shape[2:]) if self.variance else tuple(x.shape)
         if tuple(output.shape) != wanted:

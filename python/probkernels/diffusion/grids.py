@@ -42,7 +42,8 @@ def grid(
             ("lambda"), the noise-to-signal ratio ("rho") or its 7th root ("edm"). For :class:`VPDiscrete` also
             "leading", "trailing" and "linspace", which visit whole steps of the chain in the three ways that other
             libraries name so, and end at t = 0.
-        t_min, t_max: the ends, the process's own by default.
+        t_min: the end, by default the process's own.
+        t_max: the beginning, likewise.
 
     Returns:
         (N+1,) float64, falling; both ends are exact.

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from .._core import checks
 from .._core.errors import message
 from .chain import VPDiscrete
-from .denoiser import Denoiser
+from .denoiser import Denoiser, times_of
 from .losses import dsm_loss
 from .process import spread
 
@@ -39,7 +39,8 @@ def discretised_gaussian_nll(x: Tensor, mean: Tensor, log_std: Tensor, bins: int
 
     Args:
         x: (...), one of ``bins`` levels that divide -1 .. 1 evenly; the outer bins reach to infinity.
-        mean, log_std: (...), broadcast against x.
+        mean: (...), broadcast against x.
+        log_std: likewise.
         bins: at least 2.
 
     Raises:
@@ -135,7 +136,7 @@ def vlb_term(
         output, share = model.both(x, t, cond)
     else:
         output, share = model.forward(x, t, cond), None
-    predicted = model.convert("x0", output, x, t)
+    predicted = model.convert(model.point("x0", times_of(t, x)), "x0", output, x)
     on_x, on_data, narrow, wide = (spread(c, x0) for c in _posterior(chain, index.to(x0.device)))
     if detach_mean:
         predicted = predicted.detach()
@@ -180,7 +181,12 @@ def bits_per_dim(
     """An upper bound on -log2 p(x0) per dimension, from all N steps of the chain.
 
     Args:
-        model, x0, cond, variance, bins, generator: see :func:`vlb_term`; the network is called N times.
+        model: of a :class:`VPDiscrete` process of N steps; its network is called N times.
+        x0: (B, *S) float in -1 .. 1, of ``bins`` levels.
+        cond: of the network.
+        variance: see :func:`vlb_term`.
+        bins: levels of the data.
+        generator: of the noise, on x0's device.
         progress: show a progress bar.
 
     Returns:

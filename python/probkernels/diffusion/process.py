@@ -6,6 +6,7 @@ Every function takes times (any shape), as tensors or numbers, and returns a flo
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import overload
 
 import torch
 import torch.nn.functional as F
@@ -22,11 +23,17 @@ def double(t: Time) -> Tensor:
     return t.double() if isinstance(t, Tensor) else torch.tensor(t, dtype=torch.float64)
 
 
-def spread(coefficient: Tensor, x: Tensor) -> Tensor:
-    """A coefficient, 0-d or (B,), shaped to multiply x (B, *S), in x's dtype.
+@overload
+def spread(coefficient: Tensor, x: Tensor) -> Tensor: ...
+@overload
+def spread(coefficient: Tensor | float, x: Tensor) -> Tensor | float: ...
+def spread(coefficient: Tensor | float, x: Tensor) -> Tensor | float:
+    """A coefficient, a number, 0-d or (B,), shaped to multiply x (B, *S), in x's dtype.
 
     One for the whole batch stays where it is: torch hands a CPU scalar to a kernel as an argument, without a copy.
     """
+    if not isinstance(coefficient, Tensor):
+        return coefficient
     if coefficient.ndim == 0:
         return coefficient.to(x.dtype)
     return coefficient.to(device=x.device, dtype=x.dtype).view(-1, *[1] * (x.ndim - 1))
@@ -144,8 +151,10 @@ class VP(_LinearBeta):
     """The variance-preserving process in continuous time: alpha^2 + sigma^2 = 1.
 
     Args:
-        beta_min, beta_max: rate of noise at t = 0 and t = 1.
-        t_min, t_max: the ends of sampling.
+        beta_min: rate of noise at t = 0.
+        beta_max: at t = 1.
+        t_min: where sampling ends.
+        t_max: where it begins.
 
     Raises:
         TypeError, ValueError: rates that are not positive numbers, or no interval.
@@ -191,8 +200,10 @@ class SubVP(_LinearBeta):
     """The sub-variance-preserving process: VP's alpha, and sigma = 1 - alpha^2.
 
     Args:
-        beta_min, beta_max: rate of noise at t = 0 and t = 1.
-        t_min, t_max: the ends of sampling.
+        beta_min: rate of noise at t = 0.
+        beta_max: at t = 1.
+        t_min: where sampling ends.
+        t_max: where it begins.
 
     Raises:
         TypeError, ValueError: rates that are not positive numbers, or no interval.
@@ -242,8 +253,10 @@ class VE(_NoSignalDecay):
     """The variance-exploding process: alpha = 1, and sigma grows geometrically.
 
     Args:
-        sigma_min, sigma_max: noise at t = 0 and t = 1.
-        t_min, t_max: the ends of sampling.
+        sigma_min: noise at t = 0.
+        sigma_max: at t = 1.
+        t_min: where sampling ends.
+        t_max: where it begins.
 
     Raises:
         TypeError, ValueError: no positive numbers, sigma_min not below sigma_max, or no interval.
@@ -287,7 +300,8 @@ class EDM(_NoSignalDecay):
     """Time is the noise itself: alpha = 1, sigma = t.
 
     Args:
-        t_min, t_max: the least and the most noise.
+        t_min: the least noise.
+        t_max: the most.
 
     Raises:
         ValueError: no interval.
@@ -327,7 +341,8 @@ class FlowMatching(Process):
     At t = 1 nothing of the data is left: there only solvers of kind "x0" can start.
 
     Args:
-        t_min, t_max: the ends of sampling, in [0, 1].
+        t_min: where sampling ends, at least 0.
+        t_max: where it begins, at most 1.
 
     Raises:
         ValueError: no interval, or one that leaves [0, 1].

@@ -13,10 +13,10 @@ from tqdm import tqdm
 from .._core import checks
 from .._core.errors import message
 from . import gradients
-from .denoiser import Denoiser
+from .denoiser import Denoiser, Point
 from .grids import grid as make_grid
 from .noise import StepNoise
-from .solvers import scheme as make_scheme
+from .solvers.build import scheme as make_scheme
 from .solvers.scheme import Scheme, from_table, run
 from .table import Table
 
@@ -32,10 +32,11 @@ class Run:
     x: Tensor  # x_T (B, *S)
     noise: StepNoise
     guide: dict[str, Any]  # cond, uncond, guidance
+    points: list[list[Point]]  # of step n and stage s
 
-    def predict(self, kind: str, x: Tensor, t: Tensor) -> Tensor:
-        """The model's output of ``kind`` (B, *S)."""
-        return self.model.predict(kind, x, t, **self.guide)
+    def predict(self, n: int, s: int, x: Tensor) -> Tensor:
+        """The model's output (B, *S) of the scheme's kind at its time t[n, s]."""
+        return self.model.predict_at(self.points[n][s], self.scheme.kind, x, **self.guide)
 
 
 def sample(
@@ -64,9 +65,12 @@ def sample(
         model: what denoises.
         x_T: (B, *S) float; standard normal noise times ``model.process.prior_std``.
         solver: a name (see :func:`table` and :func:`scheme`), or coefficients made before.
-        steps, grid: that many steps, spaced as :func:`grid` has it; or
+        steps: how many, spaced by ``grid``; or
         times: (N+1,) float64, falling.
-        cond, uncond, guidance: see :meth:`Denoiser.forward`; each for the whole batch.
+        grid: what is spaced evenly, see :func:`grid`.
+        cond: see :meth:`Denoiser.forward`, as for the next two; for the whole batch.
+        uncond: the condition that means none.
+        guidance: its strength w.
         generator: gives the seed of the noise that solvers with noise add. The noise of a step depends on that seed and
             the step alone.
         noise: (rows, B, *S) in place of that, one row a step of the scheme.
@@ -157,7 +161,17 @@ def prepare(
         raise ValueError(message("sample", "noise", expected, f"shape {tuple(noise.shape)}"))
     draws = noise is not None or any(made.draws)
     source = StepNoise(x_T, generator if draws else torch.Generator(), noise)
-    return Run(made, model, x_T, source, {"cond": cond, "uncond": uncond, "guidance": guidance})
+    guide = {"cond": cond, "uncond": uncond, "guidance": guidance}
+    return Run(made, model, x_T, source, guide, _points(model, made))
+
+
+def _points(model: Denoiser, scheme: Scheme) -> list[list[Point]]:
+    """In numbers, or in tensors if the times carry a gradient."""
+    n, stages = scheme.t.shape
+    if scheme.t.requires_grad:
+        return [[model.point(scheme.kind, t) for t in row] for row in scheme.t]
+    points = model.points(scheme.kind, scheme.t.flatten())
+    return [points[i * stages : (i + 1) * stages] for i in range(n)]
 
 
 def _resolve(

@@ -98,8 +98,8 @@ class Training:
 
     Example:
         >>> from probkernels.diffusion import Training
-        >>> [field for field in Training.__dataclass_fields__]
-        ['model', 'average', 'losses']
+        >>> len(Training.__dataclass_fields__)
+        3
     """
 
     model: Denoiser
@@ -136,14 +136,16 @@ def fit(
         model: what is trained, on its own device.
         x0: (N, *S) data, on any device.
         cond: (N, ...) of the data.
-        null, drop: with both ``cond`` and ``null``: a share ``drop`` of conditions is replaced by ``null``.
+        null: the condition that means none, to train for guidance.
+        drop: the share of conditions that ``null`` replaces.
         steps: in all, those before the checkpoint included.
         batch_size: rows a step.
         optimizer: of the model's parameters; by default Adam with rate 2e-3.
         lr: factor on the optimiser's rates, a function of the part of the training that is done; by default halved
             after each quarter.
         ema: decay of the averaged weights.
-        weight, times: see :func:`dsm_loss`.
+        weight: see :func:`dsm_loss`.
+        times: see :func:`draw_times`.
         loss: called as ``loss(model, x0, cond, generator=...)`` in place of :func:`dsm_loss`.
         seed: of everything drawn.
         checkpoint: a file that is written whole or not at all while training; if it exists, training goes on from it.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..solvers.scheme import Registers, Scheme, combine, terms
+from ..solvers.scheme import Registers, Term, advance, all_terms, combine, plan, terms
 from ._inputs import Surroundings, counting_bytes, learned, refuse_batch_norm, refuse_undeclared, replaced, tensors_in
 
 if TYPE_CHECKING:
@@ -61,15 +61,21 @@ class Plan:
         noise = [] if given is None else [given]
         return [self.made.x, *noise, *self.coefficients, *self.guide, *self.parameters]
 
-    def z(self, n: int, draws: list[bool]) -> Tensor | None:
-        return self.made.noise(n).detach() if draws[n] else None
+    def z(self, n: int, draws: bool) -> Tensor | None:
+        """The noise (B, *S) of a step that has any."""
+        return self.made.noise(n).detach() if draws else None
 
     def call(self, place: tuple[int, int], u: Tensor, graph: bool) -> Call:
         """The net at u (B, *S)."""
         with torch.set_grad_enabled(graph), self.surroundings.around(self.index[place]):
             u = u.detach().requires_grad_(graph)
             t = self.scheme.t[place].detach().requires_grad_(graph and self.scheme.t.requires_grad)
-            return Call(self.made.model.predict(self.scheme.kind, u, t, **self.arguments), u, t)
+            if t.requires_grad:
+                k = self.made.model.predict(self.scheme.kind, u, t, **self.arguments)
+            else:
+                point = self.made.points[place[0]][place[1]]
+                k = self.made.model.predict_at(point, self.scheme.kind, u, **self.arguments)
+            return Call(k, u, t)
 
     def first_call(self, u: Tensor) -> Call:
         """The first evaluation: shows what the net depends on, whether it is random and how large its graph is."""
@@ -96,23 +102,20 @@ class Plan:
     def forward(self) -> tuple[Tensor, list[Tensor], list[Registers]]:
         """The sample, inputs of all evaluations, and if coefficients are learned the registers before every step."""
         scheme, x = self.scheme, self.made.x.detach()
-        draws, inputs, finite = scheme.draws, [], []
+        inputs: list[Tensor] = []
+        finite: list[Tensor] = []
         states: list[Registers] = []
+
+        def model(n: int, s: int, u: Tensor) -> Tensor:
+            k = self.evaluate((n, s), u)
+            inputs.append(u)
+            finite.append(k.isfinite().all())
+            return k
+
         registers: Registers = [x, *[None] * (scheme.carry.shape[1] - 1)]
-        for n in range(scheme.steps):
-            z = self.z(n, draws)
-            outputs: list[Tensor | None] = []
+        for n, (step, draws) in enumerate(zip(plan(scheme), scheme.draws, strict=True)):
             states += [registers] if self.learns else []
-            for s in range(scheme.t.shape[1]):
-                if not scheme.used[n, s]:
-                    outputs.append(None)
-                    continue
-                u = stage_input(scheme, n, s, registers, outputs, z, x)
-                inputs.append(u)
-                k = self.evaluate((n, s), u)
-                outputs.append(k)
-                finite.append(k.isfinite().all())
-            registers = next_registers(scheme, n, registers, outputs, z, x)
+            registers = advance(step, n, registers, model, self.z(n, draws), x)
             assert registers[0] is not None
             self.after(n, registers[0])
         self.refuse_infinite(finite)
@@ -130,29 +133,25 @@ class Plan:
     def backward(self, grad: Tensor, inputs: list[Tensor], states: list[Registers]) -> Gradients:
         """All gradients, from that of the sample (B, *S)."""
         found, scheme = Gradients(self), self.scheme
-        cotangents: Registers = [grad, *[None] * (scheme.carry.shape[1] - 1)]  # of the registers after the step
-        draws = scheme.draws
+        registers, stages = scheme.carry.shape[1], scheme.t.shape[1]
+        draws = scheme.draws if self.learns or found.noise is not None else [False] * scheme.steps
+        of_output = list(zip(*(transposed(c) for c in (scheme.gather, scheme.stages)), strict=True))
+        of_register = list(zip(*(transposed(c) for c in (scheme.carry, scheme.inputs)), strict=True))
+        cotangents: Registers = [grad, *[None] * (registers - 1)]  # of the registers after the step
         for n in reversed(range(scheme.steps)):
-            stages: list[Tensor | None] = [None] * scheme.t.shape[1]  # cotangents of the u_s
-            outputs: list[Tensor | None] = [None] * scheme.t.shape[1]  # the k_s
-            for s in reversed(range(scheme.t.shape[1])):
-                if not scheme.used[n, s] or (n < self.first_step and not self.learns):
+            inner: list[Tensor | None] = [None] * stages  # cotangents of the u_s
+            outputs: list[Tensor | None] = [None] * stages  # the k_s
+            for s in reversed(range(stages)):
+                if (n, s) not in self.index or (n < self.first_step and not self.learns):
                     continue
-                rows = [(terms(scheme.gather[n, :, s].detach()), cotangents)]
-                rows.append((terms(scheme.stages[n, :, s].detach()), stages))
-                along = combine(rows, grad)
-                stages[s], outputs[s] = self.pull((n, s), inputs[self.index[n, s]], along, found)
-            z = self.z(n, draws)
-            found.add_noise(n, z, cotangents, stages)
+                along = combine(zip(of_output[n * stages + s], (cotangents, inner), strict=True), grad)
+                inner[s], outputs[s] = self.pull((n, s), inputs[self.index[n, s]], along, found)
+            z = self.z(n, draws[n])
+            found.add_noise(n, z, cotangents, inner)
             if self.learns:
-                found.add_coefficients(n, states[n], outputs, z, cotangents, stages)
-            cotangents = [
-                combine(
-                    [(terms(scheme.carry[n, :, r].detach()), cotangents),
-                     (terms(scheme.inputs[n, :, r].detach()), stages)], grad
-                )
-                for r in range(len(cotangents))
-            ]  # fmt: skip
+                found.add_coefficients(n, states[n], outputs, z, cotangents, inner)
+            rows = of_register[n * registers : (n + 1) * registers]
+            cotangents = [combine(zip(row, (cotangents, inner), strict=True), grad) for row in rows]
         found.x = cotangents[0]
         return found
 
@@ -237,27 +236,9 @@ class Gradients:
         return [self.x, *noise, *self.parts, *rest]
 
 
-def stage_input(
-    scheme: Scheme, n: int, s: int, registers: Registers, outputs: list[Tensor | None], z: Tensor | None, like: Tensor
-) -> Tensor:
-    """u_s (B, *S) of step n."""
-    noise = terms(scheme.input_noise[n, s : s + 1].detach())
-    rows = [(terms(scheme.inputs[n, s].detach()), registers), (terms(scheme.stages[n, s, :s].detach()), outputs)]
-    u = combine([*rows, (noise, [z])], like)
-    assert u is not None
-    return u
-
-
-def next_registers(
-    scheme: Scheme, n: int, registers: Registers, outputs: list[Tensor | None], z: Tensor | None, like: Tensor
-) -> Registers:
-    """The registers after step n."""
-    after: Registers = []
-    for r in range(len(registers)):
-        noise = terms(scheme.noise[n, r : r + 1].detach())
-        rows = [(terms(scheme.carry[n, r].detach()), registers), (terms(scheme.gather[n, r].detach()), outputs)]
-        after.append(combine([*rows, (noise, [z])], like))
-    return after
+def transposed(coefficients: Tensor) -> list[list[Term]]:
+    """The terms of every column of (N, R, n): N n lists, in numbers."""
+    return all_terms(coefficients.detach().transpose(1, 2))
 
 
 class Exact(torch.autograd.Function):

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from ..process import spread
 from ..table import Table
 
-Model = Callable[[str, Tensor, Tensor], Tensor]  # kind, x (B, *S), t 0-d -> (B, *S)
+Model = Callable[[int, int, Tensor], Tensor]  # step n, stage s, x (B, *S) -> the prediction (B, *S) at t[n, s]
 Noise = Callable[[int], Tensor]  # step -> z (B, *S)
 Registers = list[Tensor | None]  # None is zero
 
@@ -90,58 +92,86 @@ Term = tuple[float | Tensor, int]  # coefficient and place
 
 def terms(row: Tensor) -> list[Term]:
     """The coefficients (n,) that count; as tensors where they carry a gradient, else as numbers."""
-    values = row.tolist()
-    return [(row[i] if row.requires_grad else value, i) for i, value in enumerate(values) if value]
+    return [(row[i] if row.requires_grad else c, i) for i, c in enumerate(row.tolist()) if c]
 
 
-def combine(sums: Sequence[tuple[list[Term], Sequence[Tensor | None]]], like: Tensor) -> Tensor | None:
-    """sum of coefficient times value; None for nothing. A value alone with coefficient 1 is itself, not a copy."""
+def combine(sums: Iterable[tuple[list[Term], Sequence[Tensor | None]]], like: Tensor) -> Tensor | None:
+    """The sum of coefficient times value; None for nothing. A value alone with coefficient 1 is itself, not a copy."""
     total: Tensor | None = None
     for weights, values in sums:
         for c, i in weights:
             value = values[i]
             if value is None:
                 continue
-            part = value if isinstance(c, float) and c == 1.0 else _cast(c, like) * value
+            part = value if isinstance(c, float) and c == 1.0 else spread(c, like) * value
             total = part if total is None else total + part
     return total
 
 
-def _cast(c: float | Tensor, like: Tensor) -> float | Tensor:
-    return c.to(device=like.device, dtype=like.dtype) if isinstance(c, Tensor) else c
+class Row(NamedTuple):
+    """What one sum of a step is made of."""
+
+    registers: list[Term]
+    outputs: list[Term]
+    noise: list[Term]
 
 
-def step(scheme: Scheme, n: int, registers: Registers, model: Model, z: Tensor | None, like: Tensor) -> Registers:
+class Step(NamedTuple):
+    """One step: the inputs of its stages, None for those not evaluated, and the registers after it."""
+
+    stages: list[Row | None]
+    registers: list[Row]
+
+
+def plan(scheme: Scheme) -> list[Step]:
+    """The steps with their coefficients as terms."""
+    steps, stages = scheme.t.shape
+    registers = scheme.carry.shape[1]
+    inputs = list(map(Row, *map(all_terms, (scheme.inputs, scheme.stages, scheme.input_noise[..., None]))))
+    after = list(map(Row, *map(all_terms, (scheme.carry, scheme.gather, scheme.noise[..., None]))))
+    used = scheme.used.tolist()
+    return [
+        Step(
+            [inputs[n * stages + s] if used[n][s] else None for s in range(stages)],
+            after[n * registers : (n + 1) * registers],
+        )
+        for n in range(steps)
+    ]
+
+
+def all_terms(coefficients: Tensor) -> list[list[Term]]:
+    """:func:`terms` of every row of (N, R, n): N R lists."""
+    rows = coefficients.flatten(0, 1)
+    live = rows.requires_grad
+    return [
+        [(rows[r, i] if live else c, i) for i, c in enumerate(numbers) if c] for r, numbers in enumerate(rows.tolist())
+    ]
+
+
+def advance(step: Step, n: int, registers: Registers, model: Model, z: Tensor | None, like: Tensor) -> Registers:
     """The registers after step n; ``z`` (B, *S) where the step has noise."""
     outputs: Registers = []
-    for s in range(scheme.t.shape[1]):
-        if not scheme.used[n, s]:
-            outputs.append(None)
-            continue
-        noise = terms(scheme.input_noise[n, s : s + 1])
-        u = combine(
-            [(terms(scheme.inputs[n, s]), registers), (terms(scheme.stages[n, s, :s]), outputs), (noise, [z])], like
-        )
-        assert u is not None
-        outputs.append(model(scheme.kind, u, scheme.t[n, s]))
-    after: Registers = []
-    for r in range(len(registers)):
-        noise = terms(scheme.noise[n, r : r + 1])
-        rows = [(terms(scheme.carry[n, r]), registers), (terms(scheme.gather[n, r]), outputs), (noise, [z])]
-        after.append(combine(rows, like))
-    return after
+
+    def value(row: Row) -> Tensor | None:
+        return combine([(row.registers, registers), (row.outputs, outputs), (row.noise, [z])], like)
+
+    for s, row in enumerate(step.stages):
+        u = None if row is None else value(row)
+        outputs.append(None if u is None else model(n, s, u))
+    return [value(row) for row in step.registers]
 
 
 def run(scheme: Scheme, model: Model, x: Tensor, noise: Noise, after: Callable[[int, Tensor], None]) -> Tensor:
     """The sample (B, *S) from x_T (B, *S), in whatever gradient mode is on; ``after(n, x)`` follows every step."""
     registers: Registers = [x, *[None] * (scheme.carry.shape[1] - 1)]
-    for n, draws in enumerate(scheme.draws):
-        registers = step(scheme, n, registers, model, noise(n) if draws else None, x)
+    now: Tensor | None = x
+    for n, (step, draws) in enumerate(zip(plan(scheme), scheme.draws, strict=True)):
+        registers = advance(step, n, registers, model, noise(n) if draws else None, x)
         now = registers[0]
         assert now is not None
         after(n, now)
-    assert registers[0] is not None
-    return registers[0]
+    assert now is not None
+    return now
 
 
 def zeros(n: int, stages: int, registers: int) -> dict[str, Tensor]:
