@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from ..solvers.scheme import Registers, Term, advance, all_terms, combine, plan, terms
 from ._inputs import Surroundings, counting_bytes, learned, refuse_batch_norm, refuse_undeclared, replaced, tensors_in
@@ -51,6 +52,7 @@ class Plan:
         self.first_step = 0 if last_k is None else max(self.scheme.steps - last_k, 0)
         self.budget = budget
         self.kept: dict[int, Call] = {}  # evaluations of which the graph is kept
+        self.sharded = any(isinstance(p, DTensor) for p in self.parameters)  # FSDP2, which accumulates by itself
         self.graphs = 0  # of how many evaluations, the last ones, the graph is kept
         self.learns = any(c.requires_grad for c in self.scheme.parts())
         self.coefficients = (self.scheme.t, *self.scheme.parts())
@@ -80,15 +82,18 @@ class Plan:
     def first_call(self, u: Tensor) -> Call:
         """The first evaluation: shows what the net depends on, whether it is random and how large its graph is."""
         place, before = self.places[0], self.surroundings.random_state()
-        with counting_bytes([*self.parameters, *self.leaves, u]) as count:
-            call = self.call(place, u, graph=True)
-        refuse_undeclared(call.k, [call.u, call.t, *self.leaves, *self.parameters])
-        if count():
-            self.graphs = min(self.budget // count(), len(self.places))
+        if self.sharded:  # its graph ends in tensors that FSDP2 gathers and frees, neither known nor counted here
+            call = self.call(place, u, graph=False)
+        else:
+            with counting_bytes([*self.parameters, *self.leaves, u]) as count:
+                call = self.call(place, u, graph=True)
+            refuse_undeclared(call.k, [call.u, call.t, *self.leaves, *self.parameters])
+            if count():
+                self.graphs = min(self.budget // count(), len(self.places))
         pairs = zip(before, self.surroundings.random_state(), strict=True)
         if any(not torch.equal(old, new) for old, new in pairs):
             self.surroundings.draw_seed()
-            call = self.call(place, u, graph=True)
+            call = self.call(place, u, graph=not self.sharded)
         return call
 
     def evaluate(self, place: tuple[int, int], u: Tensor) -> Tensor:
@@ -163,9 +168,15 @@ class Plan:
         if along is None or not call.k.requires_grad or place[0] < self.first_step:
             return None, call.k.detach()
         wanted = [call.u, *([call.t] if call.t.requires_grad else []), *found.active]
-        grads: list[Tensor | None] = list(
-            torch.autograd.grad(call.k, wanted, along.to(call.k.dtype), allow_unused=True)
-        )
+        along = along.to(call.k.dtype)
+        grads: list[Tensor | None]
+        if self.sharded:
+            torch.autograd.backward(call.k, along)
+            grads = [t.grad for t in wanted]
+            for t in wanted:
+                t.grad = None
+        else:
+            grads = list(torch.autograd.grad(call.k, wanted, along, allow_unused=True))
         own = grads.pop(0)
         if call.t.requires_grad:
             found.add_time(place, grads.pop(0))
@@ -180,7 +191,7 @@ class Gradients:
         self.plan = plan
         self.x: Tensor | None = None
         self.targets = [*plan.leaves, *plan.parameters]
-        self.active = [t for t in self.targets if t.requires_grad]
+        self.active = [t for t in self.targets if t.requires_grad and not isinstance(t, DTensor)]
         self.sums: list[Tensor | None] = [None] * len(self.active)
         given = plan.made.noise.given
         self.noise = torch.zeros_like(given) if given is not None and given.requires_grad else None
@@ -231,7 +242,7 @@ class Gradients:
     def in_order(self) -> list[Tensor | None]:
         """As :meth:`Plan.inputs`."""
         sums = iter(self.sums)
-        rest = [next(sums) if t.requires_grad else None for t in self.targets]
+        rest = [next(sums) if t.requires_grad and not isinstance(t, DTensor) else None for t in self.targets]
         noise = [] if self.plan.made.noise.given is None else [self.noise]
         return [self.x, *noise, *self.parts, *rest]
 
