@@ -17,29 +17,40 @@ BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_line
 CHAIN = VPDiscrete.scaled_linear()
 
 
-def theirs(scheduler: Any, model: Denoiser, x: Tensor, steps: int, end: float) -> tuple[Tensor, Tensor]:
+STEPS = 20
+
+
+def theirs(
+    scheduler: Any, model: Denoiser, x: Tensor, end: float, noise: Tensor | None, **how: Any
+) -> tuple[Tensor, Tensor]:
     """Their sample, and the times of their steps.
 
     They keep their tables in single precision, whose error some methods of order 3 raise above 1e-5; they are given
     the same tables in double precision, so that what is compared is the formulas.
     """
-    scheduler.set_timesteps(steps)
+    scheduler.set_timesteps(STEPS)
     times = torch.cat([(scheduler.timesteps.double() + 1) / 1000, torch.tensor([end], dtype=torch.float64)])
     scheduler.alphas_cumprod = CHAIN.alpha(torch.arange(1, 1001, dtype=torch.float64) / 1000).square()
     if hasattr(scheduler, "sigmas"):
         scheduler.sigmas = CHAIN.rho(times)
-    for t in scheduler.timesteps:
+    for n, t in enumerate(scheduler.timesteps):
+        if noise is not None:
+            how["variance_noise"] = noise[n]
         output = model.net(x, ((t.double() + 1) / 1000).expand(len(x)))
-        x = scheduler.step(output, t, x).prev_sample
+        x = scheduler.step(output, t, x, **how).prev_sample
     return x, times
 
 
-def agree(scheduler: Any, solver: str, pred: str = "eps", end: float = 0.0, **how: Any) -> None:
+def agree(
+    scheduler: Any, solver: str, pred: str = "eps", end: float = 0.0, draws: bool = False, given: Any = None, **how: Any
+) -> None:
+    """Both samples are the same; ``given`` to their steps, ``how`` to our solver."""
     net = mixture(CHAIN).net if pred == "eps" else Known(mixture(CHAIN), pred)
     model = Denoiser(net, CHAIN, pred=pred, time=lambda t: t)
     x = torch.randn(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
-    expected, times = theirs(scheduler, model, x, 20, end)
-    got = sample(model, x, solver=solver, times=times, **how)
+    noise = torch.randn(STEPS, 5, 3).double() if draws else None
+    expected, times = theirs(scheduler, model, x, end, noise, **(given or {}))
+    got = sample(model, x, solver=solver, times=times, noise=noise, **how)
     assert (got - expected).abs().max() < 1e-6
 
 
@@ -82,3 +93,15 @@ def test_unipc(variant: str, order: int) -> None:
 def test_deis() -> None:
     """Theirs extrapolates in log rho, ours in t: the same only at order 1."""
     agree(diffusers.DEISMultistepScheduler(**BETAS, solver_order=1, lower_order_final=False), "ab1", end=1e-3)
+
+
+@pytest.mark.parametrize("eta", [0.5, 1.0])
+def test_ddim_with_noise(eta: float) -> None:
+    scheduler = diffusers.DDIMScheduler(**BETAS, clip_sample=False)
+    agree(scheduler, "ddim", draws=True, given={"eta": eta}, eta=eta)
+
+
+@pytest.mark.parametrize(("order", "solver"), [(1, "dpmpp_1_sde"), (2, "dpmpp_2m_sde")])
+def test_dpm_solver_with_noise(order: int, solver: str) -> None:
+    scheduler = diffusers.DPMSolverMultistepScheduler(**BETAS, solver_order=order, algorithm_type="sde-dpmsolver++")
+    agree(scheduler, solver, draws=True)
