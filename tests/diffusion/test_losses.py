@@ -183,6 +183,19 @@ def test_bound_of_coins() -> None:
     assert worse.mean() > best.mean() + 0.1
 
 
+def test_the_bound_is_the_sum_of_its_parts() -> None:
+    """All terms with the same draws, and what the last state says about the data, which here is much."""
+    chain, x0 = VPDiscrete.linear(5, 0.05, 0.2), torch.where(torch.rand(7, 2) < 0.5, -1.0, 1.0).double()
+    model = Denoiser(Coins(chain), chain, pred="x0")
+    first, second = (torch.Generator().manual_seed(3) for _ in range(2))
+    terms = [vlb_term(model, x0, torch.full((7,), i), bins=2, generator=first) for i in range(5)]
+    kept = (1 - chain.betas).prod()
+    last = torch.distributions.Normal(kept.sqrt() * x0, (1 - kept).sqrt())
+    prior = torch.distributions.kl_divergence(last, torch.distributions.Normal(0.0, 1.0)).mean(1) / math.log(2)
+    assert prior.min() > 0.1
+    assert torch.allclose(bits_per_dim(model, x0, bins=2, generator=second), sum(terms) + prior, rtol=1e-10)
+
+
 def test_terms_by_distributions() -> None:
     chain, x0 = VPDiscrete.linear(50, 1e-3, 0.2), torch.rand(6, 2, dtype=torch.float64) * 2 - 1
     noise, index = torch.randn_like(x0), torch.tensor([1, 2, 10, 30, 48, 49])

@@ -89,6 +89,27 @@ def test_predictor_corrector_has_the_law(process: Process, predictor: str) -> No
     has_law_of_the_mixture(x, float(times[-1]), process, 0.03)
 
 
+@pytest.mark.parametrize("process", [VP(), VE()], ids=["VP", "VE"])
+def test_predictor_corrector_step_by_step(process: Process) -> None:
+    """As printed: a = 2 alpha (snr |z| / |s|)^2, x += a s + sqrt(2 a) z; the last predictor adds no z."""
+    model, x = mixture(process), prior(process, 6).double()
+    times = grid(process, 4, "edm", t_min=0.05)
+    got = predictor_corrector(model, x, times, snr=0.2, inner=2, generator=torch.Generator().manual_seed(5))
+    noise = StepNoise(x, torch.Generator().manual_seed(5))
+    for n in range(4):
+        a, a1, s, s1 = (*process.alpha(times[n : n + 2]), *process.sigma(times[n : n + 2]))
+        for i in range(2):
+            score, z = model.score(x, times[n]), noise(3 * n + i)
+            norms = [v.flatten(1).norm(dim=1).mean() for v in (z, score)]
+            step = 2 * (a / a1) ** 2 * (0.2 * norms[0] / norms[1]) ** 2
+            x = x + step * score + (2 * step).sqrt() * z
+        variance = s**2 - (a / a1) ** 2 * s1**2
+        x = (2 - a / a1) * x + variance * model.score(x, times[n])
+        if n < 3:
+            x = x + variance.sqrt() * noise(3 * n + 2)
+    assert torch.allclose(got, x, rtol=1e-10)
+
+
 def test_annealed_langevin_has_the_law() -> None:
     process = VE(0.02, 5.0)
     rows = annealed_langevin(process, grid(process, 25, t_min=0.0), inner=8, step=1.2e-4)
@@ -127,6 +148,13 @@ def test_noise_depends_on_seed_and_step_alone() -> None:
     assert not torch.equal(forwards[0], StepNoise(like, torch.Generator().manual_seed(8))(0))
     together = torch.cat([StepNoise(torch.zeros(1000), torch.Generator().manual_seed(n))(n) for n in range(50)])
     assert abs(together.mean().item()) < 0.02 and abs(together.std().item() - 1) < 0.02
+
+
+def test_neighbouring_seeds_share_no_noise() -> None:
+    first, second = StepNoise(torch.zeros(9)), StepNoise(torch.zeros(9))
+    first.seed, second.seed = 5, 6
+    drawn = torch.stack([noise(n) for noise in (first, second) for n in range(20)])
+    assert len(drawn.unique(dim=0)) == 40
 
 
 def test_half_precision_rounds_the_same_noise() -> None:

@@ -181,6 +181,34 @@ def test_forms_of_score_sde() -> None:
     assert torch.allclose(rows.d, (s1.square() * (s.square() - s1.square()) / s.square()).sqrt(), rtol=1e-10)
 
 
+def test_forms_of_euler_and_langevin() -> None:
+    """x' = x - (f x - g^2 score) dt + g sqrt(dt) z; x += a score + sqrt(2 a) z, then x += sigma^2 score."""
+    process, times = SubVP(), grid(SubVP(), 10)
+    sde, ode = (table(process, times, solver) for solver in ("euler_maruyama", "euler"))
+    dt, t = -times.diff(), times[:-1]
+    beta, alpha = 0.1 + 19.9 * t, process.alpha(t)
+    g2 = beta * (1 - alpha**4)
+    assert torch.allclose(sde.a, 1 + beta / 2 * dt, rtol=1e-12) and torch.equal(sde.a, ode.a)
+    assert torch.allclose(sde.b[:, 0], -g2 / process.sigma(t) * dt, rtol=1e-10)
+    assert torch.allclose(2 * ode.b, sde.b, rtol=1e-12)
+    assert torch.allclose(sde.d[:-1], (g2 * dt).sqrt()[:-1], rtol=1e-10) and sde.d[-1] == 0
+
+    ve, levels = VE(), grid(VE(), 3)
+    rows = annealed_langevin(ve, levels, inner=2, step=1e-3)
+    sigma = ve.sigma(levels.repeat_interleave(2))
+    length = 1e-3 * (sigma / sigma[-1]).square()
+    assert torch.allclose(rows.b[:-1, 0], -length / sigma) and torch.allclose(rows.d[:-1], (2 * length).sqrt())
+    assert rows.b[-1, 0] == -sigma[-1] and rows.d[-1] == 0 and (rows.a == 1).all()
+
+
+def test_forms_of_two_step_methods() -> None:
+    """BDIA weighs x_{n-1} itself by gamma; its first step is DDIM's."""
+    times = grid(VP(), 6)
+    made, ddim = scheme(VP(), times, "bdia", gamma=0.5), table(VP(), times, "ddim")
+    assert torch.allclose(made.carry[1:, 0, 1], torch.full((5,), 0.5, dtype=torch.float64), rtol=1e-12)
+    assert made.carry[0, 0, 1] == 0 and torch.allclose(made.gather[0, 0, 0], ddim.b[0, 0])
+
+
 def test_general_order_matches_the_printed_formulas() -> None:
     """AB2, AB3 and ++3M from their formulas, step by step."""
     process, times = VP(), grid(VP(), 8)

@@ -104,7 +104,7 @@ def test_other_optimisers_and_losses() -> None:
     seen = []
 
     def loss(model: Denoiser, x: Tensor, cond: Tensor, generator: torch.Generator) -> Tensor:
-        seen.append(x.shape)
+        seen.append(x)
         return model.x0(x, 0.5, cond).square().mean()
 
     fit(
@@ -118,7 +118,8 @@ def test_other_optimisers_and_losses() -> None:
         batch_size=8,
         progress=False,
     )
-    assert seen == [(8, 2)] * 4
+    assert [x.shape for x in seen] == [(8, 2)] * 4
+    assert len({x[0, 0].item() for x in seen}) == 4  # every step draws anew
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.1 * 0.25)
 
 

@@ -280,6 +280,4 @@ def _read(file: Path, model: nn.Module, average: EMA, optimizer: torch.optim.Opt
     except RuntimeError as error:
         raise ModelMismatchError(f"'{file}': a checkpoint of another model: {error}") from None
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    losses = parts["losses"][""].tolist()
-    average.updates = len(losses)
-    return losses
+    return parts["losses"][""].tolist()
