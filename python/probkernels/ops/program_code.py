@@ -117,7 +117,7 @@ ENCODE = Op(
     " -> (Tensor, Tensor)",
     family="program_code",
     reference=reference.program_encode,
-    kernels={"cpu": _encode},
+    kernels=dict.fromkeys(("cpu", "cuda"), _encode),
     fake=_encode_fake,
     examples=_encode_examples,
     dtypes=(torch.int32,),
@@ -129,7 +129,7 @@ DECODE = Op(
     " int registers, int lanes, int rows) -> (Tensor, Tensor)",
     family="program_code",
     reference=reference.program_decode,
-    kernels={"cpu": _decode},
+    kernels=dict.fromkeys(("cpu", "cuda"), _decode),
     fake=_decode_fake,
     examples=_decode_examples,
     dtypes=(torch.int32,),
@@ -179,7 +179,7 @@ def program_encode(
         TypeError: a dtype is wrong.
         ValueError: a shape, device or range is wrong.
 
-    Backends: C++ (CPU), plain torch (slow).
+    Backends: C++ (CPU), CUDA, plain torch (slow).
 
     Reference: Liu, Mandt, Van den Broeck, "Lossless Compression with Probabilistic Circuits", ICLR 2022.
 
@@ -227,7 +227,7 @@ def program_decode(
         TypeError: a dtype is wrong.
         ValueError: a shape, device or range is wrong, or offsets or starts are out of bounds.
 
-    Backends: C++ (CPU), plain torch (slow).
+    Backends: C++ (CPU), CUDA, plain torch (slow).
 
     Reference: Liu, Mandt, Van den Broeck, "Lossless Compression with Probabilistic Circuits", ICLR 2022.
 
