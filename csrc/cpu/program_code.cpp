@@ -1,12 +1,12 @@
-// Codes rows of data with a compiled circuit on the CPU. Lanes of SIMD are rows of data, so that no sum is ever reordered;
-// threads take chunks. Every instruction set gives the same bytes. Equations: python/probkernels/reference/program_code.py.
-#include "pk/program.h"
-
+// Codes rows of data with a compiled circuit on the CPU. Lanes of SIMD are rows of data, so that no sum is ever
+// reordered; threads take chunks. Every instruction set gives the same bytes. Equations:
+// python/probkernels/reference/program_code.py.
 #include <algorithm>
 #include <cstring>
 #include <vector>
 
 #include "pk/launch.h"
+#include "pk/program.h"
 #include "pk/vec.h"
 
 namespace pk {
@@ -142,10 +142,14 @@ struct Walk {
   template <int B>
   PK_HD static void arithmetic(const Program& p, const Instruction& in, Int width, float* r) {
     switch (in.op) {
-      case ProgramOp::kMatvec: return matvec<B>(p, in, width, r);
-      case ProgramOp::kMultiply: return multiply<B>(in, width, r);
-      case ProgramOp::kRescale: return rescale<B>(in, width, r);
-      case ProgramOp::kContract: return contract<B>(in, width, r);
+      case ProgramOp::kMatvec:
+        return matvec<B>(p, in, width, r);
+      case ProgramOp::kMultiply:
+        return multiply<B>(in, width, r);
+      case ProgramOp::kRescale:
+        return rescale<B>(in, width, r);
+      case ProgramOp::kContract:
+        return contract<B>(in, width, r);
       case ProgramOp::kOuter:
         for (Int i = 0; i < in.n; ++i) {
           const auto a = load_vec<B>(r + (in.a + i) * width);
@@ -161,8 +165,7 @@ struct Walk {
   template <int B, int N>
   PK_HD static void matvec_block(const Program& p, const Instruction& in, Int width, float* r, Int k) {
     Vec<float, B> sum[N];
-    for (int i = 0; i < N; ++i)
-      sum[i] = in.more ? load_vec<B>(r + (in.dst + k + i) * width) : Vec<float, B>{};
+    for (int i = 0; i < N; ++i) sum[i] = in.more ? load_vec<B>(r + (in.dst + k + i) * width) : Vec<float, B>{};
     const float* w = p.weights + in.b + k * in.step;
     for (Int j = 0; j < in.m; ++j, w += in.stride) {
       const auto x = load_vec<B>(r + (in.a + j) * width);
@@ -341,17 +344,20 @@ Damage decode_chunk(const Program& p, const std::uint8_t* in, Int bytes, Int row
 
 Program program_of(const void* code, const void* weights, const void* tables, const void* variables, Int rows,
                    Int registers, Int v) {
-  return {static_cast<const Instruction*>(code),        static_cast<const float*>(weights),
-          static_cast<const std::uint16_t*>(tables), static_cast<const Variable*>(variables),
-          rows,                                         registers,
+  return {static_cast<const Instruction*>(code),
+          static_cast<const float*>(weights),
+          static_cast<const std::uint16_t*>(tables),
+          static_cast<const Variable*>(variables),
+          rows,
+          registers,
           v};
 }
 
 }  // namespace
 
 void program_encode_cpu(const void* code, const void* weights, const void* tables, const void* variables,
-                        const void* codes, void* payload, void* sizes, Int rows, Int registers, Int v, Int n,
-                        Int each, Int lanes, Int capacity, Threads threads) {
+                        const void* codes, void* payload, void* sizes, Int rows, Int registers, Int v, Int n, Int each,
+                        Int lanes, Int capacity, Threads threads) {
   const Program p = program_of(code, weights, tables, variables, rows, registers, v);
   const Int chunks = (n + each - 1) / each;
 #pragma omp parallel for schedule(dynamic) num_threads(threads.count) if (chunks > 1)

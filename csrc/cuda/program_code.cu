@@ -1,6 +1,7 @@
 // Codes rows of data with a compiled circuit on a GPU: a thread for each row, which executes the program by itself, so
-// that sums have the order that they have on the CPU, and the same bytes come out. When decoding, a block holds the lanes
-// of one chunk: after each symbol its threads share out the words that their states ask for, in the order of the lanes.
+// that sums have the order that they have on the CPU, and the same bytes come out. When decoding, a block holds the
+// lanes of one chunk: after each symbol its threads share out the words that their states ask for, in the order of the
+// lanes.
 #include "pk/gpu.h"
 #include "pk/program.h"
 
@@ -11,8 +12,8 @@ using Int = std::int64_t;
 using Word = std::uint32_t;
 
 constexpr int kThreads = 128;
-constexpr Int kMostRows = 1 << 16;    // in flight: bounds the scratch memory
-constexpr int kMostLanes = 1024;      // of a chunk, threads of a block
+constexpr Int kMostRows = 1 << 16;  // in flight: bounds the scratch memory
+constexpr int kMostLanes = 1024;    // of a chunk, threads of a block
 
 #ifdef PK_EMULATE
 inline float fused(float a, float b, float c) { return std::fma(a, b, c); }
@@ -114,18 +115,27 @@ __device__ void walk(const Program& p, File r, Word* mixed, Coder&& coder) {
   for (Int row = 0; row < p.rows; ++row) {
     const Instruction in = p.code[row];
     switch (in.op) {
-      case ProgramOp::kMatvec: matvec(p, in, r); break;
-      case ProgramOp::kMultiply: multiply(in, r); break;
-      case ProgramOp::kContract: contract(in, r); break;
-      case ProgramOp::kRescale: rescale(in, r); break;
-      case ProgramOp::kLeaf: leaf(p, in, r, value); break;
+      case ProgramOp::kMatvec:
+        matvec(p, in, r);
+        break;
+      case ProgramOp::kMultiply:
+        multiply(in, r);
+        break;
+      case ProgramOp::kContract:
+        contract(in, r);
+        break;
+      case ProgramOp::kRescale:
+        rescale(in, r);
+        break;
+      case ProgramOp::kLeaf:
+        leaf(p, in, r, value);
+        break;
       case ProgramOp::kFill:
         for (Int k = 0; k < in.n; ++k) r[in.dst + k] = 1.0f;
         break;
       case ProgramOp::kOuter:
         for (Int i = 0; i < in.n; ++i)
-          for (Int j = 0; j < in.m; ++j)
-            r[in.dst + i * in.m + j] = flushed(rounded_product(r[in.a + i], r[in.b + j]));
+          for (Int j = 0; j < in.m; ++j) r[in.dst + i * in.m + j] = flushed(rounded_product(r[in.a + i], r[in.b + j]));
         break;
       case ProgramOp::kCode: {
         const Variable& var = p.variables[in.m];
@@ -138,9 +148,8 @@ __device__ void walk(const Program& p, File r, Word* mixed, Coder&& coder) {
 }
 
 // below, width (n, V) of every value, in the order of coding.
-__global__ void __launch_bounds__(kThreads)
-    measure_kernel(Program p, const std::int32_t* codes, Int n, float* registers, Word* mixed, Word* below,
-                   Word* width) {
+__global__ void __launch_bounds__(kThreads) measure_kernel(Program p, const std::int32_t* codes, Int n,
+                                                           float* registers, Word* mixed, Word* below, Word* width) {
   const Int row = Int(blockIdx.x) * kThreads + threadIdx.x;
   if (row >= n) return;
   walk(p, File{registers + row, n}, mixed + row, [&](Int variable, Int turn, const Mixture& w) {
@@ -264,7 +273,10 @@ __global__ void __launch_bounds__(kMostLanes)
     if (sound && g < lanes && !is_short && state != (lanes == 1 ? 0 : kLower)) found = Int(Damage::kState);
     __syncthreads();
     if (g == 0)
-      damage[chunk] = !sound ? found : is_short ? Int(Damage::kShort) : found ? found : Int(at != bytes ? Damage::kLeft : Damage::kNone);
+      damage[chunk] = !sound     ? found
+                      : is_short ? Int(Damage::kShort)
+                      : found    ? found
+                                 : Int(at != bytes ? Damage::kLeft : Damage::kNone);
   }
 }
 
@@ -299,8 +311,8 @@ void program_encode_cuda(const void* code, const void* weights, const void* tabl
               static_cast<const std::int32_t*>(codes) + first * v, count, file.data(), mixed.data(), below.data(),
               width.data());
     PK_LAUNCH(stream_kernel, unsigned(ceil_div(ceil_div(count, each), kThreads)), kThreads, 0, stream, below.data(),
-              width.data(), count, v, each, side, states.data(),
-              static_cast<std::uint8_t*>(payload) + chunk * capacity, static_cast<Int*>(sizes) + chunk, capacity);
+              width.data(), count, v, each, side, states.data(), static_cast<std::uint8_t*>(payload) + chunk * capacity,
+              static_cast<Int*>(sizes) + chunk, capacity);
   }
 }
 
@@ -309,12 +321,12 @@ void program_decode_cuda(const void* code, const void* weights, const void* tabl
                          Int rows, Int registers, Int v, Int chunks, Int lanes, Stream stream) {
   if (lanes > kMostLanes) fail("program_decode", "at most 1024 lanes on a GPU");
   const Program p = program_of(code, weights, tables, variables, rows, registers, v);
-  const Int threads = ceil_div(lanes, kWarp) * kWarp, most = kMostRows / threads, blocks = chunks < most ? chunks : most;
+  const Int threads = ceil_div(lanes, kWarp) * kWarp, most = kMostRows / threads,
+            blocks = chunks < most ? chunks : most;
   const Scratch<float> file(blocks * threads * registers, stream);
   const Scratch<Word> mixed(blocks * threads * kMostUnits, stream);
-  PK_LAUNCH(decode_kernel, unsigned(blocks), unsigned(threads), 0, stream, p,
-            static_cast<const std::uint8_t*>(payload), static_cast<const Int*>(offsets),
-            static_cast<const Int*>(starts), chunks, lanes, file.data(), mixed.data(),
+  PK_LAUNCH(decode_kernel, unsigned(blocks), unsigned(threads), 0, stream, p, static_cast<const std::uint8_t*>(payload),
+            static_cast<const Int*>(offsets), static_cast<const Int*>(starts), chunks, lanes, file.data(), mixed.data(),
             static_cast<std::int32_t*>(codes), static_cast<Int*>(damage));
 }
 

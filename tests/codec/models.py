@@ -42,7 +42,7 @@ def model(kind: str) -> Circuit:
     if kind == "mixture":
         return mixture([factorised(x), factorised(x[:30])])
     if kind == "quad_tree":
-        graph = quad_tree_graph(2, 3, [Categorical(C)] * 6, units=3)
+        graph = quad_tree_graph(2, 3, 3, Categorical(C))
     elif kind == "sums_of_sums":
         graph = sums_of_sums()
     else:

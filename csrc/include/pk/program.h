@@ -23,10 +23,10 @@ struct Variable {
 };
 
 struct Program {
-  const Instruction* code;        // (rows)
+  const Instruction* code;  // (rows)
   const float* weights;
-  const std::uint16_t* tables;    // of every variable (categories, units): counts below a category, of 65536
-  const Variable* variables;      // (V)
+  const std::uint16_t* tables;  // of every variable (categories, units): counts below a category, of 65536
+  const Variable* variables;    // (V)
   std::int64_t rows, registers, v;
 };
 
@@ -36,7 +36,7 @@ enum class Damage : std::int64_t { kNone, kShort, kState, kLeft };
 template <class Emit>
 PK_HD std::uint64_t rans_push(std::uint64_t state, std::uint32_t below, std::uint32_t width, Emit&& emit) {
   const std::uint64_t f = width;
-  if (state >= f << 40) {
+  if (state >> 40 >= f) {
     emit(std::uint32_t(state));
     state >>= 32;
   }

@@ -159,7 +159,7 @@ class Compiler:
     def _split(self, products: list[int]):  # type: ignore[no-untyped-def]
         """Visits the scopes that all products of a scope split it into, the smallest first: single variables add
         evidence before the larger parts, which cost more, are looked at."""
-        scopes = sorted((self.graph.scopes[child] for child in self._children(products[0])), key=_size)
+        scopes = sorted((self.graph.scopes[child] for child in self._children(products[0])), key=int.bit_count)
         hadamard = [node for node in products if not self._outer(node)]
         seen = self._group(hadamard) if hadamard else {}  # of every product, the values of its children so far
         left: dict[int, tuple[int, int]] = {}  # of an outer product, its first visited child and the copy of its value
@@ -295,10 +295,6 @@ class Compiler:
                 units = self.graph.units[child]
                 self._matvec(self.up, node, self.up[child], units, column, 1, width, more=i > 0)
                 column += units
-
-
-def _size(scope: int) -> tuple[int, int]:
-    return scope.bit_count(), scope
 
 
 def integer_table(probabilities: np.ndarray) -> np.ndarray:
