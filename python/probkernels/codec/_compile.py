@@ -8,7 +8,7 @@ whatever the vtree's shape.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -107,7 +107,7 @@ class Compiler:
             for node in nodes:
                 del table[node]
 
-    def _scope(self, scope: int, entries: list[int]):  # type: ignore[no-untyped-def]
+    def _scope(self, scope: int, entries: list[int]) -> Iterator[tuple[int, list[int]]]:
         """Codes the variables of a scope. Yields the scopes below with their entries, the nodes that products above
         multiply; `down` of the entries is there when it starts, and their `up` when it ends."""
         nodes = self.by_scope[scope]
@@ -156,7 +156,7 @@ class Compiler:
 
     # --- products ---
 
-    def _split(self, products: list[int]):  # type: ignore[no-untyped-def]
+    def _split(self, products: list[int]) -> Iterator[tuple[int, list[int]]]:
         """Visits the scopes that all products of a scope split it into, the smallest first: single variables add
         evidence before the larger parts, which cost more, are looked at."""
         scopes = sorted((self.graph.scopes[child] for child in self._children(products[0])), key=int.bit_count)

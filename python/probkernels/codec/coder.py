@@ -54,8 +54,7 @@ def encode(program: Program, codes: Tensor, items_per_chunk: int, lanes: int = 1
         row, variable = wrong.nonzero()[0].tolist()
         got = f"{int(codes[row, variable])} in row {row}, variable {variable}"
         raise ValueError(message("encode", "codes", f"values below {program.categories[variable]}, from 0", got))
-    tensors = [t.to(codes.device) for t in program.tensors]
-    payload, sizes = program_encode(*tensors, codes, program.registers, items_per_chunk, lanes)
+    payload, sizes = program_encode(*program.on(codes.device), codes, program.registers, items_per_chunk, lanes)
     flat = payload.cpu().numpy()
     return [flat[i, :size].tobytes() for i, size in enumerate(sizes.tolist())]
 
@@ -112,7 +111,8 @@ def decode_each(
         return torch.empty(0, program.variables, dtype=torch.int32, device=device), []
     ends = np.cumsum(np.array([len(p) for p in payloads], np.int64)).tolist()
     joined = torch.frombuffer(bytearray(b"".join(payloads) + b"\0"), dtype=torch.uint8).to(device)
-    tensors = [t.to(device) for t in program.tensors]
     offsets = torch.tensor([0, *ends], device=device)
-    codes, damage = program_decode(*tensors, joined, offsets, starts, program.registers, lanes, int(sum(items)))
+    codes, damage = program_decode(
+        *program.on(device), joined, offsets, starts, program.registers, lanes, int(sum(items))
+    )
     return codes, [WHY.get(int(d), "") for d in damage.tolist()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,13 +14,15 @@ from .._core import checks
 from .._core.errors import CorruptStreamError, message
 from ..circuits import Circuit, find_vtree
 from ..circuits._nodes import by_input, by_sum
+from ..circuits.inputs import Inputs, TableInputs
 from ..reference.program_code import COLUMNS, Code
 from ._compile import LEAST_WEIGHT, MOST_UNITS, Compiler, integer_table
 
+Four = tuple[Tensor, Tensor, Tensor, Tensor]
 PROFILE = b"f32-fma-seq-v1"
 MOST_CATEGORIES = 65536
 MOST_REGISTERS = 1 << 24
-DTYPES = {
+DTYPES: dict[str, np.dtype[Any]] = {
     "instructions": np.dtype("<i4"), "weights": np.dtype("<f4"), "tables": np.dtype("<u2"),
     "shapes": np.dtype("<i4"),
 }  # fmt: skip
@@ -54,7 +57,7 @@ class Program:
     shapes: np.ndarray
     order: list[int]
     registers: int
-    tensors: tuple[Tensor, ...] = field(repr=False)  # code, weights, tables, variables: what the ops take
+    tensors: Four = field(repr=False)  # code, weights, tables, variables: what the ops take
 
     @property
     def variables(self) -> int:
@@ -74,6 +77,11 @@ class Program:
             digest.update(f"\0{name}{array.shape}".encode())
             digest.update(array.tobytes())
         return digest.digest()
+
+    def on(self, device: torch.device | str) -> Four:
+        """What the ops take, on a device."""
+        code, weights, tables, variables = (t.to(device) for t in self.tensors)
+        return code, weights, tables, variables
 
     def arrays(self) -> dict[str, np.ndarray]:
         """All that is needed to build it again."""
@@ -127,14 +135,13 @@ class Program:
         for place, weight in sums.items():
             weight_at[place], total = total, total + weight.size
         compiled = Compiler(graph, weight_at).run()
-        tables, shapes = [], []
-        for variable in range(graph.num_variables):
-            table = _table(circuit, compiled.inputs[variable])
-            tables.append(table.reshape(-1))
-            shapes.append(table.shape)
+        found = _tables(circuit, [compiled.inputs[variable] for variable in range(graph.num_variables)])
         flat = np.concatenate([w.reshape(-1) for w in sums.values()] or [np.zeros(0)])
         flat = np.where(flat > 0, np.clip(flat, LEAST_WEIGHT, 1), 0)
-        wanted = (np.array(compiled.code), flat, np.concatenate(tables), np.array(shapes))
+        wanted: list[np.ndarray] = [
+            np.array(compiled.code), flat, np.concatenate([table.reshape(-1) for table in found]),
+            np.array([table.shape for table in found]),
+        ]  # fmt: skip
         return cls.from_arrays({name: w.astype(d) for (name, d), w in zip(DTYPES.items(), wanted, strict=True)})
 
 
@@ -142,30 +149,39 @@ def _refused(expected: str, got: str) -> ValueError:
     return ValueError(message("Program.from_circuit", "circuit", expected, got))
 
 
-def _table(circuit: Circuit, nodes: list[int]) -> np.ndarray:
-    """(C, units of all input nodes of a variable)."""
+def _tables(circuit: Circuit, inputs: list[list[int]]) -> list[np.ndarray]:
+    """Of every variable (C, units of all its input nodes); ``inputs`` lists these nodes."""
     places = by_input(circuit)
-    columns = []
     with torch.no_grad():
-        for node in nodes:
-            layer, row = places[node]
-            columns.append(layer.log_table()[row].double().exp().cpu().numpy())
-    table = np.concatenate(columns, 1)
-    if table.shape[1] > MOST_UNITS:
-        raise _refused(f"at most {MOST_UNITS} input units of a variable", f"{table.shape[1]}")
-    return integer_table(table)
+        layers = {layer for layer, _ in places.values()}
+        whole = {layer: _probabilities(layer) for layer in layers}
+    found = []
+    for nodes in inputs:
+        table = np.concatenate([whole[places[node][0]][places[node][1]] for node in nodes], 1)
+        if table.shape[1] > MOST_UNITS:
+            raise _refused(f"at most {MOST_UNITS} input units of a variable", f"{table.shape[1]}")
+        found.append(integer_table(table))
+    return found
+
+
+def _probabilities(layer: Inputs) -> np.ndarray:
+    """(variables of the layer, C, K)."""
+    assert isinstance(layer, TableInputs)  # its family is discrete
+    return layer.log_table().double().exp().cpu().numpy()
 
 
 def _tensors(
     instructions: np.ndarray, weights: np.ndarray, tables: np.ndarray, shapes: np.ndarray, offsets: np.ndarray
-) -> tuple[Tensor, ...]:
+) -> Four:
     likely = []
     for (c, k), start in zip(shapes, offsets, strict=True):
         table = tables[start : start + int(c) * int(k)].reshape(c, k).astype(np.int64)
         likely.append(np.diff(table, axis=0, append=65536).sum(1).argmax())
     variables = np.column_stack([offsets, shapes.astype(np.int64), np.array(likely, np.int64)])
-    arrays = (instructions, weights, tables.view(np.int16), variables)
-    return tuple(torch.from_numpy(np.array(a, order="C")) for a in arrays)
+    return (
+        torch.from_numpy(instructions.copy()), torch.from_numpy(weights.copy()),
+        torch.from_numpy(tables.view(np.int16).copy()), torch.from_numpy(variables),
+    )  # fmt: skip
 
 
 def _check_tables(tables: np.ndarray, shapes: np.ndarray) -> np.ndarray:

@@ -68,7 +68,7 @@ def _decode(
     return codes, damage
 
 
-def _tiny(device: torch.device) -> list[Tensor]:
+def _tiny(device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Two variables below one latent of two states: its prior, then a value of each."""
     code = torch.tensor(
         [
@@ -85,8 +85,8 @@ def _tiny(device: torch.device) -> list[Tensor]:
     first = torch.tensor([0, 0, 40000, 9000, 52000, 12000], dtype=torch.int32).to(torch.int16)
     second = torch.tensor([0, 0, 30000, 62000], dtype=torch.int32).to(torch.int16)
     variables = torch.tensor([[0, 3, 2, 0], [6, 2, 2, 0]])
-    model = [code, torch.tensor([0.625, 0.375]), torch.cat([first, second]), variables]
-    return [t.to(device) for t in model]
+    weights = torch.tensor([0.625, 0.375])
+    return code.to(device), weights.to(device), torch.cat([first, second]).to(device), variables.to(device)
 
 
 def _codes(device: torch.device) -> Tensor:
