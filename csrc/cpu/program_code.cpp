@@ -307,6 +307,7 @@ Int write_stream(const Word* below, const Word* width, Int rows, Int v, Int lane
     memcpy(out + at, &states[g], bytes);
   }
   memmove(out, out + at, capacity - at);
+  memset(out + capacity - at, 0, at);
   return capacity - at;
 }
 

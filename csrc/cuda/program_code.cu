@@ -13,7 +13,7 @@ using Word = std::uint32_t;
 
 constexpr int kThreads = 128;
 constexpr Int kMostRows = 1 << 16;  // in flight: bounds the scratch memory
-constexpr int kMostLanes = 1024;    // of a chunk, threads of a block
+constexpr int kMostLanes = 512;     // of a chunk, threads of a block
 
 #ifdef PK_EMULATE
 inline float fused(float a, float b, float c) { return std::fma(a, b, c); }
@@ -187,7 +187,7 @@ __global__ void __launch_bounds__(kThreads)
       while (bytes > 0 && !(states[g] >> (8 * bytes - 8))) --bytes;
     while (bytes > 0) out[--at] = std::uint8_t(states[g] >> (8 * --bytes));
   }
-  for (Int i = at; i < capacity; ++i) out[i - at] = out[i];
+  for (Int i = 0; i < capacity; ++i) out[i] = i + at < capacity ? out[i + at] : 0;
   sizes[chunk] = capacity - at;
 }
 
@@ -319,7 +319,7 @@ void program_encode_cuda(const void* code, const void* weights, const void* tabl
 void program_decode_cuda(const void* code, const void* weights, const void* tables, const void* variables,
                          const void* payload, const void* offsets, const void* starts, void* codes, void* damage,
                          Int rows, Int registers, Int v, Int chunks, Int lanes, Stream stream) {
-  if (lanes > kMostLanes) fail("program_decode", "at most 1024 lanes on a GPU");
+  if (lanes > kMostLanes) fail("program_decode", "at most 512 lanes on a GPU");
   const Program p = program_of(code, weights, tables, variables, rows, registers, v);
   const Int threads = ceil_div(lanes, kWarp) * kWarp, most = kMostRows / threads,
             blocks = chunks < most ? chunks : most;

