@@ -209,7 +209,7 @@ __device__ Int search(const Mixture& w, Int likely, Word slot, Word* below, Word
 }
 
 // A block decodes chunk after chunk, a thread for each lane.
-__global__ void __launch_bounds__(kMostLanes)
+__global__ void __launch_bounds__(kMostLanes, 1)
     decode_kernel(Program p, const std::uint8_t* payload, const Int* offsets, const Int* starts, Int chunks,
                   Int most_lanes, float* registers, Word* mixed, std::int32_t* codes, Int* damage) {
   __shared__ bool wants[kMostLanes];
