@@ -213,10 +213,15 @@ def program_decode(
     No stream can make it read or write out of bounds.
 
     Args:
-        code, weights, tables, variables, registers, lanes: as in :func:`program_encode`.
+        code: as in :func:`program_encode`, like the next three.
+        weights: (E,) float32.
+        tables: (T,) int16.
+        variables: (V, 4) int64.
         payload: (B,) uint8, all streams.
         offsets: (chunks + 1,) int64: stream c is ``payload[offsets[c] : offsets[c + 1]]``.
         starts: (chunks + 1,) int64, rising: stream c holds rows ``starts[c]`` up to ``starts[c + 1]``.
+        registers: floats that a row needs.
+        lanes: as they were coded with.
         rows: of all streams.
 
     Returns:
