@@ -80,6 +80,7 @@ LAYERS = (
     ("ops",),
     ("sparse",),
     ("nn", "optim", "circuits", "diffusion"),
+    ("codec",),
     ("probkernels",),  # the package's own __init__, which gathers the layers below
     ("reproduce", "bench"),
     ("cli",),

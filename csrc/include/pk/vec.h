@@ -3,6 +3,7 @@
 // added in the same order on every machine (fused multiply-adds round differently, where a machine has them).
 #pragma once
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <type_traits>
 
@@ -172,15 +173,28 @@ __attribute__((target("arch=x86-64-v3"))) void run_avx2(const Args&... args) {
 }
 #endif
 
+// 2: AVX-512, 1: AVX2, 0: the baseline. PK_SIMD=avx2 or PK_SIMD=baseline in the environment lowers it, for tests.
+inline int simd_level() {
+  static const int level = [] {
+    const char* const named = std::getenv("PK_SIMD");
+    const int most = !named ? 2 : !strcmp(named, "baseline") ? 0 : !strcmp(named, "avx2") ? 1 : 2;
+    int found = 0;
+#if defined(__x86_64__) && defined(__GNUC__)
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2")) found = 1;
+    if (found && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq"))
+      found = 2;
+#endif
+    return found < most ? found : most;
+  }();
+  return level;
+}
+
 template <class Kernel, class... Args>
 void run_best(const Args&... args) {
 #if defined(__x86_64__) && defined(__GNUC__)
-  static const bool avx2 =
-      __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
-  static const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                             __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-  if (avx512) return run_avx512<Kernel>(args...);
-  if (avx2) return run_avx2<Kernel>(args...);
+  if (simd_level() == 2) return run_avx512<Kernel>(args...);
+  if (simd_level() == 1) return run_avx2<Kernel>(args...);
 #endif
   run_baseline<Kernel>(args...);
 }

@@ -5,6 +5,7 @@ from .latent_tree import latent_tree, latent_tree_flows
 from .leaf_gather import leaf_gather, leaf_histogram
 from .magnitude_select import magnitude_histogram, magnitude_kth, magnitude_select
 from .power_norm import power_norm, power_norm_v
+from .program_code import program_decode, program_encode
 from .sampled_matmul import sampled_conv, sampled_matmul
 from .selection import Selection
 from .sparse_adamw import dequantise_blocks, quantise_blocks, sparse_adamw_
@@ -23,6 +24,8 @@ __all__ = [
     "magnitude_select",
     "power_norm",
     "power_norm_v",
+    "program_decode",
+    "program_encode",
     "quantise_blocks",
     "sampled_conv",
     "sampled_matmul",

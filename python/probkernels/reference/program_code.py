@@ -1,0 +1,262 @@
+"""Coding rows of data with a compiled circuit, step by step: the arithmetic named f32-fma-seq-v1 and the coder.
+
+Every float is float32, every operation has IEEE's one rounding, sums go in ascending order, and a result below 1e-30
+becomes 0, so that any machine gets the same bits. For the tests: a thousand times slower than the kernels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from enum import IntEnum
+
+import numpy as np
+import torch
+from torch import Tensor
+
+COLUMNS = 9  # op, dst, a, b, n, m, stride, step, more
+LEAST = np.float32(1e-30)
+BITS = 24
+LOWER = 1 << 32
+Array = np.ndarray
+
+
+class Code(IntEnum):
+    """What an instruction does. r is the file of registers; k < n, j < m; `+=` if `more` is 1, else `=`.
+
+    FILL: r[dst + k] = 1. MATVEC: r[dst + k] += sum_j fma(r[a + j], weights[b + j * stride + k * step]).
+    MULTIPLY: r[dst + k] += r[a + k] * r[b + k]; b = -1: without that factor.
+    CONTRACT: r[dst + k] += sum_j r[a + k * step + j * stride] * r[b + j]; b = -1: without that factor.
+    OUTER: r[dst + i * m + j] = r[a + i] * r[b + j], i < n.
+    RESCALE: r[dst + k] times the power of two that brings the largest into [1, 2); all 1 if all are 0.
+    CODE: codes variable m with mixture weights r[a + k].
+    LEAF: r[dst + k] = 65536 times the probability, under unit stride + k, of the value of variable m just coded.
+    """
+
+    FILL = 0
+    MATVEC = 1
+    MULTIPLY = 2
+    CONTRACT = 3
+    OUTER = 4
+    RESCALE = 5
+    CODE = 6
+    LEAF = 7
+
+
+def fma(a: Array, b: Array, c: Array) -> Array:
+    """a * b + c with one rounding, of float32 >= 0: the product is exact in float64, and its sum is rounded to odd,
+    which makes the rounding to float32 that of the exact sum."""
+    p, c = a.astype(np.float64) * b.astype(np.float64), c.astype(np.float64)
+    s = np.asarray(p + c)
+    t = s - p
+    error = (p - (s - t)) + (c - t)
+    even = s.view(np.int64) & 1 == 0
+    odd = np.where(error > 0, np.nextafter(s, np.inf), np.nextafter(s, -np.inf))
+    return np.where((error != 0) & even, odd, s).astype(np.float32)
+
+
+def flush(x: Array) -> Array:
+    """x with what is below 1e-30 set to 0."""
+    return np.where(x < LEAST, np.float32(0), x)
+
+
+def rescale(x: Array) -> Array:
+    """x times the power of two that brings the largest entry into [1, 2); all ones if it is all zeros."""
+    if x.max() == 0:
+        return np.ones_like(x)
+    exponent = min(int(x.max().view(np.int32)) >> 23, 253)
+    return flush(x * np.int32((254 - exponent) << 23).view(np.float32))
+
+
+def mixture(a: Array) -> Array:
+    """Weights a (n) -> whole numbers (n) that sum to 65536."""
+    total = np.float32(0)
+    for value in a:
+        total = np.float32(total + value)
+    if not 0 < total < 3e38:
+        w = np.full(len(a), 65536 // len(a), np.int64)
+    else:
+        w = (a * (np.float32(65536) / total)).astype(np.int64)
+    w[w.argmax()] += 65536 - w.sum()
+    return w
+
+
+class Model:
+    """The tensors of a program as arrays, and a row's walk through it."""
+
+    def __init__(self, code: Tensor, weights: Tensor, tables: Tensor, variables: Tensor, registers: int) -> None:
+        self.code = code.cpu().numpy()
+        self.weights, self.registers = weights.cpu().numpy(), registers
+        flat = tables.cpu().numpy().view(np.uint16).astype(np.int64)
+        self.tables = [  # of every variable (C + 1, K)
+            np.vstack([flat[at : at + c * k].reshape(c, k), np.full((1, k), 65536)])
+            for at, c, k, _ in variables.tolist()
+        ]
+
+    def walk(self) -> Generator[tuple[int, Array], int, None]:
+        """Runs the program for a row of data: yields every variable in the order of coding, with the cumulative counts
+        (C + 1) of its values, of 2**24, and is sent the value."""
+        r = np.zeros(self.registers, np.float32)
+        for op, dst, a, b, n, m, stride, step, more in self.code.tolist():
+            if op == Code.CODE:
+                below = (self.tables[m] @ mixture(r[a : a + n])) >> 8  # (C + 1)
+                value = yield m, below
+                counts = np.diff(self.tables[m], axis=0)[value].astype(np.float32)
+            elif op == Code.LEAF:
+                r[dst : dst + n] = counts[stride : stride + n]
+            elif op == Code.OUTER:
+                r[dst : dst + n * m] = flush(np.outer(r[a : a + n], r[b : b + m])).ravel()
+            elif op == Code.RESCALE:
+                r[dst : dst + n] = rescale(r[dst : dst + n])
+            else:
+                r[dst : dst + n] = self.vector(r, op, r[dst : dst + n] * np.float32(more), a, b, m, stride, step)
+
+    def vector(self, r: Array, op: int, old: Array, a: int, b: int, m: int, stride: int, step: int) -> Array:
+        """What the other instructions make of n registers; ``old`` is added to."""
+        k = np.arange(len(old))
+        if op == Code.FILL:
+            return np.ones_like(old)
+        if op == Code.MULTIPLY:
+            x = r[a + k]
+            return old + (x if b < 0 else flush(x * r[b + k]))
+        for j in range(m):
+            if op == Code.MATVEC:
+                old = fma(r[a + j], self.weights[b + j * stride + k * step], old)
+            else:
+                x = r[a + k * step + j * stride]
+                old = old + (x if b < 0 else flush(x * r[b + j]))
+        return flush(old) if op == Code.MATVEC else old
+
+
+class Bad(Exception):
+    """A damaged stream; its one argument is the code of the damage: 1 ends early, 2 wrong state, 3 words left."""
+
+
+class Reader:
+    """A stream being decoded: rANS with a state of 64 bits for each lane and words of 32."""
+
+    def __init__(self, stream: bytes, lanes: int) -> None:
+        size = len(stream)
+        self.alone = lanes == 1
+        head = 8 * lanes if lanes > 1 else size if size <= 8 else 5 + (size - 5) % 4
+        if size < head:
+            raise Bad(1)
+        each = head if self.alone else 8
+        self.states = [int.from_bytes(stream[g * each : (g + 1) * each], "little") for g in range(lanes)]
+        if (self.alone and head and not stream[head - 1]) or (not self.alone and min(self.states) < LOWER):
+            raise Bad(2)
+        self.rest = stream[head:]
+
+    def pop(self, lane: int, below: Array) -> int:
+        state = self.states[lane]
+        slot = state & ((1 << BITS) - 1)
+        value = int(np.searchsorted(below, slot, "right")) - 1
+        state = int(below[value + 1] - below[value]) * (state >> BITS) + slot - int(below[value])
+        if state < LOWER and not (self.alone and not self.rest):
+            if len(self.rest) < 4:
+                raise Bad(1)
+            state = state << 32 | int.from_bytes(self.rest[:4], "little")
+            self.rest = self.rest[4:]
+        self.states[lane] = state
+        return value
+
+    def finish(self) -> None:
+        """Raises unless all is used up and every state is what an encoder began with."""
+        if any(state != (0 if self.alone else LOWER) for state in self.states):
+            raise Bad(2)
+        if self.rest:
+            raise Bad(3)
+
+
+def write(symbols: list[list[tuple[int, int]]], lanes: int) -> bytes:
+    """The stream of rows of symbols (below, width): `lanes` rows side by side, coded from the last symbol on."""
+    states = [0 if lanes == 1 else LOWER] * lanes
+    words: list[bytes] = []
+    for first in reversed(range(0, len(symbols), lanes)):
+        rows = symbols[first : first + lanes]
+        for turn in reversed(range(len(rows[0]))):
+            for lane in reversed(range(len(rows))):
+                below, width = rows[lane][turn]
+                if states[lane] >= width << 40:
+                    words.append((states[lane] & 0xFFFFFFFF).to_bytes(4, "little"))
+                    states[lane] >>= 32
+                states[lane] = (states[lane] // width << BITS) + states[lane] % width + below
+    size = (states[0].bit_length() + 7) // 8 if lanes == 1 else 8
+    return b"".join([s.to_bytes(size, "little") for s in states] + words[::-1])
+
+
+def capacity(rows: int, variables: int, lanes: int) -> int:
+    """Bytes that the stream of a chunk cannot exceed: 16 bits a value, and of each lane a state and a word."""
+    return -(-rows * variables // 2) * 4 + 12 * lanes
+
+
+def program_encode(
+    code: Tensor, weights: Tensor, tables: Tensor, variables: Tensor, codes: Tensor, registers: int, each: int,
+    lanes: int,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """codes (N, V) int32 -> payload (chunks, capacity) uint8 and the bytes in use of each, (chunks) int64."""
+    model, n = Model(code, weights, tables, variables, registers), len(codes)
+    chunks = -(-n // each)
+    room = capacity(min(each, n), codes.shape[1], min(lanes, each, n))
+    payload, sizes = torch.zeros(chunks, room, dtype=torch.uint8), torch.zeros(chunks, dtype=torch.int64)
+    for chunk in range(chunks):
+        rows = codes[chunk * each : (chunk + 1) * each].tolist()
+        stream = write([symbols_of(model, row) for row in rows], min(lanes, len(rows)))
+        payload[chunk, : len(stream)] = torch.frombuffer(bytearray(stream), dtype=torch.uint8)
+        sizes[chunk] = len(stream)
+    return payload.to(codes.device), sizes.to(codes.device)
+
+
+def symbols_of(model: Model, row: list[int]) -> list[tuple[int, int]]:
+    """Where the values of a row lie: (below, width) of each, of 2**24, in the order of coding."""
+    walk = model.walk()
+    found = []
+    ask = next(walk, None)
+    while ask is not None:
+        variable, below = ask
+        value = row[variable]
+        found.append((int(below[value]), int(below[value + 1] - below[value])))
+        ask = answer(walk, value)
+    return found
+
+
+def answer(walk: Generator[tuple[int, Array], int, None], value: int) -> tuple[int, Array] | None:
+    """Sends a value; what the walk asks next, None at its end."""
+    try:
+        return walk.send(value)
+    except StopIteration:
+        return None
+
+
+def read(model: Model, stream: bytes, out: Array, lanes: int) -> None:
+    """Decodes a stream into out (rows, V)."""
+    lanes = min(lanes, len(out))
+    reader = Reader(stream, lanes)
+    for first in range(0, len(out), lanes):
+        rows = out[first : first + lanes]
+        walks = [model.walk() for _ in rows]
+        asks = [next(walk, None) for walk in walks]
+        while asks[0] is not None:
+            for lane, (walk, ask) in enumerate(zip(walks, asks, strict=True)):
+                assert ask is not None  # rows walk in step
+                variable, below = ask
+                value = rows[lane, variable] = reader.pop(lane, below)
+                asks[lane] = answer(walk, int(value))
+    reader.finish()
+
+
+def program_decode(
+    code: Tensor, weights: Tensor, tables: Tensor, variables: Tensor, payload: Tensor, offsets: Tensor, starts: Tensor,
+    registers: int, lanes: int, rows: int,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """payload uint8, of which chunk c has [offsets[c], offsets[c + 1]) and gives rows [starts[c], starts[c + 1])
+    -> codes (rows, V) int32, and of each chunk what is wrong with it, (chunks) int64."""
+    model = Model(code, weights, tables, variables, registers)
+    codes = np.zeros((rows, len(variables)), np.int32)
+    damage = torch.zeros(len(starts) - 1, dtype=torch.int64)
+    stream, ends, at = payload.cpu().numpy().tobytes(), offsets.tolist(), starts.tolist()
+    for chunk in range(len(damage)):
+        try:
+            read(model, stream[ends[chunk] : ends[chunk + 1]], codes[at[chunk] : at[chunk + 1]], lanes)
+        except Bad as bad:
+            damage[chunk] = bad.args[0]
+    return torch.from_numpy(codes).to(payload.device), damage.to(payload.device)
