@@ -92,7 +92,7 @@ class PCCodec:
     def to_bytes(self) -> bytes:
         """The model file's content."""
         if self._packed is None:
-            facts = {"offset": self.offset, "tile": list(self.tile) if self.tile else None}
+            facts: dict[str, object] = {"offset": self.offset, "tile": list(self.tile) if self.tile else None}
             self._packed = model_file.pack(self.program.arrays(), facts)
         return self._packed
 
@@ -105,10 +105,14 @@ class PCCodec:
         """
         arrays, facts = model_file.unpack(data, max_bytes)
         offset, tile = facts.get("offset"), facts.get("tile")
-        fine = tile is None or (isinstance(tile, list) and len(tile) == 2 and all(type(v) is int and v > 0 for v in tile))
+        fine = tile is None or (
+            isinstance(tile, list) and len(tile) == 2 and all(type(v) is int and v > 0 for v in tile)
+        )
         if type(offset) is not int or not fine:
             raise CorruptStreamError("model: impossible offset or tile")
-        return cls(Program.from_arrays(arrays), offset=offset, tile=(tile[0], tile[1]) if isinstance(tile, list) else None)
+        return cls(
+            Program.from_arrays(arrays), offset=offset, tile=(tile[0], tile[1]) if isinstance(tile, list) else None
+        )
 
     def save(self, path: str | Path) -> None:
         """Writes a model file, whole or not at all."""
@@ -133,9 +137,7 @@ class PCCodec:
         model = self.to_bytes() if embed else b""
         return CodecWriter(target, self.coder, layout, chunk_items=chunk_items, lanes=lanes, model=model)
 
-    def compress(
-        self, items: object, *, chunk_items: int | None = None, lanes: int = 16, embed: bool = False
-    ) -> bytes:
+    def compress(self, items: object, *, chunk_items: int | None = None, lanes: int = 16, embed: bool = False) -> bytes:
         """A container with the items (N, ...), an integer array or CPU tensor.
 
         Args:

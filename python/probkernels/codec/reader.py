@@ -75,7 +75,7 @@ class CodecReader:
     ) -> None:
         self.max_bytes, self._own = max_bytes, isinstance(source, (str, Path))
         if isinstance(source, (str, Path)):
-            self._file: BinaryIO = Path(source).open("rb")
+            self._file: BinaryIO = Path(source).open("rb")  # noqa: SIM115 - closed by close()
         else:
             self._file = io.BytesIO(source) if isinstance(source, bytes) else source
         try:
@@ -152,9 +152,8 @@ class CodecReader:
             if not places:
                 return np.zeros((0, *self.layout.shape), self.layout.dtype)
             low, high = min(places), max(places) + 1
-            return self._items(low, high, None)[[place - low for place in places]] if step != 1 else self._items(
-                low, high, None
-            )
+            items = self._items(low, high, None)
+            return items if step == 1 else items[[place - low for place in places]]
         place = range(len(self))[key]
         return self._items(place, place + 1, None)[0]
 

@@ -23,8 +23,13 @@ GROUP = 16  # full chunks that are encoded together, so that threads have work
 class Coder(Protocol):
     """What the container needs of a model: :class:`ProgramCoder` is one."""
 
-    model_id: bytes
-    categories: Sequence[int]
+    @property
+    def model_id(self) -> bytes:
+        """32 bytes that name the model."""
+
+    @property
+    def categories(self) -> Sequence[int]:
+        """Alphabet of every variable."""
 
     def encode(self, codes: np.ndarray, rows_per_chunk: int, lanes: int) -> list[bytes]:
         """Payloads of codes (N, V) int32, one a chunk."""
