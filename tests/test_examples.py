@@ -51,3 +51,9 @@ def test_delta_switches_between_both_models() -> None:
     assert before[0] < half[0] < tuned[0]
     saved, all_of_it = (float(size) for size in re.search(r"(\S+) kB instead of (\S+) kB", printed).groups())
     assert saved < 0.12 * all_of_it
+
+
+def test_guidance_makes_the_digit_that_is_asked_for() -> None:
+    shares = [float(figure) for figure in re.findall(r"(\d+\.\d)% look", output("diffusion_guided"))]
+    assert len(shares) == 4 and shares == sorted(shares)
+    assert shares[0] < 20 and shares[1] > 70 and shares[3] > 95

@@ -230,7 +230,7 @@ def public(*rooms: str) -> dict[str, object]:
     return found
 
 
-PUBLIC = public("ops", "nn", "sparse", "optim", "circuits")
+PUBLIC = public("ops", "nn", "sparse", "optim", "circuits", "diffusion")
 
 
 @pytest.mark.parametrize("name", PUBLIC)

@@ -2,12 +2,12 @@
 
 from importlib.metadata import version
 
-from . import circuits, nn, ops, optim, sparse
+from . import circuits, diffusion, nn, ops, optim, sparse
 from ._core.backend import use_backend
 from ._core.errors import BackendError, CorruptStreamError, ModelMismatchError
 
 __version__ = version("probkernels")
 __all__ = [
-    "BackendError", "CorruptStreamError", "ModelMismatchError", "circuits", "nn", "ops", "optim", "sparse",
+    "BackendError", "CorruptStreamError", "ModelMismatchError", "circuits", "diffusion", "nn", "ops", "optim", "sparse",
     "use_backend",
 ]  # fmt: skip

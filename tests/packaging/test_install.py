@@ -96,6 +96,15 @@ def wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return next(folder.glob("*.whl"))
 
 
+@pytest.fixture
+def compiler(tmp_path: Path) -> str:
+    """The C++ compiler without optimisation: these tests ask how things install; building the sdist optimises."""
+    script = tmp_path / "c++"
+    script.write_text(f'#!/bin/sh\nexec {os.environ.get("CXX", "c++")} "$@" -O0\n')
+    script.chmod(0o755)
+    return str(script)
+
+
 def works_in(environment: Path, elsewhere: Path) -> Path:
     """Runs an op there with the torch of this process; gives the folder of the package that did it."""
     library = next((environment / "lib").glob("python*/site-packages"))
@@ -106,20 +115,20 @@ def works_in(environment: Path, elsewhere: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_pip_install(tree: Path, clean: Path, tmp_path: Path) -> None:
-    pip(clean, "install", "--no-deps", tree)
+def test_pip_install(tree: Path, clean: Path, tmp_path: Path, compiler: str) -> None:
+    pip(clean, "install", "--no-deps", tree, CXX=compiler)
     assert clean in works_in(clean, tmp_path).parents
 
 
 @pytest.mark.slow
-def test_pip_install_editable(tree: Path, clean: Path, tmp_path: Path) -> None:
-    pip(clean, "install", "--no-deps", "--editable", tree)
+def test_pip_install_editable(tree: Path, clean: Path, tmp_path: Path, compiler: str) -> None:
+    pip(clean, "install", "--no-deps", "--editable", tree, CXX=compiler)
     assert works_in(clean, tmp_path) == tree / "python/probkernels"
 
 
 @pytest.mark.slow
-def test_pip_wheel(tree: Path, clean: Path, tmp_path: Path) -> None:
-    pip(clean, "wheel", "--no-deps", "--wheel-dir", tmp_path, tree)
+def test_pip_wheel(tree: Path, clean: Path, tmp_path: Path, compiler: str) -> None:
+    pip(clean, "wheel", "--no-deps", "--wheel-dir", tmp_path, tree, CXX=compiler)
     pip(clean, "install", "--no-deps", "--no-index", next(tmp_path.glob("*.whl")))
     assert clean in works_in(clean, tmp_path).parents
 

@@ -94,7 +94,8 @@ def latent_tree_flows(
     up = _upward(weights, leaves, codes, rows)
     counted = torch.ones_like(up.log_prob) if grad is None else grad
     posteriors: list[Tensor] = []  # times the images' grad
-    grad_weights, leaf_flows = torch.zeros_like(weights), torch.zeros_like(leaves)
+    edges: list[tuple[Tensor, Tensor]] = []  # places among the weights, and what is added there
+    seen_leaves: list[tuple[Tensor, Tensor]] = []  # the same among the leaves
     missing_flows = [weights.new_zeros(0)]
     for n, row in enumerate(rows):
         above = posteriors[row.parent] if n else counted[:, None]
@@ -103,14 +104,22 @@ def latent_tree_flows(
         else:
             impossible = up.sent[n] == 0
             ratio = torch.where(impossible, torch.zeros_like(above), above / up.sent[n].masked_fill(impossible, 1))
-            edge = (ratio.t() @ up.products[n]).reshape(-1)
-            places = torch.arange(row.weights, row.weights + edge.numel(), device=weights.device)
-            grad_weights = grad_weights.index_add(0, places, edge)
+            edge = ratio.t() @ up.products[n]
+            edges.append((row.weights + torch.arange(edge.numel(), device=weights.device), edge))
             posteriors.append(up.products[n] * (ratio @ up.matrices[n]))
         if row.variable >= 0:
             x, q = codes[row.variable].long(), posteriors[n]
             seen = (x >= 0)[:, None]
             places = row.leaves + x.clamp(min=0)[:, None] * row.states + torch.arange(row.states, device=x.device)
-            leaf_flows = leaf_flows.index_add(0, places.reshape(-1), (q * seen).reshape(-1))
+            seen_leaves.append((places, q * seen))
             missing_flows.append((q * ~seen).sum(0))
-    return up.log_prob, grad_weights, leaf_flows, torch.cat(missing_flows if missing else missing_flows[:1])
+    missing_flows = missing_flows if missing else missing_flows[:1]
+    return up.log_prob, _added(weights, edges), _added(leaves, seen_leaves), torch.cat(missing_flows)
+
+
+def _added(like: Tensor, terms: list[tuple[Tensor, Tensor]]) -> Tensor:
+    """A tensor of the shape of ``like``: for each term, its values at its places, and zeros elsewhere."""
+    if not terms:
+        return torch.zeros_like(like)
+    places, values = (torch.cat([part.reshape(-1) for part in parts]) for parts in zip(*terms, strict=True))
+    return torch.zeros_like(like).index_add(0, places, values)

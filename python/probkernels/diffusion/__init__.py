@@ -1,0 +1,47 @@
+"""Diffusion models: one process, one denoiser, every sampler."""
+
+from .chain import VPDiscrete
+from .denoiser import Denoiser
+from .grids import grid
+from .likelihood import bits_per_dim, discretised_gaussian_nll, gaussian_kl, hybrid_loss, vlb_term
+from .losses import draw_times, dsm_loss, loss_weight
+from .noise import StepNoise
+from .process import EDM, VE, VP, FlowMatching, Process, SubVP
+from .sample import sample
+from .solvers import Scheme
+from .solvers.build import scheme
+from .solvers.langevin import annealed_langevin, predictor_corrector
+from .table import Table, table
+from .training import EMA, Training, drop_condition, fit
+
+__all__ = [
+    "EDM",
+    "EMA",
+    "VE",
+    "VP",
+    "Denoiser",
+    "FlowMatching",
+    "Process",
+    "Scheme",
+    "StepNoise",
+    "SubVP",
+    "Table",
+    "Training",
+    "VPDiscrete",
+    "annealed_langevin",
+    "bits_per_dim",
+    "discretised_gaussian_nll",
+    "draw_times",
+    "drop_condition",
+    "dsm_loss",
+    "fit",
+    "gaussian_kl",
+    "grid",
+    "hybrid_loss",
+    "loss_weight",
+    "predictor_corrector",
+    "sample",
+    "scheme",
+    "table",
+    "vlb_term",
+]

@@ -1,0 +1,294 @@
+"""A network and what it predicts, convertible to noise, data, velocity and score."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .._core import checks
+from .._core.errors import message
+from .chain import VPDiscrete
+from .process import Process, Time, double, spread
+
+PREDICTIONS = ("eps", "v", "x0", "score", "flow", "edm")
+KINDS = ("eps", "x0")
+Clip = float | tuple[float, float] | None
+
+
+def join(first: Any, second: Any, like: Tensor) -> Any:
+    """Two conditions as one batch; tensors, or tuples, lists and dicts of them. A row alone stands for a batch."""
+    if isinstance(first, Tensor) and isinstance(second, Tensor):
+        whole = (like.shape[0], *max((first, second), key=lambda t: t.ndim).shape[1:])
+        return torch.cat([first.expand(whole), second.expand(whole)])
+    if isinstance(first, dict) and isinstance(second, dict) and first.keys() == second.keys():
+        return {key: join(first[key], second[key], like) for key in first}
+    if isinstance(first, (tuple, list)) and type(first) is type(second) and len(first) == len(second):
+        return type(first)(join(a, b, like) for a, b in zip(first, second, strict=True))
+    expected = "tensors, or tuples, lists or dicts of the same form as 'cond'"
+    hint = "guidance compares a condition with the one that means none, for instance a null token"
+    raise TypeError(message("Denoiser", "uncond", expected, checks.describe(first), hint))
+
+
+def times_of(t: Time, x: Tensor) -> Tensor:
+    """Times in float64: one a row on x's device; one for all where it is, best on the CPU."""
+    t = double(t)
+    return t.to(x.device) if t.ndim else t
+
+
+class Point(NamedTuple):
+    """What a denoiser needs of a time: numbers, or tensors 0-d or (B,)."""
+
+    given: Tensor | float  # to the net, in place of t
+    scale: Tensor | float | None  # of the net's input
+    on_x: Tensor | float  # the prediction is on_x x + on_output output: of the data if there is clipping
+    on_output: Tensor | float
+    back_x: Tensor | float  # eps = back_x x - back_data x0
+    back_data: Tensor | float
+
+
+class Denoiser(nn.Module):
+    """A network that denoises, whatever it was trained to predict.
+
+    Everything below follows from its output by x = alpha x0 + sigma eps. Any shape of data does; complex data go
+    through ``torch.view_as_real``.
+
+    Args:
+        net: called as ``net(x, t)``, or ``net(x, t, cond)`` where there is a condition; x (B, *S); t (B,) in
+            x's dtype, but float32 at least.
+        process: what noises the data.
+        pred: what the net's output (B, *S) is. "eps": the noise. "x0": the data. "v": alpha eps - sigma x0. "score":
+            -eps / sigma. "flow": eps - x0. "edm": F in x0 = c_skip y + c_out F(c_in y), with y = x / alpha; such
+            a net is given c_in y in place of x, and log(rho) / 4 in place of t.
+        clip: bounds on the predicted data: a number c for -c .. c, or a pair. Noise and score follow the clipped data.
+        dynamic: quantile in (0, 1] of each sample's absolute values; what exceeds ``clip`` is scaled down, not cut.
+        time: what the net is given in place of t: a function of it. By default, the step of a :class:`VPDiscrete`
+            process, t N - 1, and t itself of every other.
+        sigma_data: standard deviation of the data, for "edm".
+        variance: the net's output is (B, 2 C, ...), the second half being what :func:`hybrid_loss` trains: where the
+            variance of a step lies between its two bounds. Samplers leave it out.
+
+    Raises:
+        TypeError: no module, no process.
+        ValueError: unknown prediction, bounds that are none.
+
+    Reference:
+        Salimans and Ho, Progressive Distillation, ICLR 2022, for v; Karras et al., NeurIPS 2022, for edm; Saharia et
+        al., Imagen, NeurIPS 2022, for dynamic clipping; Ho and Salimans, 2022, for classifier-free guidance.
+
+    Example:
+        >>> import torch
+        >>> from probkernels.diffusion import VP, Denoiser
+        >>> class Null(torch.nn.Module):
+        ...     def forward(self, x, t):
+        ...         return torch.zeros_like(x)
+        >>> denoiser = Denoiser(Null(), VP(), pred="x0")
+        >>> x, t = torch.ones(2, 3), 0.5
+        >>> bool(torch.allclose(denoiser.eps(x, t), x / denoiser.process.sigma(t)))
+        True
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        process: Process,
+        pred: str = "eps",
+        *,
+        clip: Clip = None,
+        dynamic: float | None = None,
+        time: Callable[[Tensor], Tensor] | None = None,
+        sigma_data: float = 0.5,
+        variance: bool = False,
+    ) -> None:
+        super().__init__()
+        if not isinstance(net, nn.Module):
+            raise TypeError(message("Denoiser", "net", "a torch.nn.Module", checks.describe(net)))
+        if not isinstance(process, Process):
+            raise TypeError(message("Denoiser", "process", "a Process", checks.describe(process)))
+        checks.one_of("Denoiser", "pred", pred, PREDICTIONS)
+        checks.positive("Denoiser", "sigma_data", sigma_data)
+        self.net, self.process, self.pred, self.time, self.sigma_data = net, process, pred, time, sigma_data
+        self.clip, self.dynamic, self.variance = _bounds(clip), dynamic, variance
+        if dynamic is not None and not (0 < dynamic <= 1 and self.clip and self.clip[0] == -self.clip[1]):
+            expected = "a quantile in (0, 1], with symmetric bounds in 'clip'"
+            raise ValueError(message("Denoiser", "dynamic", expected, repr(dynamic)))
+
+    def forward(
+        self, x: Tensor, t: Time, cond: Any = None, *, uncond: Any = None, guidance: float | Tensor | None = None
+    ) -> Tensor:
+        """The net's own output (B, *S), with guidance where it is asked for.
+
+        Args:
+            x: (B, *S) float, noised to time ``t``.
+            t: 0-d or (B,).
+            cond: what the net is given as its third argument; None for nothing.
+            uncond: the condition that means none, for guidance; its rows may be one for all.
+            guidance: w in u + w (c - u), where c and u are the outputs with either condition: one call of the net with
+                2B rows, those of ``uncond`` first. A number, or a tensor 0-d or (B,).
+        """
+        self._check(x, t)
+        return self._guided(self.point("x0", times_of(t, x)), x, cond, uncond, guidance)
+
+    def eps(self, x: Tensor, t: Time, cond: Any = None, **guide: Any) -> Tensor:
+        """The predicted noise (B, *S); arguments of :meth:`forward`."""
+        return self.predict("eps", x, t, cond, **guide)
+
+    def x0(self, x: Tensor, t: Time, cond: Any = None, **guide: Any) -> Tensor:
+        """The predicted data (B, *S), E[x_0 | x_t] of a perfect net; arguments of :meth:`forward`."""
+        return self.predict("x0", x, t, cond, **guide)
+
+    def v(self, x: Tensor, t: Time, cond: Any = None, **guide: Any) -> Tensor:
+        """The predicted velocity alpha eps - sigma x0 (B, *S); arguments of :meth:`forward`."""
+        data = self.predict("x0", x, t, cond, **guide)
+        a, s = self.process.alpha(t), self.process.sigma(t)
+        return spread(a / s, x) * x - spread((a * a + s * s) / s, x) * data
+
+    def score(self, x: Tensor, t: Time, cond: Any = None, **guide: Any) -> Tensor:
+        """The predicted gradient of log p_t (B, *S); arguments of :meth:`forward`."""
+        return self.predict("eps", x, t, cond, **guide) * spread(-1 / self.process.sigma(t), x)
+
+    def predict(self, kind: str, x: Tensor, t: Time, cond: Any = None, **guide: Any) -> Tensor:
+        """:meth:`eps` or :meth:`x0`, as ``kind`` says."""
+        checks.one_of("Denoiser", "kind", kind, KINDS)
+        self._check(x, t)
+        return self.predict_at(self.point(kind, times_of(t, x)), kind, x, cond, **guide)
+
+    def predict_at(
+        self,
+        point: Point,
+        kind: str,
+        x: Tensor,
+        cond: Any = None,
+        *,
+        uncond: Any = None,
+        guidance: float | Tensor | None = None,
+    ) -> Tensor:
+        """:meth:`predict` with what depends on the time computed before, by :meth:`point` or :meth:`points`."""
+        return self.convert(point, kind, self._guided(point, x, cond, uncond, guidance), x)
+
+    def convert(self, point: Point, kind: str, output: Tensor, x: Tensor) -> Tensor:
+        """Noise or data out of the net's output (B, *S) at x (B, *S)."""
+        value = spread(point.on_x, x) * x + spread(point.on_output, x) * output
+        if self.clip is None:
+            return value
+        data = self._clipped(value)
+        return data if kind == "x0" else spread(point.back_x, x) * x - spread(point.back_data, x) * data
+
+    def point(self, kind: str, t: Tensor) -> Point:
+        """What predicting ``kind`` needs of times of any shape, float64."""
+        a, s = self.process.alpha(t), self.process.sigma(t)
+        if self.pred == "edm":
+            given, scale = self.process.rho(t).log() / 4, self._edm(t)[2] / a
+        elif self.time is not None:
+            given, scale = self.time(t), None
+        else:
+            given, scale = self.process.index(t) if isinstance(self.process, VPDiscrete) else t, None
+        on_x, on_output = self.coefficients(kind if self.clip is None else "x0", t)
+        return Point(given, scale, on_x, on_output, 1 / s, a / s)
+
+    def points(self, kind: str, t: Tensor) -> list[Point]:
+        """:meth:`point` at each of some times (n,), in numbers: a loop over them then has nothing to compute."""
+        columns = [value.tolist() if isinstance(value, Tensor) else [value] * len(t) for value in self.point(kind, t)]
+        return [Point(*row) for row in zip(*columns, strict=True)]
+
+    def coefficients(self, kind: str, t: Time) -> tuple[Tensor, Tensor]:
+        """(p, q) of t's shape, float64, such that ``kind`` is p x + q output before any clipping."""
+        t = double(t)
+        a, s = self.process.alpha(t), self.process.sigma(t)
+        zero, one = torch.zeros_like(a), torch.ones_like(a)
+        if self.pred == "edm":
+            skip, out, _ = self._edm(t)
+            on_x, on_output = skip / a, out  # of x0
+            return (on_x, on_output) if kind == "x0" else ((1 - a * on_x) / s, -a * on_output / s)
+        noise = {
+            "eps": (zero, one),
+            "x0": (1 / s, -a / s),
+            "v": (s / (a * a + s * s), a / (a * a + s * s)),
+            "score": (zero, -s),
+            "flow": (1 / (a + s), a / (a + s)),
+        }
+        data = {
+            "eps": (1 / a, -s / a),
+            "x0": (zero, one),
+            "v": (a / (a * a + s * s), -s / (a * a + s * s)),
+            "score": (1 / a, s * s / a),
+            "flow": (1 / (a + s), -s / (a + s)),
+        }
+        return (noise if kind == "eps" else data)[self.pred]
+
+    def needs_signal(self, kind: str) -> bool:
+        """Whether the conversion divides by alpha, and so fails where no signal is left."""
+        return self.pred in ("eps", "score", "edm") and (kind == "x0" or self.pred == "edm" or self.clip is not None)
+
+    def _edm(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """c_skip, c_out and c_in at the noise rho(t)."""
+        rho, sd = self.process.rho(t), self.sigma_data
+        total = rho.square() + sd**2
+        return sd**2 / total, rho * sd / total.sqrt(), 1 / total.sqrt()
+
+    def both(self, x: Tensor, t: Time, cond: Any = None) -> tuple[Tensor, Tensor]:
+        """Output and variance part, (B, *S) each, of a net with ``variance``."""
+        if not self.variance:
+            raise ValueError(message("Denoiser", "variance", "True, a net that has a second half", "False"))
+        self._check(x, t)
+        output, part = self._whole(self.point("x0", times_of(t, x)), x, cond).chunk(2, 1)
+        return output, part
+
+    def _guided(self, point: Point, x: Tensor, cond: Any, uncond: Any, guidance: float | Tensor | None) -> Tensor:
+        if guidance is None:
+            return self._call(point, x, cond)
+        if cond is None or uncond is None:
+            hint = "guidance compares the two; uncond is for instance the null token"
+            missing = "cond" if cond is None else "uncond"
+            raise ValueError(message("Denoiser", missing, "a condition, as guidance is given", "None", hint))
+        doubled = Point(*(c.repeat(2) if isinstance(c, Tensor) and c.ndim else c for c in point))  # type: ignore[arg-type]
+        u, c = self._call(doubled, torch.cat([x, x]), join(uncond, cond, x)).chunk(2)
+        w = spread(guidance, x) if isinstance(guidance, Tensor) else guidance
+        return u + w * (c - u)
+
+    def _call(self, point: Point, x: Tensor, cond: Any) -> Tensor:
+        output = self._whole(point, x, cond)
+        return output.chunk(2, 1)[0] if self.variance else output
+
+    def _whole(self, point: Point, x: Tensor, cond: Any) -> Tensor:
+        if point.scale is not None:
+            x = x * spread(point.scale, x)
+        wide, rows = torch.promote_types(x.dtype, torch.float32), x.shape[0]
+        if isinstance(point.given, Tensor):
+            given = point.given.to(device=x.device, dtype=wide).expand(rows)
+        else:
+            given = torch.full((rows,), point.given, device=x.device, dtype=wide)
+        output = self.net(x, given) if cond is None else self.net(x, given, cond)
+        wanted = (len(x), 2 * x.shape[1], *x.shape[2:]) if self.variance else tuple(x.shape)
+        if tuple(output.shape) != wanted:
+            hint = "" if self.variance else "a net that also predicts variances needs variance=True"
+            got = f"shape {tuple(output.shape)}"
+            raise ValueError(message("Denoiser", "net", f"an output of shape {wanted}", got, hint))
+        return output
+
+    def _clipped(self, data: Tensor) -> Tensor:
+        low, high = self.clip or (-torch.inf, torch.inf)
+        if self.dynamic is None:
+            return data.clamp(low, high)
+        flat = data.flatten(1).abs()
+        rank = max(round(self.dynamic * flat.shape[1]), 1)
+        reach = spread(flat.kthvalue(rank, 1).values.clamp_min(high), data)
+        return torch.minimum(torch.maximum(data, -reach), reach) * (high / reach)
+
+    def _check(self, x: Tensor, t: Time) -> None:
+        checks.float_tensor("Denoiser", "x", x, "complex data go through torch.view_as_real")
+        if x.ndim < 1:
+            raise ValueError(message("Denoiser", "x", "shape (B, *S)", "shape ()"))
+        if isinstance(t, Tensor) and t.ndim and t.shape != x.shape[:1]:
+            checks.shape("Denoiser", "t", t, x.shape[:1], "(or 0-d): one time a sample")
+
+
+def _bounds(clip: Clip) -> tuple[float, float] | None:
+    if clip is None:
+        return None
+    low, high = (-clip, clip) if isinstance(clip, (int, float)) else clip
+    if not low < high:
+        raise ValueError(message("Denoiser", "clip", "bounds low < high", repr(clip)))
+    return float(low), float(high)

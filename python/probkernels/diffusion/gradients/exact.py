@@ -1,0 +1,278 @@
+"""The exact discrete adjoint of every sampler: gradients of the sample that the steps really gave.
+
+The forward pass makes no graph and keeps the inputs of the net's calls. The backward pass goes through the steps in
+reverse, calls the net once more at each kept input, and pulls one cotangent back through it. As a sampler is linear
+apart from the net (:class:`Scheme`), all else is sums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from ..solvers.scheme import Registers, Term, advance, all_terms, combine, plan, terms
+from ._inputs import Surroundings, counting_bytes, learned, refuse_batch_norm, refuse_undeclared, replaced, tensors_in
+
+if TYPE_CHECKING:
+    from ..sample import Run
+
+
+class Call(NamedTuple):
+    """One evaluation with a graph: the output k (B, *S), and the leaves u (B, *S) and t () that it was made of."""
+
+    k: Tensor
+    u: Tensor
+    t: Tensor
+
+
+class Plan:
+    """One run and what its backward pass needs beside saved tensors.
+
+    Args:
+        made: the run.
+        after: called as ``after(n, x)`` after every step of the forward pass.
+        budget: bytes that graphs of the last evaluations may take.
+        last_k: only the last steps' evaluations are differentiated; None for all.
+    """
+
+    def __init__(self, made: Run, after: Callable[[int, Tensor], None], budget: int, last_k: int | None) -> None:
+        self.made, self.scheme, self.after = made, made.scheme, after
+        self.surroundings = Surroundings(made.x.device)
+        self.guide = list(tensors_in(made.guide))
+        self.leaves = [t.detach().requires_grad_(t.requires_grad) for t in self.guide]
+        fresh = iter(self.leaves)
+        self.arguments = replaced(made.guide, lambda _: next(fresh))
+        self.parameters = learned(made.model)
+        self.places = [(n, s) for n in range(self.scheme.steps) for s in self.scheme.used[n].nonzero()[:, 0].tolist()]
+        self.index = {place: i for i, place in enumerate(self.places)}
+        self.first_step = 0 if last_k is None else max(self.scheme.steps - last_k, 0)
+        self.budget = budget
+        self.kept: dict[int, Call] = {}  # evaluations of which the graph is kept
+        self.sharded = any(isinstance(p, DTensor) for p in self.parameters)  # FSDP2, which accumulates by itself
+        self.graphs = 0  # of how many evaluations, the last ones, the graph is kept
+        self.learns = any(c.requires_grad for c in self.scheme.parts())
+        self.coefficients = (self.scheme.t, *self.scheme.parts())
+
+    def inputs(self) -> list[Tensor]:
+        """What the sample is differentiated by: x_T, noise, coefficients, conditions, parameters."""
+        given = self.made.noise.given
+        noise = [] if given is None else [given]
+        return [self.made.x, *noise, *self.coefficients, *self.guide, *self.parameters]
+
+    def z(self, n: int, draws: bool) -> Tensor | None:
+        """The noise (B, *S) of a step that has any."""
+        return self.made.noise(n).detach() if draws else None
+
+    def call(self, place: tuple[int, int], u: Tensor, graph: bool) -> Call:
+        """The net at u (B, *S)."""
+        with torch.set_grad_enabled(graph), self.surroundings.around(self.index[place]):
+            u = u.detach().requires_grad_(graph)
+            t = self.scheme.t[place].detach().requires_grad_(graph and self.scheme.t.requires_grad)
+            if t.requires_grad:
+                k = self.made.model.predict(self.scheme.kind, u, t, **self.arguments)
+            else:
+                point = self.made.points[place[0]][place[1]]
+                k = self.made.model.predict_at(point, self.scheme.kind, u, **self.arguments)
+            return Call(k, u, t)
+
+    def first_call(self, u: Tensor) -> Call:
+        """The first evaluation: shows what the net depends on, whether it is random and how large its graph is."""
+        place, before = self.places[0], self.surroundings.random_state()
+        if self.sharded:  # its graph ends in tensors that FSDP2 gathers and frees, neither known nor counted here
+            call = self.call(place, u, graph=False)
+        else:
+            with counting_bytes([*self.parameters, *self.leaves, u]) as count:
+                call = self.call(place, u, graph=True)
+            refuse_undeclared(call.k, [call.u, call.t, *self.leaves, *self.parameters])
+            if count():
+                self.graphs = min(self.budget // count(), len(self.places))
+        pairs = zip(before, self.surroundings.random_state(), strict=True)
+        if any(not torch.equal(old, new) for old, new in pairs):
+            self.surroundings.draw_seed()
+            call = self.call(place, u, graph=not self.sharded)
+        return call
+
+    def evaluate(self, place: tuple[int, int], u: Tensor) -> Tensor:
+        """The net's output (B, *S) in the forward pass."""
+        i = self.index[place]
+        call = self.first_call(u) if i == 0 else self.call(place, u, graph=i >= len(self.places) - self.graphs)
+        if i >= len(self.places) - self.graphs and place[0] >= self.first_step:
+            self.kept[i] = call
+        return call.k.detach()
+
+    def forward(self) -> tuple[Tensor, list[Tensor], list[Registers]]:
+        """The sample, inputs of all evaluations, and if coefficients are learned the registers before every step."""
+        scheme, x = self.scheme, self.made.x.detach()
+        inputs: list[Tensor] = []
+        finite: list[Tensor] = []
+        states: list[Registers] = []
+
+        def model(n: int, s: int, u: Tensor) -> Tensor:
+            k = self.evaluate((n, s), u)
+            inputs.append(u)
+            finite.append(k.isfinite().all())
+            return k
+
+        registers: Registers = [x, *[None] * (scheme.carry.shape[1] - 1)]
+        for n, (step, draws) in enumerate(zip(plan(scheme), scheme.draws, strict=True)):
+            states += [registers] if self.learns else []
+            registers = advance(step, n, registers, model, self.z(n, draws), x)
+            assert registers[0] is not None
+            self.after(n, registers[0])
+        self.refuse_infinite(finite)
+        assert registers[0] is not None
+        return registers[0], inputs, states
+
+    def refuse_infinite(self, finite: list[Tensor]) -> None:
+        """One look at the end: a GPU does not wait at every step."""
+        bad = (~torch.stack(finite)).nonzero()
+        if len(bad):
+            n, s = self.places[int(bad[0, 0])]
+            t = float(self.scheme.t[n, s].detach())
+            raise FloatingPointError(f"sample: the net gave NaN or infinity in step {n}, at t = {t:.6g}")
+
+    def backward(self, grad: Tensor, inputs: list[Tensor], states: list[Registers]) -> Gradients:
+        """All gradients, from that of the sample (B, *S)."""
+        found, scheme = Gradients(self), self.scheme
+        registers, stages = scheme.carry.shape[1], scheme.t.shape[1]
+        draws = scheme.draws if self.learns or found.noise is not None else [False] * scheme.steps
+        of_output = list(zip(*(transposed(c) for c in (scheme.gather, scheme.stages)), strict=True))
+        of_register = list(zip(*(transposed(c) for c in (scheme.carry, scheme.inputs)), strict=True))
+        cotangents: Registers = [grad, *[None] * (registers - 1)]  # of the registers after the step
+        for n in reversed(range(scheme.steps)):
+            inner: list[Tensor | None] = [None] * stages  # cotangents of the u_s
+            outputs: list[Tensor | None] = [None] * stages  # the k_s
+            for s in reversed(range(stages)):
+                if (n, s) not in self.index or (n < self.first_step and not self.learns):
+                    continue
+                along = combine(zip(of_output[n * stages + s], (cotangents, inner), strict=True), grad)
+                inner[s], outputs[s] = self.pull((n, s), inputs[self.index[n, s]], along, found)
+            z = self.z(n, draws[n])
+            found.add_noise(n, z, cotangents, inner)
+            if self.learns:
+                found.add_coefficients(n, states[n], outputs, z, cotangents, inner)
+            rows = of_register[n * registers : (n + 1) * registers]
+            cotangents = [combine(zip(row, (cotangents, inner), strict=True), grad) for row in rows]
+        found.x = cotangents[0]
+        return found
+
+    def pull(
+        self, place: tuple[int, int], u: Tensor, along: Tensor | None, found: Gradients
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """The cotangent of u, and k; adds the others' to ``found``. ``along`` is that of k."""
+        call = self.kept.pop(self.index[place], None) or self.call(place, u, graph=True)
+        if along is None or not call.k.requires_grad or place[0] < self.first_step:
+            return None, call.k.detach()
+        wanted = [call.u, *([call.t] if call.t.requires_grad else []), *found.active]
+        along = along.to(call.k.dtype)
+        grads: list[Tensor | None]
+        if self.sharded:
+            torch.autograd.backward(call.k, along)
+            grads = [t.grad for t in wanted]
+            for t in wanted:
+                t.grad = None
+        else:
+            grads = list(torch.autograd.grad(call.k, wanted, along, allow_unused=True))
+        own = grads.pop(0)
+        if call.t.requires_grad:
+            found.add_time(place, grads.pop(0))
+        found.add(grads)
+        return own, call.k.detach()
+
+
+class Gradients:
+    """Sums of gradients over the steps: each tensor has one, added to in place."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.x: Tensor | None = None
+        self.targets = [*plan.leaves, *plan.parameters]
+        self.active = [t for t in self.targets if t.requires_grad and not isinstance(t, DTensor)]
+        self.sums: list[Tensor | None] = [None] * len(self.active)
+        given = plan.made.noise.given
+        self.noise = torch.zeros_like(given) if given is not None and given.requires_grad else None
+        self.parts = [torch.zeros_like(c) if c.requires_grad else None for c in plan.coefficients]
+
+    def add(self, grads: list[Tensor | None]) -> None:
+        """Gradients of the active tensors."""
+        for i, grad in enumerate(grads):
+            total = self.sums[i]
+            if total is None:
+                self.sums[i] = None if grad is None else grad.clone()
+            elif grad is not None:
+                total.add_(grad)
+
+    def add_time(self, place: tuple[int, int], grad: Tensor | None) -> None:
+        if grad is not None and self.parts[0] is not None:
+            self.parts[0][place] += grad
+
+    def add_noise(self, n: int, z: Tensor | None, cotangents: Registers, stages: list[Tensor | None]) -> None:
+        if self.noise is None or z is None:
+            return
+        scheme = self.plan.scheme
+        rows = [(terms(scheme.noise[n].detach()), cotangents), (terms(scheme.input_noise[n].detach()), stages)]
+        total = combine(rows, z)
+        if total is not None:
+            self.noise[n] = total
+
+    def add_coefficients(
+        self,
+        n: int,
+        registers: Registers,
+        outputs: list[Tensor | None],
+        z: Tensor | None,
+        cotangents: Registers,
+        stages: list[Tensor | None],
+    ) -> None:
+        """d / d coefficient = <cotangent of what it adds to, what it multiplies>, where it is not zero."""
+        factors = ((stages, registers), (stages, outputs), (stages, [z]), (cotangents, registers),
+                   (cotangents, outputs), (cotangents, [z]))  # fmt: skip
+        for part, coefficients, (left, right) in zip(self.parts[1:], self.plan.coefficients[1:], factors, strict=True):
+            if part is None:
+                continue
+            for i, j in coefficients[n].detach().view(len(left), -1).nonzero().tolist():
+                a, b = left[i], right[j]
+                if a is not None and b is not None:
+                    part[n].view(len(left), -1)[i, j] = (a.double() * b.double()).sum().cpu()
+
+    def in_order(self) -> list[Tensor | None]:
+        """As :meth:`Plan.inputs`."""
+        sums = iter(self.sums)
+        rest = [next(sums) if t.requires_grad and not isinstance(t, DTensor) else None for t in self.targets]
+        noise = [] if self.plan.made.noise.given is None else [self.noise]
+        return [self.x, *noise, *self.parts, *rest]
+
+
+def transposed(coefficients: Tensor) -> list[list[Term]]:
+    """The terms of every column of (N, R, n): N n lists, in numbers."""
+    return all_terms(coefficients.detach().transpose(1, 2))
+
+
+class Exact(torch.autograd.Function):
+    """The sample as a function of :meth:`Plan.inputs`."""
+
+    @staticmethod
+    def forward(ctx: Any, plan: Plan, *tensors: Tensor) -> Tensor:
+        """Runs the sampler."""
+        refuse_batch_norm(plan.made.model)
+        sample, inputs, states = plan.forward()
+        flat = [t for registers in states for t in registers]
+        ctx.plan, ctx.counts = plan, (len(inputs), len(plan.parameters) + len(plan.leaves))
+        ctx.save_for_backward(*plan.parameters, *plan.leaves, *inputs, *flat)
+        return sample
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        """Goes through the steps in reverse."""
+        if torch.is_grad_enabled():
+            hint = "Hint: use grad='autograd' for second derivatives"
+            raise NotImplementedError(f"sample: grad='exact' has no second derivative (create_graph=True). {hint}")
+        evaluations, others = ctx.counts
+        saved, width = list(ctx.saved_tensors)[others:], ctx.plan.scheme.carry.shape[1]  # versions are checked here
+        inputs, flat = saved[:evaluations], saved[evaluations:]
+        states = [flat[i : i + width] for i in range(0, len(flat), width)]
+        return (None, *ctx.plan.backward(grads[0], inputs, states).in_order())

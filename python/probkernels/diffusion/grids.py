@@ -1,0 +1,110 @@
+"""The times at which samplers stop."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .._core import checks
+from .._core.errors import message
+from .chain import VPDiscrete
+from .process import Process
+
+SPACED = ("t", "quadratic", "lambda", "rho", "edm")
+INDEXED = ("leading", "trailing", "linspace")
+EXPONENT = 7.0  # of EDM's grid
+
+
+def check_times(op: str, process: Process, times: Tensor) -> None:
+    """``times`` (N+1,) fall strictly, and lie where the process is defined."""
+    if not isinstance(times, Tensor) or times.dtype is not torch.float64:
+        raise TypeError(message(op, "times", "a float64 tensor", checks.describe(times), "see grid()"))
+    if times.ndim != 1 or len(times) < 2:
+        raise ValueError(message(op, "times", "shape (N + 1,), N >= 1", f"shape {tuple(times.shape)}"))
+    t = times.detach()
+    if not bool((t[1:] < t[:-1]).all()):
+        got = "times that do not, or NaN"
+        raise ValueError(message(op, "times", "times that fall strictly, from noise to data", got))
+    if not (float(t[-1]) >= 0 and float(t[0]) <= process.t_max):
+        got = f"{float(t[0])} .. {float(t[-1])}"
+        raise ValueError(message(op, "times", f"times within 0 .. {process.t_max}", got))
+
+
+def grid(
+    process: Process, steps: int, kind: str = "t", *, t_min: float | None = None, t_max: float | None = None
+) -> Tensor:
+    """Times for ``steps`` steps from noise to data.
+
+    Args:
+        process: whose times they are.
+        steps: N >= 1.
+        kind: what is spaced evenly: time ("t"), its square root ("quadratic"), the log signal-to-noise ratio
+            ("lambda"), the noise-to-signal ratio ("rho") or its 7th root ("edm"). For :class:`VPDiscrete` also
+            "leading", "trailing" and "linspace", which visit whole steps of the chain in the three ways that other
+            libraries name so, and end at t = 0.
+        t_min: the end, by default the process's own.
+        t_max: the beginning, likewise.
+
+    Returns:
+        (N+1,) float64, falling; both ends are exact.
+
+    Raises:
+        TypeError: ``steps`` no whole number.
+        ValueError: unknown kind, no step, or ends at which what is to be spaced evenly is infinite.
+
+    Example:
+        >>> from probkernels.diffusion import VP, grid
+        >>> grid(VP(t_min=0.5), 2)
+        tensor([1.0000, 0.7500, 0.5000], dtype=torch.float64)
+    """
+    if isinstance(steps, bool) or not isinstance(steps, int):
+        raise TypeError(message("grid", "steps", "a whole number", checks.describe(steps)))
+    if steps < 1:
+        raise ValueError(message("grid", "steps", "at least one step", repr(steps)))
+    checks.one_of("grid", "kind", kind, SPACED + INDEXED)
+    if kind in INDEXED:
+        return _visits(process, steps, kind)
+    ends = torch.tensor([t_max or process.t_max, process.t_min if t_min is None else t_min], dtype=torch.float64)
+    check_times("grid", process, ends)
+    times = _spaced(process, ends, steps, kind)
+    times[0], times[-1] = ends
+    check_times("grid", process, times)
+    return times
+
+
+def _spaced(process: Process, ends: Tensor, steps: int, kind: str) -> Tensor:
+    part = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
+
+    def between(values: Tensor) -> Tensor:
+        if not bool(values.isfinite().all()):
+            hint = "move t_min or t_max a little inwards, or space evenly in t"
+            raise ValueError(message("grid", "kind", "a scale that is finite at both ends", repr(kind), hint))
+        return values[0] + part * (values[1] - values[0])
+
+    if kind == "t":
+        return torch.linspace(float(ends[0]), float(ends[1]), steps + 1, dtype=torch.float64)
+    if kind == "quadratic":
+        return between(ends.sqrt()).square()
+    if kind == "lambda":
+        return process.t_of_lam(between(process.lam(ends)))
+    root = EXPONENT if kind == "edm" else 1.0
+    return process.t_of_rho(between(process.rho(ends).pow(1 / root)).pow(root))
+
+
+def _visits(process: Process, steps: int, kind: str) -> Tensor:
+    """Whole steps of a chain; an index i is the time (i + 1) / n."""
+    if not isinstance(process, VPDiscrete):
+        raise ValueError(message("grid", "kind", f"one of {SPACED} for this process", repr(kind)))
+    n = len(process)
+    if steps > n:
+        raise ValueError(message("grid", "steps", f"at most the chain's {n} steps", repr(steps)))
+    count = torch.arange(steps, dtype=torch.float64)
+    if kind == "leading":
+        index = (count * (n // steps)).flip(0)
+    elif kind == "trailing":
+        index = (n - count * n / steps).round() - 1
+    else:
+        index = torch.linspace(0, n - 1, steps + 1, dtype=torch.float64).round().flip(0)[:-1]
+    times = torch.cat([(index + 1) / n, torch.zeros(1, dtype=torch.float64)])
+    check_times("grid", process, times)
+    return times

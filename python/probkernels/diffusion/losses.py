@@ -1,0 +1,178 @@
+"""What a denoiser is trained on: denoising score matching with any weight."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._core import checks
+from .._core.errors import message
+from .chain import VPDiscrete
+from .denoiser import Denoiser
+from .process import Process, double, spread
+
+WEIGHTS = ("eps", "x0", "v", "score", "flow", "edm", "min_snr", "likelihood")
+LOG_SIGMA = (-1.2, 1.2)  # mean and deviation of EDM's log noise at training
+MIN_SNR = 5.0
+
+
+def loss_weight(process: Process, t: Tensor, weight: str, *, sigma_data: float = 0.5, most: float = MIN_SNR) -> Tensor:
+    """(B,) float64: what |x0 - predicted x0|^2 is multiplied by at times t (B,).
+
+    All losses are weights on one error, as eps - predicted eps = -(alpha / sigma) (x0 - predicted x0), and so on:
+    "eps" snr = (alpha / sigma)^2; "x0" 1; "v" (alpha^2 / sigma + sigma)^2; "score" snr / sigma^2; "flow"
+    (1 + alpha / sigma)^2; "edm" (rho^2 + sd^2) / (rho sd)^2; "min_snr" the least of snr and ``most``; "likelihood"
+    g^2 snr / sigma^2.
+
+    Raises:
+        ValueError: unknown weight.
+
+    Reference:
+        Hang et al., Min-SNR Weighting, ICCV 2023; Karras et al., NeurIPS 2022; Song et al., Maximum Likelihood Training
+        of Score-Based Diffusion Models, NeurIPS 2021.
+
+    Example:
+        >>> import torch
+        >>> from probkernels.diffusion import EDM, loss_weight
+        >>> loss_weight(EDM(), torch.tensor([0.5]), "eps")
+        tensor([4.], dtype=torch.float64)
+    """
+    checks.one_of("loss_weight", "weight", weight, WEIGHTS)
+    a, s, rho = process.alpha(t), process.sigma(t), process.rho(t)
+    snr = (a / s).square()
+    if weight == "min_snr":
+        return snr.clamp_max(most)
+    if weight == "likelihood":
+        return process.diffusion2(t) * snr / s.square()
+    return {
+        "eps": snr,
+        "x0": torch.ones_like(snr),
+        "v": (a * a / s + s).square(),
+        "score": snr / s.square(),
+        "flow": (1 + a / s).square(),
+        "edm": (rho.square() + sigma_data**2) / (rho * sigma_data).square(),
+    }[weight]
+
+
+def draw_times(
+    process: Process, size: int, *, kind: str = "uniform", generator: torch.Generator | None = None
+) -> Tensor:
+    """Times (size,) float64 to train at.
+
+    Args:
+        process: a chain gives its whole steps; others any time from ``t_min`` to ``t_max``.
+        size: how many.
+        kind: "uniform" in time; "stratified": uniform, one in each of ``size`` equal parts, which spreads less;
+            "lognormal": log rho is normal with mean -1.2 and deviation 1.2, as in EDM.
+        generator: of the draws, on the CPU.
+
+    Raises:
+        ValueError: unknown kind.
+
+    Example:
+        >>> from probkernels.diffusion import VPDiscrete, draw_times
+        >>> t = draw_times(VPDiscrete.linear(10), 100)
+        >>> sorted(set((t * 10).round().int().tolist()))
+        [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]
+    """
+    checks.one_of("draw_times", "kind", kind, ("uniform", "stratified", "lognormal"))
+    if kind == "lognormal":
+        z = torch.randn(size, dtype=torch.float64, generator=generator)
+        t = process.t_of_rho((LOG_SIGMA[0] + LOG_SIGMA[1] * z).exp()).clamp(process.t_min, process.t_max)
+        return _whole(process, t) if isinstance(process, VPDiscrete) else t
+    u = torch.rand(size, dtype=torch.float64, generator=generator)
+    if kind == "stratified":
+        u = (torch.arange(size) + u) / size
+    if isinstance(process, VPDiscrete):
+        return _whole(process, u)
+    low = process.t_min or 1e-5  # no noise, no task
+    return low + u * (process.t_max - low)
+
+
+def _whole(process: VPDiscrete, t: Tensor) -> Tensor:
+    n = len(process)
+    return ((t * n).floor() + 1).clamp(1, n) / n
+
+
+def dsm_loss(
+    model: Denoiser,
+    x0: Tensor,
+    cond: Any = None,
+    *,
+    weight: str | None = None,
+    t: Tensor | None = None,
+    noise: Tensor | None = None,
+    times: str = "uniform",
+    generator: torch.Generator | None = None,
+    reduce: bool = True,
+) -> Tensor:
+    """Denoising score matching: weight times the squared error of the predicted data, averaged over dimensions.
+
+    The network's own output is compared where the weight is that of its own prediction, so that no rounding is
+    divided by a small alpha or sigma. Predicted data are not clipped here.
+
+    Args:
+        model: what is trained.
+        x0: (B, *S) float, the data.
+        cond: of the network.
+        weight: see :func:`loss_weight`; by default that of the network's own prediction, the "simple" loss.
+        t: (B,) times, or 0-d; by default :func:`draw_times` of kind ``times``.
+        noise: (B, *S); by default drawn.
+        generator: of what is drawn: a CPU generator, whose noise is then the same on every device.
+        reduce: the mean over the batch, a 0-d tensor, else (B,).
+
+    Returns:
+        0-d or (B,), float32 at least.
+
+    Raises:
+        TypeError, ValueError: no denoiser, data that are no float tensor, unknown weight or times.
+
+    Reference:
+        Vincent, A Connection Between Score Matching and Denoising Autoencoders, 2011; Ho et al., NeurIPS 2020.
+
+    Example:
+        >>> import torch
+        >>> from probkernels.diffusion import VP, Denoiser, dsm_loss
+        >>> class Zero(torch.nn.Module):
+        ...     def forward(self, x, t):
+        ...         return torch.zeros_like(x)
+        >>> x0 = torch.randn(4000, 8, generator=torch.Generator().manual_seed(0))
+        >>> round(float(dsm_loss(Denoiser(Zero(), VP(), pred="v"), x0)), 1)  # v is normal whatever the time
+        1.0
+    """
+    if not isinstance(model, Denoiser):
+        raise TypeError(message("dsm_loss", "model", "a Denoiser", checks.describe(model)))
+    checks.float_tensor("dsm_loss", "x0", x0)
+    checks.one_of("dsm_loss", "weight", weight, (None, *WEIGHTS))
+    if t is None:
+        t = draw_times(model.process, len(x0), kind=times, generator=generator)
+    t = double(t).to(x0.device)
+    if noise is None:
+        wide = torch.promote_types(x0.dtype, torch.float32)
+        noise = torch.randn(x0.shape, generator=generator, dtype=wide, device="cpu" if generator else x0.device)
+        noise = noise.to(x0)
+    output = model.forward(model.process.noised(x0, t, noise), t, cond)
+    error = _own_error(model, output, x0, noise, t)
+    wide_error = error.to(torch.promote_types(error.dtype, torch.float32)).flatten(1).square().mean(1)  # (B,)
+    own = model.pred
+    if weight is not None and weight != own:
+        theirs = loss_weight(model.process, t, weight, sigma_data=model.sigma_data)
+        wide_error = wide_error * (theirs / _own_weight(model, t)).to(wide_error)
+    return wide_error.mean() if reduce else wide_error
+
+
+def _own_weight(model: Denoiser, t: Tensor) -> Tensor:
+    """Of the network's own output: x0 = p x + q output, so errors of the output are those of x0 over q."""
+    return model.coefficients("x0", t)[1].square().reciprocal()
+
+
+def _own_error(model: Denoiser, output: Tensor, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+    a, s = spread(model.process.alpha(t), x0), spread(model.process.sigma(t), x0)
+    if model.pred == "edm":
+        on_x, on_output = model.coefficients("x0", t)
+        return output - (x0 - spread(on_x, x0) * (a * x0 + s * noise)) / spread(on_output, x0)
+    if model.pred == "score":
+        return output + noise / s
+    return output - {"eps": noise, "x0": x0, "v": a * noise - s * x0, "flow": noise - x0}[model.pred]

@@ -1,0 +1,77 @@
+"""Any sampler by its name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from ..._core import checks
+from ..._core.errors import message
+from ..grids import check_times
+from ..process import Process
+from ..table import METHODS, table
+from .alf import alf
+from .runge_kutta import RUNGE_KUTTA, edm_stochastic
+from .scheme import Scheme, from_table
+from .two_step import bdia, obelm
+from .unipc import unipc
+
+BUILDERS: dict[str, Callable[..., Scheme]] = {
+    **RUNGE_KUTTA,
+    "edm_stochastic": edm_stochastic,
+    "alf": alf,
+    "obelm": obelm,
+    "bdia": bdia,
+    "unipc": unipc,
+}
+SOLVERS = [*METHODS, *BUILDERS]
+
+
+def scheme(process: Process, times: Tensor, solver: str = "ddim", **options: Any) -> Scheme:
+    """A sampler as a :class:`Scheme`: those of :func:`table`, and
+
+    | solver | |
+    |---|---|
+    | ``heun``, ``midpoint``, ``rk4`` | Runge-Kutta methods in rho; ``heun`` is EDM's sampler |
+    | ``edm_stochastic`` | Heun with new noise in every step: ``churn``, ``s_min``, ``s_max``, ``s_noise`` |
+    | ``dpm2s``, ``dpm3s``, ``dpmpp_2s`` | DPM-Solver 2, 3 and DPM-Solver++ 2, single-step |
+    | ``alf`` | asynchronous leapfrog, reversible; ``damping`` 1 for none |
+    | ``obelm``, ``bdia`` | reversible two-step methods; ``gamma`` of BDIA |
+    | ``unipc`` | predictor and corrector with one call a step; ``order``, ``variant`` "bh1" or "bh2" |
+
+    Args:
+        process: what noised the data.
+        times: (N+1,) float64, falling strictly.
+        solver: a name.
+        options: of the solver; ``eta`` for those of :func:`table`.
+
+    Raises:
+        TypeError: an option that the solver has not.
+        ValueError: times that do not fall, an unknown solver, or coefficients that are not finite.
+
+    Reference:
+        Karras et al., NeurIPS 2022; Lu et al., NeurIPS 2022; Zhuang et al., MALI, ICLR 2021; Wang et al., BELM,
+        NeurIPS 2024; Zhang et al., BDIA, ECCV 2024; Zhao et al., UniPC, NeurIPS 2023.
+
+    Example:
+        >>> from probkernels.diffusion import VP, grid, scheme
+        >>> scheme(VP(), grid(VP(), 20), "unipc", order=3).evaluations
+        20
+    """
+    checks.one_of("scheme", "solver", solver, SOLVERS)
+    if solver in METHODS:
+        return from_table(table(process, times, solver, **options))
+    check_times("scheme", process, times)
+    made = BUILDERS[solver](process, times.cpu(), **options)
+    for part in made.parts():
+        bad = ~part.detach().flatten(1).isfinite().all(1)
+        if bad.any():
+            n = int(bad.nonzero()[0])
+            got = f"none in step {n} of {made.steps}"
+            hint = "begin where some signal is left, and end where some noise is"
+            raise ValueError(
+                message("scheme", "times", f"times at which '{solver}' has finite coefficients", got, hint)
+            )
+    return made

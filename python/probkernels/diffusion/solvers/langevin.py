@@ -1,0 +1,151 @@
+"""Samplers by Langevin steps: annealed over levels of noise, and as corrector between predictor steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..._core import checks
+from ..._core.errors import message
+from ..denoiser import Denoiser
+from ..grids import check_times
+from ..noise import StepNoise
+from ..process import Process, spread
+from ..table import Table, table
+
+PREDICTORS = ("euler_maruyama", "reverse_diffusion", "ancestral", "euler")
+
+
+def annealed_langevin(
+    process: Process, times: Tensor, *, inner: int = 5, step: float = 6.2e-6, denoise: bool = True
+) -> Table:
+    """Langevin steps at one level of noise after the other: x += a score + sqrt(2 a) z, a = step (sigma / last)^2.
+
+    Args:
+        process: one whose signal stays (``alpha`` = 1), such as :class:`VE`.
+        times: (L,) float64, falling: the levels. ``inner`` steps are taken at each.
+        inner: steps a level, at least 1.
+        step: length of the steps at the last level.
+        denoise: end with sigma^2 score added, the mean of the data given the last state.
+
+    Returns:
+        A table of L ``inner`` steps, one more with ``denoise``. Its times stand still within a level.
+
+    Raises:
+        TypeError, ValueError: no falling times, steps out of range, or a process whose signal fades.
+
+    Reference:
+        Song and Ermon, Improved Techniques for Training Score-Based Generative Models, NeurIPS 2020.
+
+    Example:
+        >>> from probkernels.diffusion import VE, annealed_langevin, grid
+        >>> len(annealed_langevin(VE(), grid(VE(), 9), inner=3).t)
+        31
+    """
+    check_times("annealed_langevin", process, times)
+    checks.positive("annealed_langevin", "step", step)
+    if isinstance(inner, bool) or not isinstance(inner, int) or inner < 1:
+        raise ValueError(message("annealed_langevin", "inner", "a whole number >= 1", checks.describe(inner)))
+    if bool((process.log_alpha(times) != 0).any()):
+        hint = "divide the states by alpha, or use predictor_corrector"
+        raise ValueError(message("annealed_langevin", "process", "one with alpha = 1", repr(process), hint))
+    t = times.cpu().repeat_interleave(inner)
+    sigma = process.sigma(t)
+    length = step * (sigma / sigma[-1]).square()
+    b, d = -length / sigma, (2 * length).sqrt()
+    if denoise:
+        t = torch.cat([t, t[-1:]])
+        b, d = torch.cat([b, -sigma[-1:]]), torch.cat([d, torch.zeros_like(d[:1])])
+    return Table(t, torch.ones_like(b), b[:, None], d, "eps", torch.cat([t, t[-1:]]))
+
+
+def predictor_corrector(
+    model: Denoiser,
+    x_T: Tensor,
+    times: Tensor,
+    *,
+    predictor: str = "reverse_diffusion",
+    snr: float = 0.16,
+    inner: int = 1,
+    generator: torch.Generator | None = None,
+    **guide: Any,
+) -> Tensor:
+    """Samples with Langevin steps as long as the score says, before every step of a predictor.
+
+    A corrector's step is 2 alpha (snr |z| / |score|)^2, its norms averaged over the batch, where alpha is the share of
+    variance that the process keeps in this step; so rows of a batch depend on each other.
+
+    Args:
+        model: what denoises.
+        x_T: (B, *S) float.
+        times: (N+1,) float64, falling.
+        predictor: "reverse_diffusion", "euler_maruyama", "ancestral" or "euler".
+        snr: length of the corrector's steps.
+        inner: corrector steps before every predictor step.
+        generator: gives the seed of the noise.
+        guide: ``cond``, ``uncond``, ``guidance`` of :meth:`Denoiser.forward`.
+
+    Returns:
+        (B, *S): the mean of the last predictor step. No gradient passes: the step lengths depend on norms.
+
+    Raises:
+        TypeError, ValueError: as :func:`sample`.
+        NotImplementedError: for an x_T that requires a gradient.
+
+    Reference:
+        Song et al., Score-Based Generative Modeling through Stochastic Differential Equations, ICLR 2021.
+
+    Example:
+        >>> import torch
+        >>> from probkernels.diffusion import VP, Denoiser, grid, predictor_corrector
+        >>> class Normal(torch.nn.Module):
+        ...     def forward(self, x, t):
+        ...         return x * VP().sigma(t).to(x)[:, None]
+        >>> denoiser = Denoiser(Normal(), VP())
+        >>> predictor_corrector(denoiser, torch.randn(5, 2), grid(VP(), 10)).shape
+        torch.Size([5, 2])
+    """
+    if not isinstance(model, Denoiser):
+        raise TypeError(message("predictor_corrector", "model", "a Denoiser", checks.describe(model)))
+    checks.float_tensor("predictor_corrector", "x_T", x_T)
+    checks.one_of("predictor_corrector", "predictor", predictor, PREDICTORS)
+    checks.positive("predictor_corrector", "snr", snr)
+    if torch.is_grad_enabled() and x_T.requires_grad:
+        raise NotImplementedError(
+            message("predictor_corrector", "x_T", "a tensor that requires no gradient", "one that does", "use sample()")
+        )
+    rows = table(model.process, times, predictor)
+    source = StepNoise(x_T, generator)
+    keeps = (model.process.alpha(rows.t) / model.process.alpha(rows.times[1:])).square()  # (N,)
+    with torch.no_grad():
+        return _alternate(model, x_T, rows, keeps, source, snr, inner, partial(model.predict, **guide))
+
+
+def _alternate(
+    model: Denoiser,
+    x: Tensor,
+    rows: Table,
+    keeps: Tensor,
+    source: StepNoise,
+    snr: float,
+    inner: int,
+    predict: Callable[[str, Tensor, Tensor], Tensor],
+) -> Tensor:
+    for n, t in enumerate(rows.t):
+        for i in range(inner):
+            z = source(n * (inner + 1) + i)
+            score = predict("eps", x, t) * float(-1 / model.process.sigma(t))
+            size = 2 * float(keeps[n]) * (snr * _norm(z) / _norm(score)).square()  # on the device: no wait
+            x = x + spread(size, x) * score + spread((2 * size).sqrt(), x) * z
+        x = float(rows.a[n]) * x + float(rows.b[n, 0]) * predict(rows.kind, x, t)
+        if n + 1 < len(rows.t) and float(rows.d[n]):
+            x = x + float(rows.d[n]) * source(n * (inner + 1) + inner)
+    return x
+
+
+def _norm(x: Tensor) -> Tensor:
+    return x.flatten(1).norm(dim=1).mean()

@@ -1,0 +1,153 @@
+"""Predictions into each other, clipping, guidance, and what networks are given."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from probkernels.diffusion import EDM, VP, Denoiser, FlowMatching, SubVP, VPDiscrete
+from torch import Tensor, nn
+
+from tests.diffusion.densities import Known, gaussian, mixture
+
+
+@pytest.mark.parametrize("pred", ["eps", "x0", "v", "score", "flow"])
+@pytest.mark.parametrize("process", [VP(), SubVP(), FlowMatching(0, 0.99)], ids=["VP", "SubVP", "flow"])
+def test_predictions_agree(pred: str, process: object) -> None:
+    exact = mixture(process)
+    model = Denoiser(Known(exact, pred), process, pred=pred)
+    x, t = torch.randn(5, 3, dtype=torch.float64), torch.linspace(0.1, 0.9, 5, dtype=torch.float64)
+    for kind in ("eps", "x0", "v", "score"):
+        assert torch.allclose(getattr(model, kind)(x, t), getattr(exact, kind)(x, t), rtol=1e-9, atol=1e-11)
+
+
+def test_edm_net() -> None:
+    """With F = 0 the prediction is c_skip x, the best for normal data of deviation 0.5."""
+    seen = []
+
+    class Zero(nn.Module):
+        def forward(self, x: Tensor, t: Tensor) -> Tensor:
+            seen.append((x, t))
+            return torch.zeros_like(x)
+
+    for process in (EDM(), VP()):
+        model = Denoiser(Zero(), process, pred="edm")
+        x, t = torch.randn(4, 2, dtype=torch.float64), 0.7
+        rho, y = process.rho(t), x / process.alpha(t)
+        assert torch.allclose(model.x0(x, t), 0.25 / (0.25 + rho**2) * y, rtol=1e-12)
+        assert torch.allclose(model.eps(x, t), (x - process.alpha(t) * model.x0(x, t)) / process.sigma(t), rtol=1e-11)
+        assert torch.allclose(seen[0][0], y / (0.25 + rho**2).sqrt(), rtol=1e-12)
+        assert torch.allclose(seen[0][1], (rho.log() / 4).expand(4), rtol=1e-12)
+        seen.clear()
+
+
+class Recorder(nn.Module):
+    """Remembers what it was given; answers with the condition."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.t: list[Tensor] = []
+
+    def forward(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
+        self.t.append(t)
+        return torch.zeros_like(x) if cond is None else cond.view(len(x), -1).to(x).mean(1, keepdim=True).expand_as(x)
+
+
+def test_time_of_the_net() -> None:
+    x = torch.zeros(3, 2, dtype=torch.bfloat16)
+    net = Recorder()
+    Denoiser(net, VP()).eps(x, 0.25)
+    Denoiser(net, VPDiscrete.linear(1000)).eps(x, 1.0)
+    Denoiser(net, VP(), time=lambda t: 1000 * t).eps(x, torch.tensor([0.1, 0.2, 0.3]))
+    assert [t.dtype for t in net.t] == [torch.float32] * 3
+    assert [t.shape for t in net.t] == [(3,)] * 3
+    assert net.t[0].tolist() == [0.25] * 3 and net.t[1].tolist() == [999.0] * 3
+    assert torch.allclose(net.t[2], torch.tensor([100.0, 200.0, 300.0]))
+
+
+def test_guidance_is_one_call() -> None:
+    net = Recorder()
+    model = Denoiser(net, VP())
+    x, c, u = torch.randn(3, 2), torch.tensor([1.0, 2.0, 3.0]), torch.tensor(0.5)
+    got = model.eps(x, 0.5, c, uncond=u, guidance=4.0)
+    assert [len(t) for t in net.t] == [6]
+    assert torch.allclose(got[:, 0], 0.5 + 4 * (c - 0.5))
+    w = torch.tensor([0.0, 1.0, 2.0], requires_grad=True)
+    got = model.eps(x, torch.tensor([0.1, 0.5, 0.9]), c, uncond=u, guidance=w)
+    assert torch.allclose(got[:, 0], torch.tensor([0.5, 2.0, 5.5]))
+    got.sum().backward()
+    assert torch.allclose(w.grad, 2 * (c - 0.5))
+
+
+def test_guidance_of_several_conditions() -> None:
+    class Two(nn.Module):
+        def forward(self, x: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
+            return x * 0 + cond["a"][:, :1] + cond["b"][0][:, None]
+
+    model = Denoiser(Two(), VP())
+    cond = {"a": torch.full((3, 4), 2.0), "b": (torch.arange(3.0),)}
+    null = {"a": torch.zeros(1, 4), "b": (torch.zeros(3),)}
+    got = model.eps(torch.randn(3, 2), 0.5, cond, uncond=null, guidance=2.0)
+    assert torch.allclose(got[:, 0], torch.tensor([4.0, 6.0, 8.0]))
+    with pytest.raises(TypeError, match="uncond"):
+        model.eps(torch.randn(3, 2), 0.5, cond, uncond=torch.zeros(3), guidance=2.0)
+
+
+@pytest.mark.parametrize("missing", ["cond", "uncond"])
+def test_guidance_needs_both(missing: str) -> None:
+    given = {"cond": torch.zeros(3), "uncond": torch.zeros(3), missing: None}
+    with pytest.raises(ValueError, match=f"'{missing}'"):
+        Denoiser(Recorder(), VP()).eps(torch.randn(3, 2), 0.5, given["cond"], uncond=given["uncond"], guidance=2.0)
+
+
+def test_clipped_noise_follows_the_data() -> None:
+    exact, process = gaussian(), VP()
+    model = Denoiser(exact.net, process, clip=0.6)
+    x, t = torch.randn(50, 2, dtype=torch.float64) * 3, 0.3
+    data = exact.x0(x, t)
+    assert data.abs().max() > 0.6
+    assert torch.equal(model.x0(x, t), data.clamp(-0.6, 0.6))
+    assert torch.allclose(process.noised(model.x0(x, t), t, model.eps(x, t)), x, rtol=1e-12)
+
+
+def test_dynamic_clipping() -> None:
+    class Fixed(nn.Module):
+        def forward(self, x: Tensor, t: Tensor) -> Tensor:
+            return torch.stack([torch.arange(10.0) / 20, -torch.arange(10.0)])
+
+    model = Denoiser(Fixed(), VP(), pred="x0", clip=1.0, dynamic=0.8)
+    got = model.x0(torch.zeros(2, 10), 0.5)
+    assert torch.equal(got[0], torch.arange(10.0) / 20)  # within the bounds: unchanged
+    assert torch.allclose(got[1], (-torch.arange(10.0)).clamp(-7, 7) / 7)  # the 8th of 10 is 7
+
+
+def test_learned_variance_is_split_off() -> None:
+    class Double(nn.Module):
+        def forward(self, x: Tensor, t: Tensor) -> Tensor:
+            return torch.cat([x, x + 1], 1)
+
+    model = Denoiser(Double(), VP(), variance=True)
+    x = torch.randn(2, 3, 4)
+    assert torch.equal(model.eps(x, 0.5), x)
+    assert torch.equal(model.both(x, 0.5)[1], x + 1)
+    with pytest.raises(ValueError, match="variance=True"):
+        Denoiser(Double(), VP()).eps(x, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("call", "error"),
+    [
+        (lambda: Denoiser(lambda x, t: x, VP()), TypeError),
+        (lambda: Denoiser(nn.Identity(), "VP"), TypeError),
+        (lambda: Denoiser(nn.Identity(), VP(), pred="noise"), ValueError),
+        (lambda: Denoiser(nn.Identity(), VP(), clip=(1, -1)), ValueError),
+        (lambda: Denoiser(nn.Identity(), VP(), dynamic=0.9), ValueError),
+        (lambda: Denoiser(Recorder(), VP()).eps(torch.zeros(2, 2, dtype=torch.int64), 0.5), TypeError),
+        (lambda: Denoiser(Recorder(), VP()).eps(torch.zeros(2, 2, dtype=torch.complex64), 0.5), TypeError),
+        (lambda: Denoiser(Recorder(), VP()).eps(torch.zeros(2, 2), torch.zeros(3)), ValueError),
+        (lambda: Denoiser(Recorder(), VP()).predict("v", torch.zeros(2, 2), 0.5), ValueError),
+        (lambda: Denoiser(Recorder(), VP()).both(torch.zeros(2, 2), 0.5), ValueError),
+    ],
+)
+def test_wrong_input_raises(call: object, error: type[Exception]) -> None:
+    with pytest.raises(error, match="expected"):
+        call()

@@ -1,0 +1,58 @@
+"""Exact gradients over two gloo processes: under DDP and FSDP2 those of the joint batch."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from probkernels.diffusion import VP, Denoiser, sample
+from torch import Tensor
+from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+from tests.diffusion.test_gradients import DIMS, denoiser, leaf
+from tests.nn.test_distributed import on_two_processes
+
+HOW = {"solver": "dpmpp_2m", "steps": 4}
+
+
+def _loss(model: Denoiser, x_T: Tensor, grad: str) -> Tensor:
+    return sample(model, x_T, cond=x_T.new_ones(len(x_T), 4), grad=grad, **HOW).square().sum(1).mean()
+
+
+def _ddp(rank: int) -> list[Tensor]:
+    plain = denoiser()
+    model = Denoiser(DistributedDataParallel(plain.net), VP(), pred="v")
+    for _ in range(2):  # a second iteration finds the reducer ready again
+        plain.zero_grad()
+        _loss(model, leaf(6, DIMS)[3 * rank : 3 * rank + 3].detach(), "exact").backward()
+    return [p.grad for p in plain.parameters()]
+
+
+def test_ddp_averages_gradients() -> None:
+    model = denoiser()
+    _loss(model, leaf(6, DIMS).detach(), "autograd").backward()
+    for found in on_two_processes(_ddp):
+        for grad, parameter in zip(found, model.parameters(), strict=True):
+            assert torch.allclose(grad, parameter.grad, rtol=1e-12, atol=1e-14)
+
+
+def _fsdp(rank: int) -> list[Tensor]:
+    model = denoiser()
+    fully_shard(model.net, mesh=dist.init_device_mesh("cpu", (2,)))
+    found: list[Tensor] = []
+    for _ in range(2):
+        model.zero_grad()
+        x_T = leaf(6, DIMS)[3 * rank : 3 * rank + 3].detach().requires_grad_()
+        _loss(model, x_T, "exact").backward()
+        assert x_T.grad is not None
+        found = [x_T.grad, *(p.grad.full_tensor() for p in model.parameters())]
+    return found
+
+
+def test_fsdp_averages_gradients() -> None:
+    model, x_T = denoiser(), leaf(6, DIMS)
+    _loss(model, x_T, "autograd").backward()
+    for rank, (of_x, *found) in enumerate(on_two_processes(_fsdp)):
+        assert torch.allclose(of_x, 2 * x_T.grad[3 * rank : 3 * rank + 3], rtol=1e-12, atol=1e-14)
+        for grad, parameter in zip(found, model.parameters(), strict=True):
+            assert torch.allclose(grad, parameter.grad, rtol=1e-12, atol=1e-14)
