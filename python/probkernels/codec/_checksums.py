@@ -9,6 +9,7 @@ import numpy as np
 
 CASTAGNOLI = 0x82F63B78  # reflected
 STRIP = 64  # bytes that one entry of a NumPy array goes through, one after the other
+SHORT = 1024  # bytes below which a loop in Python is faster
 
 
 @cache
@@ -18,6 +19,11 @@ def _byte_table() -> np.ndarray:
     for _ in range(8):
         table = table >> 1 ^ np.where(table & 1, np.uint32(CASTAGNOLI), np.uint32(0))
     return table
+
+
+@cache
+def _byte_tuple() -> tuple[int, ...]:
+    return tuple(_byte_table().tolist())
 
 
 def _apply(operator: np.ndarray, state: np.ndarray) -> np.ndarray:
@@ -42,7 +48,7 @@ def _zeros(power: int) -> np.ndarray:
 
 def crc32c(data: bytes) -> int:
     """CRC32C (Castagnoli) of bytes, over strips side by side: the register is linear in them."""
-    if len(data) < 4:
+    if len(data) < SHORT:
         return _short(data)
     strips = -(-len(data) // STRIP)
     padded = np.zeros(strips * STRIP, np.uint8)  # zeros in front leave a register of zero alone
@@ -62,9 +68,9 @@ def crc32c(data: bytes) -> int:
 
 
 def _short(data: bytes) -> int:
-    state = 0xFFFFFFFF
+    table, state = _byte_tuple(), 0xFFFFFFFF
     for byte in data:
-        state = state >> 8 ^ int(_byte_table()[(state ^ byte) & 255])
+        state = state >> 8 ^ table[(state ^ byte) & 255]
     return state ^ 0xFFFFFFFF
 
 

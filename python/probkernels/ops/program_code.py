@@ -210,10 +210,9 @@ def program_decode(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Decodes what :func:`program_encode` coded; :func:`probkernels.codec.decode` is the way to call it.
 
-    No stream can make it read or write out of bounds.
+    No stream can make it read or write out of bounds. Arguments not listed are those of :func:`program_encode`.
 
     Args:
-        code, weights, tables, variables, registers, lanes: as in :func:`program_encode`.
         payload: (B,) uint8, all streams.
         offsets: (chunks + 1,) int64: stream c is ``payload[offsets[c] : offsets[c + 1]]``.
         starts: (chunks + 1,) int64, rising: stream c holds rows ``starts[c]`` up to ``starts[c + 1]``.
