@@ -12,7 +12,7 @@ from torch import Tensor
 Params = dict[str, Any]  # one point of a grid: JSON values, with "device", "dtype" and "threads" among them
 Inputs = dict[str, Any]  # tensors by name, or None
 
-TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 4e-2}
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 4e-2, torch.int32: 0.0}
 
 
 class Unavailable(Exception):

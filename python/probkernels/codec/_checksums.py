@@ -1,0 +1,79 @@
+"""Checksums of the container: CRC32C over stored bytes, and 64 bits of BLAKE2b over what they decode to."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cache
+
+import numpy as np
+
+CASTAGNOLI = 0x82F63B78  # reflected
+STRIP = 64  # bytes that one entry of a NumPy array goes through, one after the other
+SHORT = 1024  # bytes below which a loop in Python is faster
+
+
+@cache
+def _byte_table() -> np.ndarray:
+    """(256,) uint32: what a byte turns the register into."""
+    table = np.arange(256, dtype=np.uint32)
+    for _ in range(8):
+        table = table >> 1 ^ np.where(table & 1, np.uint32(CASTAGNOLI), np.uint32(0))
+    return table
+
+
+@cache
+def _byte_tuple() -> tuple[int, ...]:
+    return tuple(_byte_table().tolist())
+
+
+def _apply(operator: np.ndarray, state: np.ndarray) -> np.ndarray:
+    """A linear map of the register, given by its values (4, 256) at every byte of it."""
+    found = operator[0][state & 255]
+    for place in range(1, 4):
+        found ^= operator[place][state >> 8 * place & 255]
+    return found
+
+
+@cache
+def _zeros(power: int) -> np.ndarray:
+    """The map (4, 256) of the register that STRIP * 2**power zero bytes make."""
+    if power:
+        half = _zeros(power - 1)
+        return _apply(half, half)
+    state = np.arange(256, dtype=np.uint32) << np.array([[0], [8], [16], [24]], np.uint32)
+    for _ in range(STRIP):
+        state = state >> 8 ^ _byte_table()[state & 255]
+    return state
+
+
+def crc32c(data: bytes) -> int:
+    """CRC32C (Castagnoli) of bytes, over strips side by side: the register is linear in them."""
+    if len(data) < SHORT:
+        return _short(data)
+    strips = -(-len(data) // STRIP)
+    padded = np.zeros(strips * STRIP, np.uint8)  # zeros in front leave a register of zero alone
+    start = len(padded) - len(data)
+    padded[start:] = np.frombuffer(data, np.uint8)
+    padded[start : start + 4] ^= 255  # as if the register had started with ones
+    state = np.zeros(strips, np.uint32)
+    for column in np.ascontiguousarray(padded.reshape(strips, STRIP).T):
+        state = state >> 8 ^ _byte_table()[(state ^ column) & 255]
+    power = 0
+    while len(state) > 1:
+        if len(state) % 2:
+            state = np.concatenate([np.zeros(1, np.uint32), state])
+        state = _apply(_zeros(power), state[0::2]) ^ state[1::2]
+        power += 1
+    return int(state[0]) ^ 0xFFFFFFFF
+
+
+def _short(data: bytes) -> int:
+    table, state = _byte_tuple(), 0xFFFFFFFF
+    for byte in data:
+        state = state >> 8 ^ table[(state ^ byte) & 255]
+    return state ^ 0xFFFFFFFF
+
+
+def digest64(data: bytes) -> bytes:
+    """BLAKE2b with a digest of 8 bytes."""
+    return hashlib.blake2b(data, digest_size=8).digest()

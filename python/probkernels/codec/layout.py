@@ -1,0 +1,130 @@
+"""How items (images, rows of a table, sensor frames) become the rows of codes that a model describes, and back."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from .._core.errors import message
+
+DTYPES = ("|u1", "|i1", "<u2", "<i2", "<u4", "<i4", "<i8")  # a file's dtype code is the place here
+MOST_DIMENSIONS = 8
+MOST_VARIABLES = 2**24
+MOST_VALUES = 2**31  # of one item
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One item's form: its shape, its dtype, and how its values become codes 0, 1, ...
+
+    A value v has the code v - offset. With ``tile`` (height, width) an item (H, W) or (H, W, C) is cut into tiles, row
+    by row; those at the right and the lower edge are filled up with the last column and row. Every tile is a row of
+    codes. Without it, the item itself is, flattened.
+
+    Args:
+        shape: of one item, without the axis of the items; () for a column of single values.
+        dtype: a NumPy integer dtype of at most 64 bits (uint64 excepted).
+        offset: the value of code 0.
+        tile: or None.
+
+    Raises:
+        TypeError: another dtype.
+        ValueError: sizes below one or too large, a tile for an item of other than two or three dimensions.
+
+    Example:
+        >>> import numpy as np
+        >>> from probkernels.codec import Layout
+        >>> layout = Layout((6, 4), "uint8", tile=(4, 4))
+        >>> layout.rows_per_item, layout.variables
+        (2, 16)
+        >>> images = np.arange(24, dtype=np.uint8).reshape(1, 6, 4)
+        >>> bool((layout.items(layout.codes(images)) == images).all())
+        True
+    """
+
+    shape: tuple[int, ...]
+    dtype: str = "uint8"
+    offset: int = 0
+    tile: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        name = np.dtype(self.dtype).newbyteorder("<").str
+        if name not in DTYPES:
+            hint = "quantise floats to integers first; bool as uint8"
+            raise TypeError(message("Layout", "dtype", "integers of at most 64 bits", str(self.dtype), hint))
+        object.__setattr__(self, "dtype", name)
+        object.__setattr__(self, "shape", tuple(int(size) for size in self.shape))
+        if len(self.shape) > MOST_DIMENSIONS or min(self.shape, default=1) < 1 or math.prod(self.shape) > MOST_VALUES:
+            wanted = f"at most {MOST_DIMENSIONS} sizes >= 1 with a product of at most {MOST_VALUES}"
+            raise ValueError(message("Layout", "shape", wanted, str(self.shape)))
+        if not -(2**63) <= self.offset < 2**63:
+            raise ValueError(message("Layout", "offset", "an int64", str(self.offset)))
+        if self.tile is not None:
+            object.__setattr__(self, "tile", tuple(int(size) for size in self.tile))
+            if len(self.shape) not in (2, 3):
+                raise ValueError(message("Layout", "tile", "None, as items are no images", f"items of {self.shape}"))
+            if len(self.tile) != 2 or any(not 1 <= size <= MOST_VARIABLES for size in self.tile):
+                raise ValueError(message("Layout", "tile", "two sizes >= 1", str(self.tile)))
+            if self.rows_per_item * self.variables > 2 * MOST_VALUES:
+                raise ValueError(message("Layout", "tile", "tiles no larger than the image", str(self.tile)))
+        if self.variables > MOST_VARIABLES:
+            raise ValueError(message("Layout", "shape", f"at most {MOST_VARIABLES} variables", str(self.variables)))
+
+    @property
+    def rows_per_item(self) -> int:
+        """Rows of codes that one item makes: its tiles."""
+        return math.prod(self._grid) if self.tile else 1
+
+    @property
+    def variables(self) -> int:
+        """Codes in a row."""
+        return math.prod((*self.tile, *self.shape[2:]) if self.tile else self.shape)
+
+    @property
+    def item_bytes(self) -> int:
+        """Bytes of one item, not compressed."""
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+    @property
+    def _grid(self) -> tuple[int, int]:
+        assert self.tile is not None
+        return -(-self.shape[0] // self.tile[0]), -(-self.shape[1] // self.tile[1])
+
+    def codes(self, items: np.ndarray) -> np.ndarray:
+        """Items (N, *shape) as int64 (N rows_per_item, variables); values that have no code go outside 0 .. 2**62."""
+        wide = items.astype(np.int64)
+        wide = np.clip(wide, -(2**61), 2**61) - np.clip(self.offset, -(2**61), 2**61)
+        if self.tile is None:
+            return wide.reshape(len(items), self.variables)
+        down, across = self._grid
+        (height, width), rest = self.tile, wide.shape[3:]
+        edges = [(0, 0), (0, down * height - self.shape[0]), (0, across * width - self.shape[1])]
+        wide = np.pad(wide, edges + [(0, 0)] * len(rest), mode="edge")
+        wide = wide.reshape(len(items), down, height, across, width, *rest).swapaxes(2, 3)
+        return np.ascontiguousarray(wide).reshape(len(items) * down * across, self.variables)
+
+    def items(self, codes: np.ndarray) -> np.ndarray:
+        """The inverse of :meth:`codes`, in the layout's dtype."""
+        values = codes.astype(np.int64) + self.offset
+        if self.tile is not None:
+            down, across = self._grid
+            (height, width), rest = self.tile, self.shape[2:]
+            values = values.reshape(-1, down, across, height, width, *rest).swapaxes(2, 3)
+            values = values.reshape(-1, down * height, across * width, *rest)[:, : self.shape[0], : self.shape[1]]
+        return np.ascontiguousarray(values.reshape(-1, *self.shape).astype(self.dtype))
+
+    def checked(self, op: str, items: object) -> np.ndarray:
+        """The items as a contiguous array of the layout's dtype.
+
+        Raises:
+            TypeError: no integers, or of another dtype.
+            ValueError: items of another shape.
+        """
+        array = np.asarray(items)
+        if array.dtype.newbyteorder("<").str != self.dtype:
+            raise TypeError(message(op, "items", f"dtype {np.dtype(self.dtype)}", str(array.dtype)))
+        if array.shape[1:] != self.shape or array.ndim != len(self.shape) + 1:
+            raise ValueError(message(op, "items", f"shape (N, *{self.shape})", str(array.shape)))
+        return np.ascontiguousarray(array.astype(self.dtype, copy=False))

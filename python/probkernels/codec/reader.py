@@ -1,0 +1,300 @@
+"""Reading containers: any items, by decoding only their chunks; damage is found, named, and can be stepped over."""
+
+from __future__ import annotations
+
+import io
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO
+
+import numpy as np
+
+from .._core.errors import CorruptStreamError, ModelMismatchError, message
+from . import format as parts
+from ._checksums import crc32c, digest64
+from .writer import Coder
+
+MOST_BYTES = 2**31
+GROUP = 16  # chunks that are decoded together, so that threads have work
+LoadModel = Callable[[bytes], Coder]
+
+
+@dataclass
+class Damage:
+    """What could not be read of a file.
+
+    Attributes:
+        chunks: number of each damaged chunk, its first item, the item after its last, and the reason.
+        kept: (n,) int64, the places that the items returned have in the whole.
+
+    Example:
+        >>> from probkernels.codec import Damage
+        >>> Damage().chunks
+        []
+    """
+
+    chunks: list[tuple[int, int, int, str]] = field(default_factory=list)
+    kept: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+
+
+class CodecReader:
+    """Reads a container; ``reader[a:b]`` decodes only the chunks that hold these items.
+
+    Args:
+        source: a path, the bytes of a file, or a binary file that can seek.
+        coder: the model; None if the file carries it.
+        load_model: makes a coder from the bytes of an embedded model.
+        max_bytes: of decoded items at once, and of the index and of the model; checked before anything is allocated.
+
+    Raises:
+        CorruptStreamError: no such file, or damaged.
+        ModelMismatchError: written with another model, or none is known.
+        OSError: no such file.
+
+    Example:
+        >>> import torch
+        >>> from probkernels.circuits import factorised
+        >>> from probkernels.codec import PCCodec
+        >>> x = torch.randint(0, 4, (100, 6)).byte().numpy()
+        >>> codec = PCCodec(factorised(torch.tensor(x).long(), categories=4))
+        >>> with codec.open(codec.compress(x, chunk_items=10)) as reader:
+        ...     len(reader), len(reader.items_of_chunks), bool((reader[35:45] == x[35:45]).all())
+        (100, 10, True)
+    """
+
+    def __init__(
+        self,
+        source: str | Path | bytes | BinaryIO,
+        coder: Coder | None = None,
+        *,
+        load_model: LoadModel | None = None,
+        max_bytes: int = MOST_BYTES,
+    ) -> None:
+        self.max_bytes, self._own = max_bytes, isinstance(source, (str, Path))
+        if isinstance(source, (str, Path)):
+            self._file: BinaryIO = Path(source).open("rb")  # noqa: SIM115 - closed by close()
+        else:
+            self._file = io.BytesIO(source) if isinstance(source, bytes) else source
+        try:
+            self._start(coder, load_model)
+        except BaseException:
+            self.close()
+            raise
+
+    def _start(self, coder: Coder | None, load_model: LoadModel | None) -> None:
+        self.file_bytes = self._file.seek(0, io.SEEK_END)
+        size = parts.Header.size(self._read(0, parts.PREFIX.size, "header"))
+        self.header = parts.Header.unpack(self._read(0, size, "header"))
+        self.layout = self.header.layout
+        trailer_at = max(0, self.file_bytes - parts.TRAILER_BYTES)
+        tail = self._read(trailer_at, self.file_bytes - trailer_at, "trailer")
+        trailer = parts.Trailer.unpack(tail, self.file_bytes)
+        index = self._read(trailer.index_offset, trailer.index_bytes, "index")
+        self._offsets, self.items_of_chunks = parts.unpack_index(index)
+        self._firsts = np.concatenate([[0], np.cumsum(self.items_of_chunks)])
+        self._check_index(trailer, size)
+        self.coder = coder if coder is not None else self._embedded(size, load_model)
+        if self.coder.model_id != self.header.model_id or tuple(self.coder.categories) != self.header.categories:
+            theirs, ours = self.header.model_id.hex()[:16], self.coder.model_id.hex()[:16]
+            raise ModelMismatchError(f"the file was written with model {theirs}..., not with {ours}...")
+
+    def _check_index(self, trailer: parts.Trailer, header_bytes: int) -> None:
+        items = self.items_of_chunks
+        whole = bool((items[:-1] == self.header.chunk_items).all()) and bool((items <= self.header.chunk_items).all())
+        if not whole or (items < 1).any() or self._firsts[-1] != trailer.items:
+            raise CorruptStreamError("index: the chunks' items do not add up")
+        ends = np.append(self._offsets[1:], trailer.index_offset)
+        start = header_bytes + self.header.model_bytes
+        first = self._offsets[0] if len(self._offsets) else trailer.index_offset
+        if first != start or (ends - self._offsets < parts.HEAD_BYTES).any():
+            raise CorruptStreamError("index: the chunks do not follow each other")
+
+    def _embedded(self, at: int, load_model: LoadModel | None) -> Coder:
+        if not self.header.model_bytes:
+            raise ModelMismatchError(f"the file needs model {self.header.model_id.hex()[:16]}..., which it has not")
+        if load_model is None:
+            raise ModelMismatchError("the file carries its model. Hint: open it with probkernels.codec.open")
+        return load_model(self.model())
+
+    def model(self) -> bytes:
+        """Bytes of the embedded model file; none for a file without."""
+        size = self.header.size(self._read(0, parts.PREFIX.size, "header"))
+        return self._read(size, self.header.model_bytes, "model")
+
+    def _read(self, offset: int, size: int, part: str) -> bytes:
+        """Bytes of the file, never more than it has."""
+        if offset + size > self.file_bytes:
+            raise CorruptStreamError(f"{part}: the file ends inside it")
+        if size > self.max_bytes:
+            raise CorruptStreamError(f"{part}: its {size} bytes are more than max_bytes={self.max_bytes}")
+        self._file.seek(offset)
+        data = self._file.read(size)
+        if len(data) != size:
+            raise CorruptStreamError(f"{part}: the file ends inside it")
+        return data
+
+    def __len__(self) -> int:
+        return int(self._firsts[-1])
+
+    def __getitem__(self, key: int | slice) -> np.ndarray:
+        """Items (n, *shape) of a slice, or one item (*shape).
+
+        Raises:
+            IndexError: no such item.
+            CorruptStreamError: a chunk is damaged; its number is in the text.
+        """
+        if isinstance(key, slice):
+            start, stop, step = key.indices(len(self))
+            places = range(start, stop, step)
+            if not places:
+                return np.zeros((0, *self.layout.shape), self.layout.dtype)
+            low, high = min(places), max(places) + 1
+            items = self._items(low, high, None)
+            return items if step == 1 else items[[place - low for place in places]]
+        place = range(len(self))[key]
+        return self._items(place, place + 1, None)[0]
+
+    def read(self, on_error: str = "raise") -> tuple[np.ndarray, Damage]:
+        """All items, and what was damaged.
+
+        Args:
+            on_error: ``"raise"``, or ``"skip"`` to leave out the items of damaged chunks.
+
+        Raises:
+            ValueError: another ``on_error``; more than ``max_bytes``.
+            CorruptStreamError: a chunk is damaged, unless they are to be skipped.
+        """
+        if on_error not in ("raise", "skip"):
+            raise ValueError(message("CodecReader.read", "on_error", "'raise' or 'skip'", repr(on_error)))
+        damage = Damage()
+        items = self._items(0, len(self), damage if on_error == "skip" else None)
+        lost = np.zeros(len(self), bool)
+        for _, first, end, _ in damage.chunks:
+            lost[first:end] = True
+        damage.kept = np.flatnonzero(~lost)
+        return items, damage
+
+    def chunks(self) -> Iterator[np.ndarray]:
+        """The items, some chunks at a time: a file of any size in bounded memory."""
+        per_group = max(1, min(GROUP, self.max_bytes // max(1, self._chunk_cost(self.header.chunk_items))))
+        for first in range(0, len(self.items_of_chunks), per_group):
+            end = min(first + per_group, len(self.items_of_chunks))
+            yield self._items(int(self._firsts[first]), int(self._firsts[end]), None)
+
+    def _chunk_cost(self, items: int) -> int:
+        """Bytes that so many items take: themselves, and their codes as int32."""
+        layout = self.layout
+        return items * (layout.item_bytes + 4 * layout.rows_per_item * layout.variables)
+
+    def _items(self, low: int, high: int, damage: Damage | None) -> np.ndarray:
+        """Items low .. high - 1; those of damaged chunks are missing and reported if there is a ``damage``."""
+        if (high - low) * self.layout.item_bytes > self.max_bytes:
+            raise ValueError(
+                message("CodecReader", "max_bytes", f">= {(high - low) * self.layout.item_bytes}, the items' size",
+                        str(self.max_bytes), "read a slice, or .chunks()")
+            )  # fmt: skip
+        if low == high:
+            return np.zeros((0, *self.layout.shape), self.layout.dtype)
+        first, last = (int(np.searchsorted(self._firsts, at, "right")) - 1 for at in (low, high - 1))
+        found = []
+        for start in range(first, last + 1, GROUP):
+            numbers = range(start, min(start + GROUP, last + 1))
+            for number, items in zip(numbers, self._group(numbers, damage), strict=True):
+                if items is not None:
+                    begin = int(self._firsts[number])
+                    found.append(items[max(0, low - begin) : high - begin])
+        return np.concatenate(found) if found else np.zeros((0, *self.layout.shape), self.layout.dtype)
+
+    def _group(self, numbers: range, damage: Damage | None) -> list[np.ndarray | None]:
+        """The items of some chunks; None for damaged ones."""
+        loaded: dict[int, tuple[parts.Head, bytes]] = {}
+        faults: dict[int, CorruptStreamError] = {}
+        for number in numbers:
+            try:
+                loaded[number] = self._payload(number)
+            except CorruptStreamError as error:
+                faults[number] = error
+        items = self._decoded(loaded, faults)
+        for number in sorted(faults):
+            if damage is None:
+                raise faults[number]
+            first, end = int(self._firsts[number]), int(self._firsts[number + 1])
+            damage.chunks.append((number, first, end, str(faults[number])))
+        return [items.get(number) for number in numbers]
+
+    def _payload(self, number: int) -> tuple[parts.Head, bytes]:
+        part, at = f"chunk {number}", int(self._offsets[number])
+        head = parts.Head.unpack(self._read(at, parts.HEAD_BYTES, part), part)
+        end = at + parts.HEAD_BYTES + head.size
+        expected = self._offsets[number + 1] if number + 1 < len(self._offsets) else None
+        if head.items != self.items_of_chunks[number] or (expected is not None and end != expected):
+            raise CorruptStreamError(f"{part}: its head does not agree with the index")
+        if self._chunk_cost(head.items) > self.max_bytes:
+            raise CorruptStreamError(f"{part}: its {head.items} items need more than max_bytes={self.max_bytes}")
+        payload = self._read(at + parts.HEAD_BYTES, head.size, part)
+        if crc32c(payload) != head.crc:
+            raise CorruptStreamError(f"{part}: its CRC32C does not match")
+        return head, payload
+
+    def _decoded(
+        self, loaded: dict[int, tuple[parts.Head, bytes]], faults: dict[int, CorruptStreamError]
+    ) -> dict[int, np.ndarray]:
+        """Items by the number of their chunk; chunks that cannot be decoded go among the faults."""
+        coded = [number for number, (head, _) in loaded.items() if head.kind == parts.CODED]
+        try:
+            found = self._coded(coded, loaded)
+        except CorruptStreamError:  # one of them: each by itself shows which
+            found = {}
+            for number in coded:
+                try:
+                    found |= self._coded([number], loaded)
+                except CorruptStreamError as error:
+                    faults[number] = CorruptStreamError(f"chunk {number}: {error}")
+        for number, (head, payload) in loaded.items():
+            if head.kind != parts.CODED:
+                try:
+                    found[number] = self._plain(number, head, payload)
+                except CorruptStreamError as error:
+                    faults[number] = error
+        for number, items in list(found.items()):
+            if digest64(items.tobytes()) != loaded[number][0].digest:
+                del found[number]
+                faults[number] = CorruptStreamError(f"chunk {number}: the decoded items do not match their checksum")
+        return found
+
+    def _coded(self, numbers: list[int], loaded: dict[int, tuple[parts.Head, bytes]]) -> dict[int, np.ndarray]:
+        if not numbers:
+            return {}
+        counts = [loaded[number][0].items for number in numbers]
+        rows = [count * self.layout.rows_per_item for count in counts]
+        codes = self.coder.decode([loaded[number][1] for number in numbers], rows, self.header.lanes)
+        items = self.layout.items(codes)
+        return dict(zip(numbers, np.split(items, np.cumsum(counts)[:-1]), strict=True))
+
+    def _plain(self, number: int, head: parts.Head, payload: bytes) -> np.ndarray:
+        size = head.items * self.layout.item_bytes
+        if head.kind == parts.DEFLATE:
+            inflater = zlib.decompressobj()
+            try:
+                payload = inflater.decompress(payload, size + 1)
+            except zlib.error as error:
+                raise CorruptStreamError(f"chunk {number}: {error}") from None
+        if len(payload) != size:
+            raise CorruptStreamError(f"chunk {number}: expected {size} bytes, got {len(payload)} or more")
+        return np.frombuffer(payload, self.layout.dtype).reshape(head.items, *self.layout.shape).copy()
+
+    def close(self) -> None:
+        """Closes the file, if the reader opened it."""
+        if self._own:
+            self._file.close()
+
+    def __enter__(self) -> CodecReader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,193 @@
+"""Writing containers item by item; a file appears under its name only when it is whole."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Protocol
+
+import numpy as np
+
+from .._core.errors import message
+from . import format as parts
+from ._checksums import crc32c, digest64
+from .layout import Layout
+
+GROUP = 16  # full chunks that are encoded together, so that threads have work
+
+
+class Coder(Protocol):
+    """What the container needs of a model: :class:`ProgramCoder` is one."""
+
+    @property
+    def model_id(self) -> bytes:
+        """32 bytes that name the model."""
+
+    @property
+    def categories(self) -> Sequence[int]:
+        """Alphabet of every variable."""
+
+    def encode(self, codes: np.ndarray, rows_per_chunk: int, lanes: int) -> list[bytes]:
+        """Payloads of codes (N, V) int32, one a chunk."""
+
+    def decode(self, payloads: list[bytes], rows: list[int], lanes: int) -> np.ndarray:
+        """Codes (sum of rows, V) int32; :class:`CorruptStreamError` for payloads that no ``encode`` made."""
+
+
+class CodecWriter:
+    """Writes a container, a few items at a time, in bounded memory.
+
+    A path is written atomically: under another name in the same folder, and renamed by :meth:`close`. If the process
+    dies before, what was there is still there. Values outside the model's alphabets are stored without the model.
+
+    Args:
+        target: a path, or a binary file that can be written to.
+        coder: the model.
+        layout: of the items.
+        chunk_items: items of a chunk, which are decoded together; about 256 kB by default.
+        lanes: rows that are coded in lock step.
+        model: bytes of a model file to carry along.
+
+    Raises:
+        ValueError: numbers below one; a layout of another number of variables than the coder.
+
+    Example:
+        >>> import io, torch
+        >>> from probkernels.circuits import factorised
+        >>> from probkernels.codec import PCCodec
+        >>> x = torch.randint(0, 4, (100, 6)).byte().numpy()
+        >>> codec, file = PCCodec(factorised(torch.tensor(x).long(), categories=4)), io.BytesIO()
+        >>> with codec.writer(file) as writer:
+        ...     writer.append(x[:50])
+        ...     writer.append(x[50:])
+        >>> bool((codec.decompress(file.getvalue()) == x).all())
+        True
+    """
+
+    def __init__(
+        self,
+        target: str | Path | BinaryIO,
+        coder: Coder,
+        layout: Layout,
+        *,
+        chunk_items: int | None = None,
+        lanes: int = 16,
+        model: bytes = b"",
+    ) -> None:
+        chunk_items = chunk_items or parts.default_chunk(layout)
+        for name, value, most in (("chunk_items", chunk_items, 2**32), ("lanes", lanes, 2**16)):
+            if not 1 <= value < most:
+                raise ValueError(message("CodecWriter", name, f"a number in 1 .. {most - 1}", repr(value)))
+        categories = tuple(int(size) for size in coder.categories)
+        if layout.variables != len(categories):
+            wanted = f"rows of {len(categories)} variables, as the model has"
+            raise ValueError(message("CodecWriter", "layout", wanted, f"{layout.variables}"))
+        self.coder, self.layout, self.chunk_items, self.lanes = coder, layout, chunk_items, lanes
+        self.bytes = self.items = 0
+        self._alphabets = np.array(categories)
+        self._waiting: list[np.ndarray] = []
+        self._offsets: list[int] = []
+        self._counts: list[int] = []
+        self._path: Path | None = None
+        self._open(target)
+        header = parts.Header(layout, categories, coder.model_id, chunk_items, lanes, len(model))
+        self._write(header.pack() + model)
+
+    def _open(self, target: str | Path | BinaryIO) -> None:
+        if isinstance(target, (str, Path)):
+            self._path = Path(target)
+            handle, self._fresh = tempfile.mkstemp(dir=self._path.parent, prefix=f".{self._path.name}.")
+            self._file: BinaryIO = os.fdopen(handle, "wb")
+        else:
+            self._file = target
+
+    def _write(self, data: bytes) -> None:
+        self._file.write(data)
+        self.bytes += len(data)
+
+    def append(self, items: object) -> None:
+        """Adds items (N, *shape) of the layout's dtype.
+
+        Raises:
+            TypeError, ValueError: another dtype or shape; closed before.
+        """
+        if self._file.closed and self._path is not None:
+            raise ValueError(message("CodecWriter.append", "self", "an open writer", "a closed one"))
+        array = self.layout.checked("CodecWriter.append", items)
+        step = self.chunk_items * GROUP
+        for start in range(0, len(array), step):
+            self._waiting.append(array[start : start + step].copy())
+            if sum(map(len, self._waiting)) >= step:
+                self._flush(whole=False)
+
+    def _flush(self, whole: bool) -> None:
+        """Writes the full chunks that wait, and a shorter last one if ``whole``."""
+        if not self._waiting:
+            return
+        items = np.concatenate(self._waiting)
+        end = len(items) if whole else len(items) // self.chunk_items * self.chunk_items
+        self._waiting = [items[end:]] if end < len(items) else []
+        chunks = [items[i : min(i + self.chunk_items, end)] for i in range(0, end, self.chunk_items)]
+        codes = [self.layout.codes(chunk) for chunk in chunks]
+        fits = [bool(((code >= 0) & (code < self._alphabets)).all()) for code in codes]
+        coded = iter(self._encoded([code for code, fit in zip(codes, fits, strict=True) if fit]))
+        for chunk, fit in zip(chunks, fits, strict=True):
+            self._chunk(chunk, next(coded) if fit else None)
+
+    def _encoded(self, codes: list[np.ndarray]) -> list[bytes]:
+        if not codes:
+            return []
+        rows = self.chunk_items * self.layout.rows_per_item
+        return self.coder.encode(np.concatenate(codes).astype(np.int32), rows, self.lanes)
+
+    def _chunk(self, items: np.ndarray, coded: bytes | None) -> None:
+        plain = items.tobytes()
+        kind, payload = (parts.CODED, coded) if coded is not None else (parts.RAW, plain)
+        if coded is None or len(coded) >= len(plain):
+            deflated = zlib.compress(plain, 9)
+            kind, payload = (parts.DEFLATE, deflated) if len(deflated) < len(plain) else (parts.RAW, plain)
+        self._offsets.append(self.bytes)
+        self._counts.append(len(items))
+        self._write(parts.Head(kind, len(items), len(payload), crc32c(payload), digest64(plain)).pack() + payload)
+        self.items += len(items)
+
+    def close(self) -> None:
+        """Ends the file; one that was given as a path appears now."""
+        self._flush(whole=True)
+        index = parts.pack_index(self._offsets, self._counts)
+        end = self.bytes + len(index) + parts.TRAILER_BYTES
+        self._write(index + parts.Trailer(self.items, self.bytes, len(index), end).pack())
+        self._file.flush()
+        if self._path is None:
+            return
+        os.fsync(self._file.fileno())
+        self._file.close()
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(self._fresh, 0o666 & ~umask)  # mkstemp makes files that nobody else may read
+        os.replace(self._fresh, self._path)
+
+    def abort(self) -> None:
+        """Gives up: removes what was written so far under the other name."""
+        if self._path is not None:
+            self._file.close()
+            Path(self._fresh).unlink(missing_ok=True)
+
+    def __enter__(self) -> CodecWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self.abort()
+            return
+        try:
+            self.close()
+        except BaseException:
+            self.abort()
+            raise
