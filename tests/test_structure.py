@@ -79,7 +79,7 @@ LAYERS = (
     ("_core", "reference", "triton_kernels"),
     ("ops",),
     ("sparse",),
-    ("nn", "optim", "circuits", "diffusion"),
+    ("nn", "optim", "circuits", "codec", "diffusion"),
     ("codec",),
     ("probkernels",),  # the package's own __init__, which gathers the layers below
     ("reproduce", "bench"),
@@ -230,7 +230,7 @@ def public(*rooms: str) -> dict[str, object]:
     return found
 
 
-PUBLIC = public("ops", "nn", "sparse", "optim", "circuits", "diffusion")
+PUBLIC = public("ops", "nn", "sparse", "optim", "circuits", "codec", "diffusion")
 
 
 @pytest.mark.parametrize("name", PUBLIC)

@@ -103,6 +103,19 @@ def decode_each(
     """As :func:`decode`, but says of every stream what is wrong with it, '' if nothing, instead of raising.
 
     Rows of a damaged stream hold anything.
+
+    Raises:
+        ValueError: as :func:`decode`.
+
+    Example:
+        >>> import torch
+        >>> from probkernels.circuits import hclt
+        >>> from probkernels.codec import Program, decode_each, encode
+        >>> rows = torch.randint(0, 4, (100, 6), dtype=torch.int32)
+        >>> program = Program.from_circuit(hclt(rows, latents=3))
+        >>> codes, damage = decode_each(program, [*encode(program, rows, 100), bytes(128)], [100, 16])
+        >>> torch.equal(codes[:100], rows), damage
+        (True, ['', 'has a wrong state'])
     """
     if len(payloads) != len(items) or any(count < 1 for count in items):
         raise ValueError(message("decode", "items", f"{len(payloads)} numbers >= 1", f"{list(items)[:8]}"))
