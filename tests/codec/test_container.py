@@ -320,3 +320,14 @@ def test_an_error_while_writing_leaves_nothing(model: PCCodec, tmp_path: Path) -
         writer.append(rows(50))
         raise RuntimeError
     assert os.listdir(tmp_path) == []
+
+
+def test_every_flipped_bit_of_a_sealed_part_shows() -> None:
+    body = bytes(range(40))
+    whole = parts.sealed(body)
+    assert parts.opened(whole, "index") == body
+    for bit in range(8 * len(whole)):
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(CorruptStreamError, match="index: its CRC32C"):
+            parts.opened(bytes(damaged), "index")

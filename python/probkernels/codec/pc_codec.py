@@ -116,7 +116,7 @@ class PCCodec:
 
     def save(self, path: str | Path) -> None:
         """Writes a model file, whole or not at all."""
-        _files._replace(Path(path), self.to_bytes())
+        _files.write_bytes(Path(path), self.to_bytes())
 
     @classmethod
     def load(cls, path: str | Path, *, max_bytes: int = MOST_BYTES) -> PCCodec:

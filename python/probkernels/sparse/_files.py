@@ -31,10 +31,11 @@ def _digest(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
 def write(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     """Writes a safetensors file, whole or not at all: a crash leaves the file that was there before."""
     tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-    _replace(Path(path), save(tensors, {**metadata, DIGEST: _digest(tensors, metadata)}))
+    write_bytes(Path(path), save(tensors, {**metadata, DIGEST: _digest(tensors, metadata)}))
 
 
-def _replace(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file, whole or not at all."""
     handle, fresh = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
