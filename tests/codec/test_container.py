@@ -331,3 +331,14 @@ def test_every_flipped_bit_of_a_sealed_part_shows() -> None:
         damaged[bit // 8] ^= 1 << bit % 8
         with pytest.raises(CorruptStreamError, match="index: its CRC32C"):
             parts.opened(bytes(damaged), "index")
+
+
+def test_a_decoder_that_gives_other_items_is_found_out(model: PCCodec, blob: bytes) -> None:
+    class Wrong(codec.ProgramCoder):
+        def decode(self, payloads, rows, lanes):  # type: ignore[no-untyped-def]
+            items = super().decode(payloads, rows, lanes)
+            items[-1] = (items[-1] + 1) % 5
+            return items
+
+    with pytest.raises(CorruptStreamError, match="chunk 4: the decoded items do not match"):
+        CodecReader(blob, Wrong(model.program))[800:]
