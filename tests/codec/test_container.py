@@ -225,9 +225,9 @@ def mutate(data: bytes, chance: random.Random) -> bytes:
     """Bits flipped, bytes replaced, pieces cut, doubled or moved."""
     out = bytearray(data)
     for _ in range(chance.choice((1, 1, 1, 2, 5))):
-        at, size = chance.randrange(len(out)), chance.randrange(1, 40)
+        at, size = chance.randrange(max(1, len(out))), chance.randrange(1, 40)
         what = chance.randrange(6)
-        if what == 0:
+        if what == 0 and out:
             out[at] ^= 1 << chance.randrange(8)
         elif what == 1:
             out[at : at + size] = chance.randbytes(len(out[at : at + size]))
