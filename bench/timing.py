@@ -17,6 +17,7 @@ from .case import Run
 
 ROUNDS = 20  # visits to each provider; the order is shuffled anew for each round
 MIN_SECONDS = 0.2  # measured per provider at least, set-up included
+ENOUGH_SECONDS, FEWEST = 5.0, 5  # a provider that took this long is done once it has so many samples
 SAMPLE_SECONDS = 0.005  # a sample is the mean of as many calls as fit; long calls are samples of their own
 
 
@@ -143,6 +144,8 @@ class Plan:
     @property
     def done(self) -> bool:
         """Whether enough has been measured."""
+        if self.seconds >= ENOUGH_SECONDS:
+            return len(self.samples) >= FEWEST
         return len(self.samples) >= ROUNDS and self.seconds >= MIN_SECONDS
 
 
