@@ -3,6 +3,7 @@
 from .chain import VPDiscrete
 from .denoiser import Denoiser
 from .grids import grid
+from .inversion import Latent, decode, encode, invert
 from .likelihood import bits_per_dim, discretised_gaussian_nll, gaussian_kl, hybrid_loss, vlb_term
 from .losses import draw_times, dsm_loss, loss_weight
 from .noise import StepNoise
@@ -21,6 +22,7 @@ __all__ = [
     "VP",
     "Denoiser",
     "FlowMatching",
+    "Latent",
     "Process",
     "Scheme",
     "StepNoise",
@@ -30,14 +32,17 @@ __all__ = [
     "VPDiscrete",
     "annealed_langevin",
     "bits_per_dim",
+    "decode",
     "discretised_gaussian_nll",
     "draw_times",
     "drop_condition",
     "dsm_loss",
+    "encode",
     "fit",
     "gaussian_kl",
     "grid",
     "hybrid_loss",
+    "invert",
     "loss_weight",
     "predictor_corrector",
     "sample",

@@ -20,7 +20,7 @@ from .solvers.build import scheme as make_scheme
 from .solvers.scheme import Scheme, from_table, run
 from .table import Table
 
-MODES = (None, "autograd", "exact", "reversible")
+MODES = (None, "autograd", "exact", "reversible", "continuous")
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,9 @@ def sample(
         grad: None: no gradient, and no graph. "autograd": the graph of all steps, as torch makes it. "exact": the same
             gradient, to x_T, the net's parameters, conditions, guidance, given noise and coefficients, for the memory
             of one call's graph: the net is called again in the backward pass. "reversible": the same for "alf" in
-            fixed point, which keeps nothing of the run but its end and undoes it to the bit.
+            fixed point, which keeps nothing of the run but its end and undoes it to the bit. "continuous": not the
+            gradient, but the adjoint ODE of AdjointDPM, solved by the same method ("ddim", "heun", "midpoint" or
+            "rk4"): for comparison only, as with few steps it is far off and may have the wrong sign.
         store: of "exact". "states" keeps the input of every call of the net; a number of bytes also whole graphs of
             as many last calls as fit into them, which saves calling those again.
         last_k: of "exact". Calls of the net before the last k steps count as constants, which biases the gradient and
@@ -91,11 +93,11 @@ def sample(
 
     Raises:
         TypeError: no denoiser, x_T no floating-point tensor.
-        ValueError: neither or both of ``steps`` and ``times``, or what the grid, solver and model refuse; with "exact"
-            and "reversible" also batch normalisation in training mode, and a net that depends on a tensor that requires
-            a gradient and is neither its parameter nor buffer nor in ``cond``, ``uncond`` or ``guidance``.
+        ValueError: neither or both of ``steps`` and ``times``, or what the grid, solver and model refuse; with modes
+            other than "autograd" also batch normalisation in training mode, and a net that depends on a tensor that
+            requires a gradient and is neither its parameter nor buffer nor in ``cond``, ``uncond`` or ``guidance``.
         FloatingPointError: with these, the net gave NaN or infinity; the text names the step.
-        NotImplementedError: a second derivative of "exact" or "reversible".
+        NotImplementedError: a second derivative, but of "autograd".
         RuntimeError: with "reversible", in the backward pass: the net does not give the same bits again.
 
     Example:
@@ -127,6 +129,8 @@ def sample(
             return gradients.exact(made, after, store, last_k)
         if grad == "reversible":
             return gradients.reversible(made, after, solver, options.get("damping", 1.0))
+        if grad == "continuous":
+            return gradients.continuous(made, after, solver)
         with torch.set_grad_enabled(grad is not None and torch.is_grad_enabled()):
             return run(made.scheme, made.predict, x_T, made.noise, after)
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..._core import checks
 from ..._core.errors import message
+from .continuous import run as continuous
 from .exact import Exact, Plan
 from .reversible import run as reversible
 
@@ -37,4 +38,4 @@ def exact(made: Run, after: Callable[[int, Tensor], None], store: str | int, las
     return Exact.apply(plan, *plan.inputs())
 
 
-__all__ = ["exact", "reversible"]
+__all__ = ["continuous", "exact", "reversible"]

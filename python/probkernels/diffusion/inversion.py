@@ -1,0 +1,253 @@
+"""From data to the noise that gives them: along the probability-flow ODE, or exactly, in whole numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from .._core import checks
+from .._core.errors import message
+from .denoiser import Denoiser
+from .gradients._inputs import refuse_batch_norm
+from .gradients.continuous import TABLEAUX
+from .gradients.exact import Plan
+from .gradients.reversible import ONE, Leapfrog
+from .grids import check_times
+from .grids import grid as make_grid
+from .sample import Run, prepare, sample
+from .solvers.runge_kutta import explicit
+
+
+@dataclass(frozen=True, eq=False)
+class Latent:
+    """What :func:`invert` makes of data, and :func:`decode` turns back into them without error.
+
+    Args:
+        y: (B, *S) int64: x_T / alpha_T with 36 bits behind the point.
+        p: (B, *S) int64: an average of the noise predicted at the start, likewise.
+        times: (N+1,) float64, falling: of the run.
+        x: (B, *S): x_T in the data's dtype; for looking at, as decoding uses y and p.
+
+    Example:
+        >>> from probkernels.diffusion import Latent
+        >>> len(Latent.__dataclass_fields__)
+        4
+    """
+
+    y: Tensor
+    p: Tensor
+    times: Tensor
+    x: Tensor
+
+
+def check_data(op: str, model: Denoiser, x0: Tensor) -> None:
+    """A denoiser, and floating-point data (B, *S)."""
+    if not isinstance(model, Denoiser):
+        hint = "wrap the network: Denoiser(net, process, pred=...)"
+        raise TypeError(message(op, "model", "a Denoiser", checks.describe(model), hint))
+    checks.float_tensor(op, "x0", x0, "complex data go through torch.view_as_real")
+
+
+def ode_times(op: str, model: Denoiser, steps: int | None, times: Tensor | None, grid: str) -> Tensor:
+    """(N+1,) float64, falling, with noise at the end and signal at the start: what runs of the ODE from data need."""
+    if (steps is None) == (times is None):
+        raise ValueError(message(op, "steps", "one of 'steps' and 'times'", "neither" if steps is None else "both"))
+    if times is None:
+        assert steps is not None
+        times = make_grid(model.process, steps, grid)
+    check_times(op, model.process, times)
+    noise = model.process.rho(times.detach())
+    if not (float(noise[-1]) > 0 and bool(noise.isfinite().all())):
+        expected = "some noise at the last time, where the data are, and some signal at the first"
+        got = f"sigma / alpha of {float(noise[-1]):g} and {float(noise[0]):g}"
+        raise ValueError(message(op, "times", expected, got, "move t_min or t_max of grid() a little inwards"))
+    return times
+
+
+def encode(
+    model: Denoiser,
+    x0: Tensor,
+    *,
+    solver: str = "ddim",
+    steps: int | None = None,
+    times: Tensor | None = None,
+    grid: str = "t",
+    **options: Any,
+) -> Tensor:
+    """The noise x_T that the probability-flow ODE connects with data: "DDIM inversion", or by better methods.
+
+    :func:`decode` with the same arguments gives the data back up to the error of the steps; :func:`invert` is exact.
+
+    Args:
+        model: what denoises.
+        x0: (B, *S) float: data, at the last of the times.
+        solver: "ddim" (Euler's method on dy / d rho = eps), "heun", "midpoint" or "rk4".
+        steps: how many, spaced by ``grid``; or
+        times: (N+1,) float64, falling, as for sampling. The last must have some noise.
+        grid: see :func:`grid`.
+        options: of :func:`sample`: ``cond``, ``uncond``, ``guidance``, ``grad`` (None, "autograd" or "exact"),
+            ``store``, ``last_k``, ``progress``, ``callback``. Gradients reach x0 in place of x_T.
+
+    Returns:
+        (B, *S), in x0's dtype.
+
+    Raises:
+        TypeError, ValueError: as :func:`sample`; times without noise at the end, or without signal at the start.
+
+    Reference:
+        Song et al., Denoising Diffusion Implicit Models, ICLR 2021.
+
+    Example:
+        >>> import torch
+        >>> from probkernels.diffusion import VP, Denoiser, decode, encode
+        >>> class Normal(torch.nn.Module):  # of standard normal data, which stay what they are
+        ...     def forward(self, x, t):
+        ...         return x * VP().sigma(t).to(x)[:, None]
+        >>> model, x0 = Denoiser(Normal(), VP()), torch.ones(1, 2)
+        >>> x_T = encode(model, x0, solver="rk4", steps=50, grid="lambda")
+        >>> back = decode(model, x_T, solver="rk4", steps=50, grid="lambda")
+        >>> round(float(x_T.mean()), 2), round(float(back.mean()), 2)
+        (1.0, 1.0)
+    """
+    check_data("encode", model, x0)
+    checks.one_of("encode", "solver", solver, [*TABLEAUX])
+    times = ode_times("encode", model, steps, times, grid)
+    return sample(model, x0, solver=explicit(TABLEAUX[solver])(model.process, times.cpu().flip(0)), **options)
+
+
+def decode(model: Denoiser, latent: Tensor | Latent, **options: Any) -> Tensor:
+    """The data that noise stands for.
+
+    Args:
+        model: what denoises.
+        latent: (B, *S) float, of :func:`encode`; or what :func:`invert` gave, which is turned back exactly if the
+            network gives the same bits as then: same device, autocast and batch.
+        options: of :func:`sample` for a tensor, where ``solver`` is "ddim" by default; for a :class:`Latent`, ``cond``,
+            ``uncond`` and ``guidance``, which to edit the data may be others than those of :func:`invert`, and
+            ``progress``.
+
+    Returns:
+        (B, *S), in the latent's dtype.
+
+    Raises:
+        TypeError, ValueError: as :func:`sample`; a :class:`Latent` with other options.
+        FloatingPointError: the network gave NaN or infinity.
+
+    Example:
+        >>> import torch
+        >>> from probkernels.diffusion import VP, Denoiser, decode, invert
+        >>> class Net(torch.nn.Module):
+        ...     def forward(self, x, t):
+        ...         return torch.tanh(x + t[:, None])
+        >>> model, x0 = Denoiser(Net(), VP(), pred="v"), torch.linspace(-1, 1, 9)[None]
+        >>> bool((decode(model, invert(model, x0, steps=10)) == x0).all())
+        True
+    """
+    if not isinstance(latent, Latent):
+        return sample(model, latent, **{"solver": "ddim", **options})
+    allowed = {"cond", "uncond", "guidance", "progress"}
+    if not set(options) <= allowed:
+        hint = "the others are those of invert()"
+        raise ValueError(message("decode", "options", f"some of {', '.join(sorted(allowed))}", str(options), hint))
+    check_data("decode", model, latent.x)
+    with torch.no_grad(), tqdm(total=len(latent.times) - 1, disable=not options.pop("progress", False)) as bar:
+        frog = _leapfrog(prepare(model, latent.x, solver="alf", times=latent.times, **options))
+        y, p = latent.y, latent.p
+        for n, (h, alpha) in enumerate(zip(frog.h, frog.middle, strict=True)):
+            y = frog.moved(y, p, h)
+            p, _ = frog.kicked(p, None, _noise(frog, n, frog.input(y, alpha)))
+            y = frog.moved(y, p, h)
+            bar.update()
+        frog.refuse_overflow()
+        return frog.input(y, frog.last)
+
+
+def invert(
+    model: Denoiser,
+    x0: Tensor,
+    *,
+    steps: int | None = None,
+    times: Tensor | None = None,
+    grid: str = "t",
+    cond: Any = None,
+    uncond: Any = None,
+    guidance: float | Tensor | None = None,
+    progress: bool = False,
+) -> Latent:
+    """Exact inversion: noise from which :func:`decode` makes the very same data again, whatever the number of steps.
+
+    Asynchronous leapfrog in fixed point, backwards from x0 and the noise predicted there; each of its steps is undone
+    without error. Data come back within 2^-37, their rounding on the way in. So float32 come back to the bit where they
+    are 0 or no smaller than 2^-12, half precision where they are no smaller than 2^-26.
+
+    Args:
+        model: what denoises; must give the same bits for the same input.
+        x0: (B, *S) float: data, at the last of the times.
+        steps: how many, spaced by ``grid``; or
+        times: (N+1,) float64, falling, as for sampling. The last must have some noise.
+        grid: see :func:`grid`.
+        cond: see :meth:`Denoiser.forward`, as for the next two.
+        uncond: the condition that means none.
+        guidance: its strength w.
+        progress: show a progress bar.
+
+    Raises:
+        TypeError, ValueError: as :func:`encode`; batch normalisation in training mode; a network that draws random
+            numbers.
+        FloatingPointError: the network gave NaN or infinity, or x / alpha left the range of fixed point.
+        NotImplementedError: for an x0 that requires a gradient: whole numbers have none. Use :func:`encode`.
+
+    Reference:
+        Zhuang et al., MALI, ICLR 2021; Maclaurin et al., ICML 2015.
+
+    Example:
+        >>> import torch
+        >>> from probkernels.diffusion import VP, Denoiser, invert
+        >>> class Net(torch.nn.Module):
+        ...     def forward(self, x, t):
+        ...         return torch.tanh(x + t[:, None])
+        >>> latent = invert(Denoiser(Net(), VP(), pred="v"), torch.zeros(2, 3), steps=10)
+        >>> latent.y.dtype, latent.x.shape
+        (torch.int64, torch.Size([2, 3]))
+    """
+    check_data("invert", model, x0)
+    if torch.is_grad_enabled() and x0.requires_grad:
+        expected = "a tensor that requires no gradient"
+        raise NotImplementedError(message("invert", "x0", expected, "one that does", "encode() has gradients"))
+    times = ode_times("invert", model, steps, times, grid).detach()
+    with torch.no_grad(), tqdm(total=len(times) - 1, desc="invert", disable=not progress) as bar:
+        made = prepare(model, x0, solver="alf", times=times, cond=cond, uncond=uncond, guidance=guidance)
+        frog = _leapfrog(made)
+        y = frog.rounded(x0.double() * (ONE / frog.last))
+        p = frog.rounded(_start_noise(made, x0, float(times[-1])).double() * ONE)
+        for n in reversed(range(len(frog.h))):
+            y = frog.moved(y, p, -frog.h[n])
+            p, _ = frog.unkicked(p, None, _noise(frog, n, frog.input(y, frog.middle[n])))
+            y = frog.moved(y, p, -frog.h[n])
+            bar.update()
+        frog.refuse_overflow()
+    return Latent(y, p, times.cpu(), frog.input(y, frog.first))
+
+
+def _leapfrog(made: Run) -> Leapfrog:
+    refuse_batch_norm(made.model)
+    return Leapfrog(Plan(made, lambda n, x: None, 0, None), 1.0)
+
+
+def _noise(frog: Leapfrog, n: int, u: Tensor) -> Tensor:
+    """The net's noise (B, *S) in the middle of step n, whose row in ALF's scheme is n + 1."""
+    return frog.plan.call((n + 1, 0), u, graph=False).k
+
+
+def _start_noise(made: Run, x0: Tensor, t: float) -> Tensor:
+    """The net's noise (B, *S) at the data; shows whether it is random."""
+    before = torch.get_rng_state()
+    noise = made.model.eps(x0.detach(), t, **made.guide)
+    if not torch.equal(before, torch.get_rng_state()):
+        hint = "call model.eval()"
+        raise ValueError(message("invert", "model", "a net that draws no random numbers", "one that does", hint))
+    return noise
