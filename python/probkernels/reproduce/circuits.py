@@ -8,7 +8,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, TypeVar
 
-from ..circuits import EM, PiecewiseLinear, chow_liu, factorised, hclt, mutual_information, tree_parents
+import torch
+
+from ..circuits import EM, Circuit, PiecewiseLinear, chow_liu, factorised, grow, hclt, mutual_information, tree_parents
+from ..circuits.schedule import Schedule
 from . import _circuits_data as data_sets
 from . import _circuits_peers as peers
 from . import _circuits_queries as queries
@@ -32,6 +35,8 @@ METHOD = Method(
 SEEDS = (0, 1, 2)
 EPOCHS = 60
 ANNEALED = PiecewiseLinear(((0.0, 0.8), (0.5, 0.1), (1.0, 0.01)))  # steps of mini-batches; inertia is one minus it
+AFTER_GROWTH = PiecewiseLinear(((0.0, 0.4), (1.0, 0.02)))
+DOUBLINGS, HELD_OUT = 3, 0.05  # from M = 16 to 128; the share of training images that chooses each one's best epoch
 COMPONENTS = (10, 20, 40)  # of mixtures, from which held-out training images choose
 RATES = (0.1, 0.2, 0.3, 0.5)  # of Adam on all images
 BATCH = 64
@@ -39,6 +44,7 @@ BATCH_RATES = (0.03, 0.1, 0.2)  # of Adam on batches
 CLASSIFIER = (2, 20, 2.0)  # latent states, epochs and pseudocount; chosen on the last 200 training images
 
 SMALL, LARGE, FACTORISED, TREE = "HCLT, M = 8", "HCLT, M = 16", "fully factorised", "Chow-Liu tree"
+GROWN = "HCLT grown from M = 16 to 128"
 CATEGORICAL, GAUSSIAN = "categorical mixture", "Gaussian mixture"
 BAYES = "a circuit a class"
 
@@ -51,6 +57,7 @@ EXPECTED = {
     ("digits", TREE): "2.431",
     ("MNIST", LARGE): "1.2413",
     ("MNIST", "HCLT, M = 32"): "1.2113",
+    ("MNIST", GROWN): "1.14 with sparse layers that grow (Dang et al., NeurIPS 2022)",
 }
 
 
@@ -113,7 +120,9 @@ def digit_jobs(quick: bool, epochs: int = EPOCHS) -> list[tuple[Any, ...]]:
 
 def mnist_jobs(folder: Path, epochs: tuple[int, int] = (15, 20), size: int = 512) -> list[tuple[Any, ...]]:
     """See :func:`digit_jobs`."""
+    grown, first = ((count + 1) // 2 for count in epochs)
     return [
+        ("mnist_grown", first + grown * DOUBLINGS, folder, (first, grown), size),
         ("mnist", epochs[0], folder, 32, size),
         ("mnist", epochs[1], folder, 16, size),
         ("mnist_closed_form", 2, folder),
@@ -216,6 +225,28 @@ def _mnist(epochs: int, folder: Path, latents: int, size: int, advance: Advance)
     return found
 
 
+def _mnist_grown(
+    passes: int, folder: Path, epochs: tuple[int, int], size: int, advance: Advance
+) -> list[Record]:  # fmt: skip
+    """An HCLT whose latents double their states again and again, each time trained until held-out images get worse."""
+    images = data_sets.mnist(folder)
+    order = torch.randperm(len(images.train), generator=torch.Generator().manual_seed(0))
+    held_out, seen = (images.train[part] for part in order.tensor_split([int(HELD_OUT * len(order))]))
+    batches = max(len(seen) // size, 1)
+
+    def train(circuit: Circuit, schedule: Schedule, count: int) -> None:
+        step = peers.ticking(schedule, lambda amount: advance(amount / batches))
+        em = EM(circuit, step=step, pseudocount=0.1, batch_size=size)
+        em.fit(seen, validation=held_out, epochs=count, progress=False)
+
+    circuit = hclt(seen, 16, categories=images.categories)
+    train(circuit, ANNEALED, epochs[0])
+    for seed in range(DOUBLINGS):
+        circuit = grow(circuit, seed=seed)
+        train(circuit, AFTER_GROWTH, epochs[1])
+    return [Fit("MNIST", GROWN, 0, bits(circuit, images.test), bits(circuit, seen))]
+
+
 def _mnist_closed_form(steps: int, folder: Path, advance: Advance) -> list[Record]:
     images = data_sets.mnist(folder)
     independent = bits(factorised(images.train, categories=images.categories), images.test)
@@ -227,7 +258,8 @@ def _mnist_closed_form(steps: int, folder: Path, advance: Advance) -> list[Recor
 
 TASKS: dict[str, Callable[..., list[Record]]] = {
     "hclt": _hclt, "closed_form": _closed_form, "mixtures": _mixtures, "em": _em, "adam": _adam,
-    "classify": _classify, "show": _show, "mnist": _mnist, "mnist_closed_form": _mnist_closed_form,
+    "classify": _classify, "show": _show, "mnist": _mnist, "mnist_grown": _mnist_grown,
+    "mnist_closed_form": _mnist_closed_form,
 }  # fmt: skip
 
 
