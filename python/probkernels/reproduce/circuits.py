@@ -35,7 +35,7 @@ METHOD = Method(
 SEEDS = (0, 1, 2)
 EPOCHS = 60
 ANNEALED = PiecewiseLinear(((0.0, 0.8), (0.5, 0.1), (1.0, 0.01)))  # steps of mini-batches; inertia is one minus it
-AFTER_GROWTH = PiecewiseLinear(((0.0, 0.4), (1.0, 0.02)))
+AFTER_GROWTH = PiecewiseLinear(((0.0, 0.3), (1.0, 0.01)))
 DOUBLINGS, HELD_OUT = 3, 0.05  # from M = 16 to 128; the share of training images that chooses each one's best epoch
 COMPONENTS = (10, 20, 40)  # of mixtures, from which held-out training images choose
 RATES = (0.1, 0.2, 0.3, 0.5)  # of Adam on all images
@@ -120,9 +120,9 @@ def digit_jobs(quick: bool, epochs: int = EPOCHS) -> list[tuple[Any, ...]]:
 
 def mnist_jobs(folder: Path, epochs: tuple[int, int] = (15, 20), size: int = 512) -> list[tuple[Any, ...]]:
     """See :func:`digit_jobs`."""
-    grown, first = ((count + 1) // 2 for count in epochs)
+    half = epochs[1] // 2
     return [
-        ("mnist_grown", first + grown * DOUBLINGS, folder, (first, grown), size),
+        ("mnist_grown", half * (1 + DOUBLINGS), folder, half, size),
         ("mnist", epochs[0], folder, 32, size),
         ("mnist", epochs[1], folder, 16, size),
         ("mnist_closed_form", 2, folder),
@@ -225,25 +225,23 @@ def _mnist(epochs: int, folder: Path, latents: int, size: int, advance: Advance)
     return found
 
 
-def _mnist_grown(
-    passes: int, folder: Path, epochs: tuple[int, int], size: int, advance: Advance
-) -> list[Record]:  # fmt: skip
+def _mnist_grown(passes: int, folder: Path, epochs: int, size: int, advance: Advance) -> list[Record]:  # fmt: skip
     """An HCLT whose latents double their states again and again, each time trained until held-out images get worse."""
     images = data_sets.mnist(folder)
     order = torch.randperm(len(images.train), generator=torch.Generator().manual_seed(0))
     held_out, seen = (images.train[part] for part in order.tensor_split([int(HELD_OUT * len(order))]))
     batches = max(len(seen) // size, 1)
 
-    def train(circuit: Circuit, schedule: Schedule, count: int) -> None:
+    def train(circuit: Circuit, schedule: Schedule) -> None:
         step = peers.ticking(schedule, lambda amount: advance(amount / batches))
         em = EM(circuit, step=step, pseudocount=0.1, batch_size=size)
-        em.fit(seen, validation=held_out, epochs=count, progress=False)
+        em.fit(seen, validation=held_out, epochs=epochs, progress=False)
 
     circuit = hclt(seen, 16, categories=images.categories)
-    train(circuit, ANNEALED, epochs[0])
+    train(circuit, ANNEALED)
     for seed in range(DOUBLINGS):
         circuit = grow(circuit, seed=seed)
-        train(circuit, AFTER_GROWTH, epochs[1])
+        train(circuit, AFTER_GROWTH)
     return [Fit("MNIST", GROWN, 0, bits(circuit, images.test), bits(circuit, seen))]
 
 
