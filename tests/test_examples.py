@@ -57,3 +57,9 @@ def test_guidance_makes_the_digit_that_is_asked_for() -> None:
     shares = [float(figure) for figure in re.findall(r"(\d+\.\d)% look", output("diffusion_guided"))]
     assert len(shares) == 4 and shares == sorted(shares)
     assert shares[0] < 20 and shares[1] > 70 and shares[3] > 95
+
+
+def test_a_circuit_over_a_flow_beats_both() -> None:
+    rows = re.findall(r"(\d\.\d{3}) bits a pixel", output("codec_flow"))
+    single, circuit, flow, both = map(float, rows)
+    assert both < min(circuit, flow) - 0.7 < single - 2

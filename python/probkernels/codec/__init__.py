@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from .coder import decode, decode_each, encode
+from .frozen_flow import FrozenFlow
+from .integer_flow import IntegerFlow
 from .layout import Layout
-from .pc_codec import PCCodec, ProgramCoder, open
+from .pc_codec import FlowCoder, PCCodec, ProgramCoder, open
 from .program import Program
 from .reader import CodecReader, Damage
 from .writer import CodecWriter
@@ -13,6 +15,9 @@ __all__ = [
     "CodecReader",
     "CodecWriter",
     "Damage",
+    "FlowCoder",
+    "FrozenFlow",
+    "IntegerFlow",
     "Layout",
     "PCCodec",
     "Program",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,11 +11,12 @@ from typing import BinaryIO
 import numpy as np
 import torch
 
-from .._core.errors import CorruptStreamError
+from .._core.errors import CorruptStreamError, message
 from ..circuits import Circuit
 from ..sparse import _files
-from . import model_file
+from . import frozen_flow, model_file
 from .coder import decode, encode
+from .frozen_flow import FrozenFlow
 from .layout import Layout
 from .program import Program
 from .reader import MOST_BYTES, CodecReader
@@ -46,6 +48,38 @@ class ProgramCoder:
         return decode(self.program, payloads, rows, lanes).numpy()
 
 
+class FlowCoder(ProgramCoder):
+    """A compiled circuit over the latents of a flow, in the form that the container takes.
+
+    Raises:
+        ValueError: the circuit and the flow have other alphabets.
+
+    Example:
+        >>> import torch
+        >>> from probkernels.circuits import factorised
+        >>> from probkernels.codec import FlowCoder, IntegerFlow, Program
+        >>> program = Program.from_circuit(factorised(torch.randint(0, 4, (100, 6)), categories=4))
+        >>> len(FlowCoder(program, IntegerFlow([4] * 6).freeze()).model_id)
+        32
+    """
+
+    def __init__(self, program: Program, flow: FrozenFlow) -> None:
+        super().__init__(program)
+        if flow.categories.tolist() != program.categories:
+            wanted = f"the circuit's alphabets {program.categories[:4]}..."
+            raise ValueError(message("FlowCoder", "flow", wanted, f"{flow.categories[:4].tolist()}..."))
+        self.flow = flow
+        self.model_id = hashlib.sha256(program.model_id + flow.flow_id).digest()
+
+    def encode(self, codes: np.ndarray, rows_per_chunk: int, lanes: int) -> list[bytes]:
+        """Payloads of codes (N, V) int32, one a chunk."""
+        return super().encode(self.flow.encode(codes), rows_per_chunk, lanes)
+
+    def decode(self, payloads: Sequence[bytes], rows: Sequence[int], lanes: int) -> np.ndarray:
+        """Codes (sum of rows, V) int32."""
+        return self.flow.decode(super().decode(payloads, rows, lanes))
+
+
 class PCCodec:
     """Compresses integer arrays without loss, with a circuit as their model.
 
@@ -56,10 +90,11 @@ class PCCodec:
         model: a structured-decomposable circuit of discrete variables, or a program.
         offset: the value that code 0 stands for, e.g. -32768 for int16 rows.
         tile: (height, width) of the images that the model describes; larger images are cut into tiles.
+        flow: maps items to the latents that the circuit describes.
 
     Raises:
         TypeError: no circuit.
-        ValueError: a circuit that cannot be compiled.
+        ValueError: a circuit that cannot be compiled; a flow with other alphabets.
 
     Reference: Liu, Mandt, Van den Broeck, "Lossless Compression with Probabilistic Circuits", ICLR 2022.
 
@@ -74,10 +109,13 @@ class PCCodec:
         True
     """
 
-    def __init__(self, model: Circuit | Program, *, offset: int = 0, tile: tuple[int, int] | None = None) -> None:
+    def __init__(
+        self, model: Circuit | Program, *, offset: int = 0, tile: tuple[int, int] | None = None,
+        flow: FrozenFlow | None = None,
+    ) -> None:  # fmt: skip
         self.program = model if isinstance(model, Program) else Program.from_circuit(model)
-        self.coder = ProgramCoder(self.program)
-        self.offset, self.tile = offset, tile
+        self.coder = ProgramCoder(self.program) if flow is None else FlowCoder(self.program, flow)
+        self.offset, self.tile, self.flow = offset, tile, flow
         self._packed: bytes | None = None
 
     @property
@@ -93,7 +131,8 @@ class PCCodec:
         """The model file's content."""
         if self._packed is None:
             facts: dict[str, object] = {"offset": self.offset, "tile": list(self.tile) if self.tile else None}
-            self._packed = model_file.pack(self.program.arrays(), facts)
+            self._packed = b"" if self.flow is None else self.flow.to_bytes()
+            self._packed += model_file.pack(self.program.arrays(), facts)
         return self._packed
 
     @classmethod
@@ -103,6 +142,9 @@ class PCCodec:
         Raises:
             CorruptStreamError: damaged, or more than ``max_bytes`` once decompressed.
         """
+        flow = None
+        if data.startswith(frozen_flow.MAGIC):
+            flow, data = FrozenFlow.from_bytes(data, max_bytes)
         arrays, facts = model_file.unpack(data, max_bytes)
         offset, tile = facts.get("offset"), facts.get("tile")
         fine = tile is None or (
@@ -110,9 +152,10 @@ class PCCodec:
         )
         if type(offset) is not int or not fine:
             raise CorruptStreamError("model: impossible offset or tile")
-        return cls(
-            Program.from_arrays(arrays), offset=offset, tile=(tile[0], tile[1]) if isinstance(tile, list) else None
-        )
+        program = Program.from_arrays(arrays)
+        if flow is not None and flow.categories.tolist() != program.categories:
+            raise CorruptStreamError("model: the circuit and the flow have other alphabets")
+        return cls(program, offset=offset, tile=(tile[0], tile[1]) if isinstance(tile, list) else None, flow=flow)
 
     def save(self, path: str | Path) -> None:
         """Writes a model file, whole or not at all."""
