@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -26,11 +27,16 @@ def python(*arguments: str, cwd: Path) -> str:
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if BLOCK.search(p.read_text())], ids=lambda page: page.stem)
-def test_blocks_run(page: Path, tmp_path: Path) -> None:
-    """The blocks of a page, in order and in one namespace."""
+def test_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The blocks of a page, in order and in one namespace; in a process of their own where they register an op."""
+    code = "\n".join(BLOCK.findall(page.read_text()))
     script = tmp_path / "page.py"
-    script.write_text("\n".join(BLOCK.findall(page.read_text())))
-    python(str(script), cwd=tmp_path)
+    script.write_text(code)
+    monkeypatch.chdir(tmp_path)
+    if "import Op" in code:
+        python(str(script), cwd=tmp_path)
+    else:
+        runpy.run_path(str(script), run_name="__main__")
 
 
 @pytest.mark.skipif(importlib.util.find_spec("mkdocs") is None, reason="mkdocs is not installed")
