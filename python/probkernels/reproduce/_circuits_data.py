@@ -60,7 +60,7 @@ def require_sklearn() -> None:
         import sklearn  # noqa: F401
     except ImportError as error:
         hint = "pip install 'probkernels[report]'"
-        raise ImportError(f"reproduce circuits: needs scikit-learn for its digits. Hint: {hint}") from error
+        raise ImportError(f"reproduce: needs scikit-learn for its digits. Hint: {hint}") from error
 
 
 def mnist(folder: Path) -> Images:
