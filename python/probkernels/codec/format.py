@@ -9,27 +9,72 @@ from dataclasses import dataclass
 import numpy as np
 
 from .._core.errors import CorruptStreamError
-from ._checksums import crc32c
+from ._checksums import crc32c, digest64
 from .layout import DTYPES, MOST_DIMENSIONS, MOST_VARIABLES, Layout
 
 MAGIC = b"\x89PKC\r\n\x1a\n"  # a transfer in text mode breaks it
-END = b"PKCEND\r\n"
-CHUNK = b"CHNK"
-INDEX = b"INDX"
+END = b"PKCE"
+CHUNK = b"\xc5\x9e"
 VERSION = 1
-PROFILE = 1  # the arithmetic f32-fma-seq-v1
-PROBABILITY_BITS, WEIGHT_BITS = 24, 16
+PROFILE = 1  # the arithmetic f32-fma-seq-v1, 24 bits of a probability and 16 of a weight
 EMBEDDED = 1  # the flag of a file that carries its model
 CODED, RAW, DEFLATE = 0, 1, 2  # kinds of chunks
+ID_BYTES = 16  # of the model's 32
 
-PREFIX = struct.Struct("<8sHHIHBBBBHI32sqIIIQ")
-HEAD = struct.Struct("<4sB3xIQI8s")
-INDEX_PREFIX = struct.Struct("<4sI")
-ENTRY = np.dtype([("offset", "<u8"), ("items", "<u4")])
-TRAILER = struct.Struct("<QQQQ8s")
+PREFIX_BYTES = len(MAGIC) + 1 + 5  # magic, version and the header's size, a number of at most 5 bytes
 CRC = struct.Struct("<I")
-HEAD_BYTES, TRAILER_BYTES = HEAD.size + CRC.size, TRAILER.size + CRC.size
+TRAILER = struct.Struct("<II4s")
+TRAILER_BYTES = TRAILER.size
 MOST_ALPHABET = 65536
+MOST_HEAD = 64  # bytes of a chunk's head, checksums included
+SMALL = 4096  # bytes of decoded items below which a chunk has short checksums
+
+
+def number(value: int) -> bytes:
+    """A whole number >= 0: seven bits a byte, the lowest first; the highest bit says that more follow."""
+    out = bytearray()
+    while value > 127:
+        out.append(value & 127 | 128)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+@dataclass
+class Cursor:
+    """Bytes being read from the front."""
+
+    data: bytes
+    part: str
+    at: int = 0
+
+    def take(self, size: int) -> bytes:
+        """The next bytes.
+
+        Raises:
+            CorruptStreamError: there are fewer.
+        """
+        if self.at + size > len(self.data):
+            raise CorruptStreamError(f"{self.part}: ends early")
+        self.at += size
+        return self.data[self.at - size : self.at]
+
+    def number(self) -> int:
+        """The next :func:`number`, below 2**64.
+
+        Raises:
+            CorruptStreamError: it ends early, is larger, or longer than it needs to be.
+        """
+        value, shift = 0, 0
+        while shift < 64:
+            byte = self.take(1)[0]
+            value |= (byte & 127) << shift
+            if byte < 128:
+                break
+            shift += 7
+        if byte >= 128 or value >= 2**64 or (shift and not byte):
+            raise CorruptStreamError(f"{self.part}: an impossible number")
+        return value
 
 
 def sealed(data: bytes) -> bytes:
@@ -57,23 +102,24 @@ class Header:
 
     layout: Layout
     categories: tuple[int, ...]  # of every variable
-    model_id: bytes
+    model_id: bytes  # the first 16 bytes
     chunk_items: int
     lanes: int
     model_bytes: int = 0  # of the model that follows the header; 0 without one
 
     def pack(self) -> bytes:
         """The header's bytes."""
-        layout, shape = self.layout, self.layout.shape
+        layout = self.layout
         alphabets = self.categories[:1] if len(set(self.categories)) == 1 else self.categories
-        tile = layout.tile or (0, 0)
-        size = PREFIX.size + 4 * (len(shape) + len(alphabets)) + CRC.size
-        prefix = PREFIX.pack(
-            MAGIC, VERSION, EMBEDDED if self.model_bytes else 0, size, PROFILE, DTYPES.index(layout.dtype),
-            PROBABILITY_BITS, WEIGHT_BITS, len(shape), self.lanes, self.chunk_items, self.model_id, layout.offset,
-            *tile, len(alphabets), self.model_bytes,
+        offset = 2 * layout.offset if layout.offset >= 0 else -2 * layout.offset - 1
+        numbers = (
+            len(layout.shape), *layout.shape, self.lanes, self.chunk_items, offset, *(layout.tile or (0, 0)),
+            self.model_bytes, len(alphabets),
         )  # fmt: skip
-        return sealed(prefix + np.array([*shape, *alphabets], "<u4").tobytes())
+        flags = EMBEDDED if self.model_bytes else 0
+        body = bytes([flags, PROFILE, DTYPES.index(layout.dtype)]) + b"".join(map(number, numbers))
+        body += (np.array(alphabets) - 1).astype("<u2").tobytes() + self.model_id[:ID_BYTES]
+        return sealed(MAGIC + bytes([VERSION]) + number(len(body) + CRC.size) + body)
 
     @staticmethod
     def size(prefix: bytes) -> int:
@@ -82,15 +128,15 @@ class Header:
         Raises:
             CorruptStreamError: no such file, or of another version.
         """
-        if len(prefix) < PREFIX.size or prefix[:8] != MAGIC:
+        if prefix[:8] != MAGIC or len(prefix) < PREFIX_BYTES:
             raise CorruptStreamError("header: not a file of this codec")
-        fields = PREFIX.unpack(prefix[: PREFIX.size])
-        if fields[1] != VERSION:
-            raise CorruptStreamError(f"header: expected version {VERSION}, got {fields[1]}")
-        size, dimensions, alphabets = fields[3], fields[8], fields[15]
-        if size != PREFIX.size + 4 * (dimensions + alphabets) + CRC.size or alphabets > MOST_VARIABLES:
+        if prefix[8] != VERSION:
+            raise CorruptStreamError(f"header: expected version {VERSION}, got {prefix[8]}")
+        cursor = Cursor(prefix[:PREFIX_BYTES], "header", 9)
+        size = cursor.number()
+        if size > 2 * MOST_VARIABLES + 256:
             raise CorruptStreamError(f"header: impossible size {size}")
-        return size
+        return cursor.at + size
 
     @classmethod
     def unpack(cls, data: bytes) -> Header:
@@ -99,27 +145,40 @@ class Header:
         Raises:
             CorruptStreamError: damaged, or values that no writer makes.
         """
-        body = opened(data, "header")
-        fields = PREFIX.unpack(body[: PREFIX.size])
-        _, _, flags, _, profile, dtype, probability, weight, dimensions, lanes, chunk_items, model_id = fields[:12]
-        offset, high, wide, alphabets, model_bytes = fields[12:]
-        if (profile, probability, weight) != (PROFILE, PROBABILITY_BITS, WEIGHT_BITS):
-            raise CorruptStreamError(f"header: unknown arithmetic {(profile, probability, weight)}")
-        if dtype >= len(DTYPES) or dimensions > MOST_DIMENSIONS or not lanes or not chunk_items:
+        cursor = Cursor(opened(data, "header"), "header", 9)
+        cursor.number()
+        flags, profile, dtype = cursor.take(3)
+        dimensions = cursor.number()
+        if profile != PROFILE:
+            raise CorruptStreamError(f"header: unknown arithmetic {profile}")
+        if dtype >= len(DTYPES) or dimensions > MOST_DIMENSIONS:
             raise CorruptStreamError("header: impossible values")
+        shape = tuple(cursor.number() for _ in range(dimensions))
+        lanes, chunk_items, offset, high, wide, model_bytes, alphabets = (cursor.number() for _ in range(7))
         if flags != (EMBEDDED if model_bytes else 0):
             raise CorruptStreamError(f"header: unknown flags {flags:#x}")
-        numbers = np.frombuffer(body[PREFIX.size :], "<u4").tolist()
+        if not 1 <= lanes < 2**16 or not 1 <= chunk_items < 2**32:
+            raise CorruptStreamError("header: impossible lanes or items of a chunk")
         try:
-            layout = Layout(tuple(numbers[:dimensions]), DTYPES[dtype], offset, (high, wide) if high or wide else None)
+            tile = (high, wide) if high or wide else None
+            layout = Layout(shape, DTYPES[dtype], -(offset + 1) // 2 if offset % 2 else offset // 2, tile)
         except (TypeError, ValueError) as error:
             raise CorruptStreamError(f"header: {error}") from None
-        categories = numbers[dimensions:]
-        if alphabets not in (1, layout.variables) or not all(1 <= size <= MOST_ALPHABET for size in categories):
+        if alphabets not in (1, layout.variables):
             raise CorruptStreamError("header: impossible alphabets")
+        categories = [size + 1 for size in np.frombuffer(cursor.take(2 * alphabets), "<u2").tolist()]
         if alphabets == 1:
             categories = categories * layout.variables
+        model_id = cursor.take(ID_BYTES)
+        if cursor.at != len(cursor.data):
+            raise CorruptStreamError("header: impossible size")
         return cls(layout, tuple(categories), model_id, chunk_items, lanes, model_bytes)
+
+
+def checks(plain_bytes: int) -> tuple[int, int]:
+    """Bytes of a chunk's CRC and of its digest, given the bytes of its items: random damage passes both with a
+    probability of 2**-32 in small chunks, 2**-96 in others."""
+    return (2, 2) if plain_bytes < SMALL else (4, 8)
 
 
 @dataclass(frozen=True)
@@ -127,85 +186,93 @@ class Head:
     """What stands before a chunk's payload."""
 
     kind: int
+    number: int  # of the chunk, from 0
     items: int
     size: int  # bytes of the payload
-    crc: int  # CRC32C of the payload
     digest: bytes  # of the decoded items
+    crc: bytes  # of the head before it and the payload
+    length: int  # of the head itself
 
-    def pack(self) -> bytes:
-        """The head's bytes."""
-        return sealed(HEAD.pack(CHUNK, self.kind, self.items, self.size, self.crc, self.digest))
+    @staticmethod
+    def pack(kind: int, place: int, plain: bytes, items: int, payload: bytes) -> bytes:
+        """The head of a chunk, with its checksums."""
+        crc_bytes, digest_bytes = checks(len(plain))
+        head = CHUNK + bytes([kind]) + number(place) + number(items) + number(len(payload))
+        head += digest64(plain)[:digest_bytes]
+        return head + CRC.pack(crc32c(head + payload))[:crc_bytes]
 
     @classmethod
-    def unpack(cls, data: bytes, part: str) -> Head:
-        """The head from its bytes.
+    def unpack(cls, data: bytes, item_bytes: int, part: str) -> Head:
+        """The head at the start of ``data``.
 
         Raises:
             CorruptStreamError: damaged, or of an unknown kind.
         """
-        name, *fields = HEAD.unpack(opened(data, part)) if len(data) == HEAD_BYTES else (b"",)
-        if name != CHUNK:
+        cursor = Cursor(data, part)
+        if cursor.take(2) != CHUNK:
             raise CorruptStreamError(f"{part}: no chunk starts here")
-        if fields[0] > DEFLATE or not fields[1]:
-            raise CorruptStreamError(f"{part}: unknown kind {fields[0]} or no items")
-        return cls(*fields)
+        kind = cursor.take(1)[0]
+        place, items, size = (cursor.number() for _ in range(3))
+        if kind > DEFLATE or not items:
+            raise CorruptStreamError(f"{part}: unknown kind {kind} or no items")
+        crc_bytes, digest_bytes = checks(items * item_bytes)
+        digest, crc = cursor.take(digest_bytes), cursor.take(crc_bytes)
+        return cls(kind, place, items, size, digest, crc, cursor.at)
+
+    def fits(self, head: bytes, payload: bytes) -> bool:
+        """Whether the CRC is that of the head's bytes and the payload."""
+        found = crc32c(head[: self.length - len(self.crc)] + payload)
+        return CRC.pack(found)[: len(self.crc)] == self.crc
+
+    def decodes_to(self, plain: bytes) -> bool:
+        """Whether the digest is that of the items' bytes."""
+        return digest64(plain)[: len(self.digest)] == self.digest
 
 
-def pack_index(offsets: list[int], items: list[int]) -> bytes:
-    """Where each chunk's head lies, and how many items it has."""
-    entries = np.zeros(len(offsets), ENTRY)
-    entries["offset"], entries["items"] = offsets, items
-    return sealed(INDEX_PREFIX.pack(INDEX, len(offsets)) + entries.tobytes())
+def pack_end(items: int, sizes: list[int]) -> bytes:
+    """Index and trailer: the number of items, and the bytes of each chunk, its head included."""
+    index = number(items) + b"".join(map(number, sizes))
+    return index + TRAILER.pack(len(index), crc32c(index), END)
 
 
-def unpack_index(data: bytes) -> tuple[np.ndarray, np.ndarray]:
-    """Offsets and items (chunks,) int64.
+def index_bytes(trailer: bytes) -> int:
+    """Bytes of the index before the trailer.
+
+    Raises:
+        CorruptStreamError: no trailer.
+    """
+    size, _, name = TRAILER.unpack(trailer) if len(trailer) == TRAILER_BYTES else (0, 0, b"")
+    if name != END:
+        raise CorruptStreamError("trailer: not found; the file was cut, or its writer did not finish")
+    return int(size)
+
+
+def unpack_end(data: bytes) -> tuple[int, np.ndarray]:
+    """Items of the file, and the bytes of each chunk (chunks,) int64, from index and trailer.
 
     Raises:
         CorruptStreamError: damaged.
     """
-    body = opened(data, "index")
-    if len(body) < INDEX_PREFIX.size or (len(body) - INDEX_PREFIX.size) % ENTRY.itemsize:
-        raise CorruptStreamError("index: impossible size")
-    name, count = INDEX_PREFIX.unpack(body[: INDEX_PREFIX.size])
-    entries = np.frombuffer(body, ENTRY, offset=INDEX_PREFIX.size)
-    if name != INDEX or count != len(entries) or (entries["offset"] >= 2**62).any():
-        raise CorruptStreamError("index: impossible values")
-    return entries["offset"].astype(np.int64), entries["items"].astype(np.int64)
+    index, (_, crc, _) = data[:-TRAILER_BYTES], TRAILER.unpack(data[-TRAILER_BYTES:])
+    if crc32c(index) != crc:
+        raise CorruptStreamError("index: its CRC32C does not match")
+    numbers = _numbers(np.frombuffer(index, np.uint8))
+    return int(numbers[0]), numbers[1:]
 
 
-@dataclass(frozen=True)
-class Trailer:
-    """The last bytes of a complete file."""
-
-    items: int
-    index_offset: int
-    index_bytes: int
-    file_bytes: int
-
-    def pack(self) -> bytes:
-        """The trailer's bytes."""
-        return sealed(TRAILER.pack(self.items, self.index_offset, self.index_bytes, self.file_bytes, END))
-
-    @classmethod
-    def unpack(cls, data: bytes, file_bytes: int) -> Trailer:
-        """The trailer from the last bytes of a file of so many.
-
-        Raises:
-            CorruptStreamError: damaged, or the file was cut or extended.
-        """
-        *fields, name = TRAILER.unpack(opened(data, "trailer")) if len(data) == TRAILER_BYTES else (b"",)
-        if name != END:
-            raise CorruptStreamError("trailer: not found; the file was cut, or its writer did not finish")
-        trailer = cls(*fields)
-        if trailer.file_bytes != file_bytes or trailer.index_offset + trailer.index_bytes + TRAILER_BYTES != file_bytes:
-            raise CorruptStreamError(f"trailer: expected {trailer.file_bytes} bytes, got a file of {file_bytes}")
-        return trailer
+def _numbers(data: np.ndarray) -> np.ndarray:
+    """All of a row of :func:`number`, each below 2**56."""
+    ends = np.flatnonzero(data < 128)
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    if not len(ends) or ends[-1] != len(data) - 1 or (ends - starts > 7).any():
+        raise CorruptStreamError("index: impossible numbers")
+    place = np.arange(len(data)) - np.repeat(starts, ends - starts + 1)
+    return np.add.reduceat((data & 127).astype(np.int64) << 7 * place, starts)
 
 
 def overhead(chunks: int) -> int:
-    """Bytes that chunks, index and trailer add to header and payloads."""
-    return chunks * (HEAD_BYTES + ENTRY.itemsize) + INDEX_PREFIX.size + CRC.size + TRAILER_BYTES
+    """Bytes that chunks, index and trailer may add to header and payloads."""
+    return chunks * (MOST_HEAD + 8) + 8 + TRAILER_BYTES
 
 
 def default_chunk(layout: Layout) -> int:

@@ -209,13 +209,15 @@ class PCCodec:
         """
         return self.open(blob, max_bytes=max_bytes)[:]
 
-    def open(self, source: str | Path | bytes | BinaryIO, *, max_bytes: int = MOST_BYTES) -> CodecReader:
+    def open(
+        self, source: str | Path | bytes | BinaryIO, *, max_bytes: int = MOST_BYTES, recover: bool = False
+    ) -> CodecReader:
         """A reader with random access by slices; see :class:`CodecReader`."""
-        return CodecReader(source, self.coder, max_bytes=max_bytes)
+        return CodecReader(source, self.coder, max_bytes=max_bytes, recover=recover)
 
 
-def open(source: str | Path | bytes | BinaryIO, *, max_bytes: int = MOST_BYTES) -> CodecReader:
-    """Opens a container that carries its model.
+def open(source: str | Path | bytes | BinaryIO, *, max_bytes: int = MOST_BYTES, recover: bool = False) -> CodecReader:
+    """Opens a container that carries its model; with ``recover`` also one whose index is lost.
 
     Raises:
         CorruptStreamError: damaged.
@@ -231,5 +233,6 @@ def open(source: str | Path | bytes | BinaryIO, *, max_bytes: int = MOST_BYTES) 
         True
     """
     return CodecReader(
-        source, load_model=lambda data: PCCodec.from_bytes(data, max_bytes=max_bytes).coder, max_bytes=max_bytes
-    )
+        source, load_model=lambda data: PCCodec.from_bytes(data, max_bytes=max_bytes).coder, max_bytes=max_bytes,
+        recover=recover,
+    )  # fmt: skip

@@ -14,7 +14,7 @@ import numpy as np
 
 from .._core.errors import CorruptStreamError, ModelMismatchError, message
 from . import format as parts
-from ._checksums import crc32c, digest64
+from ._recover import find_chunks, table
 from .writer import Coder
 
 MOST_BYTES = 2**31
@@ -48,6 +48,8 @@ class CodecReader:
         coder: the model; None if the file carries it.
         load_model: makes a coder from the bytes of an embedded model.
         max_bytes: of decoded items at once, and of the index and of the model; checked before anything is allocated.
+        recover: if the index is damaged or was cut off, look for the chunks themselves. ``recovered`` says whether that
+            was needed; the items are then those up to the last chunk found, and what came after is not known.
 
     Raises:
         CorruptStreamError: no such file, or damaged.
@@ -72,6 +74,7 @@ class CodecReader:
         *,
         load_model: LoadModel | None = None,
         max_bytes: int = MOST_BYTES,
+        recover: bool = False,
     ) -> None:
         self.max_bytes, self._own = max_bytes, isinstance(source, (str, Path))
         if isinstance(source, (str, Path)):
@@ -79,50 +82,63 @@ class CodecReader:
         else:
             self._file = io.BytesIO(source) if isinstance(source, bytes) else source
         try:
-            self._start(coder, load_model)
+            self._start(coder, load_model, recover)
         except BaseException:
             self.close()
             raise
 
-    def _start(self, coder: Coder | None, load_model: LoadModel | None) -> None:
+    def _start(self, coder: Coder | None, load_model: LoadModel | None, recover: bool) -> None:
         self.file_bytes = self._file.seek(0, io.SEEK_END)
-        size = parts.Header.size(self._read(0, parts.PREFIX.size, "header"))
+        size = parts.Header.size(self._read(0, min(parts.PREFIX_BYTES, self.file_bytes), "header"))
         self.header = parts.Header.unpack(self._read(0, size, "header"))
-        self.layout = self.header.layout
-        trailer_at = max(0, self.file_bytes - parts.TRAILER_BYTES)
-        tail = self._read(trailer_at, self.file_bytes - trailer_at, "trailer")
-        trailer = parts.Trailer.unpack(tail, self.file_bytes)
-        index = self._read(trailer.index_offset, trailer.index_bytes, "index")
-        self._offsets, self.items_of_chunks = parts.unpack_index(index)
+        self.layout, self._model_at = self.header.layout, size
+        self._find(size + self.header.model_bytes, recover)
         self._firsts = np.concatenate([[0], np.cumsum(self.items_of_chunks)])
-        self._check_index(trailer, size)
-        self.coder = coder if coder is not None else self._embedded(size, load_model)
-        if self.coder.model_id != self.header.model_id or tuple(self.coder.categories) != self.header.categories:
-            theirs, ours = self.header.model_id.hex()[:16], self.coder.model_id.hex()[:16]
-            raise ModelMismatchError(f"the file was written with model {theirs}..., not with {ours}...")
+        self.coder = coder if coder is not None else self._embedded(load_model)
+        ours = self.coder.model_id[: parts.ID_BYTES]
+        if ours != self.header.model_id or tuple(self.coder.categories) != self.header.categories:
+            theirs = self.header.model_id.hex()
+            raise ModelMismatchError(f"the file was written with model {theirs}, not with {ours.hex()}")
 
-    def _check_index(self, trailer: parts.Trailer, header_bytes: int) -> None:
-        items = self.items_of_chunks
-        whole = bool((items[:-1] == self.header.chunk_items).all()) and bool((items <= self.header.chunk_items).all())
-        if not whole or (items < 1).any() or self._firsts[-1] != trailer.items:
+    def _find(self, start: int, recover: bool) -> None:
+        """Where the chunks are: from the index, or else by looking for them."""
+        self.recovered = False
+        try:
+            self._read_index(start)
+        except CorruptStreamError:
+            if not recover:
+                raise
+            self.recovered = True
+            found = find_chunks(self._file, start, self.file_bytes, self.header, self.max_bytes)
+            self._offsets, self._sizes, self.items_of_chunks = table(found, self.header.chunk_items)
+
+    def _read_index(self, start: int) -> None:
+        trailer_at = max(0, self.file_bytes - parts.TRAILER_BYTES)
+        size = parts.index_bytes(self._read(trailer_at, self.file_bytes - trailer_at, "trailer"))
+        if size > trailer_at - start:
+            raise CorruptStreamError("index: it does not fit into the file")
+        end = self._read(trailer_at - size, size + parts.TRAILER_BYTES, "index")
+        items, self._sizes = parts.unpack_end(end)
+        per, chunks = self.header.chunk_items, len(self._sizes)
+        if chunks != -(-items // per):
             raise CorruptStreamError("index: the chunks' items do not add up")
-        ends = np.append(self._offsets[1:], trailer.index_offset)
-        start = header_bytes + self.header.model_bytes
-        first = self._offsets[0] if len(self._offsets) else trailer.index_offset
-        if first != start or (ends - self._offsets < parts.HEAD_BYTES).any():
+        ends = start + np.cumsum(self._sizes)
+        possible = bool(((self._sizes >= 1) & (self._sizes <= self.file_bytes)).all())
+        if not possible or (ends[-1] if chunks else start) != trailer_at - size:
             raise CorruptStreamError("index: the chunks do not follow each other")
+        self._offsets, self.items_of_chunks = ends - self._sizes, np.full(chunks, per)
+        self.items_of_chunks[chunks - 1 :] -= chunks * per - items
 
-    def _embedded(self, at: int, load_model: LoadModel | None) -> Coder:
+    def _embedded(self, load_model: LoadModel | None) -> Coder:
         if not self.header.model_bytes:
-            raise ModelMismatchError(f"the file needs model {self.header.model_id.hex()[:16]}..., which it has not")
+            raise ModelMismatchError(f"the file needs model {self.header.model_id.hex()}, which it has not")
         if load_model is None:
             raise ModelMismatchError("the file carries its model. Hint: open it with probkernels.codec.open")
         return load_model(self.model())
 
     def model(self) -> bytes:
         """Bytes of the embedded model file; none for a file without."""
-        size = self.header.size(self._read(0, parts.PREFIX.size, "header"))
-        return self._read(size, self.header.model_bytes, "model")
+        return self._read(self._model_at, self.header.model_bytes, "model")
 
     def _read(self, offset: int, size: int, part: str) -> bytes:
         """Bytes of the file, never more than it has."""
@@ -226,18 +242,20 @@ class CodecReader:
         return [items.get(number) for number in numbers]
 
     def _payload(self, number: int) -> tuple[parts.Head, bytes]:
-        part, at = f"chunk {number}", int(self._offsets[number])
-        head = parts.Head.unpack(self._read(at, parts.HEAD_BYTES, part), part)
-        end = at + parts.HEAD_BYTES + head.size
-        expected = self._offsets[number + 1] if number + 1 < len(self._offsets) else None
-        if head.items != self.items_of_chunks[number] or (expected is not None and end != expected):
+        part, at, size = f"chunk {number}", int(self._offsets[number]), int(self._sizes[number])
+        if at < 0:
+            raise CorruptStreamError(f"{part}: not found")
+        if self._chunk_cost(int(self.items_of_chunks[number])) > self.max_bytes:
+            items = self.items_of_chunks[number]
+            raise CorruptStreamError(f"{part}: its {items} items need more than max_bytes={self.max_bytes}")
+        data = self._read(at, size, part)
+        head = parts.Head.unpack(data[: parts.MOST_HEAD], self.layout.item_bytes, part)
+        expected = (number, self.items_of_chunks[number], size)
+        if (head.number, head.items, head.length + head.size) != expected:
             raise CorruptStreamError(f"{part}: its head does not agree with the index")
-        if self._chunk_cost(head.items) > self.max_bytes:
-            raise CorruptStreamError(f"{part}: its {head.items} items need more than max_bytes={self.max_bytes}")
-        payload = self._read(at + parts.HEAD_BYTES, head.size, part)
-        if crc32c(payload) != head.crc:
+        if not head.fits(data[: head.length], data[head.length :]):
             raise CorruptStreamError(f"{part}: its CRC32C does not match")
-        return head, payload
+        return head, data[head.length :]
 
     def _decoded(
         self, loaded: dict[int, tuple[parts.Head, bytes]], faults: dict[int, CorruptStreamError]
@@ -260,7 +278,7 @@ class CodecReader:
                 except CorruptStreamError as error:
                     faults[number] = error
         for number, items in list(found.items()):
-            if digest64(items.tobytes()) != loaded[number][0].digest:
+            if not loaded[number][0].decodes_to(items.tobytes()):
                 del found[number]
                 faults[number] = CorruptStreamError(f"chunk {number}: the decoded items do not match their checksum")
         return found

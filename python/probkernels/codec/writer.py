@@ -14,7 +14,6 @@ import numpy as np
 
 from .._core.errors import message
 from . import format as parts
-from ._checksums import crc32c, digest64
 from .layout import Layout
 
 GROUP = 16  # full chunks that are encoded together, so that threads have work
@@ -90,8 +89,7 @@ class CodecWriter:
         self.bytes = self.items = 0
         self._alphabets = np.array(categories)
         self._waiting: list[np.ndarray] = []
-        self._offsets: list[int] = []
-        self._counts: list[int] = []
+        self._sizes: list[int] = []
         self._path: Path | None = None
         self._open(target)
         header = parts.Header(layout, categories, coder.model_id, chunk_items, lanes, len(model))
@@ -150,17 +148,15 @@ class CodecWriter:
         if coded is None or len(coded) >= len(plain):
             deflated = zlib.compress(plain, 9)
             kind, payload = (parts.DEFLATE, deflated) if len(deflated) < len(plain) else (parts.RAW, plain)
-        self._offsets.append(self.bytes)
-        self._counts.append(len(items))
-        self._write(parts.Head(kind, len(items), len(payload), crc32c(payload), digest64(plain)).pack() + payload)
+        head = parts.Head.pack(kind, len(self._sizes), plain, len(items), payload)
+        self._sizes.append(len(head) + len(payload))
+        self._write(head + payload)
         self.items += len(items)
 
     def close(self) -> None:
         """Ends the file; one that was given as a path appears now."""
         self._flush(whole=True)
-        index = parts.pack_index(self._offsets, self._counts)
-        end = self.bytes + len(index) + parts.TRAILER_BYTES
-        self._write(index + parts.Trailer(self.items, self.bytes, len(index), end).pack())
+        self._write(parts.pack_end(self.items, self._sizes))
         self._file.flush()
         if self._path is None:
             return
