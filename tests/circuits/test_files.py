@@ -16,8 +16,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from probkernels import CorruptStreamError
+from probkernels._core import files
 from probkernels.circuits import Categorical, Circuit, Graph, hclt_graph, load, prune, save
-from probkernels.sparse import _files
 
 from tests.circuits.models import DISCRETE, MIXED, data, random_graph
 
@@ -115,7 +115,7 @@ def forge(tmp_path: Path, graph: Any, tensors: dict[str, torch.Tensor] | None = 
     """A file with a valid digest, and whatever it says."""
     text = graph if isinstance(graph, str) else json.dumps(graph)
     metadata = {"format": "probkernels.circuit", "version": "1", "graph": text, **changed}
-    _files.write(tmp_path / "forged", CIRCUIT.state_dict() if tensors is None else tensors, metadata)
+    files.write(tmp_path / "forged", CIRCUIT.state_dict() if tensors is None else tensors, metadata)
     return load(tmp_path / "forged")
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import probkernels as pk
 import pytest
 import torch
-from probkernels.sparse import _files, _rice
+from probkernels._core import files
+from probkernels.sparse import _rice
 from safetensors.torch import load_file
 from torch import nn
 
@@ -264,13 +265,13 @@ def test_a_model_with_an_adapter_is_refused() -> None:
 @pytest.mark.parametrize("moment", ["fsync", "chmod", "replace"])
 def test_a_killed_writer_leaves_the_old_file(moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "delta"
-    _files.write(path, {"x": torch.zeros(3)}, {"a": "b"})
+    files.write(path, {"x": torch.zeros(3)}, {"a": "b"})
     old = path.read_bytes()
     child = os.fork()
     if child == 0:
         try:
             monkeypatch.setattr(os, moment, lambda *_: os._exit(7))
-            _files.write(path, {"x": torch.ones(1000)}, {})
+            files.write(path, {"x": torch.ones(1000)}, {})
         finally:
             os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
@@ -283,7 +284,7 @@ def test_a_failed_writer_leaves_nothing_beside(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="no space"):
-        _files.write(tmp_path / "delta", {"x": torch.zeros(3)}, {})
+        files.write(tmp_path / "delta", {"x": torch.zeros(3)}, {})
     assert list(tmp_path.iterdir()) == []
 
 
@@ -297,7 +298,7 @@ def test_the_format_is_safetensors(tmp_path: Path) -> None:
     adapter = tune("density")
     adapter.save(tmp_path / "delta")
     theirs = load_file(tmp_path / "delta")
-    ours, _ = _files.read(tmp_path / "delta")
+    ours, _ = files.read(tmp_path / "delta")
     assert theirs.keys() == ours.keys()
     assert all(torch.equal(theirs[name], ours[name]) for name in ours)
 

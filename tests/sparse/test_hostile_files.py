@@ -14,7 +14,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from probkernels.sparse import _files, _rice
+from probkernels._core import files
+from probkernels.sparse import _rice
 from torch import nn
 
 FEW = settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
@@ -77,7 +78,7 @@ def forge(tmp_path: Path, tensors: dict[str, torch.Tensor], **metadata: Any) -> 
     """A file with a valid digest, and whatever it says."""
     text = {"format": "probkernels-sparse-delta", "version": "1", "threshold": "null"}
     text |= {k: v if isinstance(v, str) else json.dumps(v) for k, v in metadata.items()}
-    _files.write(tmp_path / "forged", tensors, text)
+    files.write(tmp_path / "forged", tensors, text)
     return pk.sparse.Delta.load(tmp_path / "forged")
 
 
@@ -125,7 +126,7 @@ def test_hostile_tensor_sizes(size: int, key: str, tmp_path: Path) -> None:
     path = tmp_path / "bad"
     path.write_bytes(len(text).to_bytes(8, "little") + text + b"\0" * 8)
     with pytest.raises(pk.CorruptStreamError):
-        _files.read(path, digest=False)
+        files.read(path, digest=False)
 
 
 def test_a_hostile_header_length(tmp_path: Path) -> None:

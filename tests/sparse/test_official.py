@@ -9,7 +9,7 @@ from typing import Any
 import probkernels as pk
 import pytest
 import torch
-from probkernels.sparse import _files
+from probkernels._core import files
 from torch import Tensor, nn
 
 from tests.sparse.toy import LR, THETA, frozen_equal, loss_of, net, train, weights
@@ -187,7 +187,7 @@ def test_shira_adapters(prefix: str, as_file: bool, tmp_path: Path) -> None:
     source: Any = state
     if as_file:
         source = tmp_path / "adapter_model.safetensors"
-        _files.write(source, state, {"format": "pt"})
+        files.write(source, state, {"format": "pt"})
     model = pk.sparse.import_shira(source, net(), scaling=0.5).apply(net())
     torch.testing.assert_close(weights(model), weights(expected))
     frozen_equal(weights(net()), weights(pk.sparse.import_shira(state, net()).apply(net(), 0.0)), {})

@@ -15,8 +15,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from .._core import files
 from .._core.errors import CorruptStreamError, ModelMismatchError
-from ..sparse import _files
 from .circuit import Circuit, Flows, Probabilities
 
 FORMAT = "probkernels.circuit-training"
@@ -90,7 +90,7 @@ def write_checkpoint(path: Path, circuit: Circuit, run: Run, facts: dict[str, An
     parts = {"now": snapshot(circuit, run.at), "best": run.best, "memory": memory}
     tensors = {f"{part}/{name}": t for part, named in parts.items() for name, t in named.items()}
     text = {"format": FORMAT, "facts": json.dumps(facts), "history": json.dumps(asdict(run.history))}
-    _files.write(path, tensors, text)
+    files.write(path, tensors, text)
 
 
 def read_checkpoint(path: Path, circuit: Circuit, facts: dict[str, Any]) -> Run:
@@ -100,7 +100,7 @@ def read_checkpoint(path: Path, circuit: Circuit, facts: dict[str, Any]) -> Run:
         CorruptStreamError: no such file, or damaged.
         ModelMismatchError: of another circuit, other data, or other settings.
     """
-    tensors, metadata = _files.read(path)
+    tensors, metadata = files.read(path)
     if metadata.get("format") != FORMAT:
         raise CorruptStreamError(f"'{path}': no checkpoint of EM")
     theirs, read = json.loads(metadata["facts"]), json.loads(metadata["history"])

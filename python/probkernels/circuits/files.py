@@ -7,9 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .._core import checks
+from .._core import checks, files
 from .._core.errors import CorruptStreamError, message
-from ..sparse import _files
 from ._layers import plan
 from .circuit import Circuit
 from .families import DiscretisedLogistic, Family, Gaussian, Indicator
@@ -40,7 +39,7 @@ def save(circuit: Circuit, path: str | Path) -> None:
     if not isinstance(circuit, Circuit):
         raise TypeError(message("save", "circuit", "a Circuit", checks.describe(circuit)))
     metadata = {"format": FORMAT, "version": VERSION, "graph": circuit.graph.to_json()}
-    _files.write(path, circuit.state_dict(), metadata)
+    files.write(path, circuit.state_dict(), metadata)
 
 
 def load(path: str | Path) -> Circuit:
@@ -60,7 +59,7 @@ def load(path: str | Path) -> Circuit:
         ...
         FileNotFoundError: No such file or directory: nowhere.safetensors
     """
-    tensors, metadata = _files.read(path)
+    tensors, metadata = files.read(path)
     if metadata.get("format") != FORMAT or metadata.get("version") != VERSION:
         raise CorruptStreamError(f"'{path}': no circuit of version {VERSION}")
     try:

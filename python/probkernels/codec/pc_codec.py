@@ -11,9 +11,9 @@ from typing import BinaryIO
 import numpy as np
 import torch
 
+from .._core import files
 from .._core.errors import CorruptStreamError, message
 from ..circuits import Circuit
-from ..sparse import _files
 from . import frozen_flow, model_file
 from .coder import decode, encode
 from .frozen_flow import FrozenFlow
@@ -159,7 +159,7 @@ class PCCodec:
 
     def save(self, path: str | Path) -> None:
         """Writes a model file, whole or not at all."""
-        _files.write_bytes(Path(path), self.to_bytes())
+        files.write_bytes(Path(path), self.to_bytes())
 
     @classmethod
     def load(cls, path: str | Path, *, max_bytes: int = MOST_BYTES) -> PCCodec:

@@ -13,9 +13,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from .._core import checks
+from .._core import checks, files
 from .._core.errors import CorruptStreamError, ModelMismatchError, message
-from ..sparse import _files
 from .denoiser import Denoiser
 from .losses import dsm_loss
 from .noise import mixed
@@ -254,12 +253,12 @@ def _write(
             else:
                 numbers[f"{index}/{name}"] = value
     text = {"format": FORMAT, "facts": json.dumps(facts), "numbers": json.dumps(numbers)}
-    _files.write(file, {name: t.clone() for name, t in tensors.items()}, text)  # tied weights are two entries
+    files.write(file, {name: t.clone() for name, t in tensors.items()}, text)  # tied weights are two entries
 
 
 def _read(file: Path, model: nn.Module, average: EMA, optimizer: torch.optim.Optimizer, facts: Any) -> list[float]:
     """The losses so far; everything else is taken over."""
-    tensors, text = _files.read(file)
+    tensors, text = files.read(file)
     if text.get("format") != FORMAT:
         raise CorruptStreamError(f"'{file}': no checkpoint of fit()")
     theirs = json.loads(text["facts"])

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .._core import checks
+from .._core import checks, files
 from .._core.errors import CorruptStreamError, ModelMismatchError, message
 from ..ops import Selection, magnitude_select
-from . import _files, _rice
+from . import _rice
 from ._checksum import frozen_checksum
 from ._slots import read, slots_of, write
 
@@ -98,7 +98,7 @@ class Delta:
             table[name] = entry
         threshold = None if positions else self.threshold
         metadata = {"format": FORMAT, "version": "1", "threshold": json.dumps(threshold), "parts": json.dumps(table)}
-        _files.write(path, tensors, metadata)
+        files.write(path, tensors, metadata)
 
     @classmethod
     def load(cls, path: str | Path) -> Delta:
@@ -107,7 +107,7 @@ class Delta:
         Raises:
             CorruptStreamError: it is damaged, or something else.
         """
-        tensors, metadata = _files.read(path)
+        tensors, metadata = files.read(path)
         if metadata.get("format") != FORMAT or metadata.get("version") != "1":
             raise CorruptStreamError(f"'{path}': not a delta of this library, or of a later version of it")
         try:
@@ -222,7 +222,7 @@ def _load_part(name: str, entry: dict[str, Any], tensors: dict[str, Tensor], thr
     values, dtype, checksum = tensors[f"values/{name}"], DTYPES[entry["dtype"]], entry["checksum"]
     if values.dim() != 1 or values.dtype not in checks.FLOATS:
         raise ValueError(f"'{name}' is not described as trained entries of a weight")
-    if not _files.are_sizes(entry["shape"]) or math.prod(entry["shape"]) >= 2**63:
+    if not files.are_sizes(entry["shape"]) or math.prod(entry["shape"]) >= 2**63:
         raise ValueError(f"'{name}' has no shape")
     shape = torch.Size(entry["shape"])
     if not isinstance(checksum, str) or len(checksum) != CHECKSUM_DIGITS:

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._core import files
 from .._core.errors import ModelMismatchError, message
 from ..ops import Selection, magnitude_select
-from . import _files
 from ._checksum import frozen_checksum
 from .delta import Delta, Part
 
@@ -87,7 +87,7 @@ def import_shira(checkpoint: str | Path | Mapping[str, Tensor], model: nn.Module
         >>> pk.sparse.import_shira(state, model).parts["0.weight"].positions.tolist()
         [3, 4]
     """
-    tensors = checkpoint if isinstance(checkpoint, Mapping) else _files.read(checkpoint, digest=False)[0]
+    tensors = checkpoint if isinstance(checkpoint, Mapping) else files.read(checkpoint, digest=False)[0]
     layers = [key.removesuffix(".shira_weight") for key in tensors if key.endswith(".shira_weight")]
     if not layers:
         raise ValueError(message("import_shira", "checkpoint", "keys ending in '.shira_weight'", "none"))

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from .._core.errors import CorruptStreamError
+from .errors import CorruptStreamError
 
 DIGEST = "digest"
 
