@@ -1,4 +1,4 @@
-"""Reading and writing safetensors files: atomic, and with a digest by which any damage is noticed."""
+"""Writing files whole or not at all; safetensors files with a digest by which any damage is noticed."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -36,10 +38,17 @@ def write(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Writes a file, whole or not at all."""
+    with replacing(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file that takes the place of ``path`` when the block ends, and vanishes if it raises."""
     handle, fresh = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         umask = os.umask(0)

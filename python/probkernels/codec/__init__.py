@@ -9,6 +9,8 @@ from .layout import Layout
 from .pc_codec import FlowCoder, PCCodec, ProgramCoder, open
 from .program import Program
 from .reader import CodecReader, Damage
+from .training import train
+from .vocabulary import Vocabulary
 from .writer import CodecWriter
 
 __all__ = [
@@ -22,8 +24,10 @@ __all__ = [
     "PCCodec",
     "Program",
     "ProgramCoder",
+    "Vocabulary",
     "decode",
     "decode_each",
     "encode",
     "open",
+    "train",
 ]

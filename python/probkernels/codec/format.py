@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import struct
+import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +29,7 @@ CRC = struct.Struct("<I")
 TRAILER = struct.Struct("<II4s")
 TRAILER_BYTES = TRAILER.size
 MOST_ALPHABET = 65536
+MOST_NOTE = 2**28  # bytes of JSON
 MOST_HEAD = 64  # bytes of a chunk's head, checksums included
 SMALL = 4096  # bytes of decoded items below which a chunk has short checksums
 
@@ -105,7 +109,8 @@ class Header:
     model_id: bytes  # the first 16 bytes
     chunk_items: int
     lanes: int
-    model_bytes: int = 0  # of the model that follows the header; 0 without one
+    model_bytes: int = 0  # of the model that follows header and note; 0 without one
+    note_bytes: int = 0  # of the note that follows the header; 0 without one
 
     def pack(self) -> bytes:
         """The header's bytes."""
@@ -114,7 +119,7 @@ class Header:
         offset = 2 * layout.offset if layout.offset >= 0 else -2 * layout.offset - 1
         numbers = (
             len(layout.shape), *layout.shape, self.lanes, self.chunk_items, offset, *(layout.tile or (0, 0)),
-            self.model_bytes, len(alphabets),
+            self.model_bytes, self.note_bytes, len(alphabets),
         )  # fmt: skip
         flags = EMBEDDED if self.model_bytes else 0
         body = bytes([flags, PROFILE, DTYPES.index(layout.dtype)]) + b"".join(map(number, numbers))
@@ -154,7 +159,8 @@ class Header:
         if dtype >= len(DTYPES) or dimensions > MOST_DIMENSIONS:
             raise CorruptStreamError("header: impossible values")
         shape = tuple(cursor.number() for _ in range(dimensions))
-        lanes, chunk_items, offset, high, wide, model_bytes, alphabets = (cursor.number() for _ in range(7))
+        lanes, chunk_items, offset, high, wide = (cursor.number() for _ in range(5))
+        model_bytes, note_bytes, alphabets = (cursor.number() for _ in range(3))
         if flags != (EMBEDDED if model_bytes else 0):
             raise CorruptStreamError(f"header: unknown flags {flags:#x}")
         if not 1 <= lanes < 2**16 or not 1 <= chunk_items < 2**32:
@@ -172,7 +178,35 @@ class Header:
         model_id = cursor.take(ID_BYTES)
         if cursor.at != len(cursor.data):
             raise CorruptStreamError("header: impossible size")
-        return cls(layout, tuple(categories), model_id, chunk_items, lanes, model_bytes)
+        return cls(layout, tuple(categories), model_id, chunk_items, lanes, model_bytes, note_bytes)
+
+
+def pack_note(note: Mapping[str, object] | None) -> bytes:
+    """JSON as a zlib stream, sealed; nothing for an empty note.
+
+    Raises:
+        TypeError: not for JSON.
+    """
+    return sealed(zlib.compress(json.dumps(note).encode(), 9)) if note else b""
+
+
+def unpack_note(data: bytes, max_bytes: int) -> dict[str, object]:
+    """The inverse of :func:`pack_note`.
+
+    Raises:
+        CorruptStreamError: damaged, or longer than ``max_bytes``.
+    """
+    if not data:
+        return {}
+    expander, most = zlib.decompressobj(), min(max_bytes, MOST_NOTE)
+    try:
+        text = expander.decompress(opened(data, "note"), most + 1)
+        note = json.loads(text) if len(text) <= most and expander.eof else None
+    except (zlib.error, ValueError, RecursionError):
+        note = None
+    if not isinstance(note, dict):
+        raise CorruptStreamError(f"note: damaged, or longer than {most} bytes")
+    return note
 
 
 def checks(plain_bytes: int) -> tuple[int, int]:
@@ -278,3 +312,8 @@ def overhead(chunks: int) -> int:
 def default_chunk(layout: Layout) -> int:
     """Items of a chunk of about 256 kB: what a flush costs then vanishes, and random access stays cheap."""
     return max(1, math.ceil(2**18 / max(1, layout.item_bytes)))
+
+
+def default_lanes(values: int) -> int:
+    """Lanes for chunks of so many values: 16 are fastest, but each ends with 8 bytes, which short chunks would feel."""
+    return max(1, min(16, 2 ** (values // 2**14).bit_length() // 2))

@@ -6,6 +6,7 @@ import json
 import lzma
 import math
 import struct
+import zlib
 
 import numpy as np
 
@@ -15,9 +16,9 @@ from .program import DTYPES
 
 MAGIC = b"\x89PCM\r\n\x1a\n"
 VERSION = 1
-PREFIX = struct.Struct("<8sHHIQ")  # magic, version, 0, bytes of the JSON, bytes of the arrays once decompressed
+PREFIX = struct.Struct("<8sHHIQ")  # magic, version, 0, bytes of the description, bytes of the arrays once decompressed
 FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": 2**24}]
-MOST_JSON = 2**16
+MOST_JSON = 2**24  # bytes of the description once decompressed
 MEMORY = 2**27  # of the decompressor
 
 
@@ -28,6 +29,7 @@ def pack(arrays: dict[str, np.ndarray], facts: dict[str, object]) -> bytes:
     stored["tables"] = _planes(_differences(tables, shapes))
     stored["weights"] = _planes(arrays["weights"].view("<u4"))
     described = json.dumps({"shapes": {name: list(arrays[name].shape) for name in DTYPES}, "facts": facts}).encode()
+    described = zlib.compress(described, 9)
     plain = b"".join(stored[name] for name in DTYPES)
     packed = lzma.compress(plain, lzma.FORMAT_RAW, filters=FILTERS)
     return parts.sealed(PREFIX.pack(MAGIC, VERSION, 0, len(described), len(plain)) + described + packed)
@@ -45,7 +47,7 @@ def unpack(data: bytes, max_bytes: int) -> tuple[dict[str, np.ndarray], dict[str
     if len(body) < PREFIX.size:
         raise CorruptStreamError("model: the file ends inside its first bytes")
     _, version, zero, described, size = PREFIX.unpack(body[: PREFIX.size])
-    if version != VERSION or zero or described > MOST_JSON:
+    if version != VERSION or zero:
         raise CorruptStreamError(f"model: expected version {VERSION}, got {version}")
     if size > max_bytes:
         raise CorruptStreamError(f"model: its {size} bytes are more than max_bytes={max_bytes}")
@@ -63,13 +65,15 @@ def unpack(data: bytes, max_bytes: int) -> tuple[dict[str, np.ndarray], dict[str
     return _arrays(plain, shapes, sizes), facts
 
 
-def _described(text: bytes) -> tuple[dict[str, list[int]], dict[str, object]]:
+def _described(data: bytes) -> tuple[dict[str, list[int]], dict[str, object]]:
+    expander = zlib.decompressobj()
     try:
-        found = json.loads(text)
+        text = expander.decompress(data, MOST_JSON + 1)
+        found = json.loads(text if len(text) <= MOST_JSON and expander.eof else b"")
         shapes, facts = found["shapes"], found["facts"]
         right = set(shapes) == set(DTYPES) and isinstance(facts, dict)
         right = right and all(_is_shape(shape) for shape in shapes.values())
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (zlib.error, ValueError, KeyError, TypeError, RecursionError):
         right = False
     if not right:
         raise CorruptStreamError("model: its description cannot be read")

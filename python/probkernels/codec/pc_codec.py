@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,6 +16,7 @@ from .._core.errors import CorruptStreamError, message
 from ..circuits import Circuit
 from . import frozen_flow, model_file
 from .coder import decode, encode
+from .format import default_chunk, default_lanes
 from .frozen_flow import FrozenFlow
 from .layout import Layout
 from .program import Program
@@ -91,6 +92,7 @@ class PCCodec:
         offset: the value that code 0 stands for, e.g. -32768 for int16 rows.
         tile: (height, width) of the images that the model describes; larger images are cut into tiles.
         flow: maps items to the latents that the circuit describes.
+        note: anything that JSON can hold, which the model file carries along.
 
     Raises:
         TypeError: no circuit.
@@ -111,11 +113,11 @@ class PCCodec:
 
     def __init__(
         self, model: Circuit | Program, *, offset: int = 0, tile: tuple[int, int] | None = None,
-        flow: FrozenFlow | None = None,
+        flow: FrozenFlow | None = None, note: Mapping[str, object] | None = None,
     ) -> None:  # fmt: skip
         self.program = model if isinstance(model, Program) else Program.from_circuit(model)
         self.coder = ProgramCoder(self.program) if flow is None else FlowCoder(self.program, flow)
-        self.offset, self.tile, self.flow = offset, tile, flow
+        self.offset, self.tile, self.flow, self.note = offset, tile, flow, dict(note or {})
         self._packed: bytes | None = None
 
     @property
@@ -131,6 +133,7 @@ class PCCodec:
         """The model file's content."""
         if self._packed is None:
             facts: dict[str, object] = {"offset": self.offset, "tile": list(self.tile) if self.tile else None}
+            facts |= {"note": self.note} if self.note else {}
             self._packed = b"" if self.flow is None else self.flow.to_bytes()
             self._packed += model_file.pack(self.program.arrays(), facts)
         return self._packed
@@ -146,16 +149,17 @@ class PCCodec:
         if data.startswith(frozen_flow.MAGIC):
             flow, data = FrozenFlow.from_bytes(data, max_bytes)
         arrays, facts = model_file.unpack(data, max_bytes)
-        offset, tile = facts.get("offset"), facts.get("tile")
+        offset, tile, note = facts.get("offset"), facts.get("tile"), facts.get("note", {})
         fine = tile is None or (
             isinstance(tile, list) and len(tile) == 2 and all(type(v) is int and v > 0 for v in tile)
         )
-        if type(offset) is not int or not fine:
-            raise CorruptStreamError("model: impossible offset or tile")
+        if type(offset) is not int or not fine or not isinstance(note, dict):
+            raise CorruptStreamError("model: impossible offset, tile or note")
         program = Program.from_arrays(arrays)
         if flow is not None and flow.categories.tolist() != program.categories:
             raise CorruptStreamError("model: the circuit and the flow have other alphabets")
-        return cls(program, offset=offset, tile=(tile[0], tile[1]) if isinstance(tile, list) else None, flow=flow)
+        size = (tile[0], tile[1]) if isinstance(tile, list) else None
+        return cls(program, offset=offset, tile=size, flow=flow, note=note)
 
     def save(self, path: str | Path) -> None:
         """Writes a model file, whole or not at all."""
@@ -173,20 +177,23 @@ class PCCodec:
 
     def writer(
         self, target: str | Path | BinaryIO, shape: Sequence[int] | None = None, dtype: object = "uint8",
-        *, chunk_items: int | None = None, lanes: int = 16, embed: bool = False,
+        *, chunk_items: int | None = None, lanes: int | None = None, embed: bool = False,
+        note: Mapping[str, object] | None = None,
     ) -> CodecWriter:  # fmt: skip
         """A writer of items of a shape (flat rows by default) and dtype; with ``embed`` the file carries the model."""
         layout = self.layout((self.program.variables,) if shape is None else shape, dtype)
         model = self.to_bytes() if embed else b""
-        return CodecWriter(target, self.coder, layout, chunk_items=chunk_items, lanes=lanes, model=model)
+        return CodecWriter(target, self.coder, layout, chunk_items=chunk_items, lanes=lanes, model=model, note=note)
 
-    def compress(self, items: object, *, chunk_items: int | None = None, lanes: int = 16, embed: bool = False) -> bytes:
+    def compress(
+        self, items: object, *, chunk_items: int | None = None, lanes: int | None = None, embed: bool = False
+    ) -> bytes:
         """A container with the items (N, ...), an integer array or CPU tensor.
 
         Args:
             items: (N, ...) whose items have the model's variables, or are images if there is a tile.
             chunk_items: items decoded together; about 256 kB by default.
-            lanes: rows coded in lock step.
+            lanes: rows coded in lock step; at most 16 by default, fewer for short inputs.
             embed: whether the file carries its model.
 
         Raises:
@@ -194,6 +201,10 @@ class PCCodec:
             ValueError: items of another size.
         """
         array, file = np.asarray(items), io.BytesIO()
+        if lanes is None and array.ndim:
+            layout = self.layout(array.shape[1:], array.dtype)
+            together = min(len(array), chunk_items or default_chunk(layout))
+            lanes = default_lanes(together * layout.rows_per_item * layout.variables)
         settings = {"chunk_items": chunk_items, "lanes": lanes}
         with self.writer(file, array.shape[1:], array.dtype, embed=embed, **settings) as writer:  # type: ignore[arg-type]
             writer.append(array)

@@ -91,8 +91,8 @@ class CodecReader:
         self.file_bytes = self._file.seek(0, io.SEEK_END)
         size = parts.Header.size(self._read(0, min(parts.PREFIX_BYTES, self.file_bytes), "header"))
         self.header = parts.Header.unpack(self._read(0, size, "header"))
-        self.layout, self._model_at = self.header.layout, size
-        self._find(size + self.header.model_bytes, recover)
+        self.layout, self._note_at, self._model_at = self.header.layout, size, size + self.header.note_bytes
+        self._find(self._model_at + self.header.model_bytes, recover)
         self._firsts = np.concatenate([[0], np.cumsum(self.items_of_chunks)])
         self.coder = coder if coder is not None else self._embedded(load_model)
         ours = self.coder.model_id[: parts.ID_BYTES]
@@ -135,6 +135,10 @@ class CodecReader:
         if load_model is None:
             raise ModelMismatchError("the file carries its model. Hint: open it with probkernels.codec.open")
         return load_model(self.model())
+
+    def note(self) -> dict[str, object]:
+        """What the writer was given to note down; empty if nothing."""
+        return parts.unpack_note(self._read(self._note_at, self.header.note_bytes, "note"), self.max_bytes)
 
     def model(self) -> bytes:
         """Bytes of the embedded model file; none for a file without."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Protocol
@@ -48,8 +48,9 @@ class CodecWriter:
         coder: the model.
         layout: of the items.
         chunk_items: items of a chunk, which are decoded together; about 256 kB by default.
-        lanes: rows that are coded in lock step.
+        lanes: rows that are coded in lock step; at most 16 by default, fewer for small chunks.
         model: bytes of a model file to carry along.
+        note: anything that JSON can hold, to carry along; :meth:`CodecReader.note` returns it.
 
     Raises:
         ValueError: numbers below one; a layout of another number of variables than the coder.
@@ -74,10 +75,13 @@ class CodecWriter:
         layout: Layout,
         *,
         chunk_items: int | None = None,
-        lanes: int = 16,
+        lanes: int | None = None,
         model: bytes = b"",
+        note: Mapping[str, object] | None = None,
     ) -> None:
-        chunk_items = chunk_items or parts.default_chunk(layout)
+        chunk_items = parts.default_chunk(layout) if chunk_items is None else chunk_items
+        if lanes is None:
+            lanes = parts.default_lanes(chunk_items * layout.rows_per_item * layout.variables)
         for name, value, most in (("chunk_items", chunk_items, 2**32), ("lanes", lanes, 2**16)):
             if not 1 <= value < most:
                 raise ValueError(message("CodecWriter", name, f"a number in 1 .. {most - 1}", repr(value)))
@@ -91,9 +95,10 @@ class CodecWriter:
         self._waiting: list[np.ndarray] = []
         self._sizes: list[int] = []
         self._path: Path | None = None
+        packed = parts.pack_note(note)
         self._open(target)
-        header = parts.Header(layout, categories, coder.model_id, chunk_items, lanes, len(model))
-        self._write(header.pack() + model)
+        header = parts.Header(layout, categories, coder.model_id, chunk_items, lanes, len(model), len(packed))
+        self._write(header.pack() + packed + model)
 
     def _open(self, target: str | Path | BinaryIO) -> None:
         if isinstance(target, (str, Path)):

@@ -1,0 +1,90 @@
+"""From data to a codec in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from .._core.errors import message
+from ..circuits import EM, hclt
+from .layout import Layout
+from .pc_codec import PCCodec
+
+FEW = 4096  # rows up to which every step of EM sees all of them
+MOST_ROWS = 100_000
+MOST_CATEGORIES = 65536
+
+
+def train(
+    items: np.ndarray, *, latents: int = 16, tile: tuple[int, int] | None = None,
+    categories: int | Sequence[int] | None = None, epochs: int | None = None, most_rows: int = MOST_ROWS, seed: int = 0,
+    checkpoint: str | Path | None = None, progress: bool = True, note: Mapping[str, object] | None = None,
+) -> PCCodec:  # fmt: skip
+    """Fits a hidden Chow-Liu tree to items like those to be compressed.
+
+    Args:
+        items: (N, ...) integers, in memory or mapped. More than ``most_rows`` rows are sampled.
+        latents: states of every latent: more compress better, and cost time and a larger model.
+        tile: (height, width) of the pieces that images are cut into.
+        categories: codes of every variable, or one number for all. By default up to the largest value seen, or all 256
+            of 8 bits if more than half of them are in use. Chunks with other values are stored without the model.
+        epochs: passes of EM; by default 60 for up to 4,096 rows, else 20.
+        most_rows: rows (items, or tiles) to learn from.
+        seed: of the sample and the parameters.
+        checkpoint: a file that is written while training and from which the same call goes on; see ``EM.fit``.
+        progress: shows a bar.
+        note: anything that JSON can hold, which the model file carries along.
+
+    Raises:
+        TypeError: no integers.
+        ValueError: no items; more than 65,536 values; settings out of range.
+
+    Reference: Liu, Mandt, Van den Broeck, "Lossless Compression with Probabilistic Circuits", ICLR 2022.
+
+    Example:
+        >>> import numpy as np
+        >>> from probkernels import codec
+        >>> images = np.random.default_rng(0).integers(0, 4, (200, 3, 1), np.uint8).repeat(3, axis=2)
+        >>> model = codec.train(images, latents=4, progress=False)
+        >>> len(model.compress(images)) < images.size // 4  # four values and three alike: two bits for three
+        True
+    """
+    if items.ndim == 0 or len(items) == 0:
+        raise ValueError(message("train", "items", "at least one item", f"shape {items.shape}"))
+    layout = Layout(items.shape[1:], items.dtype.name, 0, tile)
+    rows = _sample(items, layout, most_rows, seed)
+    low = min(int(rows.min()), 0) if layout.dtype[1:] in ("u1", "i1") else int(rows.min())
+    rows -= low
+    x = torch.from_numpy(rows)
+    few = len(x) <= FEW
+    circuit = hclt(
+        x, latents, categories=_alphabet(rows, layout.dtype) if categories is None else categories, seed=seed
+    )
+    trainer = EM(circuit, batch_size=None, pseudocount=1.0, seed=seed) if few else EM(circuit, seed=seed)
+    trainer.fit(x, epochs=epochs or (60 if few else 20), checkpoint=checkpoint, progress=progress)
+    return PCCodec(circuit, offset=low, tile=tile, note=note)
+
+
+def _sample(items: np.ndarray, layout: Layout, most_rows: int, seed: int) -> np.ndarray:
+    """Rows of codes (N, V) int64, at most so many, of items chosen at random."""
+    random_numbers = np.random.default_rng(seed)
+    most_items = max(1, most_rows // layout.rows_per_item)
+    if len(items) > most_items:
+        items = items[np.sort(random_numbers.choice(len(items), most_items, replace=False))]
+    rows = layout.codes(layout.checked("train", items))
+    if len(rows) > most_rows:
+        rows = rows[np.sort(random_numbers.choice(len(rows), most_rows, replace=False))]
+    return rows
+
+
+def _alphabet(rows: np.ndarray, dtype: str) -> int:
+    size = int(rows.max()) + 1
+    if dtype == "|u1" and size > 128:
+        return 256
+    if size > MOST_CATEGORIES:
+        hint = "quantise them, or code differences"
+        raise ValueError(message("train", "items", f"at most {MOST_CATEGORIES} values", f"a range of {size}", hint))
+    return size

@@ -1,0 +1,110 @@
+"""Tables of text as codes: what every column may hold, and what else turns up."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from .._core.errors import CorruptStreamError, message
+
+MOST = 4096
+LARGEST = 65535  # a column's codes fit into uint16
+
+
+class Vocabulary:
+    """The values that each column of a table holds, as codes 0, 1, ...; a column's last code stands for all others.
+
+    Args:
+        values: of every column, distinct.
+
+    Raises:
+        ValueError: a value twice, or too many in a column.
+
+    Example:
+        >>> from probkernels.codec import Vocabulary
+        >>> vocabulary = Vocabulary.of([["red", "7"], ["blue", "7"]])
+        >>> vocabulary.categories
+        [3, 2]
+        >>> codes, others = vocabulary.encode([["red", "7"], ["green", "7"]])
+        >>> codes.tolist(), others
+        ([[1, 0], [2, 0]], {2: 'green'})
+        >>> vocabulary.decode(codes, others)
+        [['red', '7'], ['green', '7']]
+    """
+
+    def __init__(self, values: Sequence[Sequence[str]]) -> None:
+        self.values = [list(column) for column in values]
+        self._codes = [{value: code for code, value in enumerate(column)} for column in self.values]
+        for place, (column, codes) in enumerate(zip(self.values, self._codes, strict=True)):
+            if len(codes) != len(column) or len(column) > LARGEST:
+                wanted = f"at most {LARGEST} distinct values in column {place}"
+                raise ValueError(message("Vocabulary", "values", wanted, f"{len(column)}, {len(codes)} distinct"))
+
+    @classmethod
+    def of(cls, rows: Sequence[Sequence[str]], most: int = MOST) -> Vocabulary:
+        """The vocabulary of rows: of each column the ``most`` commonest values, numbers in their order.
+
+        Raises:
+            ValueError: rows of unlike lengths; ``most`` out of range.
+        """
+        if not 1 <= most <= LARGEST:
+            raise ValueError(message("Vocabulary.of", "most", f"a number in 1 .. {LARGEST}", str(most)))
+        _check_lengths("Vocabulary.of", rows, len(rows[0]) if rows else 0)
+        columns = (Counter(column) for column in zip(*rows, strict=True))
+        return cls([sorted((value for value, _ in found.most_common(most)), key=_order) for found in columns])
+
+    @property
+    def categories(self) -> list[int]:
+        """Codes of every column."""
+        return [len(column) + 1 for column in self.values]
+
+    def encode(self, rows: Sequence[Sequence[str]]) -> tuple[np.ndarray, dict[int, str]]:
+        """Codes (N, columns) uint16, and the values that have none by their place in the flattened codes.
+
+        Raises:
+            ValueError: a row of another length.
+        """
+        _check_lengths("Vocabulary.encode", rows, len(self.values))
+        codes = np.empty((len(rows), len(self.values)), np.uint16)
+        for place, (known, column) in enumerate(zip(self._codes, self.values, strict=True)):
+            codes[:, place] = [known.get(row[place], len(column)) for row in rows]
+        rare = np.flatnonzero(codes == np.array([len(column) for column in self.values]))
+        width = len(self.values)
+        return codes, {at: rows[at // width][at % width] for at in rare.tolist()}
+
+    def decode(self, codes: np.ndarray, others: dict[int, str]) -> list[list[str]]:
+        """The rows of :meth:`encode`.
+
+        Raises:
+            CorruptStreamError: a code that no column has, or one of the others is missing.
+        """
+        width = len(self.values)
+        if codes.ndim != 2 or codes.shape[1] != width:
+            raise CorruptStreamError(f"table: expected rows of {width} codes, got shape {codes.shape}")
+        try:
+            return [
+                [
+                    column[code] if code < len(column) else others[row * width + place]
+                    for place, (column, code) in enumerate(zip(self.values, line, strict=True))
+                ]
+                for row, line in enumerate(codes.tolist())
+            ]
+        except KeyError as error:
+            raise CorruptStreamError(f"table: the value of cell {error} is missing") from None
+
+
+def _order(value: str) -> tuple[bool, float, str]:
+    """Numbers first, by size: neighbours in code are then neighbours in value."""
+    try:
+        number = float(value)
+    except ValueError:
+        return True, 0.0, value
+    return (False, number, value) if number == number else (True, 0.0, value)
+
+
+def _check_lengths(op: str, rows: Sequence[Sequence[str]], width: int) -> None:
+    for place, row in enumerate(rows):
+        if len(row) != width:
+            raise ValueError(message(op, "rows", f"{width} values in row {place}", str(len(row))))
