@@ -1,16 +1,17 @@
-"""The command line: ``python -m probkernels doctor | reproduce | bench``."""
+"""The command line: ``python -m probkernels doctor | reproduce | bench | train | compress | decompress | inspect``."""
 
 import typer
 
 from .bench import bench
+from .codec import compress, decompress, inspect, train
 from .doctor import doctor
 from .reproduce import reproduce
 
 app = typer.Typer(
-    help="Kernels for probabilistic deep learning: diagnosis, reproductions of papers, benchmarks.",
+    help="Kernels for probabilistic deep learning: diagnosis, papers reproduced, benchmarks, lossless compression.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,  # a plain traceback is what a bug report needs
 )
-for command in (doctor, reproduce, bench):
+for command in (doctor, reproduce, bench, train, compress, decompress, inspect):
     app.command()(command)

@@ -111,6 +111,8 @@ class PCCodec:
         True
     """
 
+    MAGICS = (model_file.MAGIC, frozen_flow.MAGIC)  # what model files begin with
+
     def __init__(
         self, model: Circuit | Program, *, offset: int = 0, tile: tuple[int, int] | None = None,
         flow: FrozenFlow | None = None, note: Mapping[str, object] | None = None,

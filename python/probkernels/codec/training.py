@@ -54,15 +54,20 @@ def train(
     """
     if items.ndim == 0 or len(items) == 0:
         raise ValueError(message("train", "items", "at least one item", f"shape {items.shape}"))
+    for name, value in (("latents", latents), ("most_rows", most_rows)):
+        if value < 1:
+            raise ValueError(message("train", name, "at least 1", str(value)))
     layout = Layout(items.shape[1:], items.dtype.name, 0, tile)
     rows = _sample(items, layout, most_rows, seed)
     low = min(int(rows.min()), 0) if layout.dtype[1:] in ("u1", "i1") else int(rows.min())
     rows -= low
     x = torch.from_numpy(rows)
     few = len(x) <= FEW
-    circuit = hclt(
-        x, latents, categories=_alphabet(rows, layout.dtype) if categories is None else categories, seed=seed
-    )
+    if categories is None:
+        categories = _alphabet(rows, layout.dtype)
+    elif isinstance(categories, int) and categories <= rows.max():
+        raise ValueError(message("train", "categories", f"at least {rows.max() + 1}, as the data has", str(categories)))
+    circuit = hclt(x, latents, categories=categories, seed=seed)
     trainer = EM(circuit, batch_size=None, pseudocount=1.0, seed=seed) if few else EM(circuit, seed=seed)
     trainer.fit(x, epochs=epochs or (60 if few else 20), checkpoint=checkpoint, progress=progress)
     return PCCodec(circuit, offset=low, tile=tile, note=note)

@@ -1,0 +1,87 @@
+"""Sizes that general and image compressors give, to be compared with."""
+
+from __future__ import annotations
+
+import bz2
+import importlib
+import io
+import lzma
+import math
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+Compress = Callable[[bytes], bytes]
+ToFile = Callable[[np.ndarray], bytes]
+MOSAIC, EACH = "all in one image", "one file an image"
+
+
+def sizes(items: np.ndarray, *, images: bool = True) -> dict[str, int]:
+    """Bytes that items (N, ...) take, by compressor: the general ones at their best level on the whole array; those of
+    images, if the items are 8-bit images (N, H, W[, 3]), on all of them in one and on each. What is not installed is
+    left out.
+    """
+    plain = np.ascontiguousarray(items).tobytes()
+    found = {name: len(compress(plain)) for name, compress in general().items()}
+    if images and len(items) and _are_images(items):
+        for name, to_file in image_formats().items():
+            found[f"{name}, {MOSAIC}"] = len(to_file(mosaic(items)))
+            found[f"{name}, {EACH}"] = sum(len(to_file(image)) for image in items)
+    return found
+
+
+def general() -> dict[str, Compress]:
+    """Compressors of bytes: those of the standard library, and brotli and zstd if they are installed."""
+    found: dict[str, Compress] = {
+        "zlib -9": lambda data: zlib.compress(data, 9),
+        "bzip2 -9": lambda data: bz2.compress(data, 9),
+        "xz -9e": lambda data: lzma.compress(data, preset=9 | lzma.PRESET_EXTREME),
+    }
+    brotli, zstandard = _module("brotli"), _module("zstandard")
+    if brotli:
+        found["brotli -11"] = lambda data: brotli.compress(data, quality=11)
+    if zstandard:
+        found["zstd -19"] = lambda data: zstandard.ZstdCompressor(level=19).compress(data)
+    return found
+
+
+def image_formats() -> dict[str, ToFile]:
+    """Lossless encoders of an image (H, W[, 3]) uint8: PNG and WebP with Pillow, JPEG XL with imagecodecs."""
+    found: dict[str, ToFile] = {}
+    pillow, codecs = _module("PIL.Image"), _module("imagecodecs")
+    if pillow:
+        found["PNG"] = lambda image: _saved(pillow, image, format="PNG", optimize=True)
+        found["WebP"] = lambda image: _saved(pillow, image, format="WEBP", lossless=True, quality=100, method=6)
+    if codecs:
+        found["JPEG XL"] = lambda image: codecs.jpegxl_encode(np.ascontiguousarray(image), effort=9, lossless=True)
+    return found
+
+
+def mosaic(images: np.ndarray) -> np.ndarray:
+    """Images (N, H, W[, 3]) side by side in one, about as many down as across; what is left over is 0."""
+    count, height, width, *rest = images.shape
+    across = math.ceil(math.sqrt(count))
+    down = math.ceil(count / across)
+    canvas = np.zeros((down * across, height, width, *rest), images.dtype)
+    canvas[:count] = images
+    canvas = canvas.reshape(down, across, height, width, *rest).swapaxes(1, 2)
+    return np.ascontiguousarray(canvas).reshape(down * height, across * width, *rest)
+
+
+def _are_images(items: np.ndarray) -> bool:
+    return items.dtype == np.uint8 and (items.ndim == 3 or (items.ndim == 4 and items.shape[3] == 3))
+
+
+def _saved(pillow: Any, image: np.ndarray, **settings: Any) -> bytes:
+    file = io.BytesIO()
+    pillow.fromarray(image).save(file, **settings)
+    return file.getvalue()
+
+
+def _module(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        return None
