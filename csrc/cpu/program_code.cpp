@@ -7,6 +7,7 @@
 
 #include "pk/launch.h"
 #include "pk/program.h"
+#include "pk/range_coder.h"
 #include "pk/vec.h"
 
 namespace pk {
@@ -74,13 +75,14 @@ struct Encoder {
 struct Decoder {
   std::int32_t* codes;
   std::uint64_t* states;  // (lanes)
+  RangeDecoder* alone;    // instead of the states, if there is one lane
   const std::uint8_t *at, *end;
   Int v, first;
-  bool single, is_short = false;
+  bool is_short = false;
   PK_HD Int operator()(const Program& p, Int variable, Int, Int g, const Word* w) {
     const Variable& var = p.variables[variable];
     const std::uint16_t* table = p.tables + var.table;
-    const Word slot = Word(states[g]) & ((1u << kBits) - 1);
+    const Word slot = alone ? alone->slot() : Word(states[g]) & ((1u << kBits) - 1);
     const auto upper = [&](Int x) PK_INLINE {
       return x < var.categories ? Encoder::cumulative(w, table + x * var.units, var.units) : 1u << kBits;
     };
@@ -96,21 +98,24 @@ struct Decoder {
     if (var.likely + 1 < high) probe(var.likely + 1);
     if (var.likely > low && high == var.likely + 1) probe(var.likely);
     while (high - low > 1) probe((low + high) >> 1);
-    std::uint64_t state = rans_pop(states[g], below, above - below);
-    if (state < kLower && !(single && at == end)) {
-      if (end - at < 4) {
-        is_short = true;
-        state = kLower;
-      } else {
-        Word word;
-        memcpy(&word, at, 4);
-        at += 4;
-        state = state << 32 | word;
-      }
-    }
-    states[g] = state;
     codes[(first + g) * v + variable] = std::int32_t(low);
+    if (alone)
+      alone->take(below, above - below);
+    else
+      states[g] = filled(rans_pop(states[g], below, above - below));
     return low;
+  }
+
+  PK_HD std::uint64_t filled(std::uint64_t state) {
+    if (state >= kLower) return state;
+    if (end - at < 4) {
+      is_short = true;
+      return kLower;
+    }
+    Word word;
+    memcpy(&word, at, 4);
+    at += 4;
+    return state << 32 | word;
   }
 };
 
@@ -283,9 +288,16 @@ Scratch scratch_for(const Program& p, Int width) {
           std::vector<Int>(width)};
 }
 
-// The stream of a chunk, written from its end: symbols of `lanes` rows side by side, in reverse. Returns its length.
-Int write_stream(const Word* below, const Word* width, Int rows, Int v, Int lanes, std::uint8_t* out, Int capacity) {
-  std::vector<std::uint64_t> states(lanes, lanes == 1 ? 0 : kLower);
+// The stream of a chunk. Returns its length.
+Int write_alone(const Word* below, const Word* width, Int symbols, std::uint8_t* out) {
+  RangeEncoder coder{out};
+  for (Int i = 0; i < symbols; ++i) coder.put(below[i], width[i]);
+  return coder.finish();
+}
+
+// Written from its end: symbols of `lanes` rows side by side, in reverse.
+Int write_lanes(const Word* below, const Word* width, Int rows, Int v, Int lanes, std::uint8_t* out, Int capacity) {
+  std::vector<std::uint64_t> states(lanes, kLower);
   Int at = capacity;
   const auto emit = [&](Word word) {
     at -= 4;
@@ -299,15 +311,9 @@ Int write_stream(const Word* below, const Word* width, Int rows, Int v, Int lane
         states[g] = rans_push(states[g], below[i], width[i], emit);
       }
   }
-  for (Int g = lanes - 1; g >= 0; --g) {
-    Int bytes = 8;
-    if (lanes == 1)  // as many as it needs; a decoder finds out from the stream's length
-      while (bytes > 0 && !(states[g] >> (8 * bytes - 8))) --bytes;
-    at -= bytes;
-    memcpy(out + at, &states[g], bytes);
-  }
+  at -= 8 * lanes;
+  memcpy(out + at, states.data(), 8 * lanes);
   memmove(out, out + at, capacity - at);
-  memset(out + capacity - at, 0, at);
   return capacity - at;
 }
 
@@ -320,26 +326,31 @@ void encode_chunk(const Program& p, const std::int32_t* codes, Int rows, Int lan
     Encoder coder{codes, below.data(), widths.data(), p.v, first};
     run_best<Walk>(p, width, std::min(width, rows - first), &scratch, &coder);
   }
-  *size = write_stream(below.data(), widths.data(), rows, p.v, std::min(lanes, rows), out, capacity);
+  *size = std::min(lanes, rows) == 1
+              ? write_alone(below.data(), widths.data(), rows * p.v, out)
+              : write_lanes(below.data(), widths.data(), rows, p.v, std::min(lanes, rows), out, capacity);
+  memset(out + *size, 0, capacity - *size);
 }
 
 Damage decode_chunk(const Program& p, const std::uint8_t* in, Int bytes, Int rows, Int most_lanes,
                     std::int32_t* codes) {
   const Int lanes = std::min(most_lanes, rows), width = padded(lanes);
-  const Int head = lanes > 1 ? 8 * lanes : bytes <= 8 ? bytes : 5 + (bytes - 5) % 4;
+  const bool single = lanes == 1;
+  const Int head = single ? 0 : 8 * lanes;
   if (bytes < head) return Damage::kShort;
-  if (lanes == 1 && head > 0 && !in[head - 1]) return Damage::kState;
-  std::vector<std::uint64_t> states(lanes);
-  for (Int g = 0; g < lanes; ++g) memcpy(&states[g], in + 8 * g, lanes == 1 ? head : 8);
-  for (auto state : states)
-    if (lanes > 1 && state < kLower) return Damage::kState;
+  std::vector<std::uint64_t> states(lanes, kLower);
+  memcpy(states.data(), in, head);
+  if (*std::min_element(states.begin(), states.end()) < kLower) return Damage::kState;
+  RangeDecoder alone{in, bytes};
+  alone.start();
   Scratch scratch = scratch_for(p, width);
-  Decoder coder{codes, states.data(), in + head, in + bytes, p.v, 0, lanes == 1};
+  Decoder coder{codes, states.data(), single ? &alone : nullptr, in + head, in + bytes, p.v, 0};
   for (; coder.first < rows && !coder.is_short; coder.first += lanes)
     run_best<Walk>(p, width, std::min(lanes, rows - coder.first), &scratch, &coder);
+  if (single) return alone.finish();
   if (coder.is_short) return Damage::kShort;
   for (auto state : states)
-    if (state != (lanes == 1 ? 0 : kLower)) return Damage::kState;
+    if (state != kLower) return Damage::kState;
   return coder.at == coder.end ? Damage::kNone : Damage::kLeft;
 }
 

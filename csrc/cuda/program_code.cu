@@ -4,6 +4,7 @@
 // lanes.
 #include "pk/gpu.h"
 #include "pk/program.h"
+#include "pk/range_coder.h"
 
 namespace pk {
 namespace {
@@ -161,16 +162,11 @@ __global__ void __launch_bounds__(kThreads) measure_kernel(Program p, const std:
   });
 }
 
-// A thread writes the stream of one chunk at the end of its room, symbols in reverse, and moves it to the front.
-__global__ void __launch_bounds__(kThreads)
-    stream_kernel(const Word* below, const Word* width, Int n, Int v, Int each, Int most_lanes, std::uint64_t* states,
-                  std::uint8_t* payload, Int* sizes, Int capacity) {
-  const Int chunk = Int(blockIdx.x) * kThreads + threadIdx.x, begin = chunk * each;
-  if (begin >= n) return;
-  const Int rows = n - begin < each ? n - begin : each, lanes = rows < most_lanes ? rows : most_lanes;
-  std::uint8_t* const out = payload + chunk * capacity;
-  states += chunk * most_lanes;
-  for (Int g = 0; g < lanes; ++g) states[g] = lanes == 1 ? 0 : kLower;
+// The stream of a chunk of several lanes, written at the end of its room, symbols in reverse, and moved to the front.
+// Returns its length.
+__device__ Int write_lanes(const Word* below, const Word* width, Int rows, Int v, Int lanes, std::uint64_t* states,
+                           std::uint8_t* out, Int capacity) {
+  for (Int g = 0; g < lanes; ++g) states[g] = kLower;
   Int at = capacity;
   const auto emit = [&](Word word) {
     for (int i = 3; i >= 0; --i) out[--at] = std::uint8_t(word >> (8 * i));
@@ -178,17 +174,34 @@ __global__ void __launch_bounds__(kThreads)
   for (Int first = (rows - 1) / lanes * lanes; first >= 0; first -= lanes)
     for (Int turn = v - 1; turn >= 0; --turn)
       for (Int g = (rows - first < lanes ? rows - first : lanes) - 1; g >= 0; --g) {
-        const Int i = (begin + first + g) * v + turn;
+        const Int i = (first + g) * v + turn;
         states[g] = rans_push(states[g], below[i], width[i], emit);
       }
-  for (Int g = lanes - 1; g >= 0; --g) {
-    int bytes = 8;
-    if (lanes == 1)
-      while (bytes > 0 && !(states[g] >> (8 * bytes - 8))) --bytes;
-    while (bytes > 0) out[--at] = std::uint8_t(states[g] >> (8 * --bytes));
+  for (Int g = lanes - 1; g >= 0; --g)
+    for (int i = 7; i >= 0; --i) out[--at] = std::uint8_t(states[g] >> (8 * i));
+  for (Int i = at; i < capacity; ++i) out[i - at] = out[i];
+  return capacity - at;
+}
+
+// A thread writes the stream of one chunk.
+__global__ void __launch_bounds__(kThreads)
+    stream_kernel(const Word* below, const Word* width, Int n, Int v, Int each, Int most_lanes, std::uint64_t* states,
+                  std::uint8_t* payload, Int* sizes, Int capacity) {
+  const Int chunk = Int(blockIdx.x) * kThreads + threadIdx.x, begin = chunk * each;
+  if (begin >= n) return;
+  const Int rows = n - begin < each ? n - begin : each, lanes = rows < most_lanes ? rows : most_lanes;
+  std::uint8_t* const out = payload + chunk * capacity;
+  below += begin * v, width += begin * v;
+  Int size;
+  if (lanes > 1) {
+    size = write_lanes(below, width, rows, v, lanes, states + chunk * most_lanes, out, capacity);
+  } else {
+    RangeEncoder coder{out};
+    for (Int i = 0; i < rows * v; ++i) coder.put(below[i], width[i]);
+    size = coder.finish();
   }
-  for (Int i = 0; i < capacity; ++i) out[i] = i + at < capacity ? out[i + at] : 0;
-  sizes[chunk] = capacity - at;
+  for (Int i = size; i < capacity; ++i) out[i] = 0;
+  sizes[chunk] = size;
 }
 
 // The value whose share of 2^24 holds the slot.
@@ -219,15 +232,18 @@ __global__ void __launch_bounds__(kMostLanes, 1)
     const Int rows = starts[chunk + 1] - starts[chunk], lanes = rows < most_lanes ? rows : most_lanes;
     const std::uint8_t* const in = payload + offsets[chunk];
     const Int bytes = offsets[chunk + 1] - offsets[chunk];
-    const Int head = lanes > 1 ? 8 * lanes : bytes <= 8 ? bytes : 5 + (bytes - 5) % 4;
-    std::uint64_t state = 0;
+    const bool single = lanes == 1;
+    const Int head = single ? 0 : 8 * lanes;
+    RangeDecoder alone{in, bytes};  // every thread follows it, so that none waits for another
+    alone.start();
+    std::uint64_t state = single ? kLower : 0;
     Int at = head;
     __syncthreads();
     if (g == 0) found = bytes < head ? Int(Damage::kShort) : 0;
     __syncthreads();
-    if (g < lanes && bytes >= head) {
-      for (Int i = 0; i < (lanes == 1 ? head : 8); ++i) state |= std::uint64_t(in[8 * g + i]) << (8 * i);
-      if (lanes == 1 ? head > 0 && !in[head - 1] : state < kLower) found = Int(Damage::kState);
+    if (!single && g < lanes && bytes >= head) {
+      for (Int i = 0; i < 8; ++i) state |= std::uint64_t(in[8 * g + i]) << (8 * i);
+      if (state < kLower) found = Int(Damage::kState);
     }
     __syncthreads();
     const bool sound = found == 0;
@@ -237,10 +253,15 @@ __global__ void __launch_bounds__(kMostLanes, 1)
       // Idle threads walk along, so that all meet at the barriers; what they compute goes nowhere.
       walk(p, File{registers + thread, stride}, mixed + thread, [&](Int variable, Int, const Mixture& w) {
         Word below, above;
-        const Word slot = Word(state) & ((Word(1) << kBits) - 1);
+        const Word slot = single ? alone.slot() : Word(state) & ((Word(1) << kBits) - 1);
         const Int x = search(w, p.variables[variable].likely, slot, &below, &above);
+        if (active) codes[(starts[chunk] + first + g) * p.v + variable] = std::int32_t(x);
+        if (single) {
+          alone.take(below, above - below);
+          return x;
+        }
         std::uint64_t next = rans_pop(state, below, above - below);
-        wants[g] = active && next < kLower && !(lanes == 1 && at == bytes);
+        wants[g] = active && next < kLower;
         __syncthreads();
         Int before = 0, all = 0;
         for (Int i = 0; i < lanes; ++i) {
@@ -263,17 +284,15 @@ __global__ void __launch_bounds__(kMostLanes, 1)
           at += 4 * all;
         }
         __syncthreads();
-        if (active) {
-          state = next;
-          codes[(starts[chunk] + first + g) * p.v + variable] = std::int32_t(x);
-        }
+        if (active) state = next;
         return x;
       });
     }
-    if (sound && g < lanes && !is_short && state != (lanes == 1 ? 0 : kLower)) found = Int(Damage::kState);
+    if (sound && !single && g < lanes && !is_short && state != kLower) found = Int(Damage::kState);
     __syncthreads();
     if (g == 0)
       damage[chunk] = !sound     ? found
+                      : single   ? Int(alone.finish())
                       : is_short ? Int(Damage::kShort)
                       : found    ? found
                                  : Int(at != bytes ? Damage::kLeft : Damage::kNone);

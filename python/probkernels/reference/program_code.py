@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from enum import IntEnum
+from itertools import chain
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ COLUMNS = 9  # op, dst, a, b, n, m, stride, step, more
 LEAST = np.float32(1e-30)
 BITS = 24
 LOWER = 1 << 32
+LEAST_RANGE = 1 << 56
 Array = np.ndarray
 
 
@@ -135,23 +137,19 @@ class Reader:
     """A stream being decoded: rANS with a state of 64 bits for each lane and words of 32."""
 
     def __init__(self, stream: bytes, lanes: int) -> None:
-        size = len(stream)
-        self.alone = lanes == 1
-        head = 8 * lanes if lanes > 1 else size if size <= 8 else 5 + (size - 5) % 4
-        if size < head:
+        if len(stream) < 8 * lanes:
             raise Bad(1)
-        each = head if self.alone else 8
-        self.states = [int.from_bytes(stream[g * each : (g + 1) * each], "little") for g in range(lanes)]
-        if (self.alone and head and not stream[head - 1]) or (not self.alone and min(self.states) < LOWER):
+        self.states = [int.from_bytes(stream[g * 8 : (g + 1) * 8], "little") for g in range(lanes)]
+        if min(self.states) < LOWER:
             raise Bad(2)
-        self.rest = stream[head:]
+        self.rest = stream[8 * lanes :]
 
     def pop(self, lane: int, below: Array) -> int:
         state = self.states[lane]
         slot = state & ((1 << BITS) - 1)
         value = int(np.searchsorted(below, slot, "right")) - 1
         state = int(below[value + 1] - below[value]) * (state >> BITS) + slot - int(below[value])
-        if state < LOWER and not (self.alone and not self.rest):
+        if state < LOWER:
             if len(self.rest) < 4:
                 raise Bad(1)
             state = state << 32 | int.from_bytes(self.rest[:4], "little")
@@ -161,7 +159,7 @@ class Reader:
 
     def finish(self) -> None:
         """Raises unless all is used up and every state is what an encoder began with."""
-        if any(state != (0 if self.alone else LOWER) for state in self.states):
+        if any(state != LOWER for state in self.states):
             raise Bad(2)
         if self.rest:
             raise Bad(3)
@@ -169,7 +167,7 @@ class Reader:
 
 def write(symbols: list[list[tuple[int, int]]], lanes: int) -> bytes:
     """The stream of rows of symbols (below, width): `lanes` rows side by side, coded from the last symbol on."""
-    states = [0 if lanes == 1 else LOWER] * lanes
+    states = [LOWER] * lanes
     words: list[bytes] = []
     for first in reversed(range(0, len(symbols), lanes)):
         rows = symbols[first : first + lanes]
@@ -180,8 +178,45 @@ def write(symbols: list[list[tuple[int, int]]], lanes: int) -> bytes:
                     words.append((states[lane] & 0xFFFFFFFF).to_bytes(4, "little"))
                     states[lane] >>= 32
                 states[lane] = (states[lane] // width << BITS) + states[lane] % width + below
-    size = (states[0].bit_length() + 7) // 8 if lanes == 1 else 8
-    return b"".join([s.to_bytes(size, "little") for s in states] + words[::-1])
+    return b"".join([s.to_bytes(8, "little") for s in states] + words[::-1])
+
+
+class RangeReader:
+    """The stream of one lane being decoded: a number whose digits are its bytes, within a range that shrinks."""
+
+    def __init__(self, stream: bytes) -> None:
+        self.stream, self.at, self.range = stream, 8, (1 << 64) - 1
+        self.code = int.from_bytes(stream[:8].ljust(8, b"\0"), "big")  # how far it is above the range's lower end
+
+    def pop(self, lane: int, below: Array) -> int:
+        unit = self.range >> BITS
+        if self.code // unit >= 1 << BITS:
+            raise Bad(2)
+        value = int(np.searchsorted(below, self.code // unit, "right")) - 1
+        self.code -= unit * int(below[value])
+        self.range = unit * int(below[value + 1] - below[value])
+        while self.range < LEAST_RANGE:
+            self.code = self.code << 8 | int.from_bytes(self.stream[self.at : self.at + 1], "big")
+            self.range, self.at = self.range << 8, self.at + 1
+        return value
+
+    def finish(self) -> None:
+        """Raises unless the stream is the one that :func:`write_alone` makes."""
+        if self.code >= LEAST_RANGE or self.stream[-1:] == b"\0":
+            raise Bad(2)
+        if len(self.stream) > self.at - 7:
+            raise Bad(3)
+
+
+def write_alone(symbols: list[list[tuple[int, int]]]) -> bytes:
+    """The stream of one lane: the shortest number in the range that is left after all symbols."""
+    low, size, digits = 0, (1 << 64) - 1, 0
+    for below, width in chain.from_iterable(symbols):
+        unit = size >> BITS
+        low, size = low + unit * below, unit * width
+        while size < LEAST_RANGE:
+            low, size, digits = low << 8, size << 8, digits + 1
+    return (-(-low // LEAST_RANGE)).to_bytes(digits + 1, "big").rstrip(b"\0")
 
 
 def capacity(rows: int, variables: int, lanes: int) -> int:
@@ -200,7 +235,9 @@ def program_encode(
     payload, sizes = torch.zeros(chunks, room, dtype=torch.uint8), torch.zeros(chunks, dtype=torch.int64)
     for chunk in range(chunks):
         rows = codes[chunk * each : (chunk + 1) * each].tolist()
-        stream = write([symbols_of(model, row) for row in rows], min(lanes, len(rows)))
+        symbols = [symbols_of(model, row) for row in rows]
+        beside = min(lanes, len(rows))
+        stream = write(symbols, beside) if beside > 1 else write_alone(symbols)
         payload[chunk, : len(stream)] = torch.frombuffer(bytearray(stream), dtype=torch.uint8)
         sizes[chunk] = len(stream)
     return payload.to(codes.device), sizes.to(codes.device)
@@ -230,7 +267,7 @@ def answer(walk: Generator[tuple[int, Array], int, None], value: int) -> tuple[i
 def read(model: Model, stream: bytes, out: Array, lanes: int) -> None:
     """Decodes a stream into out (rows, V)."""
     lanes = min(lanes, len(out))
-    reader = Reader(stream, lanes)
+    reader = RangeReader(stream) if lanes == 1 else Reader(stream, lanes)
     for first in range(0, len(out), lanes):
         rows = out[first : first + lanes]
         walks = [model.walk() for _ in rows]
