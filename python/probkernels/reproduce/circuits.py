@@ -9,13 +9,14 @@ from statistics import fmean
 from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 
 from ..circuits import EM, Circuit, PiecewiseLinear, chow_liu, factorised, grow, hclt, mutual_information, tree_parents
 from ..circuits.schedule import Schedule
 from . import _circuits_data as data_sets
 from . import _circuits_peers as peers
 from . import _circuits_queries as queries
-from ._circuits_data import bits
+from ._circuits_data import Images, bits
 from ._circuits_queries import Gallery, Halves
 from ._method import Method, Progress, Result
 from ._workers import run_jobs
@@ -211,12 +212,18 @@ def _show(epochs: int, advance: Advance) -> list[Record]:
     return [*found, Gallery("digits", categories, pictures, samples, parents, strength.tolist())]
 
 
-def _mnist(epochs: int, folder: Path, latents: int, size: int, advance: Advance) -> list[Record]:
-    images = data_sets.mnist(folder)
+def mnist_hclt(images: Images, epochs: int, latents: int, size: int, advance: Advance) -> Circuit:
+    """An HCLT of batches of ``size``; ``advance`` moves on by 1 an epoch."""
     batches = max(len(images.train) // size, 1)
     circuit = hclt(images.train, latents, categories=images.categories)
     step = peers.ticking(ANNEALED, lambda amount: advance(amount / batches))
     EM(circuit, step=step, pseudocount=0.1, batch_size=size).fit(images.train, epochs=epochs, progress=False)
+    return circuit
+
+
+def _mnist(epochs: int, folder: Path, latents: int, size: int, advance: Advance) -> list[Record]:
+    images = data_sets.mnist(folder)
+    circuit = mnist_hclt(images, epochs, latents, size, advance)
     name = f"HCLT, M = {latents}"
     found: list[Record] = [Fit("MNIST", name, 0, bits(circuit, images.test), bits(circuit, images.train))]
     if latents == 16:
@@ -225,9 +232,10 @@ def _mnist(epochs: int, folder: Path, latents: int, size: int, advance: Advance)
     return found
 
 
-def _mnist_grown(passes: int, folder: Path, epochs: int, size: int, advance: Advance) -> list[Record]:  # fmt: skip
-    """An HCLT whose latents double their states again and again, each time trained until held-out images get worse."""
-    images = data_sets.mnist(folder)
+def mnist_grown(images: Images, epochs: int, size: int, advance: Advance) -> tuple[Circuit, Tensor]:
+    """An HCLT whose latents double their states again and again, each time trained until held-out images get worse;
+    and the images that it has seen.
+    """
     order = torch.randperm(len(images.train), generator=torch.Generator().manual_seed(0))
     held_out, seen = (images.train[part] for part in order.tensor_split([int(HELD_OUT * len(order))]))
     batches = max(len(seen) // size, 1)
@@ -242,6 +250,12 @@ def _mnist_grown(passes: int, folder: Path, epochs: int, size: int, advance: Adv
     for seed in range(DOUBLINGS):
         circuit = grow(circuit, seed=seed)
         train(circuit, AFTER_GROWTH)
+    return circuit, seen
+
+
+def _mnist_grown(passes: int, folder: Path, epochs: int, size: int, advance: Advance) -> list[Record]:  # fmt: skip
+    images = data_sets.mnist(folder)
+    circuit, seen = mnist_grown(images, epochs, size, advance)
     return [Fit("MNIST", GROWN, 0, bits(circuit, images.test), bits(circuit, seen))]
 
 
