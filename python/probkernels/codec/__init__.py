@@ -6,6 +6,7 @@ from .coder import decode, decode_each, encode
 from .frozen_flow import FrozenFlow
 from .integer_flow import IntegerFlow
 from .layout import Layout
+from .paper_order import PaperOrder, paper_conditionals
 from .pc_codec import FlowCoder, PCCodec, ProgramCoder, open
 from .program import Program
 from .reader import CodecReader, Damage
@@ -22,6 +23,7 @@ __all__ = [
     "IntegerFlow",
     "Layout",
     "PCCodec",
+    "PaperOrder",
     "Program",
     "ProgramCoder",
     "Vocabulary",
@@ -29,5 +31,6 @@ __all__ = [
     "decode_each",
     "encode",
     "open",
+    "paper_conditionals",
     "train",
 ]

@@ -60,6 +60,12 @@ class Program:
     tensors: Four = field(repr=False)  # code, weights, tables, variables: what the ops take
 
     @property
+    def multiplications(self) -> int:
+        """Multiply-adds that the sums of a row take, without those of its symbols."""
+        rows = self.instructions.astype(np.int64)
+        return int((rows[:, 4] * rows[:, 5])[rows[:, 0] == Code.MATVEC].sum())
+
+    @property
     def variables(self) -> int:
         """How many there are."""
         return len(self.shapes)
@@ -154,7 +160,7 @@ def _tables(circuit: Circuit, inputs: list[list[int]]) -> list[np.ndarray]:
     places = by_input(circuit)
     with torch.no_grad():
         layers = {layer for layer, _ in places.values()}
-        whole = {layer: _probabilities(layer) for layer in layers}
+        whole = {layer: probabilities(layer) for layer in layers}
     found = []
     for nodes in inputs:
         table = np.concatenate([whole[places[node][0]][places[node][1]] for node in nodes], 1)
@@ -164,7 +170,7 @@ def _tables(circuit: Circuit, inputs: list[list[int]]) -> list[np.ndarray]:
     return found
 
 
-def _probabilities(layer: Inputs) -> np.ndarray:
+def probabilities(layer: Inputs) -> np.ndarray:
     """(variables of the layer, C, K)."""
     assert isinstance(layer, TableInputs)  # its family is discrete
     return layer.log_table().double().exp().cpu().numpy()
