@@ -6,48 +6,11 @@
 #include <vector>
 
 #include "pk/launch.h"
-#include "pk/program.h"
+#include "pk/program_cpu.h"
 #include "pk/range_coder.h"
-#include "pk/vec.h"
 
 namespace pk {
 namespace {
-
-using Int = std::int64_t;
-using Word = std::uint32_t;
-
-// a * b + c with one rounding. Without the instruction: in double the product is exact, and the sum is rounded to odd,
-// which makes the second rounding, to float, that of the exact sum. Nothing here is negative.
-inline float fma_exactly(float a, float b, float c) {
-  const double p = double(a) * double(b), s = p + double(c), t = s - p, error = (p - (s - t)) + (double(c) - t);
-  std::uint64_t bits;
-  memcpy(&bits, &s, 8);
-  if (error != 0 && !(bits & 1)) bits += error > 0 ? 1 : -1;
-  double odd;
-  memcpy(&odd, &bits, 8);
-  return float(odd);
-}
-
-template <int B>
-PK_HD void add_product(Vec<float, B>& sum, const Vec<float, B>& x, float w) {
-  for (int i = 0; i < sum.kRegisters; ++i) {
-#if defined(__x86_64__) && defined(__GNUC__)
-    if constexpr (B > 16) {  // GCC does not vectorise __builtin_fmaf
-      const typename Vec<float, B>::Register all = typename Vec<float, B>::Register{} + w;
-      asm("vfmadd231ps %2, %1, %0" : "+v"(sum.part[i]) : "v"(x.part[i]), "v"(all));
-      continue;
-    }
-#endif
-    for (int k = 0; k < sum.kWidth; ++k) sum.part[i][k] = fma_exactly(x.part[i][k], w, sum.part[i][k]);
-  }
-}
-
-template <int B>
-PK_HD Vec<float, B> flushed(Vec<float, B> x) {
-  const typename Vec<float, B>::Register zero{};
-  for (int i = 0; i < x.kRegisters; ++i) x.part[i] = x.part[i] < zero + kLeast ? zero : x.part[i];
-  return x;
-}
 
 // The coders of symbols see mixture weights w (K) of one row and what row it is, and say which value it has.
 struct Encoder {
@@ -55,20 +18,25 @@ struct Encoder {
   Word* below;                // (rows, V), in the order of coding
   Word* width;
   Int v, first;
+  // Tables are larger than caches: what rows of them will be read.
+  PK_HD void prefetch(const Program& p, Int variable, Int from, Int to) const {
+    const Variable& var = p.variables[variable];
+    for (Int g = from; g < to; ++g) {
+      const std::uint16_t* const row = p.tables + var.table + codes[(first + g) * v + variable] * var.units;
+      __builtin_prefetch(row);
+      __builtin_prefetch(row + 2 * var.units - 1);
+    }
+  }
+  template <int B>
   PK_HD Int operator()(const Program& p, Int variable, Int turn, Int g, const Word* w) {
     const Variable& var = p.variables[variable];
     const std::uint16_t* table = p.tables + var.table;
     const Int row = first + g, x = codes[row * v + variable];
-    const Word low = cumulative(w, table + x * var.units, var.units);
-    const Word high = x + 1 < var.categories ? cumulative(w, table + (x + 1) * var.units, var.units) : 1u << kBits;
+    const Word low = cumulative<B>(w, table + x * var.units, var.units);
+    const Word high = x + 1 < var.categories ? cumulative<B>(w, table + (x + 1) * var.units, var.units) : 1u << kBits;
     below[row * v + turn] = low;
     width[row * v + turn] = high - low;
     return x;
-  }
-  PK_HD static Word cumulative(const Word* w, const std::uint16_t* counts, Int n) {
-    Word sum = 0;
-    for (Int k = 0; k < n; ++k) sum += w[k] * Word(counts[k]);
-    return sum >> 8;
   }
 };
 
@@ -79,12 +47,19 @@ struct Decoder {
   const std::uint8_t *at, *end;
   Int v, first;
   bool is_short = false;
+  PK_HD void prefetch(const Program& p, Int variable, Int, Int) const {
+    const Variable& var = p.variables[variable];
+    const std::uint16_t* const row = p.tables + var.table + var.likely * var.units;
+    __builtin_prefetch(row);
+    __builtin_prefetch(row + 2 * var.units - 1);
+  }
+  template <int B>
   PK_HD Int operator()(const Program& p, Int variable, Int, Int g, const Word* w) {
     const Variable& var = p.variables[variable];
     const std::uint16_t* table = p.tables + var.table;
     const Word slot = alone ? alone->slot() : Word(states[g]) & ((1u << kBits) - 1);
     const auto upper = [&](Int x) PK_INLINE {
-      return x < var.categories ? Encoder::cumulative(w, table + x * var.units, var.units) : 1u << kBits;
+      return x < var.categories ? cumulative<B>(w, table + x * var.units, var.units) : 1u << kBits;
     };
     Int low = 0, high = var.categories;
     Word below = 0, above = 1u << kBits;
@@ -119,172 +94,12 @@ struct Decoder {
   }
 };
 
-struct Scratch {
-  std::vector<float> registers;  // (registers, lanes)
-  std::vector<float> shares;     // (units, 16)
-  std::vector<Word> mixed;       // (16, units)
-  std::vector<Int> values;       // (lanes): of the variable coded last
-};
-
-// Runs the program for rows of data side by side: `width` lanes, of which `count` are in use.
-struct Walk {
-  template <int B, class Coder>
-  PK_HD static void run(const Program& p, Int width, Int count, Scratch* s, Coder* coder) {
-    float* const r = s->registers.data();
-    Int turn = 0;
-    for (Int row = 0; row < p.rows; ++row) {
-      const Instruction in = p.code[row];
-      if (in.op == ProgramOp::kCode) {
-        code<B>(p, in, width, count, *s, *coder, turn++);
-      } else if (in.op == ProgramOp::kLeaf) {
-        leaf(p, in, width, count, *s);
-      } else {
-        for (Int at = 0; at < width; at += kLanes) arithmetic<B>(p, in, width, r + at);
-      }
-    }
-  }
-
-  template <int B>
-  PK_HD static void arithmetic(const Program& p, const Instruction& in, Int width, float* r) {
-    switch (in.op) {
-      case ProgramOp::kMatvec:
-        return matvec<B>(p, in, width, r);
-      case ProgramOp::kMultiply:
-        return multiply<B>(in, width, r);
-      case ProgramOp::kRescale:
-        return rescale<B>(in, width, r);
-      case ProgramOp::kContract:
-        return contract<B>(in, width, r);
-      case ProgramOp::kOuter:
-        for (Int i = 0; i < in.n; ++i) {
-          const auto a = load_vec<B>(r + (in.a + i) * width);
-          for (Int j = 0; j < in.m; ++j)
-            store_vec(r + (in.dst + i * in.m + j) * width, flushed<B>(a * load_vec<B>(r + (in.b + j) * width)));
-        }
-        return;
-      default:
-        for (Int k = 0; k < in.n; ++k) store_vec(r + (in.dst + k) * width, Vec<float, B>{} + 1.0f);
-    }
-  }
-
-  template <int B, int N>
-  PK_HD static void matvec_block(const Program& p, const Instruction& in, Int width, float* r, Int k) {
-    Vec<float, B> sum[N];
-    for (int i = 0; i < N; ++i) sum[i] = in.more ? load_vec<B>(r + (in.dst + k + i) * width) : Vec<float, B>{};
-    const float* w = p.weights + in.b + k * in.step;
-    for (Int j = 0; j < in.m; ++j, w += in.stride) {
-      const auto x = load_vec<B>(r + (in.a + j) * width);
-      for (int i = 0; i < N; ++i) add_product<B>(sum[i], x, w[i * Int(in.step)]);
-    }
-    for (int i = 0; i < N; ++i) store_vec(r + (in.dst + k + i) * width, flushed<B>(sum[i]));
-  }
-
-  template <int B>
-  PK_HD static void matvec(const Program& p, const Instruction& in, Int width, float* r) {
-    constexpr int kBlock = B / 8;  // sums at a time: registers for eight vectors
-    Int k = 0;
-    for (; k + kBlock <= in.n; k += kBlock) matvec_block<B, kBlock>(p, in, width, r, k);
-    for (; k < in.n; ++k) matvec_block<B, 1>(p, in, width, r, k);
-  }
-
-  template <int B>
-  PK_HD static void multiply(const Instruction& in, Int width, float* r) {
-    for (Int k = 0; k < in.n; ++k) {
-      auto x = load_vec<B>(r + (in.a + k) * width);
-      if (in.b >= 0) x = flushed<B>(x * load_vec<B>(r + (in.b + k) * width));
-      float* const to = r + (in.dst + k) * width;
-      store_vec(to, in.more ? load_vec<B>(to) + x : x);
-    }
-  }
-
-  template <int B>
-  PK_HD static void contract(const Instruction& in, Int width, float* r) {
-    for (Int k = 0; k < in.n; ++k) {
-      float* const to = r + (in.dst + k) * width;
-      Vec<float, B> sum = in.more ? load_vec<B>(to) : Vec<float, B>{};
-      for (Int j = 0; j < in.m; ++j) {
-        const auto x = load_vec<B>(r + (in.a + k * in.step + j * in.stride) * width);
-        sum += in.b < 0 ? x : flushed<B>(x * load_vec<B>(r + (in.b + j) * width));
-      }
-      store_vec(to, sum);
-    }
-  }
-
-  // By the power of two that brings the largest into [1, 2); all ones if all are zero.
-  template <int B>
-  PK_HD static void rescale(const Instruction& in, Int width, float* r) {
-    using Register = typename Vec<float, B>::Register;
-    typedef std::int32_t Bits __attribute__((vector_size(B)));
-    auto most = load_vec<B>(r + in.dst * width);
-    for (Int k = 1; k < in.n; ++k) {
-      const auto x = load_vec<B>(r + (in.dst + k) * width);
-      for (int i = 0; i < x.kRegisters; ++i) most.part[i] = most.part[i] > x.part[i] ? most.part[i] : x.part[i];
-    }
-    const Register zero{};
-    Vec<float, B> scale;
-    for (int i = 0; i < scale.kRegisters; ++i) {
-      Bits exponent;
-      memcpy(&exponent, &most.part[i], B);
-      exponent >>= 23;
-      const Bits bits = (254 - (exponent < 253 ? exponent : Bits{} + 253)) << 23;
-      memcpy(&scale.part[i], &bits, B);
-    }
-    for (Int k = 0; k < in.n; ++k) {
-      auto x = flushed<B>(load_vec<B>(r + (in.dst + k) * width) * scale);
-      for (int i = 0; i < x.kRegisters; ++i) x.part[i] = most.part[i] == zero ? zero + 1.0f : x.part[i];
-      store_vec(r + (in.dst + k) * width, x);
-    }
-  }
-
-  PK_HD static void leaf(const Program& p, const Instruction& in, Int width, Int count, Scratch& s) {
-    const Variable& var = p.variables[in.m];
-    float* const to = s.registers.data() + in.dst * width;
-    for (Int g = 0; g < count; ++g) {
-      const std::uint16_t* low = p.tables + var.table + s.values[g] * var.units + in.stride;
-      if (s.values[g] + 1 < var.categories)
-        for (Int k = 0; k < in.n; ++k) to[k * width + g] = float(std::int32_t(low[var.units + k]) - low[k]);
-      else
-        for (Int k = 0; k < in.n; ++k) to[k * width + g] = float(65536 - low[k]);
-    }
-  }
-
-  // Mixture weights as whole numbers, 65536 in all, and the symbols of one variable.
-  template <int B, class Coder>
-  PK_HD static void code(const Program& p, const Instruction& in, Int width, Int count, Scratch& s, Coder& coder,
-                         Int turn) {
-    const Int n = in.n;
-    for (Int first = 0; first < count; first += kLanes) {
-      const float* const a = s.registers.data() + in.a * width + first;
-      auto sum = load_vec<B>(a);
-      for (Int k = 1; k < n; ++k) sum += load_vec<B>(a + k * width);
-      alignas(64) float total[kLanes], inverse[kLanes];
-      store_vec(total, sum);
-      for (int g = 0; g < kLanes; ++g) inverse[g] = 65536.0f / total[g];
-      const auto scale = load_vec<B>(static_cast<const float*>(inverse));
-      float* const shares = s.shares.data();
-      for (Int k = 0; k < n; ++k) store_vec(shares + k * kLanes, load_vec<B>(a + k * width) * scale);
-      const Int used = std::min(count - first, Int(kLanes));
-      for (Int g = 0; g < used; ++g) {
-        Word* const w = s.mixed.data();
-        const bool usable = total[g] > 0 && total[g] < 3e38f;
-        for (Int k = 0; k < n; ++k) w[k] = usable ? Word(std::int32_t(shares[k * kLanes + g])) : Word(65536 / n);
-        Word all = 0, most = 0;
-        for (Int k = 0; k < n; ++k) all += w[k], most = std::max(most, w[k]);
-        Int best = 0;
-        while (w[best] != most) ++best;
-        w[best] += 65536u - all;
-        s.values[first + g] = coder(p, in.m, turn, first + g, w);
-      }
-    }
-  }
-};
-
 Int padded(Int lanes) { return (lanes + kLanes - 1) / kLanes * kLanes; }
 
 Scratch scratch_for(const Program& p, Int width) {
   Int units = 1;
   for (Int i = 0; i < p.v; ++i) units = std::max(units, p.variables[i].units);
-  return {std::vector<float>(p.registers * width), std::vector<float>(units * kLanes), std::vector<Word>(units),
+  return {std::vector<float>(p.registers * width), std::vector<Word>(units * kLanes), std::vector<Word>(units * kLanes),
           std::vector<Int>(width)};
 }
 
