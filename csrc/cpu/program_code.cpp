@@ -32,8 +32,8 @@ struct Encoder {
     const Variable& var = p.variables[variable];
     const std::uint16_t* table = p.tables + var.table;
     const Int row = first + g, x = codes[row * v + variable];
-    const Word low = cumulative<B>(w, table + x * var.units, var.units);
-    const Word high = x + 1 < var.categories ? cumulative<B>(w, table + (x + 1) * var.units, var.units) : 1u << kBits;
+    const Word low = cumulative<B>(w, table, x, var.units);
+    const Word high = x + 1 < var.categories ? cumulative<B>(w, table, x + 1, var.units) : 1u << kBits;
     below[row * v + turn] = low;
     width[row * v + turn] = high - low;
     return x;
@@ -59,7 +59,7 @@ struct Decoder {
     const std::uint16_t* table = p.tables + var.table;
     const Word slot = alone ? alone->slot() : Word(states[g]) & ((1u << kBits) - 1);
     const auto upper = [&](Int x) PK_INLINE {
-      return x < var.categories ? cumulative<B>(w, table + x * var.units, var.units) : 1u << kBits;
+      return x < var.categories ? cumulative<B>(w, table, x, var.units) : 1u << kBits;
     };
     Int low = 0, high = var.categories;
     Word below = 0, above = 1u << kBits;
@@ -72,7 +72,12 @@ struct Decoder {
     };
     if (var.likely + 1 < high) probe(var.likely + 1);
     if (var.likely > low && high == var.likely + 1) probe(var.likely);
-    while (high - low > 1) probe((low + high) >> 1);
+    while (high - low > 1) {
+      const Int middle = (low + high) >> 1;
+      __builtin_prefetch(table + ((low + middle) >> 1) * var.units);  // what is read next
+      __builtin_prefetch(table + ((middle + high) >> 1) * var.units);
+      probe(middle);
+    }
     codes[(first + g) * v + variable] = std::int32_t(low);
     if (alone)
       alone->take(below, above - below);

@@ -46,7 +46,7 @@ struct Mixture {
     if (x == categories) return Word(1) << kBits;
     Word sum = 0;
     for (Int k = 0; k < units; ++k) sum += first[k * stride] * Word(table[x * units + k]);
-    return sum >> 8;
+    return (sum >> 8) + Word(x);
   }
 };
 
@@ -106,7 +106,11 @@ __device__ void leaf(const Program& p, const Instruction& in, File r, Int value)
   const Variable& var = p.variables[in.m];
   const std::uint16_t* const low = p.tables + var.table + value * var.units + in.stride;
   const bool last = value + 1 == var.categories;
-  for (Int k = 0; k < in.n; ++k) r[in.dst + k] = float((last ? 65536 : std::int32_t(low[var.units + k])) - low[k]);
+  const Word end = (Word(1) << kBits) - Word(value);
+  for (Int k = 0; k < in.n; ++k) {
+    const Word above = last ? end : 256 * Word(low[var.units + k]) + 1;
+    r[in.dst + k] = rounded_product(float(std::int32_t(above - 256 * Word(low[k]))), kUnit);
+  }
 }
 
 // Runs the program for one row; coder(variable, turn, mixture) says which value a variable has.

@@ -12,7 +12,7 @@ from probkernels._core.errors import CorruptStreamError
 from probkernels.circuits import Categorical, Circuit, Gaussian, Graph, Input, Product, Sum, factorised_graph
 from probkernels.codec import Program, decode, decode_each, encode
 from probkernels.codec._compile import integer_table
-from probkernels.reference.program_code import Model, answer, fma, mixture, symbols_of
+from probkernels.reference.program_code import Model, answer, cumulative, fma, mixture, symbols_of
 from torch import Tensor
 
 from tests.codec.models import KINDS, model, rows, toy
@@ -276,4 +276,13 @@ def test_mixture_weights_sum_to_65536() -> None:
 
 def test_tables_leave_every_category_possible() -> None:
     table = integer_table(np.array([[1.0, 0.25], [0.0, 0.5], [0.0, 0.25]])).astype(np.int64)
-    assert np.diff(table, axis=0, append=65536).tolist() == [[65534, 16384], [1, 32768], [1, 16384]]
+    assert table.tolist() == [[0, 0], [65535, 16384], [65535, 49151]]
+    below = cumulative(256 * table)
+    assert below[-1].tolist() == [2**24] * 2 and np.diff(below, axis=0)[:, 0].tolist() == [65535 * 256 + 1, 1, 254]
+
+
+def test_tables_are_as_near_as_counts_allow() -> None:
+    p = np.random.default_rng(0).random((300, 4)) ** 6
+    p /= p.sum(0)
+    found = np.diff(cumulative(256 * integer_table(p).astype(np.int64)), axis=0) / 2**24
+    assert found.min() >= 2.0**-24 and np.abs(found[:-1] - p[:-1]).max() < 2.0**-16

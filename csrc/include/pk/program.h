@@ -1,5 +1,5 @@
 // What a compiled circuit looks like to the coders on the CPU and on a GPU, and the coder of single symbols. The
-// arithmetic is named f32-fma-seq-v1; equations and the meaning of rows: python/probkernels/reference/program_code.py.
+// arithmetic is named f32-fma-seq-v2; equations and the meaning of rows: python/probkernels/reference/program_code.py.
 #pragma once
 #include <cstdint>
 
@@ -7,8 +7,9 @@
 
 namespace pk {
 
-constexpr float kLeast = 1e-30f;  // smaller results become 0: what a machine does with subnormals cannot matter
-constexpr int kBits = 24;         // of a probability in the stream
+constexpr float kLeast = 1e-30f;     // smaller results become 0: what a machine does with subnormals cannot matter
+constexpr int kBits = 24;            // of a probability in the stream
+constexpr float kUnit = 1.0f / 256;  // a leaf's scale: 65536 is all
 constexpr std::uint64_t kLower = std::uint64_t(1) << 32;  // states stay in [2^32, 2^64)
 
 enum class ProgramOp : std::int32_t { kFill, kMatvec, kMultiply, kContract, kOuter, kRescale, kCode, kLeaf };
@@ -25,7 +26,7 @@ struct Variable {
 struct Program {
   const Instruction* code;  // (rows)
   const float* weights;
-  const std::uint16_t* tables;  // of every variable (categories, units): counts below a category, of 65536
+  const std::uint16_t* tables;  // of every variable (categories, units): counts below a category
   const Variable* variables;    // (V)
   std::int64_t rows, registers, v;
 };

@@ -111,22 +111,25 @@ PK_HD Vec<Word, B> as_words(const Vec<float, B>& x) {
   return v;
 }
 
-// Of 2^24: the share of the values below one, given mixture weights w (n) and its counts (n).
 template <int B>
-PK_HD Word cumulative(const Word* w, const std::uint16_t* counts, Int n) {
-  Word sum = 0;
+PK_HD Vec<Word, B> products(const Word* w, const std::uint16_t* counts) {
+  Vec<Word, B> weights;
+  memcpy(&weights, w, sizeof(weights));
+  return weights * load_counts<B>(counts);
+}
+
+// Of 2^24: the share of the values below x, given mixture weights w (n) and a table (categories, n). Every value has
+// one besides its counts.
+template <int B>
+PK_HD Word cumulative(const Word* w, const std::uint16_t* table, Int x, Int n) {
+  const std::uint16_t* const counts = table + x * n;
+  if (n == kLanes) return (sum_lanes(products<B>(w, counts)) >> 8) + Word(x);
+  Vec<Word, B> all{};
   Int k = 0;
-  if (n >= kLanes) {
-    Vec<Word, B> all{};
-    for (; k + kLanes <= n; k += kLanes) {
-      Vec<Word, B> weights;
-      memcpy(&weights, w + k, sizeof(weights));
-      all += weights * load_counts<B>(counts + k);
-    }
-    sum = sum_lanes(all);
-  }
+  for (; k + kLanes <= n; k += kLanes) all += products<B>(w + k, counts + k);
+  Word sum = sum_lanes(all);
   for (; k < n; ++k) sum += w[k] * Word(counts[k]);
-  return sum >> 8;
+  return (sum >> 8) + Word(x);
 }
 
 struct Scratch {
@@ -261,19 +264,22 @@ struct Walk {
       for (int g = 0; g < kLanes; ++g)
         low[g] = p.tables + var.table + s.values[first + std::min(g, used - 1)] * var.units + in.stride;
       const std::uint16_t* const last = p.tables + var.table + (var.categories - 1) * var.units;
+      const Word end = (Word(1) << kBits) - Word(var.categories - 1);
       Int k = 0;
       for (; k + kLanes <= in.n; k += kLanes) {
         alignas(64) float widths[kLanes * kLanes];
         for (int g = 0; g < kLanes; ++g) {
-          const auto below = load_counts<B>(low[g] + k);
-          const auto above = low[g] < last ? load_counts<B>(low[g] + var.units + k) : Vec<Word, B>{} + Word(65536);
-          store_vec(widths + g * kLanes, as_floats<B>(above - below));
+          const auto below = load_counts<B>(low[g] + k) * Word(256);
+          const auto above =
+              low[g] < last ? load_counts<B>(low[g] + var.units + k) * Word(256) + Word(1) : Vec<Word, B>{} + end;
+          store_vec(widths + g * kLanes, as_floats<B>(above - below) * kUnit);
         }
         transpose(widths, kLanes, to + k * width, width);
       }
       for (; k < in.n; ++k)
         for (int g = 0; g < kLanes; ++g)
-          to[k * width + g] = float((low[g] < last ? std::int32_t(low[g][var.units + k]) : 65536) - low[g][k]);
+          to[k * width + g] =
+              kUnit * float(std::int32_t((low[g] < last ? 256u * low[g][var.units + k] + 1 : end) - 256u * low[g][k]));
     }
   }
 

@@ -77,7 +77,7 @@ def compress(
     target: Annotated[Path, typer.Argument(metavar="OUT", help="The file to write.")],
     model: Annotated[Path, typer.Option("--model", help="A model file that `train` wrote.")],
     embed: Annotated[bool, typer.Option("--embed", help="Carry the model along in the file.")] = False,
-    chunk_items: Annotated[int | None, typer.Option(help="Items decoded together. [default: about 256 kB]")] = None,
+    chunk_items: Annotated[int | None, typer.Option(help="Items decoded together. [default: about 512 kB]")] = None,
     compare: Annotated[bool, typer.Option("--compare", help="Also measure other compressors; slow.")] = False,
     key: Key = None,
 ) -> None:

@@ -297,14 +297,19 @@ class Compiler:
                 column += units
 
 
-def integer_table(probabilities: np.ndarray) -> np.ndarray:
-    """probabilities (C, K) of every unit -> cumulative counts below each category (C, K) uint16, of 65536 in all.
+def room(categories: int) -> int:
+    """Counts that a unit's categories share: what 2**24 holds of 256 after one for each category."""
+    return 65536 - -(-categories // 256)
 
-    Every category gets at least 1, what rounding leaves goes to the most likely one.
+
+def integer_table(probabilities: np.ndarray) -> np.ndarray:
+    """probabilities (C, K) of every unit -> cumulative counts below each category (C, K) uint16.
+
+    A count is worth 256 of 2**24, and every category has 1 besides, so that it may have no count. Counts are rounded
+    down, and what is left goes to the largest remainders.
     """
-    c, _ = probabilities.shape
-    p = probabilities / probabilities.sum(0)
-    counts = np.floor(p * (65536 - c)).astype(np.int64) + 1
-    best = counts.argmax(0)
-    counts[best, np.arange(counts.shape[1])] += 65536 - counts.sum(0)
+    shares = probabilities / probabilities.sum(0) * room(len(probabilities))
+    counts = np.floor(shares).astype(np.int64)
+    rank = (counts - shares).argsort(0, kind="stable").argsort(0, kind="stable")
+    counts += rank < room(len(probabilities)) - counts.sum(0)
     return (counts.cumsum(0) - counts).astype(np.uint16)

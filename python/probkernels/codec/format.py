@@ -19,7 +19,7 @@ MAGIC = b"\x89PKC\r\n\x1a\n"  # a transfer in text mode breaks it
 END = b"PKCE"
 CHUNK = b"\xc5\x9e"
 VERSION = 1
-PROFILE = 1  # the arithmetic f32-fma-seq-v1, 24 bits of a probability and 16 of a weight
+PROFILE = 2  # the arithmetic f32-fma-seq-v2, 24 bits of a probability and 16 of a weight
 EMBEDDED = 1  # the flag of a file that carries its model
 CODED, RAW, DEFLATE = 0, 1, 2  # kinds of chunks
 ID_BYTES = 16  # of the model's 32
@@ -310,8 +310,8 @@ def overhead(chunks: int) -> int:
 
 
 def default_chunk(layout: Layout) -> int:
-    """Items of a chunk of about 256 kB: what a flush costs then vanishes, and random access stays cheap."""
-    return max(1, math.ceil(2**18 / max(1, layout.item_bytes)))
+    """Items of a chunk of about 512 kB: what its lanes and head cost then vanishes, and random access stays cheap."""
+    return max(1, math.ceil(2**19 / max(1, layout.item_bytes)))
 
 
 def default_lanes(values: int) -> int:

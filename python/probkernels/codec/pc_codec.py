@@ -194,7 +194,7 @@ class PCCodec:
 
         Args:
             items: (N, ...) whose items have the model's variables, or are images if there is a tile.
-            chunk_items: items decoded together; about 256 kB by default.
+            chunk_items: items decoded together; about 512 kB by default.
             lanes: rows coded in lock step; at most 16 by default, fewer for short inputs.
             embed: whether the file carries its model.
 

@@ -16,10 +16,10 @@ from ..circuits import Circuit, find_vtree
 from ..circuits._nodes import by_input, by_sum
 from ..circuits.inputs import Inputs, TableInputs
 from ..reference.program_code import COLUMNS, Code
-from ._compile import LEAST_WEIGHT, MOST_UNITS, Compiler, integer_table
+from ._compile import LEAST_WEIGHT, MOST_UNITS, Compiler, integer_table, room
 
 Four = tuple[Tensor, Tensor, Tensor, Tensor]
-PROFILE = b"f32-fma-seq-v1"
+PROFILE = b"f32-fma-seq-v2"
 MOST_CATEGORIES = 65536
 MOST_REGISTERS = 1 << 24
 DTYPES: dict[str, np.dtype[Any]] = {
@@ -34,7 +34,7 @@ class Program:
 
     instructions (R, 9) int32: see :class:`probkernels.reference.program_code.Code`.
     weights (E,) float32: of all sums, each 0 or in [2**-24, 1].
-    tables (T,) uint16: of every variable (categories, units), counts below a category, of 65536.
+    tables (T,) uint16: of every variable (categories, units), counts below a category.
     shapes (V, 2) int32: categories and units of every variable.
     order: in which variables are coded. registers: floats that a row of data needs.
 
@@ -191,7 +191,7 @@ def _tensors(
 
 
 def _check_tables(tables: np.ndarray, shapes: np.ndarray) -> np.ndarray:
-    """Where the table of every variable begins; counts must rise from 0 in every column."""
+    """Where the table of every variable begins; counts must not fall from 0 on in any column."""
     if shapes.ndim != 2 or shapes.shape[1] != 2 or not len(shapes):
         raise CorruptStreamError(f"program: 'shapes': expected (V, 2), got {shapes.shape}")
     c, k = shapes[:, 0].astype(np.int64), shapes[:, 1].astype(np.int64)
@@ -203,8 +203,10 @@ def _check_tables(tables: np.ndarray, shapes: np.ndarray) -> np.ndarray:
     offsets = ends - c * k
     for v, start in enumerate(offsets):
         table = tables[start : ends[v]].reshape(c[v], k[v])
-        if table[0].any() or not (table[1:] > table[:-1]).all():
-            raise CorruptStreamError(f"program: 'tables': variable {v}: expected counts that rise from 0")
+        if table[0].any() or (table[1:] < table[:-1]).any() or int(table[-1].max()) > room(int(c[v])):
+            raise CorruptStreamError(
+                f"program: 'tables': variable {v}: expected counts that rise from 0 to {room(c[v])}"
+            )
     return offsets
 
 

@@ -47,7 +47,7 @@ class CodecWriter:
         target: a path, or a binary file that can be written to.
         coder: the model.
         layout: of the items.
-        chunk_items: items of a chunk, which are decoded together; about 256 kB by default.
+        chunk_items: items of a chunk, which are decoded together; about 512 kB by default.
         lanes: rows that are coded in lock step; at most 16 by default, fewer for small chunks.
         model: bytes of a model file to carry along.
         note: anything that JSON can hold, to carry along; :meth:`CodecReader.note` returns it.

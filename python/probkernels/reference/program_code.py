@@ -1,4 +1,4 @@
-"""Coding rows of data with a compiled circuit, step by step: the arithmetic named f32-fma-seq-v1 and the coder.
+"""Coding rows of data with a compiled circuit, step by step: the arithmetic named f32-fma-seq-v2 and the coder.
 
 Every float is float32, every operation has IEEE's one rounding, sums go in ascending order, and a result below 1e-30
 becomes 0, so that any machine gets the same bits. For the tests: a thousand times slower than the kernels.
@@ -82,6 +82,12 @@ def mixture(a: Array) -> Array:
     return w
 
 
+def cumulative(counts: Array) -> Array:
+    """Counts below each category (C, ...), of 2**24 -> with one more for each of them, and the end (C + 1, ...)."""
+    places = np.arange(len(counts)).reshape(-1, *[1] * (counts.ndim - 1))
+    return np.concatenate([counts + places, np.full((1, *counts.shape[1:]), 1 << BITS)])
+
+
 class Model:
     """The tensors of a program as arrays, and a row's walk through it."""
 
@@ -89,10 +95,7 @@ class Model:
         self.code = code.cpu().numpy()
         self.weights, self.registers = weights.cpu().numpy(), registers
         flat = tables.cpu().numpy().view(np.uint16).astype(np.int64)
-        self.tables = [  # of every variable (C + 1, K)
-            np.vstack([flat[at : at + c * k].reshape(c, k), np.full((1, k), 65536)])
-            for at, c, k, _ in variables.tolist()
-        ]
+        self.tables = [flat[at : at + c * k].reshape(c, k) for at, c, k, _ in variables.tolist()]
 
     def walk(self) -> Generator[tuple[int, Array], int, None]:
         """Runs the program for a row of data: yields every variable in the order of coding, with the cumulative counts
@@ -100,11 +103,11 @@ class Model:
         r = np.zeros(self.registers, np.float32)
         for op, dst, a, b, n, m, stride, step, more in self.code.tolist():
             if op == Code.CODE:
-                below = (self.tables[m] @ mixture(r[a : a + n])) >> 8  # (C + 1)
+                below = cumulative(self.tables[m] @ mixture(r[a : a + n]) >> 8)  # (C + 1)
                 value = yield m, below
-                counts = np.diff(self.tables[m], axis=0)[value].astype(np.float32)
+                widths = np.diff(cumulative(256 * self.tables[m]), axis=0)[value]  # (K)
             elif op == Code.LEAF:
-                r[dst : dst + n] = counts[stride : stride + n]
+                r[dst : dst + n] = widths[stride : stride + n].astype(np.float32) / 256
             elif op == Code.OUTER:
                 r[dst : dst + n * m] = flush(np.outer(r[a : a + n], r[b : b + m])).ravel()
             elif op == Code.RESCALE:
@@ -220,8 +223,8 @@ def write_alone(symbols: list[list[tuple[int, int]]]) -> bytes:
 
 
 def capacity(rows: int, variables: int, lanes: int) -> int:
-    """Bytes that the stream of a chunk cannot exceed: 16 bits a value, and of each lane a state and a word."""
-    return -(-rows * variables // 2) * 4 + 12 * lanes
+    """Bytes that the stream of a chunk cannot exceed: 24 bits a value, and of each lane a state and a word."""
+    return -(-rows * variables * 3 // 4) * 4 + 12 * lanes
 
 
 def program_encode(
