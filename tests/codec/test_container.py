@@ -307,13 +307,19 @@ def fuzz(model: PCCodec, blob: bytes, x: np.ndarray, count: int) -> int:
     return read
 
 
+def in_one_lane(model: PCCodec) -> bytes:
+    return model.compress(rows(900), chunk_items=200, lanes=1)
+
+
 def test_fuzz(model: PCCodec, blob: bytes) -> None:
     assert fuzz(model, blob, rows(900), 2000) > 100
+    assert fuzz(model, in_one_lane(model), rows(900), 1000) > 50
 
 
 @pytest.mark.slow
 def test_fuzz_long(model: PCCodec, blob: bytes) -> None:
     assert fuzz(model, blob, rows(900), 200_000) > 10_000
+    assert fuzz(model, in_one_lane(model), rows(900), 100_000) > 5_000
 
 
 def test_fuzzed_model_files_with_right_checksums(model: PCCodec) -> None:
