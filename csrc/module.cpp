@@ -165,6 +165,11 @@ PK_OP(em_update,         DType, Out,            In,            Maybe,      Int, 
 PK_OP(latent_tree,        DType, In,          In,         In,                Ints,       Maybe,            Out,          Int, Int, Int, Int)
 //                        dtype  weights (E)  leaves (L)  codes (V,B) int32  tree (7 N)  placed (N,12) i64  grad (B)  log_prob (B)  grad_weights (E)  leaf_flows (L)  missing_flows (M)  V    B    E    L
 PK_OP(latent_tree_flows,  DType, In,          In,         In,                Ints,       Maybe,            Maybe,    Out,          Out,              Out,            Maybe,             Int, Int, Int, Int)
+// n bytes in chunks of `each`, each coded into `capacity` bytes
+//                         bytes (n) u8  payload (chunks,capacity) u8  sizes (chunks) i64  n    each  order  capacity
+PK_OP(adaptive_encode,     In,           Out,                          Out,                Int, Int,  Int,   Int)
+//                         payload u8  offsets (chunks+1) i64  starts (chunks+1) i64  bytes (n) u8  damage (chunks) i64  chunks  order
+PK_OP(adaptive_decode,     In,         In,                     In,                    Out,          Out,                 Int,    Int)
 // A program of R instructions (R,9) i32 with weights (E), tables (T) u16 and variables (V,4) i64; n rows in chunks of `each`, each coded into `capacity` bytes
 //                         code  weights  tables  variables  codes (n,V) i32  payload (chunks,capacity) u8  sizes (chunks) i64  R    registers  V    n    each  lanes  capacity
 PK_OP(program_encode,      In,   In,      In,     In,        In,              Out,                          Out,                Int, Int,       Int, Int, Int,  Int,   Int)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .adaptive import AdaptiveCoder
 from .coder import decode, decode_each, encode
 from .frozen_flow import FrozenFlow
 from .integer_flow import IntegerFlow
@@ -15,6 +16,7 @@ from .vocabulary import Vocabulary
 from .writer import CodecWriter
 
 __all__ = [
+    "AdaptiveCoder",
     "CodecReader",
     "CodecWriter",
     "Damage",

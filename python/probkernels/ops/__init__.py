@@ -1,5 +1,6 @@
 """Public ops. Each is one file here, with twins of its name in reference/, csrc/, triton_kernels/, tests/, bench/."""
 
+from .adaptive_code import adaptive_decode, adaptive_encode
 from .em_update import em_update_
 from .latent_tree import latent_tree, latent_tree_flows
 from .leaf_gather import leaf_gather, leaf_histogram
@@ -13,6 +14,8 @@ from .sum_layer import sum_layer, sum_layer_bwd
 
 __all__ = [
     "Selection",
+    "adaptive_decode",
+    "adaptive_encode",
     "dequantise_blocks",
     "em_update_",
     "latent_tree",

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..circuits import Circuit, chow_liu, factorised, hclt
-from ..codec import PCCodec, Program, _classics, encode
+from ..codec import AdaptiveCoder, PCCodec, Program, _classics, encode
 from . import _circuits_data as data_sets
 from . import _circuits_peers as peers
 from . import circuits
@@ -215,7 +215,12 @@ def pixel_bits(circuit: Circuit, images: Tensor) -> Tensor:
 
 def _classic(data: str, images: Images, advance: Advance) -> list[Record]:
     items = images.test.numpy().astype(np.uint8).reshape(-1, images.side, images.side)
-    found = [Classic(data, name, size, 8 * size / items.size) for name, size in _classics.sizes(items).items()]
+    sizes = _classics.sizes(items)
+    codes = items.reshape(len(items), -1).astype(np.int32)
+    for order in (0, 1, 2):
+        adaptive = AdaptiveCoder(codes.shape[1], order)
+        sizes[f"adaptive model of order {order}"] = sum(map(len, adaptive.encode(codes, len(codes), 1)))
+    found = [Classic(data, name, size, 8 * size / items.size) for name, size in sizes.items()]
     advance(1)
     return list(found)
 

@@ -1,0 +1,174 @@
+"""Bytes under an adaptive model: the ops, the kernels' glue, and ``adaptive_encode`` and ``adaptive_decode``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._core import checks
+from .._core.backend import Backend
+from .._core.errors import message
+from .._core.registry import Op
+from ..reference import adaptive_code as reference
+
+MOST_ORDER = 7
+
+
+def _sizes(data: Tensor, each: int) -> tuple[int, int]:
+    """How many chunks, and the most bytes of one."""
+    each = max(min(each, len(data)), 1)
+    return -(-len(data) // each), reference.capacity(each)
+
+
+def _encode_fake(data: Tensor, each: int, order: int) -> tuple[Tensor, Tensor]:
+    return data.new_empty(_sizes(data, each)), data.new_empty(_sizes(data, each)[0], dtype=torch.int64)
+
+
+def _encode(run: Backend, data: Tensor, each: int, order: int) -> tuple[Tensor, Tensor]:
+    chunks, room = _sizes(data, each)
+    payload, sizes = data.new_zeros((chunks, room)), data.new_zeros(chunks, dtype=torch.int64)
+    run.launch("adaptive_encode", data.contiguous(), payload, sizes, len(data), min(each, len(data)), order, room)
+    return payload, sizes
+
+
+def _decode_fake(payload: Tensor, offsets: Tensor, starts: Tensor, order: int, n: int) -> tuple[Tensor, Tensor]:
+    return payload.new_empty(n), payload.new_empty(len(starts) - 1, dtype=torch.int64)
+
+
+def _decode(
+    run: Backend, payload: Tensor, offsets: Tensor, starts: Tensor, order: int, n: int
+) -> tuple[Tensor, Tensor]:
+    chunks = len(starts) - 1
+    data, damage = payload.new_zeros(n), payload.new_zeros(chunks, dtype=torch.int64)
+    if chunks:
+        streams = [t.contiguous() for t in (payload, offsets, starts)]
+        run.launch("adaptive_decode", *streams, data, damage, chunks, order)
+    return data, damage
+
+
+def _encode_examples(device: torch.device, dtype: torch.dtype) -> list[tuple[Any, ...]]:
+    """Several chunks, the last smaller, of order 1; one of order 2."""
+    data = (torch.arange(23, device=device) % 5).to(torch.uint8)
+    return [(data, 10, 1), (data[:3], 5, 2)]
+
+
+def _decode_examples(device: torch.device, dtype: torch.dtype) -> list[tuple[Any, ...]]:
+    """What was encoded."""
+    data = (torch.arange(23, device=device) % 5).to(torch.uint8)
+    payload, sizes = reference.adaptive_encode(data, 10, 1)
+    joined = torch.cat([row[:size] for row, size in zip(payload, sizes.tolist(), strict=True)])
+    offsets = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
+    return [(joined, offsets, torch.tensor([0, 10, 20, 23], device=device), 1, 23)]
+
+
+ENCODE = Op(
+    "adaptive_encode",
+    "(Tensor data, int each, int order) -> (Tensor, Tensor)",
+    family="adaptive_code",
+    reference=reference.adaptive_encode,
+    kernels=dict.fromkeys(("cpu", "cuda"), _encode),
+    fake=_encode_fake,
+    examples=_encode_examples,
+    dtypes=(torch.uint8,),
+    differentiable=False,
+)
+DECODE = Op(
+    "adaptive_decode",
+    "(Tensor payload, Tensor offsets, Tensor starts, int order, int n) -> (Tensor, Tensor)",
+    family="adaptive_code",
+    reference=reference.adaptive_decode,
+    kernels=dict.fromkeys(("cpu", "cuda"), _decode),
+    fake=_decode_fake,
+    examples=_decode_examples,
+    dtypes=(torch.uint8,),
+    differentiable=False,
+)
+
+
+def _check(op: str, name: str, data: object, order: object) -> None:
+    if not isinstance(data, Tensor) or data.dtype is not torch.uint8:
+        raise TypeError(message(op, name, "a uint8 tensor", checks.describe(data)))
+    if data.dim() != 1:
+        raise ValueError(message(op, name, "shape (N,)", f"shape {tuple(data.shape)}"))
+    if isinstance(order, bool) or not isinstance(order, int):
+        raise TypeError(message(op, "order", "a whole number", checks.describe(order)))
+    if not 0 <= order <= MOST_ORDER:
+        raise ValueError(message(op, "order", f"0 to {MOST_ORDER}", repr(order)))
+
+
+def adaptive_encode(data: Tensor, each: int, order: int) -> tuple[Tensor, Tensor]:
+    """Codes bytes, a stream for every ``each`` of them, under a model that learns from the bytes before.
+
+    Args:
+        data: (N,) uint8.
+        each: bytes of a chunk, each of which begins to learn anew.
+        order: bytes before that a byte's model depends on, 0 to 7; from 2 on models share memory by a hash.
+
+    Returns:
+        Streams (chunks, capacity) uint8, zeros after their ends, and their lengths (chunks,) int64.
+
+    Raises:
+        TypeError: no uint8, or no whole numbers.
+        ValueError: a shape or number out of range.
+
+    Backends: C++ (CPU), CUDA, plain torch (slow).
+
+    Reference: Krichevsky and Trofimov, "The Performance of Universal Encoding", IEEE Trans. Inf. Theory 27, 1981.
+
+    Example:
+        >>> import torch, probkernels as pk
+        >>> data = torch.tensor(list(b"abracadabra" * 50), dtype=torch.uint8)
+        >>> payload, sizes = pk.ops.adaptive_encode(data, each=len(data), order=2)
+        >>> int(sizes[0]) < len(data) // 6
+        True
+    """
+    _check("adaptive_encode", "data", data, order)
+    if isinstance(each, bool) or not isinstance(each, int):
+        raise TypeError(message("adaptive_encode", "each", "a whole number", checks.describe(each)))
+    if each < 1:
+        raise ValueError(message("adaptive_encode", "each", "a number >= 1", repr(each)))
+    return ENCODE.call(data, each, order)
+
+
+def adaptive_decode(payload: Tensor, offsets: Tensor, starts: Tensor, order: int, n: int) -> tuple[Tensor, Tensor]:
+    """Decodes what :func:`adaptive_encode` coded. No stream can make it read or write out of bounds.
+
+    Args:
+        payload: (B,) uint8, all streams.
+        offsets: (chunks + 1,) int64: stream c is ``payload[offsets[c] : offsets[c + 1]]``.
+        starts: (chunks + 1,) int64, rising: stream c holds bytes ``starts[c]`` up to ``starts[c + 1]``.
+        order: as they were coded with.
+        n: bytes of all streams.
+
+    Returns:
+        Bytes (n,) uint8, and what is wrong with each stream, (chunks,) int64: 0 nothing, 2 it is not one that the
+        encoder makes, 3 bytes left over.
+
+    Raises:
+        TypeError: a dtype is wrong.
+        ValueError: a shape or number is out of range.
+
+    Backends: C++ (CPU), CUDA, plain torch (slow).
+
+    Reference: Krichevsky and Trofimov, "The Performance of Universal Encoding", IEEE Trans. Inf. Theory 27, 1981.
+
+    Example:
+        >>> import torch, probkernels as pk
+        >>> data = torch.tensor(list(b"abracadabra"), dtype=torch.uint8)
+        >>> payload, sizes = pk.ops.adaptive_encode(data, each=11, order=1)
+        >>> offsets, starts = torch.tensor([0, int(sizes[0])]), torch.tensor([0, 11])
+        >>> bytes(pk.ops.adaptive_decode(payload[0], offsets, starts, order=1, n=11)[0].tolist())
+        b'abracadabra'
+    """
+    _check("adaptive_decode", "payload", payload, order)
+    for name, tensor, most in (("offsets", offsets, payload.numel()), ("starts", starts, n)):
+        if not isinstance(tensor, Tensor) or tensor.dtype is not torch.int64:
+            raise TypeError(message("adaptive_decode", name, "an int64 tensor", checks.describe(tensor)))
+        if tensor.dim() != 1 or len(tensor) < 1 or tensor.shape != starts.shape:
+            raise ValueError(message("adaptive_decode", name, "shape (chunks + 1,)", f"shape {tuple(tensor.shape)}"))
+        steps = tensor.diff() >= (1 if name == "starts" else 0)
+        if int(tensor[0]) < 0 or int(tensor[-1]) > most or not bool(steps.all()):
+            raise ValueError(message("adaptive_decode", name, f"rising numbers from 0 to {most}", "others"))
+    return DECODE.call(payload, offsets, starts, order, n)
