@@ -165,6 +165,11 @@ PK_OP(em_update,         DType, Out,            In,            Maybe,      Int, 
 PK_OP(latent_tree,        DType, In,          In,         In,                Ints,       Maybe,            Out,          Int, Int, Int, Int)
 //                        dtype  weights (E)  leaves (L)  codes (V,B) int32  tree (7 N)  placed (N,12) i64  grad (B)  log_prob (B)  grad_weights (E)  leaf_flows (L)  missing_flows (M)  V    B    E    L
 PK_OP(latent_tree_flows,  DType, In,          In,         In,                Ints,       Maybe,            Maybe,    Out,          Out,              Out,            Maybe,             Int, Int, Int, Int)
+// B rows of n symbols; counts (K+1) i32, row_step and step further for each row and symbol
+//                         symbols (B,n) i32  counts i32  payload (B,capacity) u8  sizes (B) i64  B    n    K    row_step  step  bits  capacity
+PK_OP(rans_encode,         In,                In,         Out,                     Out,           Int, Int, Int, Int,      Int,  Int,  Int)
+//                         payload u8  offsets (B+1) i64  counts i32  symbols (B,n) i32  damage (B) i64  B    n    K    row_step  step  bits
+PK_OP(rans_decode,         In,         In,                In,         Out,               Out,            Int, Int, Int, Int,      Int,  Int)
 // n bytes in chunks of `each`, each coded into `capacity` bytes
 //                         bytes (n) u8  payload (chunks,capacity) u8  sizes (chunks) i64  n    each  order  capacity
 PK_OP(adaptive_encode,     In,           Out,                          Out,                Int, Int,  Int,   Int)

@@ -82,7 +82,7 @@ struct Decoder {
     if (alone)
       alone->take(below, above - below);
     else
-      states[g] = filled(rans_pop(states[g], below, above - below));
+      states[g] = filled(rans_pop(states[g], below, above - below, kBits));
     return low;
   }
 
@@ -128,7 +128,7 @@ Int write_lanes(const Word* below, const Word* width, Int rows, Int v, Int lanes
     for (Int turn = v - 1; turn >= 0; --turn)
       for (Int g = count - 1; g >= 0; --g) {
         const Int i = (first + g) * v + turn;
-        states[g] = rans_push(states[g], below[i], width[i], emit);
+        states[g] = rans_push(states[g], below[i], width[i], kBits, emit);
       }
   }
   at -= 8 * lanes;

@@ -179,7 +179,7 @@ __device__ Int write_lanes(const Word* below, const Word* width, Int rows, Int v
     for (Int turn = v - 1; turn >= 0; --turn)
       for (Int g = (rows - first < lanes ? rows - first : lanes) - 1; g >= 0; --g) {
         const Int i = (first + g) * v + turn;
-        states[g] = rans_push(states[g], below[i], width[i], emit);
+        states[g] = rans_push(states[g], below[i], width[i], kBits, emit);
       }
   for (Int g = lanes - 1; g >= 0; --g)
     for (int i = 7; i >= 0; --i) out[--at] = std::uint8_t(states[g] >> (8 * i));
@@ -264,7 +264,7 @@ __global__ void __launch_bounds__(kMostLanes, 1)
           alone.take(below, above - below);
           return x;
         }
-        std::uint64_t next = rans_pop(state, below, above - below);
+        std::uint64_t next = rans_pop(state, below, above - below, kBits);
         wants[g] = active && next < kLower;
         __syncthreads();
         Int before = 0, all = 0;

@@ -1,0 +1,51 @@
+// Entropy coding of rows of symbols on the CPU: threads take rows. Equations: python/probkernels/reference/rans.py.
+#include "pk/rans.h"
+
+#include "pk/launch.h"
+#include "pk/vec.h"
+
+namespace pk {
+namespace {
+
+using Int = std::int64_t;
+
+struct Encode {
+  template <int B>
+  PK_HD static void run(const std::int32_t* symbols, Int n, const Counts& counts, std::uint8_t* out, Int capacity,
+                        Int* size) {
+    *size = encode_row(symbols, n, counts, out, capacity);
+  }
+};
+
+struct Decode {
+  template <int B>
+  PK_HD static void run(const std::uint8_t* in, Int bytes, const Counts& counts, std::int32_t* symbols, Int n,
+                        Int* damage) {
+    *damage = Int(decode_row(in, bytes, counts, symbols, n));
+  }
+};
+
+}  // namespace
+
+void rans_encode_cpu(const void* symbols, const void* counts, void* payload, void* sizes, Int b, Int n, Int k,
+                     Int row_step, Int step, Int bits, Int capacity, Threads threads) {
+#pragma omp parallel for schedule(dynamic) num_threads(threads.count) if (b > 1)
+  for (Int i = 0; i < b; ++i) {
+    const Counts here{static_cast<const std::int32_t*>(counts) + i * row_step, k, step, int(bits)};
+    run_best<Encode>(static_cast<const std::int32_t*>(symbols) + i * n, n, here,
+                     static_cast<std::uint8_t*>(payload) + i * capacity, capacity, static_cast<Int*>(sizes) + i);
+  }
+}
+
+void rans_decode_cpu(const void* payload, const void* offsets, const void* counts, void* symbols, void* damage, Int b,
+                     Int n, Int k, Int row_step, Int step, Int bits, Threads threads) {
+  const Int* const at = static_cast<const Int*>(offsets);
+#pragma omp parallel for schedule(dynamic) num_threads(threads.count) if (b > 1)
+  for (Int i = 0; i < b; ++i) {
+    const Counts here{static_cast<const std::int32_t*>(counts) + i * row_step, k, step, int(bits)};
+    run_best<Decode>(static_cast<const std::uint8_t*>(payload) + at[i], at[i + 1] - at[i], here,
+                     static_cast<std::int32_t*>(symbols) + i * n, n, static_cast<Int*>(damage) + i);
+  }
+}
+
+}  // namespace pk
