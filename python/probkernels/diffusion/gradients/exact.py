@@ -199,12 +199,12 @@ class Gradients:
 
     def add(self, grads: list[Tensor | None]) -> None:
         """Gradients of the active tensors."""
+        again = [i for i, grad in enumerate(grads) if grad is not None and self.sums[i] is not None]
+        if again:
+            torch._foreach_add_([self.sums[i] for i in again], [grads[i] for i in again])  # type: ignore[arg-type]
         for i, grad in enumerate(grads):
-            total = self.sums[i]
-            if total is None:
-                self.sums[i] = None if grad is None else grad.clone()
-            elif grad is not None:
-                total.add_(grad)
+            if self.sums[i] is None and grad is not None:
+                self.sums[i] = grad.clone()
 
     def add_time(self, place: tuple[int, int], grad: Tensor | None) -> None:
         if grad is not None and self.parts[0] is not None:
