@@ -304,8 +304,9 @@ def test_second_derivatives_and_batch_norm_are_refused() -> None:
 @pytest.mark.parametrize(
     ("change", "error", "text"),
     [
-        ({"store": "disk"}, ValueError, "'store': expected 'states' or a number of bytes"),
+        ({"store": "disk"}, ValueError, "'store': expected 'states', 'revolve', 'revolve=S'"),
         ({"store": -1}, ValueError, "'store'"),
+        ({"store": "revolve=0"}, ValueError, "'store'"),
         ({"store": True}, ValueError, "'store'"),
         ({"last_k": 0}, ValueError, "'last_k': expected at least one step"),
         ({"grad": "autograd", "last_k": 1}, ValueError, "'grad': expected 'exact', as 'store' or 'last_k'"),
