@@ -12,6 +12,7 @@ from .sample import sample
 from .solvers import Scheme
 from .solvers.build import scheme
 from .solvers.langevin import annealed_langevin, predictor_corrector
+from .solvers.learned import learned_ancestral
 from .table import Table, table
 from .training import EMA, Training, drop_condition, fit
 
@@ -43,6 +44,7 @@ __all__ = [
     "grid",
     "hybrid_loss",
     "invert",
+    "learned_ancestral",
     "loss_weight",
     "predictor_corrector",
     "sample",

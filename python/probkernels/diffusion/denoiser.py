@@ -68,7 +68,8 @@ class Denoiser(nn.Module):
             process, t N - 1, and t itself of every other.
         sigma_data: standard deviation of the data, for "edm".
         variance: the net's output is (B, 2 C, ...), the second half being what :func:`hybrid_loss` trains: where the
-            variance of a step lies between its two bounds. Samplers leave it out.
+            variance of a step lies between its two bounds. :func:`learned_ancestral` uses it, other samplers leave
+            it out.
 
     Raises:
         TypeError: no module, no process.
@@ -228,24 +229,49 @@ class Denoiser(nn.Module):
         total = rho.square() + sd**2
         return sd**2 / total, rho * sd / total.sqrt(), 1 / total.sqrt()
 
-    def both(self, x: Tensor, t: Time, cond: Any = None) -> tuple[Tensor, Tensor]:
-        """Output and variance part, (B, *S) each, of a net with ``variance``."""
+    def both(
+        self, x: Tensor, t: Time, cond: Any = None, *, uncond: Any = None, guidance: float | Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Output and variance part, (B, *S) each, of a net with ``variance``; arguments of :meth:`forward`.
+
+        Guidance is of the output alone: the variance part is that of ``cond``.
+        """
         if not self.variance:
             raise ValueError(message("Denoiser", "variance", "True, a net that has a second half", "False"))
         self._check(x, t)
-        output, part = self._whole(self.point("x0", times_of(t, x)), x, cond).chunk(2, 1)
-        return output, part
+        return self.both_at(self.point("x0", times_of(t, x)), x, cond, uncond=uncond, guidance=guidance)
+
+    def both_at(
+        self, point: Point, x: Tensor, cond: Any = None, *, uncond: Any = None, guidance: float | Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """:meth:`both` with what depends on the time computed before."""
+        if guidance is None:
+            output, part = self._whole(point, x, cond).chunk(2, 1)
+            return output, part
+        u, c = self._with_and_without(point, x, cond, uncond, self._whole)
+        output, part = c.chunk(2, 1)
+        return self._mixed(u.chunk(2, 1)[0], output, guidance), part
 
     def _guided(self, point: Point, x: Tensor, cond: Any, uncond: Any, guidance: float | Tensor | None) -> Tensor:
         if guidance is None:
             return self._call(point, x, cond)
+        return self._mixed(*self._with_and_without(point, x, cond, uncond, self._call), guidance)
+
+    def _with_and_without(
+        self, point: Point, x: Tensor, cond: Any, uncond: Any, call: Callable[[Point, Tensor, Any], Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Outputs with ``uncond`` and with ``cond``, in one call."""
         if cond is None or uncond is None:
             hint = "guidance compares the two; uncond is for instance the null token"
             missing = "cond" if cond is None else "uncond"
             raise ValueError(message("Denoiser", missing, "a condition, as guidance is given", "None", hint))
         doubled = Point(*(c.repeat(2) if isinstance(c, Tensor) and c.ndim else c for c in point))  # type: ignore[arg-type]
-        u, c = self._call(doubled, torch.cat([x, x]), join(uncond, cond, x)).chunk(2)
-        w = spread(guidance, x) if isinstance(guidance, Tensor) else guidance
+        u, c = call(doubled, torch.cat([x, x]), join(uncond, cond, x)).chunk(2)
+        return u, c
+
+    @staticmethod
+    def _mixed(u: Tensor, c: Tensor, guidance: float | Tensor) -> Tensor:
+        w = spread(guidance, c) if isinstance(guidance, Tensor) else guidance
         return u + w * (c - u)
 
     def _call(self, point: Point, x: Tensor, cond: Any) -> Tensor:
