@@ -2,6 +2,7 @@
 
 from .chain import VPDiscrete
 from .denoiser import Denoiser
+from .from_diffusers import SchedulerSettings, from_diffusers
 from .grids import grid
 from .inversion import Latent, decode, encode, invert
 from .likelihood import bits_per_dim, discretised_gaussian_nll, gaussian_kl, hybrid_loss, vlb_term
@@ -25,6 +26,7 @@ __all__ = [
     "FlowMatching",
     "Latent",
     "Process",
+    "SchedulerSettings",
     "Scheme",
     "StepNoise",
     "SubVP",
@@ -40,6 +42,7 @@ __all__ = [
     "dsm_loss",
     "encode",
     "fit",
+    "from_diffusers",
     "gaussian_kl",
     "grid",
     "hybrid_loss",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -63,7 +64,8 @@ class Denoiser(nn.Module):
             -eps / sigma. "flow": eps - x0. "edm": F in x0 = c_skip y + c_out F(c_in y), with y = x / alpha; such
             a net is given c_in y in place of x, and log(rho) / 4 in place of t.
         clip: bounds on the predicted data: a number c for -c .. c, or a pair. Noise and score follow the clipped data.
-        dynamic: quantile in (0, 1] of each sample's absolute values; what exceeds ``clip`` is scaled down, not cut.
+        dynamic: quantile in (0, 1] of each sample's absolute values, between ranks as numpy's; what exceeds ``clip`` is
+            scaled down by it, not cut. Or a pair of it and the most to scale down from.
         time: what the net is given in place of t: a function of it. By default, the step of a :class:`VPDiscrete`
             process, t N - 1, and t itself of every other.
         sigma_data: standard deviation of the data, for "edm".
@@ -98,7 +100,7 @@ class Denoiser(nn.Module):
         pred: str = "eps",
         *,
         clip: Clip = None,
-        dynamic: float | None = None,
+        dynamic: float | tuple[float, float] | None = None,
         time: Callable[[Tensor], Tensor] | None = None,
         sigma_data: float = 0.5,
         variance: bool = False,
@@ -111,9 +113,10 @@ class Denoiser(nn.Module):
         checks.one_of("Denoiser", "pred", pred, PREDICTIONS)
         checks.positive("Denoiser", "sigma_data", sigma_data)
         self.net, self.process, self.pred, self.time, self.sigma_data = net, process, pred, time, sigma_data
-        self.clip, self.dynamic, self.variance = _bounds(clip), dynamic, variance
-        if dynamic is not None and not (0 < dynamic <= 1 and self.clip and self.clip[0] == -self.clip[1]):
-            expected = "a quantile in (0, 1], with symmetric bounds in 'clip'"
+        self.clip, self.variance = _bounds(clip), variance
+        self.dynamic = (dynamic, torch.inf) if isinstance(dynamic, (int, float)) else dynamic
+        if self.dynamic is not None and not _fits(self.dynamic, self.clip):
+            expected = "a quantile in (0, 1], with symmetric bounds in 'clip', or it and a number above them"
             raise ValueError(message("Denoiser", "dynamic", expected, repr(dynamic)))
 
     def forward(
@@ -298,9 +301,11 @@ class Denoiser(nn.Module):
         low, high = self.clip or (-torch.inf, torch.inf)
         if self.dynamic is None:
             return data.clamp(low, high)
-        flat = data.flatten(1).abs()
-        rank = max(round(self.dynamic * flat.shape[1]), 1)
-        reach = spread(flat.kthvalue(rank, 1).values.clamp_min(high), data)
+        quantile, most = self.dynamic
+        ranked = data.flatten(1).abs().sort(1).values
+        place = quantile * (ranked.shape[1] - 1)
+        below, above = ranked[:, math.floor(place)], ranked[:, math.ceil(place)]
+        reach = spread((below + (above - below) * (place % 1)).clamp(high, most), data)
         return torch.minimum(torch.maximum(data, -reach), reach) * (high / reach)
 
     def _check(self, x: Tensor, t: Time) -> None:
@@ -318,3 +323,8 @@ def _bounds(clip: Clip) -> tuple[float, float] | None:
     if not low < high:
         raise ValueError(message("Denoiser", "clip", "bounds low < high", repr(clip)))
     return float(low), float(high)
+
+
+def _fits(dynamic: tuple[float, float], clip: tuple[float, float] | None) -> bool:
+    quantile, most = dynamic
+    return clip is not None and clip[0] == -clip[1] and 0 < quantile <= 1 and most >= clip[1]
