@@ -2,6 +2,7 @@
 
 from .chain import VPDiscrete
 from .denoiser import Denoiser
+from .density import log_prob
 from .from_diffusers import SchedulerSettings, from_diffusers
 from .grids import grid
 from .inversion import Latent, decode, encode, invert
@@ -48,6 +49,7 @@ __all__ = [
     "hybrid_loss",
     "invert",
     "learned_ancestral",
+    "log_prob",
     "loss_weight",
     "predictor_corrector",
     "sample",

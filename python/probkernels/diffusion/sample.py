@@ -96,8 +96,9 @@ def sample(
     Raises:
         TypeError: no denoiser, x_T no floating-point tensor.
         ValueError: neither or both of ``steps`` and ``times``, or what the grid, solver and model refuse; with "exact",
-            "reversible" and "continuous" also batch normalisation in training mode, and a net that depends on a tensor that
-            requires a gradient and is neither its parameter nor buffer nor in ``cond``, ``uncond`` or ``guidance``.
+            "reversible" and "continuous" also batch normalisation in training mode, and a net that depends on a tensor
+            that requires a gradient and is neither its parameter nor buffer nor in ``cond``, ``uncond`` or
+            ``guidance``.
         FloatingPointError: with these, the net gave NaN or infinity; the text names the step.
         NotImplementedError: a second derivative, but of "autograd".
         RuntimeError: with "reversible", in the backward pass: the net does not give the same bits again.
