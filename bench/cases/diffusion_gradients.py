@@ -200,6 +200,7 @@ CASE = Case(
     providers=(
         Provider("exact", partial(_ours, grad="exact"), AUTOGRAD, kind="ours"),
         Provider("exact_bytes", partial(_ours, grad="exact", store=ALL_GRAPHS), AUTOGRAD, kind="ours"),
+        Provider("exact_revolve", partial(_ours, grad="exact", store="revolve"), AUTOGRAD, kind="ours"),
         Provider("unrolled", partial(_loop, checkpointed=False), AUTOGRAD),
         Provider("checkpoint", partial(_loop, checkpointed=True), AUTOGRAD),
         Provider("torchdiffeq_euler", partial(_torchdiffeq, outputs=the_sample), partial(AUTOGRAD, outputs=the_sample)),
