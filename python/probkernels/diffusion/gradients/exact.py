@@ -61,7 +61,7 @@ class Plan:
         self.index = {place: i for i, place in enumerate(self.places)}
         self.first_step = 0 if last_k is None else max(self.scheme.steps - last_k, 0)
         self.budget, self.snapshots = budget, snapshots
-        self.steps = plan(self.scheme)
+        self.steps, self.draws = plan(self.scheme), self.scheme.draws
         self.kept: dict[int, Call] = {}  # evaluations of which the graph is kept
         self.sharded = any(isinstance(p, DTensor) for p in self.parameters)  # FSDP2, which accumulates by itself
         self.graphs = 0  # of how many evaluations, the last ones, the graph is kept
@@ -133,7 +133,7 @@ class Plan:
         def step(n: int, registers: Registers) -> Registers:
             if self.learns and self.snapshots is None:
                 states.append(registers)
-            registers = advance(self.steps[n], n, registers, model, self.z(n, scheme.draws[n]), x)
+            registers = advance(self.steps[n], n, registers, model, self.z(n, self.draws[n]), x)
             assert registers[0] is not None
             self.after(n, registers[0])
             return registers
@@ -161,7 +161,7 @@ class Plan:
             return call.k.detach()
 
         def step(i: int, registers: Registers, evaluate: Model = model) -> Registers:
-            return advance(self.steps[i], i, registers, evaluate, self.z(i, self.scheme.draws[i]), self.made.x)
+            return advance(self.steps[i], i, registers, evaluate, self.z(i, self.draws[i]), self.made.x)
 
         registers = self.snapshots.reach(n, step)
         step(n, registers, differentiable)
@@ -180,7 +180,7 @@ class Plan:
         """All gradients, from that of the sample (B, *S)."""
         found, scheme = Gradients(self), self.scheme
         registers, stages = scheme.carry.shape[1], scheme.t.shape[1]
-        draws = scheme.draws if self.learns or found.noise is not None else [False] * scheme.steps
+        draws = self.draws if self.learns or found.noise is not None else [False] * scheme.steps
         of_output = list(zip(*(transposed(c) for c in (scheme.gather, scheme.stages)), strict=True))
         of_register = list(zip(*(transposed(c) for c in (scheme.carry, scheme.inputs)), strict=True))
         cotangents: Registers = [grad, *[None] * (registers - 1)]  # of the registers after the step
