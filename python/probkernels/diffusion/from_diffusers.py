@@ -102,8 +102,8 @@ class SchedulerSettings:
 
     def _end(self, n: int) -> float:
         """Without noise, or at the chain's first step."""
-        without = self.config.get("set_alpha_to_one", True) and self.config.get("final_sigmas_type") != "sigma_min"
-        return 0.0 if without else 1 / n
+        ending = self.config.get("final_sigmas_type", "sigma_min" if self.name.startswith("DEIS") else "zero")
+        return 0.0 if self.config.get("set_alpha_to_one", True) and ending != "sigma_min" else 1 / n
 
     def _shifted(self, steps: int) -> Tensor:
         """Even times from the most noise of training to the least, moved towards noise; its ends are moved twice."""
