@@ -66,6 +66,8 @@ class Plan:
         self.sharded = any(isinstance(p, DTensor) for p in self.parameters)  # FSDP2, which accumulates by itself
         self.graphs = 0  # of how many evaluations, the last ones, the graph is kept
         self.learns = any(c.requires_grad for c in self.scheme.parts())
+        self.returns_to = 0 if self.learns else self.first_step  # the first step that the backward pass needs
+        self.skipped = sum(n < self.returns_to for n, _ in self.places)  # evaluations before it
         self.coefficients = (self.scheme.t, *self.scheme.parts())
 
     def inputs(self) -> list[Tensor]:
@@ -126,7 +128,7 @@ class Plan:
         def model(n: int, s: int, u: Tensor) -> Tensor:
             k = self.evaluate((n, s), u)
             finite.append(k.isfinite().all())
-            if self.snapshots is None:
+            if self.snapshots is None and n >= self.returns_to:
                 inputs.append(u)
             return k
 
@@ -139,11 +141,10 @@ class Plan:
             return registers
 
         registers: Registers = [x, *[None] * (scheme.carry.shape[1] - 1)]
-        first = 0 if self.learns else self.first_step  # none before is returned to
-        for n in range(first if self.snapshots is not None else scheme.steps):
+        for n in range(self.returns_to if self.snapshots is not None else scheme.steps):
             registers = step(n, registers)
         if self.snapshots is not None:
-            self.snapshots.start(first, registers)
+            self.snapshots.start(self.returns_to, registers)
             registers = step(scheme.steps - 1, self.snapshots.reach(scheme.steps - 1, step))
         self.refuse_infinite(finite)
         assert registers[0] is not None
@@ -185,7 +186,7 @@ class Plan:
         of_register = list(zip(*(transposed(c) for c in (scheme.carry, scheme.inputs)), strict=True))
         cotangents: Registers = [grad, *[None] * (registers - 1)]  # of the registers after the step
         for n in reversed(range(scheme.steps)):
-            calls = n >= self.first_step or self.learns
+            calls = n >= self.returns_to
             registers_before = self.revisit(n) if calls and self.snapshots is not None else []
             inner: list[Tensor | None] = [None] * stages  # cotangents of the u_s
             outputs: list[Tensor | None] = [None] * stages  # the k_s
@@ -206,7 +207,7 @@ class Plan:
     def input(self, n: int, s: int, inputs: list[Tensor]) -> Tensor:
         """Where an evaluation was made: of those whose graph is kept, it is in there."""
         i = self.index[n, s]
-        return self.kept[i].u if i in self.kept else inputs[i]
+        return self.kept[i].u if i in self.kept else inputs[i - self.skipped]
 
     def pull(
         self, place: tuple[int, int], u: Tensor, along: Tensor | None, found: Gradients
