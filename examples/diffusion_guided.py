@@ -49,20 +49,30 @@ def show(x: Tensor) -> None:
         print("  ".join("".join(2 * SHADES[value] for value in pixels) for pixels in row))
 
 
-def main() -> None:
-    torch.manual_seed(0)
+def digits_8x8() -> tuple[Tensor, Tensor]:
+    """Images (1797, 64) in -1 .. 1 and their digits."""
     table = load_digits()
-    images, digits = torch.tensor(table.data, dtype=torch.float32) / 8 - 1, torch.tensor(table.target)
+    return torch.tensor(table.data, dtype=torch.float32) / 8 - 1, torch.tensor(table.target)
 
-    model = Denoiser(Net(), VP(), pred="v", clip=1.0)
+
+def trained_on(images: Tensor, digits: Tensor, clip: float | None = 1.0) -> Denoiser:
+    """A denoiser of averaged weights, after 2000 steps."""
+    model = Denoiser(Net(), VP(), pred="v", clip=clip)
     null = torch.tensor(NO_CLASS)
     trained = fit(model, images, digits, null=null, steps=2000, batch_size=128, ema=0.995, progress=False)
     print(f"loss: {sum(trained.losses[:100]) / 100:.3f} at first, {sum(trained.losses[-100:]) / 100:.3f} at last")
+    return trained.average
+
+
+def main() -> None:
+    torch.manual_seed(0)
+    images, digits = digits_8x8()
+    model, null = trained_on(images, digits), torch.tensor(NO_CLASS)
 
     asked = torch.arange(10).repeat_interleave(40)
     noise = torch.randn(400, 64, generator=torch.Generator().manual_seed(1))
     for w in (0.0, 1.0, 2.0, 4.0):
-        x = sample(trained.average, noise, solver="dpmpp_2m", steps=20, cond=asked, uncond=null, guidance=w)
+        x = sample(model, noise, solver="dpmpp_2m", steps=20, cond=asked, uncond=null, guidance=w)
         right = (nearest(x, images, digits) == asked).float().mean()
         print(f"guidance {w:g}: {right:.1%} look like the digit that was asked for")
     show(x[::80])

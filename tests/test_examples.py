@@ -63,3 +63,23 @@ def test_a_circuit_over_a_flow_beats_both() -> None:
     rows = re.findall(r"(\d\.\d{3}) bits a pixel", output("codec_flow"))
     single, circuit, flow, both = map(float, rows)
     assert both < min(circuit, flow) - 0.7 < single - 2
+
+
+def test_noise_is_moved_by_the_exact_gradient_alone() -> None:
+    rows = re.findall(r"seen (\d+\.\d+) -> (\d+\.\d+), (\d+\.\d)% right", output("diffusion_noise"))
+    (before, after, right), (_, astray, wrong) = [tuple(map(float, row)) for row in rows]
+    assert after < 0.05 * before < astray
+    assert right > 50 > 20 > wrong
+
+
+def test_an_embedding_is_found_from_its_pictures() -> None:
+    printed = output("diffusion_inversion")
+    errors = [tuple(map(float, row)) for row in re.findall(r"pictures (\d\.\d+) -> (\d\.\d+)", printed)]
+    assert len(errors) == 2 and all(after < 0.05 * before for before, after in errors)
+    shares = [float(figure) for figure in re.findall(r"(\d+\.\d)% look", printed)]
+    assert max(shares[::2]) < 30 and min(shares[1::2]) > 65
+
+
+def test_a_reward_tunes_the_network() -> None:
+    shares = [float(figure) for figure in re.findall(r"(\d+\.\d)% .*look", output("diffusion_reward"))]
+    assert shares[0] < 15 and min(shares[1:]) > 70 and shares[3] > shares[1] - 2

@@ -117,7 +117,9 @@ def test_dynamic_clipping() -> None:
     model = Denoiser(Fixed(), VP(), pred="x0", clip=1.0, dynamic=0.8)
     got = model.x0(torch.zeros(2, 10), 0.5)
     assert torch.equal(got[0], torch.arange(10.0) / 20)  # within the bounds: unchanged
-    assert torch.allclose(got[1], (-torch.arange(10.0)).clamp(-7, 7) / 7)  # the 8th of 10 is 7
+    assert torch.allclose(got[1], (-torch.arange(10.0)).clamp(-7.2, 7.2) / 7.2)  # place 0.8 of 0 .. 9
+    model = Denoiser(Fixed(), VP(), pred="x0", clip=1.0, dynamic=(0.8, 3.0))
+    assert torch.allclose(model.x0(torch.zeros(2, 10), 0.5)[1], (-torch.arange(10.0)).clamp(-3, 3) / 3)
 
 
 def test_learned_variance_is_split_off() -> None:
@@ -141,6 +143,7 @@ def test_learned_variance_is_split_off() -> None:
         (lambda: Denoiser(nn.Identity(), VP(), pred="noise"), ValueError),
         (lambda: Denoiser(nn.Identity(), VP(), clip=(1, -1)), ValueError),
         (lambda: Denoiser(nn.Identity(), VP(), dynamic=0.9), ValueError),
+        (lambda: Denoiser(nn.Identity(), VP(), clip=1.0, dynamic=(0.9, 0.5)), ValueError),
         (lambda: Denoiser(Recorder(), VP()).eps(torch.zeros(2, 2, dtype=torch.int64), 0.5), TypeError),
         (lambda: Denoiser(Recorder(), VP()).eps(torch.zeros(2, 2, dtype=torch.complex64), 0.5), TypeError),
         (lambda: Denoiser(Recorder(), VP()).eps(torch.zeros(2, 2), torch.zeros(3)), ValueError),

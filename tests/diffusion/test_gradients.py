@@ -131,7 +131,7 @@ def test_last_k_keeps_the_linear_path_alone() -> None:
 def test_saved_bytes_grow_by_one_state_a_call() -> None:
     """And are those of the unrolled sampler by far not."""
 
-    def saved(steps: int, mode: str) -> int:
+    def saved(steps: int, mode: str, **how: int) -> int:
         sizes: dict[int, int] = {}
 
         def pack(t: Tensor) -> Tensor:
@@ -139,7 +139,7 @@ def test_saved_bytes_grow_by_one_state_a_call() -> None:
             return t
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
-            x = sample(model, x_T, solver="dpmpp_2m", steps=steps, grad=mode)
+            x = sample(model, x_T, solver="dpmpp_2m", steps=steps, grad=mode, **how)
             assert x.requires_grad
         return sum(sizes.values())
 
@@ -148,6 +148,7 @@ def test_saved_bytes_grow_by_one_state_a_call() -> None:
     assert saved(20, "exact") - saved(10, "exact") == 10 * state
     assert saved(100, "exact") - saved(20, "exact") == 80 * state
     assert saved(20, "autograd") - saved(10, "autograd") > 30 * state
+    assert saved(100, "exact", last_k=5) == saved(10, "exact", last_k=5) == saved(5, "exact")
 
 
 # --- closed forms ---
@@ -304,8 +305,9 @@ def test_second_derivatives_and_batch_norm_are_refused() -> None:
 @pytest.mark.parametrize(
     ("change", "error", "text"),
     [
-        ({"store": "disk"}, ValueError, "'store': expected 'states' or a number of bytes"),
+        ({"store": "disk"}, ValueError, "'store': expected 'states', 'revolve', 'revolve=S'"),
         ({"store": -1}, ValueError, "'store'"),
+        ({"store": "revolve=0"}, ValueError, "'store'"),
         ({"store": True}, ValueError, "'store'"),
         ({"last_k": 0}, ValueError, "'last_k': expected at least one step"),
         ({"grad": "autograd", "last_k": 1}, ValueError, "'grad': expected 'exact', as 'store' or 'last_k'"),

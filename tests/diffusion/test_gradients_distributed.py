@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+
+import pytest
 import torch
 import torch.distributed as dist
 from probkernels.diffusion import VP, Denoiser, sample
@@ -15,8 +18,9 @@ from tests.nn.test_distributed import on_two_processes
 HOW = {"solver": "dpmpp_2m", "steps": 4}
 
 
-def _loss(model: Denoiser, x_T: Tensor, grad: str) -> Tensor:
-    return sample(model, x_T, cond=x_T.new_ones(len(x_T), 4), grad=grad, **HOW).square().sum(1).mean()
+def _loss(model: Denoiser, x_T: Tensor, grad: str, **how: str) -> Tensor:
+    x = sample(model, x_T, cond=x_T.new_ones(len(x_T), 4), grad=grad, **{**HOW, **how})
+    return x.square().sum(1).mean()
 
 
 def _ddp(rank: int) -> list[Tensor]:
@@ -36,23 +40,25 @@ def test_ddp_averages_gradients() -> None:
             assert torch.allclose(grad, parameter.grad, rtol=1e-12, atol=1e-14)
 
 
-def _fsdp(rank: int) -> list[Tensor]:
+def _fsdp(rank: int, **how: str) -> list[Tensor]:
     model = denoiser()
     fully_shard(model.net, mesh=dist.init_device_mesh("cpu", (2,)))
     found: list[Tensor] = []
     for _ in range(2):
         model.zero_grad()
         x_T = leaf(6, DIMS)[3 * rank : 3 * rank + 3].detach().requires_grad_()
-        _loss(model, x_T, "exact").backward()
+        _loss(model, x_T, "exact", **how).backward()
         assert x_T.grad is not None
         found = [x_T.grad, *(p.grad.full_tensor() for p in model.parameters())]
     return found
 
 
-def test_fsdp_averages_gradients() -> None:
+@pytest.mark.parametrize("how", [{}, {"store": "revolve=2"}, {"store": "revolve=2", "solver": "heun"}])
+def test_fsdp_averages_gradients(how: dict[str, str]) -> None:
+    """With several graphs at a time too, where a step has more than one call."""
     model, x_T = denoiser(), leaf(6, DIMS)
-    _loss(model, x_T, "autograd").backward()
-    for rank, (of_x, *found) in enumerate(on_two_processes(_fsdp)):
+    _loss(model, x_T, "autograd", solver=how.get("solver", HOW["solver"])).backward()
+    for rank, (of_x, *found) in enumerate(on_two_processes(functools.partial(_fsdp, **how))):
         assert torch.allclose(of_x, 2 * x_T.grad[3 * rank : 3 * rank + 3], rtol=1e-12, atol=1e-14)
         for grad, parameter in zip(found, model.parameters(), strict=True):
             assert torch.allclose(grad, parameter.grad, rtol=1e-12, atol=1e-14)

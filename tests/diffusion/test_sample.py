@@ -302,3 +302,9 @@ def test_models_copy() -> None:
 def test_wrong_input_raises(call: object, error: type[Exception]) -> None:
     with pytest.raises(error):
         call(torch.randn(4, 1))
+
+
+def test_one_grid_serves_a_whole_batch() -> None:
+    times = grid(VP(), 4)[:, None].expand(-1, 3)
+    with pytest.raises(ValueError, match=r"'times': expected shape \(N \+ 1,\).*call once for the rows of each grid"):
+        sample(gaussian(), torch.randn(3, 1), solver="ddim", times=times)

@@ -2,6 +2,8 @@
 
 from .chain import VPDiscrete
 from .denoiser import Denoiser
+from .density import log_prob
+from .from_diffusers import SchedulerSettings, from_diffusers
 from .grids import grid
 from .inversion import Latent, decode, encode, invert
 from .likelihood import bits_per_dim, discretised_gaussian_nll, gaussian_kl, hybrid_loss, vlb_term
@@ -12,6 +14,7 @@ from .sample import sample
 from .solvers import Scheme
 from .solvers.build import scheme
 from .solvers.langevin import annealed_langevin, predictor_corrector
+from .solvers.learned import learned_ancestral
 from .table import Table, table
 from .training import EMA, Training, drop_condition, fit
 
@@ -24,6 +27,7 @@ __all__ = [
     "FlowMatching",
     "Latent",
     "Process",
+    "SchedulerSettings",
     "Scheme",
     "StepNoise",
     "SubVP",
@@ -39,10 +43,13 @@ __all__ = [
     "dsm_loss",
     "encode",
     "fit",
+    "from_diffusers",
     "gaussian_kl",
     "grid",
     "hybrid_loss",
     "invert",
+    "learned_ancestral",
+    "log_prob",
     "loss_weight",
     "predictor_corrector",
     "sample",

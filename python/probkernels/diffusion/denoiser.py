@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -63,12 +64,14 @@ class Denoiser(nn.Module):
             -eps / sigma. "flow": eps - x0. "edm": F in x0 = c_skip y + c_out F(c_in y), with y = x / alpha; such
             a net is given c_in y in place of x, and log(rho) / 4 in place of t.
         clip: bounds on the predicted data: a number c for -c .. c, or a pair. Noise and score follow the clipped data.
-        dynamic: quantile in (0, 1] of each sample's absolute values; what exceeds ``clip`` is scaled down, not cut.
+        dynamic: quantile in (0, 1] of each sample's absolute values, between ranks as numpy's; what exceeds ``clip`` is
+            scaled down by it, not cut. Or a pair of it and the most to scale down from.
         time: what the net is given in place of t: a function of it. By default, the step of a :class:`VPDiscrete`
             process, t N - 1, and t itself of every other.
         sigma_data: standard deviation of the data, for "edm".
         variance: the net's output is (B, 2 C, ...), the second half being what :func:`hybrid_loss` trains: where the
-            variance of a step lies between its two bounds. Samplers leave it out.
+            variance of a step lies between its two bounds. :func:`learned_ancestral` uses it, other samplers leave
+            it out.
 
     Raises:
         TypeError: no module, no process.
@@ -97,7 +100,7 @@ class Denoiser(nn.Module):
         pred: str = "eps",
         *,
         clip: Clip = None,
-        dynamic: float | None = None,
+        dynamic: float | tuple[float, float] | None = None,
         time: Callable[[Tensor], Tensor] | None = None,
         sigma_data: float = 0.5,
         variance: bool = False,
@@ -110,9 +113,10 @@ class Denoiser(nn.Module):
         checks.one_of("Denoiser", "pred", pred, PREDICTIONS)
         checks.positive("Denoiser", "sigma_data", sigma_data)
         self.net, self.process, self.pred, self.time, self.sigma_data = net, process, pred, time, sigma_data
-        self.clip, self.dynamic, self.variance = _bounds(clip), dynamic, variance
-        if dynamic is not None and not (0 < dynamic <= 1 and self.clip and self.clip[0] == -self.clip[1]):
-            expected = "a quantile in (0, 1], with symmetric bounds in 'clip'"
+        self.clip, self.variance = _bounds(clip), variance
+        self.dynamic = (dynamic, torch.inf) if isinstance(dynamic, (int, float)) else dynamic
+        if self.dynamic is not None and not _fits(self.dynamic, self.clip):
+            expected = "a quantile in (0, 1], with symmetric bounds in 'clip', or it and a number above them"
             raise ValueError(message("Denoiser", "dynamic", expected, repr(dynamic)))
 
     def forward(
@@ -228,24 +232,49 @@ class Denoiser(nn.Module):
         total = rho.square() + sd**2
         return sd**2 / total, rho * sd / total.sqrt(), 1 / total.sqrt()
 
-    def both(self, x: Tensor, t: Time, cond: Any = None) -> tuple[Tensor, Tensor]:
-        """Output and variance part, (B, *S) each, of a net with ``variance``."""
+    def both(
+        self, x: Tensor, t: Time, cond: Any = None, *, uncond: Any = None, guidance: float | Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Output and variance part, (B, *S) each, of a net with ``variance``; arguments of :meth:`forward`.
+
+        Guidance is of the output alone: the variance part is that of ``cond``.
+        """
         if not self.variance:
             raise ValueError(message("Denoiser", "variance", "True, a net that has a second half", "False"))
         self._check(x, t)
-        output, part = self._whole(self.point("x0", times_of(t, x)), x, cond).chunk(2, 1)
-        return output, part
+        return self.both_at(self.point("x0", times_of(t, x)), x, cond, uncond=uncond, guidance=guidance)
+
+    def both_at(
+        self, point: Point, x: Tensor, cond: Any = None, *, uncond: Any = None, guidance: float | Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """:meth:`both` with what depends on the time computed before."""
+        if guidance is None:
+            output, part = self._whole(point, x, cond).chunk(2, 1)
+            return output, part
+        u, c = self._with_and_without(point, x, cond, uncond, self._whole)
+        output, part = c.chunk(2, 1)
+        return self._mixed(u.chunk(2, 1)[0], output, guidance), part
 
     def _guided(self, point: Point, x: Tensor, cond: Any, uncond: Any, guidance: float | Tensor | None) -> Tensor:
         if guidance is None:
             return self._call(point, x, cond)
+        return self._mixed(*self._with_and_without(point, x, cond, uncond, self._call), guidance)
+
+    def _with_and_without(
+        self, point: Point, x: Tensor, cond: Any, uncond: Any, call: Callable[[Point, Tensor, Any], Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Outputs with ``uncond`` and with ``cond``, in one call."""
         if cond is None or uncond is None:
             hint = "guidance compares the two; uncond is for instance the null token"
             missing = "cond" if cond is None else "uncond"
             raise ValueError(message("Denoiser", missing, "a condition, as guidance is given", "None", hint))
         doubled = Point(*(c.repeat(2) if isinstance(c, Tensor) and c.ndim else c for c in point))  # type: ignore[arg-type]
-        u, c = self._call(doubled, torch.cat([x, x]), join(uncond, cond, x)).chunk(2)
-        w = spread(guidance, x) if isinstance(guidance, Tensor) else guidance
+        u, c = call(doubled, torch.cat([x, x]), join(uncond, cond, x)).chunk(2)
+        return u, c
+
+    @staticmethod
+    def _mixed(u: Tensor, c: Tensor, guidance: float | Tensor) -> Tensor:
+        w = spread(guidance, c) if isinstance(guidance, Tensor) else guidance
         return u + w * (c - u)
 
     def _call(self, point: Point, x: Tensor, cond: Any) -> Tensor:
@@ -272,9 +301,11 @@ class Denoiser(nn.Module):
         low, high = self.clip or (-torch.inf, torch.inf)
         if self.dynamic is None:
             return data.clamp(low, high)
-        flat = data.flatten(1).abs()
-        rank = max(round(self.dynamic * flat.shape[1]), 1)
-        reach = spread(flat.kthvalue(rank, 1).values.clamp_min(high), data)
+        quantile, most = self.dynamic
+        ranked = data.flatten(1).abs().sort(1).values
+        place = quantile * (ranked.shape[1] - 1)
+        below, above = ranked[:, math.floor(place)], ranked[:, math.ceil(place)]
+        reach = spread((below + (above - below) * (place % 1)).clamp(high, most), data)
         return torch.minimum(torch.maximum(data, -reach), reach) * (high / reach)
 
     def _check(self, x: Tensor, t: Time) -> None:
@@ -292,3 +323,8 @@ def _bounds(clip: Clip) -> tuple[float, float] | None:
     if not low < high:
         raise ValueError(message("Denoiser", "clip", "bounds low < high", repr(clip)))
     return float(low), float(high)
+
+
+def _fits(dynamic: tuple[float, float], clip: tuple[float, float] | None) -> bool:
+    quantile, most = dynamic
+    return clip is not None and clip[0] == -clip[1] and 0 < quantile <= 1 and most >= clip[1]

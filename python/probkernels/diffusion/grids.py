@@ -20,7 +20,8 @@ def check_times(op: str, process: Process, times: Tensor) -> None:
     if not isinstance(times, Tensor) or times.dtype is not torch.float64:
         raise TypeError(message(op, "times", "a float64 tensor", checks.describe(times), "see grid()"))
     if times.ndim != 1 or len(times) < 2:
-        raise ValueError(message(op, "times", "shape (N + 1,), N >= 1", f"shape {tuple(times.shape)}"))
+        hint = "one grid serves the whole batch; call once for the rows of each grid" if times.ndim == 2 else ""
+        raise ValueError(message(op, "times", "shape (N + 1,), N >= 1", f"shape {tuple(times.shape)}", hint))
     t = times.detach()
     if not bool((t[1:] < t[:-1]).all()):
         got = "times that do not, or NaN"
@@ -104,7 +105,7 @@ def _visits(process: Process, steps: int, kind: str) -> Tensor:
     elif kind == "trailing":
         index = (n - count * n / steps).round() - 1
     else:
-        index = torch.linspace(0, n - 1, steps + 1, dtype=torch.float64).round().flip(0)[:-1]
+        index = (torch.arange(steps + 1, dtype=torch.float64) * ((n - 1) / steps)).round().flip(0)[:-1]  # as numpy's
     times = torch.cat([(index + 1) / n, torch.zeros(1, dtype=torch.float64)])
     check_times("grid", process, times)
     return times

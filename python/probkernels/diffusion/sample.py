@@ -81,7 +81,9 @@ def sample(
             gradient, but the adjoint ODE of AdjointDPM, solved by the same method ("ddim", "heun", "midpoint" or
             "rk4"): for comparison only, as with few steps it is far off and may have the wrong sign.
         store: of "exact". "states" keeps the input of every call of the net; a number of bytes also whole graphs of
-            as many last calls as fit into them, which saves calling those again.
+            as many last calls as fit into them, which saves calling those again. "revolve=S" keeps S states at a time
+            and takes the steps between them again, as seldom as possible; "revolve" as many as needed to take none
+            again more than twice, about (2N)^0.5 of N.
         last_k: of "exact". Calls of the net before the last k steps count as constants, which biases the gradient and
             makes it cheaper; None for none.
         progress: show a progress bar.
@@ -93,9 +95,10 @@ def sample(
 
     Raises:
         TypeError: no denoiser, x_T no floating-point tensor.
-        ValueError: neither or both of ``steps`` and ``times``, or what the grid, solver and model refuse; with modes
-            other than "autograd" also batch normalisation in training mode, and a net that depends on a tensor that
-            requires a gradient and is neither its parameter nor buffer nor in ``cond``, ``uncond`` or ``guidance``.
+        ValueError: neither or both of ``steps`` and ``times``, or what the grid, solver and model refuse; with "exact",
+            "reversible" and "continuous" also batch normalisation in training mode, and a net that depends on a tensor
+            that requires a gradient and is neither its parameter nor buffer nor in ``cond``, ``uncond`` or
+            ``guidance``.
         FloatingPointError: with these, the net gave NaN or infinity; the text names the step.
         NotImplementedError: a second derivative, but of "autograd".
         RuntimeError: with "reversible", in the backward pass: the net does not give the same bits again.

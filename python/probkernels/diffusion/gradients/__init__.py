@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from ..._core.errors import message
 from .continuous import run as continuous
 from .exact import Exact, Plan
 from .reversible import run as reversible
+from .revolve import Snapshots, least_states
 
 if TYPE_CHECKING:
     from ..sample import Run
@@ -24,17 +26,20 @@ def exact(made: Run, after: Callable[[int, Tensor], None], store: str | int, las
         made: the run.
         after: called as ``after(n, x)`` after step n.
         store: "states" keeps the inputs of the net's calls; a number of bytes also the graphs of as many last calls as
-            fit into them, which are then not called again.
+            fit into them, which are then not called again; "revolve" or "revolve=S" keeps S states at a time.
         last_k: steps whose calls of the net are differentiated, the last ones; the linear path through earlier steps
             is kept. None for all.
     """
-    if isinstance(store, bool) or not (store == "states" or isinstance(store, int)) or store == -1:
-        raise ValueError(message("sample", "store", "'states' or a number of bytes", checks.describe(store)))
+    revolve = re.fullmatch(r"revolve(?:=([1-9]\d*))?", store) if isinstance(store, str) else None
+    if isinstance(store, bool) or not (store == "states" or revolve or isinstance(store, int)) or store == -1:
+        expected = "'states', 'revolve', 'revolve=S' for S states or a number of bytes"
+        raise ValueError(message("sample", "store", expected, checks.describe(store)))
     if isinstance(store, int):
         checks.non_negative("sample", "store", store)
     if last_k is not None and (isinstance(last_k, bool) or not isinstance(last_k, int) or last_k < 1):
         raise ValueError(message("sample", "last_k", "at least one step, or None for all", repr(last_k)))
-    plan = Plan(made, after, store if isinstance(store, int) else 0, last_k)
+    states = int(revolve[1] or least_states(min(made.scheme.steps, last_k or made.scheme.steps))) if revolve else 0
+    plan = Plan(made, after, store if isinstance(store, int) else 0, last_k, Snapshots(states) if states else None)
     return Exact.apply(plan, *plan.inputs())
 
 

@@ -2,7 +2,8 @@
 
 The forward pass makes no graph and keeps the inputs of the net's calls. The backward pass goes through the steps in
 reverse, calls the net once more at each kept input, and pulls one cotangent back through it. As a sampler is linear
-apart from the net (:class:`Scheme`), all else is sums.
+apart from the net (:class:`Scheme`), all else is sums. Or it keeps some states alone, and takes the steps
+from there again.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from ..solvers.scheme import Registers, Term, advance, all_terms, combine, plan, terms
+from ..solvers.scheme import Model, Registers, Term, advance, all_terms, combine, plan, terms
 from ._inputs import Surroundings, counting_bytes, learned, refuse_batch_norm, refuse_undeclared, replaced, tensors_in
+from .revolve import Snapshots
 
 if TYPE_CHECKING:
     from ..sample import Run
@@ -37,9 +39,17 @@ class Plan:
         after: called as ``after(n, x)`` after every step of the forward pass.
         budget: bytes that graphs of the last evaluations may take.
         last_k: only the last steps' evaluations are differentiated; None for all.
+        snapshots: if given, kept in place of the inputs of all evaluations.
     """
 
-    def __init__(self, made: Run, after: Callable[[int, Tensor], None], budget: int, last_k: int | None) -> None:
+    def __init__(
+        self,
+        made: Run,
+        after: Callable[[int, Tensor], None],
+        budget: int,
+        last_k: int | None,
+        snapshots: Snapshots | None = None,
+    ) -> None:
         self.made, self.scheme, self.after = made, made.scheme, after
         self.surroundings = Surroundings(made.x.device)
         self.guide = list(tensors_in(made.guide))
@@ -50,11 +60,14 @@ class Plan:
         self.places = [(n, s) for n in range(self.scheme.steps) for s in self.scheme.used[n].nonzero()[:, 0].tolist()]
         self.index = {place: i for i, place in enumerate(self.places)}
         self.first_step = 0 if last_k is None else max(self.scheme.steps - last_k, 0)
-        self.budget = budget
+        self.budget, self.snapshots = budget, snapshots
+        self.steps, self.draws = plan(self.scheme), self.scheme.draws
         self.kept: dict[int, Call] = {}  # evaluations of which the graph is kept
         self.sharded = any(isinstance(p, DTensor) for p in self.parameters)  # FSDP2, which accumulates by itself
         self.graphs = 0  # of how many evaluations, the last ones, the graph is kept
         self.learns = any(c.requires_grad for c in self.scheme.parts())
+        self.returns_to = 0 if self.learns else self.first_step  # the first step that the backward pass needs
+        self.skipped = sum(n < self.returns_to for n, _ in self.places)  # evaluations before it
         self.coefficients = (self.scheme.t, *self.scheme.parts())
 
     def inputs(self) -> list[Tensor]:
@@ -105,7 +118,8 @@ class Plan:
         return call.k.detach()
 
     def forward(self) -> tuple[Tensor, list[Tensor], list[Registers]]:
-        """The sample, inputs of all evaluations, and if coefficients are learned the registers before every step."""
+        """The sample, and without snapshots the inputs of all evaluations, and if coefficients are learned the
+        registers before every step."""
         scheme, x = self.scheme, self.made.x.detach()
         inputs: list[Tensor] = []
         finite: list[Tensor] = []
@@ -113,19 +127,47 @@ class Plan:
 
         def model(n: int, s: int, u: Tensor) -> Tensor:
             k = self.evaluate((n, s), u)
-            inputs.append(u)
             finite.append(k.isfinite().all())
+            if self.snapshots is None and n >= self.returns_to:
+                inputs.append(u)
             return k
 
-        registers: Registers = [x, *[None] * (scheme.carry.shape[1] - 1)]
-        for n, (step, draws) in enumerate(zip(plan(scheme), scheme.draws, strict=True)):
-            states += [registers] if self.learns else []
-            registers = advance(step, n, registers, model, self.z(n, draws), x)
+        def step(n: int, registers: Registers) -> Registers:
+            if self.learns and self.snapshots is None:
+                states.append(registers)
+            registers = advance(self.steps[n], n, registers, model, self.z(n, self.draws[n]), x)
             assert registers[0] is not None
             self.after(n, registers[0])
+            return registers
+
+        registers: Registers = [x, *[None] * (scheme.carry.shape[1] - 1)]
+        for n in range(self.returns_to if self.snapshots is not None else scheme.steps):
+            registers = step(n, registers)
+        if self.snapshots is not None:
+            self.snapshots.start(self.returns_to, registers)
+            registers = step(scheme.steps - 1, self.snapshots.reach(scheme.steps - 1, step))
         self.refuse_infinite(finite)
         assert registers[0] is not None
         return registers[0], inputs, states
+
+    def revisit(self, n: int) -> Registers:
+        """The registers before step n, from the nearest snapshot; the graphs of its evaluations are kept."""
+        assert self.snapshots is not None
+
+        def model(n: int, s: int, u: Tensor) -> Tensor:
+            return self.call((n, s), u, graph=False).k.detach()
+
+        def differentiable(n: int, s: int, u: Tensor) -> Tensor:
+            call = self.kept[self.index[n, s]] = self.call((n, s), u, graph=True)
+            return call.k.detach()
+
+        def step(i: int, registers: Registers, evaluate: Model = model) -> Registers:
+            return advance(self.steps[i], i, registers, evaluate, self.z(i, self.draws[i]), self.made.x)
+
+        registers = self.snapshots.reach(n, step)
+        step(n, registers, differentiable)
+        self.snapshots.passed(n)
+        return registers
 
     def refuse_infinite(self, finite: list[Tensor]) -> None:
         """One look at the end: a GPU does not wait at every step."""
@@ -139,26 +181,33 @@ class Plan:
         """All gradients, from that of the sample (B, *S)."""
         found, scheme = Gradients(self), self.scheme
         registers, stages = scheme.carry.shape[1], scheme.t.shape[1]
-        draws = scheme.draws if self.learns or found.noise is not None else [False] * scheme.steps
+        draws = self.draws if self.learns or found.noise is not None else [False] * scheme.steps
         of_output = list(zip(*(transposed(c) for c in (scheme.gather, scheme.stages)), strict=True))
         of_register = list(zip(*(transposed(c) for c in (scheme.carry, scheme.inputs)), strict=True))
         cotangents: Registers = [grad, *[None] * (registers - 1)]  # of the registers after the step
         for n in reversed(range(scheme.steps)):
+            calls = n >= self.returns_to
+            registers_before = self.revisit(n) if calls and self.snapshots is not None else []
             inner: list[Tensor | None] = [None] * stages  # cotangents of the u_s
             outputs: list[Tensor | None] = [None] * stages  # the k_s
             for s in reversed(range(stages)):
-                if (n, s) not in self.index or (n < self.first_step and not self.learns):
+                if not calls or (n, s) not in self.index:
                     continue
                 along = combine(zip(of_output[n * stages + s], (cotangents, inner), strict=True), grad)
-                inner[s], outputs[s] = self.pull((n, s), inputs[self.index[n, s]], along, found)
+                inner[s], outputs[s] = self.pull((n, s), self.input(n, s, inputs), along, found)
             z = self.z(n, draws[n])
             found.add_noise(n, z, cotangents, inner)
             if self.learns:
-                found.add_coefficients(n, states[n], outputs, z, cotangents, inner)
+                found.add_coefficients(n, registers_before or states[n], outputs, z, cotangents, inner)
             rows = of_register[n * registers : (n + 1) * registers]
             cotangents = [combine(zip(row, (cotangents, inner), strict=True), grad) for row in rows]
         found.x = cotangents[0]
         return found
+
+    def input(self, n: int, s: int, inputs: list[Tensor]) -> Tensor:
+        """Where an evaluation was made: of those whose graph is kept, it is in there."""
+        i = self.index[n, s]
+        return self.kept[i].u if i in self.kept else inputs[i - self.skipped]
 
     def pull(
         self, place: tuple[int, int], u: Tensor, along: Tensor | None, found: Gradients

@@ -1,0 +1,102 @@
+"""Ancestral sampling with the variances that a network has learned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..._core import checks
+from ..._core.errors import message
+from ..denoiser import Denoiser
+from ..grids import check_times
+from ..noise import StepNoise
+from ..table import ends, step_variance, table
+
+
+def learned_ancestral(
+    model: Denoiser,
+    x_T: Tensor,
+    times: Tensor,
+    *,
+    generator: torch.Generator | None = None,
+    noise: Tensor | None = None,
+    grad: str | None = None,
+    callback: Callable[[int, Tensor], None] | None = None,
+    **guide: Any,
+) -> Tensor:
+    """Ancestral sampling whose variances lie where the network says, between the posterior's and the forward step's.
+
+    A step from t to s has the mean of q(x_s | x_t, x_0) at the predicted data, and the log of its variance is
+    (1 - v) / 2 of the posterior's and (1 + v) / 2 of the forward step's, where v is the second half of the network's
+    output: what :func:`hybrid_loss` trains, on any times.
+
+    Args:
+        model: a denoiser with ``variance=True``.
+        x_T: (B, *S) float, normal noise times ``model.process.prior_std``.
+        times: (N+1,) float64, falling.
+        generator: gives the seed of the noise, which depends on it and the step alone.
+        noise: (N, B, *S) in place of that.
+        grad: None: no gradient. "autograd": through mean and variance of every step, with the graph of all of them.
+        callback: called as ``callback(n, x)`` after step n.
+        guide: ``cond``, ``uncond``, ``guidance`` of :meth:`Denoiser.forward`; the variance is that of ``cond``.
+
+    Returns:
+        (B, *S). A step to t = 0 returns its mean.
+
+    Raises:
+        TypeError, ValueError: as :func:`sample`; a denoiser without variances.
+
+    Reference:
+        Nichol and Dhariwal, Improved Denoising Diffusion Probabilistic Models, ICML 2021.
+
+    Example:
+        >>> import torch
+        >>> from probkernels.diffusion import Denoiser, VPDiscrete, grid, learned_ancestral
+        >>> class Net(torch.nn.Module):
+        ...     def forward(self, x, t):
+        ...         return torch.zeros_like(torch.cat([x, x], 1))
+        >>> chain = VPDiscrete.cosine()
+        >>> model = Denoiser(Net(), chain, pred="v", variance=True)
+        >>> learned_ancestral(model, torch.randn(5, 2), grid(chain, 10, "trailing")).shape
+        torch.Size([5, 2])
+    """
+    if not isinstance(model, Denoiser):
+        raise TypeError(message("learned_ancestral", "model", "a Denoiser", checks.describe(model)))
+    if not model.variance:
+        hint = "sample(..., solver='ancestral') has the posterior's variance, 'ancestral_beta' the forward step's"
+        raise ValueError(message("learned_ancestral", "model", "a denoiser with variance=True", "one without", hint))
+    checks.float_tensor("learned_ancestral", "x_T", x_T)
+    checks.one_of("learned_ancestral", "grad", grad, (None, "autograd"))
+    check_times("learned_ancestral", model.process, times)
+    if noise is not None and len(noise) != len(times) - 1:
+        expected = f"{len(times) - 1} rows, one a step"
+        raise ValueError(message("learned_ancestral", "noise", expected, f"shape {tuple(noise.shape)}"))
+    source = StepNoise(x_T, generator, noise)
+    with torch.set_grad_enabled(grad is not None and torch.is_grad_enabled()):
+        return _run(model, x_T, times.cpu(), source, callback, guide)
+
+
+def _run(
+    model: Denoiser,
+    x: Tensor,
+    times: Tensor,
+    source: StepNoise,
+    callback: Callable[[int, Tensor], None] | None,
+    guide: dict[str, Any],
+) -> Tensor:
+    mean = table(model.process, times, "ancestral")
+    narrow, wide = mean.d.log(), step_variance(ends(model.process, times)).log() / 2  # (N,): logs of deviations
+    for n, point in enumerate(model.points("x0", times[:-1])):
+        output, share = model.both_at(point, x, **guide)
+        data = model.convert(point, "x0", output, x)
+        noised = float(mean.d[n]) > 0
+        x = float(mean.a[n]) * x + float(mean.b[n, 0]) * data
+        if noised:
+            log_std = float(narrow[n]) + (share + 1) * (float(wide[n] - narrow[n]) / 2)
+            x = x + log_std.exp() * source(n)
+        if callback is not None:
+            callback(n, x)
+    return x

@@ -1,0 +1,204 @@
+"""Settings of diffusers schedulers: read from mappings, and where it is installed held to its tables and samples."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from probkernels.diffusion import EDM, Denoiser, FlowMatching, Process, VPDiscrete, from_diffusers, sample
+from torch import Tensor, nn
+
+SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+
+
+def theirs(name: str, **config: Any) -> Any:
+    return getattr(pytest.importorskip("diffusers"), name)(**config)
+
+
+# --- without diffusers ---
+
+
+def test_a_file_of_settings() -> None:
+    """Stable Diffusion 2's, as it is stored."""
+    config = {"_class_name": "DDIMScheduler", **SD, "clip_sample": False, "prediction_type": "v_prediction",
+              "set_alpha_to_one": False, "steps_offset": 1, "num_train_timesteps": 1000}  # fmt: skip
+    settings = from_diffusers(config)
+    assert settings.denoiser == {"pred": "v"}
+    expected = VPDiscrete.scaled_linear()
+    assert torch.equal(settings.process.betas, expected.betas)
+    assert (settings.times(4) * 1000).round().tolist() == [752, 502, 252, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("config", "arguments"),
+    [
+        ({}, {"pred": "eps", "clip": 1.0}),
+        ({"clip_sample": False}, {"pred": "eps"}),
+        ({"clip_sample_range": 2.0, "prediction_type": "sample"}, {"pred": "x0", "clip": 2.0}),
+        ({"thresholding": True}, {"pred": "eps", "clip": 1.0}),
+        (
+            {"thresholding": True, "sample_max_value": 1.5, "dynamic_thresholding_ratio": 0.95},
+            {"pred": "eps", "clip": 1.0, "dynamic": (0.95, 1.5)},
+        ),
+        ({"clip_sample": False, "variance_type": "learned_range"}, {"pred": "eps", "variance": True}),
+        ({"_class_name": "UniPCMultistepScheduler"}, {"pred": "eps"}),
+    ],
+)
+def test_arguments_of_the_denoiser(config: dict[str, Any], arguments: dict[str, Any]) -> None:
+    found = from_diffusers(config).denoiser
+    assert found == arguments
+    Denoiser(nn.Identity(), from_diffusers(config).process, **found)
+
+
+def test_trained_betas() -> None:
+    betas = [0.1, 0.2, 0.3]
+    assert from_diffusers({"trained_betas": betas}).process.betas.tolist() == betas
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "text"),
+    [
+        (lambda: from_diffusers(3), TypeError, "'scheduler': expected a diffusers scheduler"),
+        (lambda: from_diffusers({"_class_name": "PNDMScheduler"}), ValueError, "'_class_name': expected one of"),
+        (lambda: from_diffusers({"beta_schedule": "laplace"}), ValueError, "'beta_schedule'"),
+        (lambda: from_diffusers({"prediction_type": "flow_prediction"}), ValueError, "'prediction_type'"),
+        (lambda: from_diffusers({"variance_type": "learned"}), ValueError, "'variance_type'"),
+        (lambda: from_diffusers({"_class_name": "EDMEulerScheduler", "rho": 5.0}), ValueError, "'rho'"),
+        (lambda: from_diffusers({"timestep_spacing": "even"}).times(5), ValueError, "'timestep_spacing'"),
+        (lambda: from_diffusers({"use_karras_sigmas": True}).times(5), ValueError, "without 'use_karras_sigmas'"),
+        (lambda: from_diffusers({}).times(0), ValueError, "'steps'"),
+    ],
+)
+def test_what_is_not_read(call: Any, error: type[Exception], text: str) -> None:
+    with pytest.raises(error, match=text):
+        call()
+
+
+# --- with diffusers ---
+
+
+@pytest.mark.parametrize("schedule", ["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"])
+@pytest.mark.parametrize("zero", [False, True])
+def test_tables(schedule: str, zero: bool) -> None:
+    scheduler = theirs("DDPMScheduler", beta_schedule=schedule, rescale_betas_zero_snr=zero)
+    chain = from_diffusers(scheduler).process
+    alpha = chain.alpha(torch.arange(1, 1001, dtype=torch.float64) / 1000).square()
+    assert torch.allclose(alpha, scheduler.alphas_cumprod.double(), rtol=2e-4, atol=2e-6)
+
+
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "DDPMScheduler", "DDIMScheduler", "DPMSolverMultistepScheduler", "UniPCMultistepScheduler",
+        "DEISMultistepScheduler", "EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler",
+    ],
+)  # fmt: skip
+def test_visited_steps(name: str, spacing: str) -> None:
+    for steps, offset in ((10, 0), (30, 1)):
+        scheduler = theirs(name, **SD, timestep_spacing=spacing, steps_offset=offset)
+        scheduler.set_timesteps(steps)
+        times = from_diffusers(scheduler).times(steps)
+        index = scheduler.timesteps.double()
+        assert torch.allclose(times[:steps] * 1000 - 1, index, atol=1e-4)  # Euler's are float32
+        if hasattr(scheduler, "sigmas"):
+            end = from_diffusers(scheduler).process.rho(times[-1])
+            assert float(end) == pytest.approx(float(scheduler.sigmas[-1]), rel=1e-4)
+        else:
+            assert times[-1] == 0
+
+
+def test_singlestep_and_final_sigma() -> None:
+    for name in ("DPMSolverSinglestepScheduler", "DPMSolverMultistepScheduler"):
+        scheduler = theirs(name, **SD, final_sigmas_type="sigma_min")
+        scheduler.set_timesteps(12)
+        settings = from_diffusers(scheduler)
+        times = settings.times(12)
+        assert torch.equal((times[:-1] * 1000 - 1).round().long(), scheduler.timesteps.long())
+        assert float(settings.process.rho(times[-1])) == pytest.approx(float(scheduler.sigmas[-1]), rel=1e-4)
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_flow_matching(shift: float) -> None:
+    scheduler = theirs("FlowMatchEulerDiscreteScheduler", shift=shift)
+    scheduler.set_timesteps(9)
+    settings = from_diffusers(scheduler)
+    times = settings.times(9)
+    assert isinstance(settings.process, FlowMatching)
+    assert torch.allclose(times, scheduler.sigmas.double(), atol=1e-6)
+    assert torch.allclose(settings.denoiser["time"](times[:-1]), scheduler.timesteps.double(), atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["EDMEulerScheduler", "EDMDPMSolverMultistepScheduler"])
+@pytest.mark.parametrize("end", ["zero", "sigma_min"])
+def test_edm(name: str, end: str) -> None:
+    """Their c_noise is our network's time; their preconditioned output is our data."""
+    scheduler = theirs(name, final_sigmas_type=end)
+    scheduler.set_timesteps(9)
+    settings = from_diffusers(scheduler)
+    times = settings.times(9)
+    assert isinstance(settings.process, EDM)
+    assert torch.allclose(times, scheduler.sigmas.double()[: len(times)], rtol=1e-5)
+    model = Denoiser(nn.Identity(), settings.process, **settings.denoiser)
+    assert model.point("x0", times[0]).given == pytest.approx(float(scheduler.timesteps[0]), rel=1e-5)
+    x, out = torch.randn(2, 3).double(), torch.randn(2, 3).double()
+    expected = scheduler.precondition_outputs(x, out, times[3])
+    assert torch.allclose(model.convert(model.point("x0", times[3]), "x0", out, x), expected, rtol=1e-6)
+
+
+class Exact(nn.Module):
+    """Noise or v of N(0.5, 0.5^2), at times without signal too."""
+
+    def __init__(self, process: Process, pred: str) -> None:
+        super().__init__()
+        self.process, self.pred = process, pred
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        a, s = (c.view(-1, *[1] * (x.ndim - 1)) for c in (self.process.alpha(t), self.process.sigma(t)))
+        data = (a * x / 4 + s**2 / 2) / (a**2 / 4 + s**2)
+        eps = (x - a * data) / s
+        return eps if self.pred == "eps" else a * eps - s * data
+
+
+def drawn(scheduler: Any, model: Denoiser, x: Tensor, steps: int, **how: Any) -> Tensor:
+    """Their sample, their network being given what ours is."""
+    scheduler.set_timesteps(steps)
+    for t in scheduler.timesteps:
+        given = (t.double() + 1) / 1000
+        x = scheduler.step(model.net(x, given.expand(len(x))), t, x, **how).prev_sample
+    return x
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "solver", "how"),
+    [
+        ("DDIMScheduler", {"clip_sample": False, "steps_offset": 1, "set_alpha_to_one": False}, "ddim", {}),
+        ("DDIMScheduler", {"clip_sample_range": 0.6}, "ddim_x0", {"use_clipped_model_output": True}),
+        (
+            "DDIMScheduler",
+            {"clip_sample": False, "rescale_betas_zero_snr": True, "timestep_spacing": "trailing",
+             "prediction_type": "v_prediction"},
+            "ddim_x0",
+            {},
+        ),
+        (
+            "DDIMScheduler",
+            {"thresholding": True, "sample_max_value": 1.2, "dynamic_thresholding_ratio": 0.6},
+            "ddim_x0",
+            {"use_clipped_model_output": True},
+        ),
+        ("DPMSolverMultistepScheduler", {"timestep_spacing": "trailing"}, "dpmpp_2m", {}),
+        ("DPMSolverMultistepScheduler", {"timestep_spacing": "leading", "steps_offset": 1}, "dpmpp_2m", {}),
+    ],
+)  # fmt: skip
+def test_samples(name: str, config: dict[str, Any], solver: str, how: dict[str, Any]) -> None:
+    """Everything together gives their samples; of DDIM's tables in double precision, else up to theirs."""
+    scheduler = theirs(name, **{**SD, **config})
+    settings = from_diffusers(scheduler)
+    scheduler.alphas_cumprod = settings.process.alpha(torch.arange(1, 1001, dtype=torch.float64) / 1000).square()
+    net = Exact(settings.process, settings.denoiser["pred"])
+    model = Denoiser(net, settings.process, time=lambda t: t, **settings.denoiser)
+    x = torch.randn(5, 2, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    got = sample(model, x, solver=solver, times=settings.times(10))
+    assert torch.allclose(got, drawn(scheduler, model, x, 10, **how), atol=1e-5 if name == "DDIMScheduler" else 1e-3)
