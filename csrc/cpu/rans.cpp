@@ -25,7 +25,23 @@ struct Decode {
   }
 };
 
+struct Quantise {
+  template <int B, class T>
+  PK_HD static void run(const T* pmf, Int k, Int bits, std::int32_t* counts) {
+    quantise_row(pmf, k, int(bits), counts);
+  }
+};
+
 }  // namespace
+
+void quantise_cdf_cpu(DType dtype, const void* pmf, void* counts, Int rows, Int k, Int bits, Threads threads) {
+  dispatch_wide("quantise_cdf", dtype, [&](auto zero) {
+    using T = decltype(zero);
+#pragma omp parallel for num_threads(threads.count) if (rows * k > 4096)
+    for (Int i = 0; i < rows; ++i)
+      run_best<Quantise>(static_cast<const T*>(pmf) + i * k, k, bits, static_cast<std::int32_t*>(counts) + i * (k + 1));
+  });
+}
 
 void rans_encode_cpu(const void* symbols, const void* counts, void* payload, void* sizes, Int b, Int n, Int k,
                      Int row_step, Int step, Int bits, Int capacity, Threads threads) {

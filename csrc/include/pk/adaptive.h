@@ -52,7 +52,7 @@ PK_HD void walk_bytes(Decision* table, std::int64_t order, std::int64_t n, Coder
 PK_HD std::int64_t encode_bytes(Decision* table, std::int64_t order, const std::uint8_t* bytes, std::int64_t n,
                                 std::uint8_t* out) {
   RangeEncoder coder{out};
-  walk_bytes(table, order, n, [&](std::uint32_t width, std::int64_t i, std::uint32_t node) {
+  walk_bytes(table, order, n, [&](std::uint32_t width, std::int64_t i, std::uint32_t node) PK_INLINE {
     int left = 7;
     for (std::uint32_t k = node; k > 1; k >>= 1) --left;
     const bool one = bytes[i] >> left & 1;
@@ -66,7 +66,7 @@ PK_HD Damage decode_bytes(Decision* table, std::int64_t order, const std::uint8_
                           std::int64_t n, std::uint8_t* out) {
   RangeDecoder coder{in, size};
   coder.start();
-  walk_bytes(table, order, n, [&](std::uint32_t width, std::int64_t i, std::uint32_t node) {
+  walk_bytes(table, order, n, [&](std::uint32_t width, std::int64_t i, std::uint32_t node) PK_INLINE {
     const bool one = coder.slot() < width;
     coder.take(one ? 0 : width, one ? width : (1u << kBits) - width);
     out[i] = std::uint8_t(2 * node + one);  // the last of eight leaves the byte

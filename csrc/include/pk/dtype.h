@@ -9,8 +9,11 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #define PK_HD __host__ __device__ __forceinline__
+#define PK_INLINE
 #else
 #define PK_HD inline __attribute__((always_inline))
+// For lambdas inside kernels: only inlined code is compiled for the kernel's instruction set.
+#define PK_INLINE __attribute__((always_inline))
 #endif
 
 namespace pk {

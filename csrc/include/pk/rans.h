@@ -60,7 +60,7 @@ PK_HD std::int64_t encode_row(const std::int32_t* symbols, std::int64_t n, const
   std::uint64_t states[kMostStates];
   for (auto& state : states) state = kLower;
   std::int64_t at = capacity;
-  const auto emit = [&](std::uint32_t word) { put_bytes(out + (at -= 4), word, 4); };
+  const auto emit = [&](std::uint32_t word) PK_INLINE { put_bytes(out + (at -= 4), word, 4); };
   std::int64_t lane = n % lanes;
   for (std::int64_t i = n - 1; i >= 0; --i) {
     lane = lane ? lane - 1 : lanes - 1;
@@ -127,6 +127,50 @@ PK_HD Damage decode_row(const std::uint8_t* in, std::int64_t bytes, const Counts
   for (std::int64_t g = 0; g < lanes; ++g)
     if (states[g] != kLower) return Damage::kState;
   return at == bytes ? Damage::kNone : Damage::kLeft;
+}
+
+// f(i, lane) for i < n with lanes 0 .. 15 in turn, sixteen at a time where there are as many.
+template <class F>
+PK_HD void by_lanes(std::int64_t n, F&& f) {
+  std::int64_t i = 0;
+  for (; i + 16 <= n; i += 16)
+    for (int lane = 0; lane < 16; ++lane) f(i + lane, lane);
+  for (; i < n; ++i) f(i, int(i & 15));
+}
+
+// Probabilities (k) of any scale as counts (k + 1), each symbol with 1 at least; counts[0] is -1 if they are none.
+// Whole numbers in doubles: their sums are exact in any order.
+template <class T>
+PK_HD void quantise_row(const T* pmf, std::int64_t k, int bits, std::int32_t* counts) {
+  T largest[16] = {}, odd[16] = {};
+  by_lanes(k, [&](std::int64_t i, int lane) PK_INLINE {
+    const T p = pmf[i];
+    odd[lane] += (p >= 0 ? p : T(-1)) - (p >= 0 ? p : T(0));  // 0, -1, or no number for an infinite p
+    largest[lane] = p > largest[lane] ? p : largest[lane];
+  });
+  T most = 0;
+  bool sound = true;
+  for (int lane = 0; lane < 16; ++lane) {
+    most = largest[lane] > most ? largest[lane] : most;
+    sound &= odd[lane] == 0;
+  }
+  const double to_whole = 1073741824.0 / double(most);  // 2^30
+  counts[0] = -!(sound && most > 0 && to_whole < 1e300);
+  if (counts[0]) return;
+  double sums[16] = {}, all = 0;
+  by_lanes(k, [&](std::int64_t i, int lane) PK_INLINE {
+    counts[i + 1] = std::int32_t(double(pmf[i]) * to_whole);
+    sums[lane] += double(counts[i + 1]);
+  });
+  for (double sum : sums) all += sum;
+  const double share = double((std::int64_t(1) << bits) - k) / all;
+  by_lanes(k, [&](std::int64_t i, int) PK_INLINE { counts[i + 1] = std::int32_t(double(counts[i + 1]) * share) + 1; });
+  std::int64_t best = 0;
+  while (pmf[best] != most) ++best;
+  std::int32_t below = 0;
+  for (std::int64_t i = 0; i < k; ++i) counts[i + 1] = below += counts[i + 1];
+  const std::int32_t left = (std::int32_t(1) << bits) - below;
+  for (std::int64_t i = best; i < k; ++i) counts[i + 1] += left;
 }
 
 }  // namespace pk

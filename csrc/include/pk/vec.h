@@ -12,9 +12,6 @@
 #include <emmintrin.h>
 #endif
 
-// For lambdas inside kernels: only inlined code is compiled for the kernel's instruction set.
-#define PK_INLINE __attribute__((always_inline))
-
 namespace pk {
 
 constexpr int kLanes = 16;

@@ -75,6 +75,22 @@ def lists(cdf: Tensor, row: int) -> list[list[int]]:
     return here.reshape(-1, cdf.shape[-1]).tolist()
 
 
+def quantise_cdf(pmf: Tensor, precision: int) -> Tensor:
+    """pmf (R, K) -> cumulative counts (R, K + 1) int32, each symbol with 1 at least; -1 first if they are none. Whole
+    numbers in doubles: their sums are exact in any order."""
+    most = pmf.amax(1, keepdim=True).double()
+    scale = 2.0**30 / most
+    sound = (pmf >= 0).all(1) & pmf.isfinite().all(1) & (most > 0).squeeze(1) & (scale < 1e300).squeeze(1)
+    whole = torch.where(sound[:, None], pmf.double() * scale, 1.0).trunc()
+    share = ((1 << precision) - pmf.shape[1]) / whole.sum(1, keepdim=True)
+    counts = (whole * share).long() + 1
+    left = (1 << precision) - counts.sum(1, keepdim=True)
+    counts.scatter_add_(1, pmf.argmax(1, keepdim=True), left)
+    found = torch.nn.functional.pad(counts.cumsum(1), (1, 0)).int()
+    found[:, 0] -= (~sound).int()
+    return found
+
+
 def rans_encode(symbols: Tensor, cdf: Tensor, precision: int) -> tuple[Tensor, Tensor]:
     """symbols (B, N) int32, cdf (K + 1), (N, K + 1) or (B, N, K + 1) int32 -> payload (B, capacity) uint8, and the
     bytes in use of each, (B) int64: -1 for a row with a symbol that has no width."""
