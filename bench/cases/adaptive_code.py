@@ -19,7 +19,7 @@ BYTES, EACH = 1 << 20, 1 << 17
 def grid(device: str) -> list[Params]:
     """Two orders, on one core and on all."""
     return [
-        {"device": device, "dtype": "uint8", "threads": threads, "order": order, "bytes": BYTES, "each": EACH}
+        {"device": device, "dtype": "int32", "threads": threads, "order": order, "bytes": BYTES, "each": EACH}
         for order in (0, 2)
         for threads in ([cores()] if device == "cuda" else sorted({1, cores()}))
     ]
