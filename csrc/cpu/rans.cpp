@@ -9,6 +9,13 @@ namespace {
 
 using Int = std::int64_t;
 
+template <int B>
+PK_HD Vec<std::int32_t, B> load_counts(const std::int32_t* p) {
+  Vec<std::int32_t, B> v;
+  memcpy(&v, p, sizeof(v));
+  return v;
+}
+
 struct Encode {
   template <int B>
   PK_HD static void run(const std::int32_t* symbols, Int n, const Counts& counts, std::uint8_t* out, Int capacity,
@@ -21,7 +28,13 @@ struct Decode {
   template <int B>
   PK_HD static void run(const std::uint8_t* in, Int bytes, const Counts& counts, std::int32_t* symbols, Int n,
                         Int* damage) {
-    *damage = Int(decode_row(in, bytes, counts, symbols, n));
+    const auto upto = [](const std::int32_t* c, std::int32_t slot) PK_INLINE {
+      const auto candidates = load_counts<B>(c);
+      Vec<std::int32_t, B> smaller;
+      for (int i = 0; i < smaller.kRegisters; ++i) smaller.part[i] = candidates.part[i] <= slot;
+      return -sum_lanes(smaller);  // true is -1
+    };
+    *damage = Int(decode_row(in, bytes, counts, symbols, n, upto));
   }
 };
 

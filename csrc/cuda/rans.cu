@@ -24,7 +24,13 @@ __global__ void __launch_bounds__(kThreads)
   const Int row = Int(blockIdx.x) * kThreads + threadIdx.x;
   if (row >= b) return;
   const Counts here{counts + row * row_step, k, step, int(bits)};
-  damage[row] = Int(decode_row(payload + offsets[row], offsets[row + 1] - offsets[row], here, symbols + row * n, n));
+  const auto upto = [](const std::int32_t* c, std::int32_t slot) {
+    int count = 0;
+    for (int i = 0; i < 16; ++i) count += c[i] <= slot;
+    return count;
+  };
+  damage[row] =
+      Int(decode_row(payload + offsets[row], offsets[row + 1] - offsets[row], here, symbols + row * n, n, upto));
 }
 
 template <class T>

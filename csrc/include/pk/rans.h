@@ -78,24 +78,27 @@ PK_HD std::int64_t encode_row(const std::int32_t* symbols, std::int64_t n, const
   return size;
 }
 
-// The symbol whose counts hold the slot: halves down to sixteen candidates, of which those below are counted.
-PK_HD std::int64_t find_symbol(const std::int32_t* c, std::int64_t k, std::int32_t slot) {
+// The symbol whose counts hold the slot: halves down to sixteen candidates, of which `upto` says how many begin at the
+// slot or before.
+template <class Upto>
+PK_HD std::int64_t find_symbol(const std::int32_t* c, std::int64_t k, std::int32_t slot, Upto&& upto) {
   std::int64_t low = 0, rest = k;  // c[low] <= slot, and the symbol is among `rest` from there
   while (rest > 16) {              // without a branch, which would be guessed wrong half of the time
     const std::int64_t half = rest >> 1;
     low += half & -std::int64_t(c[low + half] <= slot);
     rest -= half;
   }
-  int smaller = 0;
+  int count = 0;
   if (rest == 16)
-    for (int i = 1; i < 16; ++i) smaller += c[low + i] <= slot;
+    count = upto(c + low, slot);
   else
-    for (int i = 1; i < int(rest); ++i) smaller += c[low + i] <= slot;
-  return low + smaller;
+    for (int i = 0; i < int(rest); ++i) count += c[low + i] <= slot;
+  return low + (count > 0 ? count - 1 : 0);  // none: the counts do not rise
 }
 
+template <class Upto>
 PK_HD Damage decode_row(const std::uint8_t* in, std::int64_t bytes, const Counts& counts, std::int32_t* symbols,
-                        std::int64_t n) {
+                        std::int64_t n, Upto&& upto) {
   const std::int64_t lanes = states_of(n);
   if (bytes < 8 * lanes) return Damage::kShort;
   std::uint64_t states[kMostStates];
@@ -111,7 +114,7 @@ PK_HD Damage decode_row(const std::uint8_t* in, std::int64_t bytes, const Counts
     if (counts.step && i + kMostStates < n)  // what a later symbol will read
       for (std::int64_t at16 = 0; at16 < counts.k; at16 += 16) __builtin_prefetch(counts.of(i + kMostStates) + at16);
 #endif
-    const std::int64_t x = find_symbol(c, counts.k, slot);
+    const std::int64_t x = find_symbol(c, counts.k, slot, upto);
     const std::int32_t below = c[x], above = c[x + 1];
     if (below < 0 || below > slot || above <= slot || above > std::int32_t(1) << counts.bits) return Damage::kModel;
     std::uint64_t state = rans_pop(states[lane], below, above - below, counts.bits);
