@@ -10,7 +10,6 @@ from ._method import Claim, Table
 from .pc_compression import EXPECTED, GROWN, LARGE, SMALL, Classic, Coded, Record, of_kind
 
 BOUNDS = {("digits", SMALL): 2.10, ("MNIST", LARGE): 1.25, ("MNIST", GROWN): 1.20}  # bits a pixel of whole files
-BITSWAP = 1.27  # bits a pixel of MNIST, as published
 
 
 def claims(records: Sequence[Record]) -> list[Claim]:
