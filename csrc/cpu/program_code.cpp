@@ -1,12 +1,12 @@
-// Codes rows of data with a compiled circuit on the CPU. Lanes of SIMD are rows of data, so that no sum is ever
-// reordered; threads take chunks. Every instruction set gives the same bytes. Equations:
+// Codes rows of data with a compiled circuit on the CPU. Lanes of SIMD are rows of data, or units of a node for one
+// row; no sum is ever reordered. Threads take chunks. Every instruction set gives the same bytes. Equations:
 // python/probkernels/reference/program_code.py.
 #include <algorithm>
 #include <cstring>
 #include <vector>
 
 #include "pk/launch.h"
-#include "pk/program_cpu.h"
+#include "pk/program_node.h"
 #include "pk/range_coder.h"
 
 namespace pk {
@@ -99,6 +99,8 @@ struct Decoder {
   }
 };
 
+constexpr Int kFewRows = 2;  // up to which units of a node fill lanes better than rows do
+
 Int padded(Int lanes) { return (lanes + kLanes - 1) / kLanes * kLanes; }
 
 Scratch scratch_for(const Program& p, Int width) {
@@ -144,7 +146,11 @@ void encode_chunk(const Program& p, const std::int32_t* codes, Int rows, Int lan
   std::vector<Word> below(rows * p.v), widths(rows * p.v);
   for (Int first = 0; first < rows; first += width) {
     Encoder coder{codes, below.data(), widths.data(), p.v, first};
-    run_best<Walk>(p, width, std::min(width, rows - first), &scratch, &coder);
+    const Int count = std::min(width, rows - first);
+    if (count > kFewRows)
+      run_best<Walk>(p, width, count, &scratch, &coder);
+    else
+      for (; coder.first < rows; ++coder.first) run_best<NodeWalk>(p, &scratch, &coder);
   }
   *size = std::min(lanes, rows) == 1
               ? write_alone(below.data(), widths.data(), rows * p.v, out)
@@ -166,7 +172,10 @@ Damage decode_chunk(const Program& p, const std::uint8_t* in, Int bytes, Int row
   Scratch scratch = scratch_for(p, width);
   Decoder coder{codes, states.data(), single ? &alone : nullptr, in + head, in + bytes, p.v, 0};
   for (; coder.first < rows && !coder.is_short; coder.first += lanes)
-    run_best<Walk>(p, width, std::min(lanes, rows - coder.first), &scratch, &coder);
+    if (single)
+      run_best<NodeWalk>(p, &scratch, &coder);
+    else
+      run_best<Walk>(p, width, std::min(lanes, rows - coder.first), &scratch, &coder);
   if (single) return alone.finish();
   if (coder.is_short) return Damage::kShort;
   for (auto state : states)

@@ -10,14 +10,15 @@ import sys
 import pytest
 import torch
 from probkernels import ops, use_backend
+from probkernels.circuits import Categorical, Circuit, hclt_graph
 from probkernels.codec import Program, decode, encode
 from probkernels.codec._compile import room
 from torch import Tensor
 
-from tests.codec.models import KINDS, model, rows
+from tests.codec.models import KINDS, C, V, model, rows
 
 # SHA-256 over the streams of every kind of circuit for 1, 5, 16 and 40 lanes; see golden().
-GOLDEN = "8b5a8fa0e893b5e572c307f6766d378e0aaa9e054f43c5fb9783aac9bbff04a3"
+GOLDEN = "8046b2d195dbd39c779e8041b41aacaf462981fe910577156e478900f6227da6"
 
 
 def streams(p: Program, x: Tensor, on: torch.device) -> bytes:
@@ -25,10 +26,12 @@ def streams(p: Program, x: Tensor, on: torch.device) -> bytes:
 
 
 def programs() -> list[tuple[Program, Tensor]]:
-    """Of every kind of circuit, with parameters that no library's random numbers change."""
+    """Of every kind of circuit, with parameters that no library's random numbers change; with units that fill vectors,
+    and that do not."""
     found = []
-    for kind in KINDS:
-        p = Program.from_circuit(model(kind))
+    wide = [Circuit(hclt_graph([1, -1, 1, 2, 2, 4, 0], [Categorical(C)] * V, latents)) for latents in (16, 21, 32)]
+    for circuit in [*map(model, KINDS), *wide]:
+        p = Program.from_circuit(circuit)
         generator = torch.Generator().manual_seed(3)
         arrays = p.arrays()
         weights = torch.randint(1, 2**20, (len(arrays["weights"]),), generator=generator) / 2**20
