@@ -166,10 +166,16 @@ __global__ void __launch_bounds__(kThreads) measure_kernel(Program p, const std:
   });
 }
 
-// The stream of a chunk of several lanes, written at the end of its room, symbols in reverse, and moved to the front.
-// Returns its length.
-__device__ Int write_lanes(const Word* below, const Word* width, Int rows, Int v, Int lanes, std::uint64_t* states,
-                           std::uint8_t* out, Int capacity) {
+// A thread writes the stream of one chunk of several lanes at the end of its room, symbols in reverse, and moves it to
+// the front.
+__global__ void __launch_bounds__(kThreads)
+    stream_kernel(const Word* below, const Word* width, Int n, Int v, Int each, Int most_lanes, std::uint64_t* states,
+                  std::uint8_t* payload, Int* sizes, Int capacity) {
+  const Int chunk = Int(blockIdx.x) * kThreads + threadIdx.x, begin = chunk * each;
+  const Int rows = n - begin < each ? n - begin : each, lanes = rows < most_lanes ? rows : most_lanes;
+  if (lanes < 2) return;
+  std::uint8_t* const out = payload + chunk * capacity;
+  states += chunk * most_lanes;
   for (Int g = 0; g < lanes; ++g) states[g] = kLower;
   Int at = capacity;
   const auto emit = [&](Word word) {
@@ -178,34 +184,27 @@ __device__ Int write_lanes(const Word* below, const Word* width, Int rows, Int v
   for (Int first = (rows - 1) / lanes * lanes; first >= 0; first -= lanes)
     for (Int turn = v - 1; turn >= 0; --turn)
       for (Int g = (rows - first < lanes ? rows - first : lanes) - 1; g >= 0; --g) {
-        const Int i = (first + g) * v + turn;
+        const Int i = (begin + first + g) * v + turn;
         states[g] = rans_push(states[g], below[i], width[i], kBits, emit);
       }
   for (Int g = lanes - 1; g >= 0; --g)
     for (int i = 7; i >= 0; --i) out[--at] = std::uint8_t(states[g] >> (8 * i));
-  for (Int i = at; i < capacity; ++i) out[i - at] = out[i];
-  return capacity - at;
+  for (Int i = 0; i < capacity; ++i) out[i] = i + at < capacity ? out[i + at] : 0;
+  sizes[chunk] = capacity - at;
 }
 
-// A thread writes the stream of one chunk.
+// A thread writes the stream of one chunk of a single lane. A kernel of its own, as both together would spill
+// registers.
 __global__ void __launch_bounds__(kThreads)
-    stream_kernel(const Word* below, const Word* width, Int n, Int v, Int each, Int most_lanes, std::uint64_t* states,
-                  std::uint8_t* payload, Int* sizes, Int capacity) {
+    stream_alone_kernel(const Word* below, const Word* width, Int n, Int v, Int each, Int most_lanes,
+                        std::uint8_t* payload, Int* sizes, Int capacity) {
   const Int chunk = Int(blockIdx.x) * kThreads + threadIdx.x, begin = chunk * each;
-  if (begin >= n) return;
   const Int rows = n - begin < each ? n - begin : each, lanes = rows < most_lanes ? rows : most_lanes;
-  std::uint8_t* const out = payload + chunk * capacity;
-  below += begin * v, width += begin * v;
-  Int size;
-  if (lanes > 1) {
-    size = write_lanes(below, width, rows, v, lanes, states + chunk * most_lanes, out, capacity);
-  } else {
-    RangeEncoder coder{out};
-    for (Int i = 0; i < rows * v; ++i) coder.put(below[i], width[i]);
-    size = coder.finish();
-  }
-  for (Int i = size; i < capacity; ++i) out[i] = 0;
-  sizes[chunk] = size;
+  if (lanes != 1) return;
+  RangeEncoder coder{payload + chunk * capacity};
+  for (Int i = begin * v; i < (begin + rows) * v; ++i) coder.put(below[i], width[i]);
+  sizes[chunk] = coder.finish();
+  for (Int i = sizes[chunk]; i < capacity; ++i) payload[chunk * capacity + i] = 0;
 }
 
 // The value whose share of 2^24 holds the slot.
@@ -333,9 +332,15 @@ void program_encode_cuda(const void* code, const void* weights, const void* tabl
     PK_LAUNCH(measure_kernel, unsigned(ceil_div(count, kThreads)), kThreads, 0, stream, p,
               static_cast<const std::int32_t*>(codes) + first * v, count, file.data(), mixed.data(), below.data(),
               width.data());
-    PK_LAUNCH(stream_kernel, unsigned(ceil_div(ceil_div(count, each), kThreads)), kThreads, 0, stream, below.data(),
-              width.data(), count, v, each, side, states.data(), static_cast<std::uint8_t*>(payload) + chunk * capacity,
-              static_cast<Int*>(sizes) + chunk, capacity);
+    const unsigned blocks = unsigned(ceil_div(ceil_div(count, each), kThreads));
+    std::uint8_t* const out = static_cast<std::uint8_t*>(payload) + chunk * capacity;
+    Int* const lengths = static_cast<Int*>(sizes) + chunk;
+    if (side > 1)
+      PK_LAUNCH(stream_kernel, blocks, kThreads, 0, stream, below.data(), width.data(), count, v, each, side,
+                states.data(), out, lengths, capacity);
+    if (side == 1 || count % each == 1)
+      PK_LAUNCH(stream_alone_kernel, blocks, kThreads, 0, stream, below.data(), width.data(), count, v, each, side, out,
+                lengths, capacity);
   }
 }
 
