@@ -147,7 +147,7 @@ class PCCodec:
         Raises:
             CorruptStreamError: damaged, or more than ``max_bytes`` once decompressed.
         """
-        flow = None
+        flow, whole = None, data
         if data.startswith(frozen_flow.MAGIC):
             flow, data = FrozenFlow.from_bytes(data, max_bytes)
         arrays, facts = model_file.unpack(data, max_bytes)
@@ -161,7 +161,9 @@ class PCCodec:
         if flow is not None and flow.categories.tolist() != program.categories:
             raise CorruptStreamError("model: the circuit and the flow have other alphabets")
         size = (tile[0], tile[1]) if isinstance(tile, list) else None
-        return cls(program, offset=offset, tile=size, flow=flow, note=note)
+        codec = cls(program, offset=offset, tile=size, flow=flow, note=note)
+        codec._packed = bytes(whole)  # packing takes seconds
+        return codec
 
     def save(self, path: str | Path) -> None:
         """Writes a model file, whole or not at all."""
