@@ -8,25 +8,14 @@ import math
 import pytest
 import torch
 from probkernels.diffusion import VP, Denoiser, sample
-from probkernels.reproduce import Progress, _report
-from probkernels.reproduce import _adjoint_dpm_model as trained
-from probkernels.reproduce import _adjoint_dpm_peers as peers
-from probkernels.reproduce import adjoint_dpm as experiment
-from probkernels.reproduce._adjoint_dpm_claims import growth, success
-from probkernels.reproduce.adjoint_dpm import (
-    CONTINUOUS,
-    EXACT,
-    EXPECTED_ATTACK,
-    EXPECTED_ERRORS,
-    LENGTHS,
-    ONE_STEP,
-    Agreement,
-    Attack,
-    Bytes,
-    Errors,
-    RoundTrip,
-    Tuning,
-)
+from probkernels.reproduce import adjoint_dpm
+from probkernels.reproduce.adjoint_dpm import experiment, peers
+from probkernels.reproduce.adjoint_dpm import model as trained
+from probkernels.reproduce.adjoint_dpm.claims import claims, growth, success
+from probkernels.reproduce.adjoint_dpm.records import CONTINUOUS, EXACT, ONE_STEP
+
+from tests.reproduce.made_up import of_adjoint_dpm
+from tests.reproduce.support import Sum, run_here
 
 
 @pytest.fixture(scope="module")
@@ -130,24 +119,6 @@ def test_torchdiffeq_takes_the_same_steps(solver: str) -> None:
 # --- the run ---
 
 
-class Sum(Progress):
-    """Adds up what the bars are told."""
-
-    done, total = 0.0, 0.0
-
-    def bar(self, text: str, total: float):
-        self.total += total
-        return self.advance
-
-    def advance(self, amount: float) -> None:
-        self.done += amount
-
-
-def run_here(function, jobs, advance):
-    """In this process; test_workers.py sees to the others."""
-    return [function(*job, advance) for job in jobs]
-
-
 def test_miniature_run_is_complete(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("sklearn")
     real = trained.train
@@ -156,7 +127,7 @@ def test_miniature_run_is_complete(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(experiment, "ATTACKS", 2)
     monkeypatch.setattr(experiment, "TUNINGS", 2)
     here = Sum()
-    result = experiment.run(quick=True, data=None, progress=here)
+    result = adjoint_dpm.run(quick=True, data=None, progress=here)
     assert here.done == pytest.approx(here.total)
     assert len(result.claims) == 8 and not any(math.isnan(claim.measured) for claim in result.claims)
     assert len(result.tables) == 5 and len(result.figures) == 3
@@ -173,47 +144,10 @@ def test_same_seed_same_attack(states: tuple[trained.State, trained.State]) -> N
     assert one == same and one.before != other.before
 
 
-def test_quick_run_is_a_part_of_the_full_one() -> None:
-    jobs, all_jobs = experiment.make_jobs(quick=True), experiment.make_jobs(quick=False)
-    assert set(jobs) < set(all_jobs)
-    assert {("attack", 50, EXACT, 2), ("errors", "rk4", 20)} <= set(all_jobs) - set(jobs)
-
-
-def made_up(worse: float = 0.0) -> list[experiment.Record]:
-    """Records at the expected figures, or with the exact gradient worse by so much in everything."""
-    image = [[0.0] * 64] * 10
-    found: list[experiment.Record] = []
-    for (steps, way), share in EXPECTED_ATTACK.items():
-        end = share - worse * (way == EXACT)
-        found += [Attack(steps, way, seed, [0.0, 0.5, end], image, image) for seed in experiment.SEEDS[steps]]
-    for solver, steps in EXPECTED_ERRORS:
-        found.append(Errors(solver, steps, "continuous adjoint", (1.03 - worse, 0.34, 0.46), -0.95 + 2 * worse))
-    found.append(Agreement("ddim", 1e-15 + worse))
-    found += [Bytes(way, [(n + k) * 100 for n in LENGTHS], 100) for way, k in (("autograd", 99), (CONTINUOUS, 1))]
-    found.append(Bytes(EXACT, [round(n * (1 + worse)) * 100 for n in LENGTHS], 100))
-    found.append(Bytes("reversible", [500 + round(n * worse) for n in LENGTHS], 100))
-    found.append(RoundTrip(10, round(10 * worse)))
-    found += [Tuning(way, [0.3575, 0.1941 + worse]) for way in (EXACT, CONTINUOUS)]
-    return found
-
-
-def test_full_summary_and_plots() -> None:
-    result = experiment.summarise(made_up(), 0.99)
-    assert all(claim.holds for claim in result.claims), result.claims
-    assert result.claims[0].measured == pytest.approx(96.6)
-    assert success(made_up(), 10, EXACT) == [0.966] * 5
-    assert [row[0] for row in result.tables[0].rows] == ["10", "10", "20", "20", "20", "50", "50"]
-    pytest.importorskip("matplotlib")
-    for figure in result.figures:
-        assert _report.png(figure).startswith(b"\x89PNG")
-
-
-def test_claims_fail_when_the_exact_gradient_is_worse() -> None:
-    assert not any(claim.holds for claim in experiment.summarise(made_up(worse=0.6), 0.99).claims)
-
-
-@pytest.mark.slow
-def test_claims_hold() -> None:
-    pytest.importorskip("sklearn")
-    result = experiment.run(quick=True, data=None, progress=Progress())
-    assert all(claim.holds for claim in result.claims), result.claims
+def test_claims_tell_what_was_measured() -> None:
+    records = of_adjoint_dpm(worse=False)
+    assert claims(records)[0].measured == pytest.approx(96.6)
+    assert success(records, 10, EXACT) == [0.966] * 5
+    table = adjoint_dpm.claims.tables(records)[0]
+    assert [row[0] for row in table.rows] == ["10", "10", "20", "20", "20", "50", "50"]
+    assert "99.0%" in table.caption

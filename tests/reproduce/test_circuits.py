@@ -5,29 +5,31 @@ from __future__ import annotations
 import math
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from probkernels.circuits import chow_liu, factorised, hclt
-from probkernels.reproduce import Progress, _report
-from probkernels.reproduce import _circuits_data as data_sets
-from probkernels.reproduce import _circuits_peers as peers
-from probkernels.reproduce import _circuits_queries as queries
-from probkernels.reproduce import circuits as experiment
-from probkernels.reproduce._circuits_queries import Gallery, Halves, Pictures
-from probkernels.reproduce.circuits import Accuracy, Curve, Fit
+from probkernels.reproduce import Progress, circuits
+from probkernels.reproduce.circuits import experiment, peers, queries, records
+from probkernels.reproduce.circuits.records import Curve, Fit, Gallery
+from probkernels.reproduce.harness import datasets, report, toy_models
+from probkernels.reproduce.harness.records import of_kind
+
+from tests.reproduce.made_up import of_circuits
+from tests.reproduce.support import Sum, run_here, summarize
 
 SIDE = 4  # of made-up images
 
 
 @pytest.fixture(scope="module")
-def images() -> data_sets.Images:
+def images() -> datasets.Images:
     """Digits' first rows and columns: small, and still images."""
     pytest.importorskip("sklearn")
-    whole = data_sets.digits()
+    whole = datasets.digits()
     keep = torch.arange(64).view(8, 8)[2:6, 2:6].flatten()
-    return data_sets.Images(
+    return datasets.Images(
         whole.train[:300, keep], whole.labels[:300], whole.test[:80, keep], whole.test_labels[:80], 17
     )
 
@@ -48,7 +50,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_digits_are_split_by_writer() -> None:
     pytest.importorskip("sklearn")
-    found = data_sets.digits()
+    found = datasets.digits()
     assert found.train.shape == (1297, 64) and found.test.shape == (500, 64)
     assert len(found.labels) == 1297 and len(found.test_labels) == 500
     assert (int(found.train.min()), int(found.train.max()), found.categories) == (0, 16, 17)
@@ -58,11 +60,11 @@ def test_digits_are_split_by_writer() -> None:
 def test_without_scikit_learn_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sklearn", None)
     with pytest.raises(ImportError, match=r"needs scikit-learn.*probkernels\[report\]"):
-        experiment.run(True, None, Progress())
+        circuits.run(True, None, Progress())
 
 
 def test_mnist_is_read_flat(folder: Path) -> None:
-    found = data_sets.mnist(folder)
+    found = datasets.mnist(folder)
     assert found.train.shape == (40, 16) and found.test.shape == (20, 16) and found.side == 4
     assert found.categories == 256 and found.train.dtype is torch.uint8
     assert found.labels.tolist() == [i % 10 for i in range(40)]
@@ -71,29 +73,29 @@ def test_mnist_is_read_flat(folder: Path) -> None:
 
 def test_a_bad_mnist_is_named_before_anything_runs(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"expected a file '.*mnist.npz'.*xtr, ytr, xte"):
-        experiment.run(False, tmp_path, Progress())
+        circuits.run(False, tmp_path, Progress())
     np.savez(tmp_path / "mnist.npz", xtr=np.zeros((2, 4), np.uint8), xte=np.zeros((2, 4), np.uint8))
     with pytest.raises(ValueError, match="expected an array 'ytr'"):
-        data_sets.mnist(tmp_path)
+        datasets.mnist(tmp_path)
     for wrong in (np.zeros((2, 4)), np.zeros((2, 5), np.uint8), np.zeros(4, np.uint8)):
         np.savez(tmp_path / "mnist.npz", xtr=wrong, ytr=np.zeros(2), xte=np.zeros((2, 4), np.uint8))
         with pytest.raises(ValueError, match="expected square images of uint8 in 'xtr'"):
-            data_sets.mnist(tmp_path)
+            datasets.mnist(tmp_path)
 
 
 def test_bits_of_uniform_pixels() -> None:
     x = torch.cartesian_prod(torch.arange(4), torch.arange(4))
-    assert data_sets.bits(factorised(x, pseudocount=0.0), x) == pytest.approx(2.0)
+    assert toy_models.bits(factorised(x, pseudocount=0.0), x) == pytest.approx(2.0)
 
 
-def test_counted_chow_liu_equals_the_circuit(images: data_sets.Images) -> None:
+def test_counted_chow_liu_equals_the_circuit(images: datasets.Images) -> None:
     circuit = chow_liu(images.train, categories=17)
-    counted = data_sets.chow_liu_bits(images.train, images.test, 17, 0.1)
-    assert counted == pytest.approx(data_sets.bits(circuit, images.test), abs=1e-4)
+    counted = toy_models.chow_liu_bits(images.train, images.test, 17, 0.1)
+    assert counted == pytest.approx(toy_models.bits(circuit, images.test), abs=1e-4)
 
 
 def test_one_of_each() -> None:
-    assert data_sets.one_of_each([3, 1, 3, 2, 1]) == [1, 3, 0]
+    assert datasets.one_of_each([3, 1, 3, 2, 1]) == [1, 3, 0]
 
 
 # --- peers ---
@@ -113,23 +115,23 @@ def test_gaussian_mixture_is_a_distribution_over_levels() -> None:
     assert bound - 0.25 < peers.gaussian_bits(train, train, 4, 3, 0) < bound
 
 
-def test_a_mixture_of_one_is_factorised(images: data_sets.Images) -> None:
+def test_a_mixture_of_one_is_factorised(images: datasets.Images) -> None:
     found = peers.mixture_bits(images.train, images.test, 17, 1, 0, epochs=2)
-    alone = data_sets.bits(factorised(images.train, categories=17, pseudocount=1.0), images.test)
+    alone = toy_models.bits(factorised(images.train, categories=17, pseudocount=1.0), images.test)
     assert found == pytest.approx(alone, abs=1e-5)
 
 
-def test_em_raises_what_adam_is_given(images: data_sets.Images) -> None:
+def test_em_raises_what_adam_is_given(images: datasets.Images) -> None:
     circuit = hclt(images.train, 3, categories=17)
     values = [peers.penalised(circuit, images.train, 1.0).item()]
     for _ in range(5):
-        peers.full_batch_em(circuit, images.train, 1, 1.0, lambda amount: None)
+        toy_models.full_batch_em(circuit, images.train, 1, 1.0, lambda amount: None)
         values.append(peers.penalised(circuit, images.train, 1.0).item())
     assert values == sorted(values) and values[-1] > values[0] + 10
 
 
 @pytest.mark.parametrize("batch", [None, 50])
-def test_curves_fall(images: data_sets.Images, batch: int | None) -> None:
+def test_curves_fall(images: datasets.Images, batch: int | None) -> None:
     moved: list[float] = []
     em = peers.em_curve(hclt(images.train, 3, categories=17), images, batch, 8, moved.append)
     adam = peers.adam_curve(hclt(images.train, 3, categories=17), images, 0.1, batch or 300, 8, moved.append)
@@ -137,7 +139,7 @@ def test_curves_fall(images: data_sets.Images, batch: int | None) -> None:
     assert em[-1] < em[0] - 0.05 and adam[-1] < adam[0] - 0.1
 
 
-def test_classifiers(images: data_sets.Images) -> None:
+def test_classifiers(images: datasets.Images) -> None:
     found = peers.classifier_accuracies(images)
     assert set(found) == {"Gaussian naive Bayes", "logistic regression"} and min(found.values()) > 0.4
 
@@ -145,19 +147,19 @@ def test_classifiers(images: data_sets.Images) -> None:
 # --- questions ---
 
 
-def test_halves_of_independent_pixels_are_their_marginals(images: data_sets.Images) -> None:
+def test_halves_of_independent_pixels_are_their_marginals(images: datasets.Images) -> None:
     circuit = factorised(images.train, categories=17)
     found = queries.measure_halves("a name", circuit, images)
     hidden = images.lower_half
     alone = factorised(images.train[:, hidden], categories=17)
-    assert found.bits == pytest.approx(data_sets.bits(alone, images.test[:, hidden]), abs=1e-5)
+    assert found.bits == pytest.approx(toy_models.bits(alone, images.test[:, hidden]), abs=1e-5)
     mode = images.train.mode(0).values
     assert found.best == pytest.approx(float((mode - images.test).abs()[:, hidden].double().mean()) / 16, abs=1e-6)
     spread = (images.train.double().mean(0) - images.test)[:, hidden].square().mean().sqrt() / 16
     assert found.mean == pytest.approx(float(spread), abs=1e-3)  # the pseudocount moves the mean a little
 
 
-def test_completions_keep_what_is_seen(images: data_sets.Images) -> None:
+def test_completions_keep_what_is_seen(images: datasets.Images) -> None:
     shown = queries.complete(hclt(images.train, 3, categories=17), images, [4, 1])
     assert torch.equal(shown.truth, images.test[[4, 1]]) and len(shown.draws) == queries.DRAWS
     for completed in (*shown.draws, shown.mean, shown.best):
@@ -165,7 +167,7 @@ def test_completions_keep_what_is_seen(images: data_sets.Images) -> None:
     assert any(not torch.equal(draw, shown.truth) for draw in shown.draws)
 
 
-def test_a_circuit_a_class_tells_classes_apart(images: data_sets.Images) -> None:
+def test_a_circuit_a_class_tells_classes_apart(images: datasets.Images) -> None:
     moved: list[float] = []
     assert queries.accuracy(images, 2, 5, 1.0, moved.append) > 0.5
     assert sum(moved) == 10
@@ -174,28 +176,12 @@ def test_a_circuit_a_class_tells_classes_apart(images: data_sets.Images) -> None
 # --- the run ---
 
 
-def run_here(function, jobs, advance):
-    return [function(*job, advance) for job in jobs]
-
-
-class Sum(Progress):
-    done, total = 0.0, 0.0
-
-    def bar(self, text: str, total: float):
-        self.total += total
-        return self.advance
-
-    def advance(self, amount: float) -> None:
-        self.done += amount
-
-
 @pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch, images: data_sets.Images) -> Sum:
+def here(monkeypatch: pytest.MonkeyPatch, images: datasets.Images) -> Sum:
     """Few and small digits, in this process, as test_workers.py sees to the others."""
-    monkeypatch.setattr(experiment, "run_jobs", run_here)
-    monkeypatch.setattr(data_sets, "digits", lambda: images)
-    monkeypatch.setattr(data_sets, "DIGITS_TRAIN", 300)
-    monkeypatch.setattr(data_sets, "FOLD", 200)
+    monkeypatch.setattr(datasets, "digits", lambda: images)
+    monkeypatch.setattr(datasets, "DIGITS_TRAIN", 300)
+    monkeypatch.setattr(datasets, "FOLD", 200)
     monkeypatch.setattr(experiment, "COMPONENTS", (2, 3))
     monkeypatch.setattr(experiment, "CLASSIFIER", (2, 2, 1.0))
     monkeypatch.setattr(experiment, "SEEDS", (0, 1))
@@ -204,87 +190,48 @@ def here(monkeypatch: pytest.MonkeyPatch, images: data_sets.Images) -> Sum:
     return Sum()
 
 
+def run_all(jobs: list[tuple[Any, ...]], here: Sum) -> list[records.Record]:
+    advance = here.bar("circuits", sum(job[1] for job in jobs))
+    return [record for part in run_here(experiment.work, jobs, advance) for record in part]
+
+
 def test_miniature_run_is_complete(here: Sum) -> None:
-    records = experiment.run_all(experiment.digit_jobs(quick=False, epochs=6), here)
+    found = run_all(experiment.digit_jobs(quick=False, epochs=6), here)
     assert here.done == pytest.approx(here.total)
-    fits = {(fit.model, fit.seed) for fit in experiment.of_kind(records, Fit)}
-    several = (experiment.SMALL, experiment.LARGE, experiment.CATEGORICAL, experiment.GAUSSIAN)
+    fits = {(fit.model, fit.seed) for fit in of_kind(found, Fit)}
+    several = (records.SMALL, records.LARGE, records.CATEGORICAL, records.GAUSSIAN)
     assert fits == {(model, seed) for model in several for seed in experiment.SEEDS} | {
-        (experiment.FACTORISED, 0), (experiment.TREE, 0)
+        (records.FACTORISED, 0), (records.TREE, 0)
     }  # fmt: skip
-    curves = {(c.optimiser, c.rate, c.batch) for c in experiment.of_kind(records, Curve)}
+    curves = {(c.optimizer, c.rate, c.batch) for c in of_kind(found, Curve)}
     assert curves == {("EM", None, None), ("EM", None, 64)} | {
         ("Adam", rate, None) for rate in experiment.RATES
     } | {("Adam", rate, 64) for rate in experiment.BATCH_RATES}  # fmt: skip
-    result = experiment.summarise(records)
+    result = summarize(circuits, found)
     assert len(result.claims) == 12 and not any(math.isnan(claim.measured) for claim in result.claims)
     assert len(result.tables) == 4 and len(result.figures) == 5
 
 
-def test_quick_run_leaves_out_what_takes_long() -> None:
-    jobs, all_jobs = experiment.digit_jobs(quick=True), experiment.digit_jobs(quick=False)
-    assert set(jobs) < set(all_jobs)
-    assert {("hclt", 60, 16, 0), ("adam", 60, 0.1, 64), ("em", 60, 64)} <= set(all_jobs) - set(jobs)
-
-
 def test_miniature_mnist(here: Sum, folder: Path) -> None:
-    records = experiment.run_all(experiment.mnist_jobs(folder, epochs=(2, 2), size=16), here)
+    found = run_all(experiment.mnist_jobs(folder, epochs=(2, 2), size=16), here)
     assert here.done == pytest.approx(here.total)
-    result = experiment.summarise(records)
+    result = summarize(circuits, found)
     names = [claim.text.split(":")[0] for claim in result.claims]
-    assert names == ["MNIST, HCLT, M = 16", "MNIST, HCLT, M = 32", f"MNIST, {experiment.GROWN}"]
+    assert names == ["MNIST, HCLT, M = 16", "MNIST, HCLT, M = 32", f"MNIST, {records.GROWN}"]
     assert [claim.expected for claim in result.claims] == ["≤ 1.245", "≤ 1.215", "≤ 1.18"]
     assert {row[1] for row in result.tables[0].rows} == {
-        "HCLT, M = 16", "HCLT, M = 32", experiment.GROWN, "fully factorised", "Chow-Liu tree"
+        "HCLT, M = 16", "HCLT, M = 32", records.GROWN, "fully factorised", "Chow-Liu tree"
     }  # fmt: skip
-    (gallery,) = experiment.of_kind(records, Gallery)
+    (gallery,) = of_kind(found, Gallery)
     assert gallery.data == "MNIST" and gallery.completed.truth.shape == (10, 16) and not gallery.parents
     pytest.importorskip("matplotlib")
     for figure in result.figures:
-        assert _report.png(figure).startswith(b"\x89PNG")
+        assert report.png(figure).startswith(b"\x89PNG")
 
 
-# --- the report ---
-
-
-def made_up(worse: float = 0.0) -> list[experiment.Record]:
-    """Records at the expected figures, or worse by so much in everything."""
-    levels = {experiment.SMALL: 2.054, experiment.LARGE: 2.05}
-    fits = [Fit("digits", m, s, v + worse, v - 0.1) for m, v in levels.items() for s in experiment.SEEDS]
-    fits += [Fit("MNIST", experiment.LARGE, 0, 1.2413 + worse, 1.2), Fit("MNIST", "HCLT, M = 32", 0, 1.2113 + worse)]
-    fits += [Fit("MNIST", experiment.GROWN, 0, 1.178 + worse, 1.16)]
-    fits += [Fit("digits", experiment.FACTORISED, 0, 2.394), Fit("digits", experiment.TREE, 0, 2.311)]
-    fits += [Fit("digits", experiment.CATEGORICAL, 0, 2.26, detail="20 components")]
-    fits += [Fit("digits", experiment.GAUSSIAN, 0, 2.38, detail="40 components")]
-    em, adam = [2.3 + worse, 2.06 + worse, 2.05 + worse], [2.5, 2.3, 2.08]
-    curves = [Curve("EM", None, None, em * 4), Curve("Adam", 0.1, None, adam * 4), Curve("Adam", 0.1, 64, adam * 4)]
-    curves += [Curve("EM", None, 64, em * 4), Curve("EM", None, 64, em[-2:] * 2)]
-    halves = [Halves(experiment.SMALL, 1.98 + worse, 0.23 + worse, 0.25 + worse)]
-    halves.append(Halves(experiment.FACTORISED, 2.4, 0.246, 0.28))
-    classes = [Accuracy(experiment.BAYES, 0.9 - worse), Accuracy("Gaussian naive Bayes", 0.846)]
-    x, hidden = torch.arange(16).repeat(3, 1), torch.arange(16) >= 8
-    pictures = Pictures(x, [x], x.float(), x, hidden)
-    gallery = Gallery("digits", 17, pictures, {"HCLT": x, "other": x}, [-1] + [0] * 15, [1.0] * 16)
-    return [*fits, *curves, *halves, *classes, gallery]
-
-
-def test_full_summary_and_plots() -> None:
-    result = experiment.summarise(made_up())
-    assert len(result.claims) == 15 and all(claim.holds for claim in result.claims), result.claims
-    assert result.claims[0].measured == pytest.approx(2.054)
-    assert len(result.tables) == 4 and result.tables[0].rows[0][:2] == ["digits", "HCLT, M = 16"]
-    pytest.importorskip("matplotlib")
-    assert len(result.figures) == 5
-    for figure in result.figures:
-        assert _report.png(figure).startswith(b"\x89PNG")
-
-
-def test_claims_fail_when_circuits_are_worse() -> None:
-    assert not any(claim.holds for claim in experiment.summarise(made_up(worse=0.4)).claims)
-
-
-@pytest.mark.slow
-def test_claims_hold() -> None:
-    pytest.importorskip("sklearn")
-    result = experiment.run(quick=True, data=None, progress=Progress())
-    assert all(claim.holds for claim in result.claims), result.claims
+def test_claims_tell_what_was_measured() -> None:
+    found = of_circuits(worse=False)
+    claims, tables = circuits.claims.claims(found), circuits.claims.tables(found)
+    assert len(claims) == 15 and claims[0].measured == pytest.approx(2.054)
+    assert len(tables) == 4 and tables[0].rows[0][:2] == ["digits", "HCLT, M = 16"]
+    assert len(circuits.plots.figures(found)) == 5

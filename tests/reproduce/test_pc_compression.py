@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 import torch
 from probkernels.circuits import hclt
-from probkernels.reproduce import _circuits_data as data_sets
-from probkernels.reproduce import _report
-from probkernels.reproduce import pc_compression as experiment
-from probkernels.reproduce.pc_compression import Classic, Coded, Costs
+from probkernels.reproduce import Outcome, pc_compression
+from probkernels.reproduce.harness import report, toy_models
+from probkernels.reproduce.pc_compression import experiment
+from probkernels.reproduce.pc_compression.records import Classic, Coded
+
+from tests.reproduce.made_up import of_pc_compression
+from tests.reproduce.support import still, summarize
 
 SIDE = 4
 
@@ -25,10 +28,6 @@ def folder(tmp_path: Path) -> Path:
     pixels[:, :, 1] += 150
     np.savez(tmp_path / "mnist.npz", xtr=pixels[:40], ytr=np.arange(40, dtype=np.uint8) % 10, xte=pixels[40:])
     return tmp_path
-
-
-def still(amount: float) -> None:
-    pass
 
 
 def test_the_costs_of_the_pixels_are_those_of_the_image() -> None:
@@ -44,7 +43,7 @@ def test_files_are_measured_whole_and_decoded(monkeypatch: pytest.MonkeyPatch) -
     circuit = hclt(x, latents=4)
     found = experiment.coded("some", "model", 0, circuit, x)
     assert found.same and (found.images, found.pixels) == (300, 9)
-    assert found.ideal == pytest.approx(data_sets.bits(circuit, x) * 2700)
+    assert found.ideal == pytest.approx(toy_models.bits(circuit, x) * 2700)
     assert abs(found.alone) * 9 < 8  # bits an image; short ones may gain by their length, which is not counted
     assert found.bits == 8 * found.bytes / 2700 > found.ideal / 2700
     monkeypatch.setattr(experiment.PCCodec, "decompress", lambda self, blob: x.numpy()[::-1])
@@ -63,56 +62,19 @@ def test_miniature_mnist(folder: Path, job: str) -> None:
             assert record.bits == 8 * record.bytes / (20 * SIDE * SIDE)
 
 
-def records() -> list[experiment.Record]:
-    """Such as a run gives that holds up."""
-    found: list[experiment.Record] = []
-    for data, model, pixels, size, model_bytes in (
-        ("digits", experiment.SMALL, 64, 8287, 19862), ("MNIST", experiment.LARGE, 784, 1_220_000, 10**6),
-        ("MNIST", experiment.GROWN, 784, 1_160_000, 10**7),
-    ):  # fmt: skip
-        images = 500 if data == "digits" else 10_000
-        found.append(Coded(data, model, 0, size, 8 * size * 0.999, 0.01, images, pixels, model_bytes, True))
-        found.append(Classic(data, "xz -9e", int(size * 1.3), 8 * size * 1.3 / images / pixels))
-    x = torch.arange(64).expand(10, 64) % 17
-    return [*found, Costs("digits", 17, x, x.double() / 10)]
-
-
-def test_claims_of_a_good_and_of_a_bad_run() -> None:
-    good = experiment.summarise(records())
-    assert len(good.claims) == 1 + 3 + 4 + 4 and all(claim.holds for claim in good.claims)
-    bad = records()
-    for record in bad:
-        if isinstance(record, Coded):
-            record.bytes, record.alone, record.same = 2 * record.bytes, 1.0, False
-    assert not any(claim.holds for claim in experiment.summarise(bad).claims)
-
-
 def test_tables_and_report(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    result = experiment.summarise(records())
+    assert len(pc_compression.claims.claims(of_pc_compression(worse=False))) == 1 + 3 + 4 + 4
+    result = summarize(pc_compression, of_pc_compression(worse=False))
     text = str(result.tables)
     assert "2.0718" in text and "xz -9e" in text
     assert any(row[-1] == f"{math.ceil(19862 / ((int(8287 * 1.3) - 8287) / 500)):,}" for row in result.tables[2].rows)
-    outcome = experiment_outcome(result)
-    page = _report.page([_report.section(outcome)], "facts")
+    outcome = Outcome("pc_compression", pc_compression.METHOD, result, 1.0)
+    page = report.page([report.section(outcome)], "facts")
     assert page.count("<img") + page.count("<svg") >= 3
-
-
-def experiment_outcome(result: experiment.Result):  # type: ignore[no-untyped-def]
-    from probkernels.reproduce import Outcome
-
-    return Outcome("pc_compression", experiment.METHOD, result, 1.0)
 
 
 def test_quick_run_uses_one_seed() -> None:
     quick, full = experiment.digit_jobs(True), experiment.digit_jobs(False)
     assert [job for job in quick if job[0] == "digits"] == [("digits", 60, 8, 0)]
     assert len([job for job in full if job[0] == "digits"]) == 6
-
-
-@pytest.mark.slow
-def test_claims_hold() -> None:
-    from probkernels.reproduce import Progress
-
-    result = experiment.run(True, None, Progress())
-    assert [claim for claim in result.claims if not claim.holds] == []

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from probkernels.reproduce._workers import run_jobs
+from probkernels.reproduce.harness.workers import run_jobs
 
 Advance = Callable[[float], None]
 

@@ -14,7 +14,7 @@ import numpy as np
 import typer
 from tqdm import tqdm
 
-from ..codec import CodecReader, PCCodec, _classics, format
+from ..codec import CodecReader, PCCodec, classics, format
 from ..codec import open as open_container
 from ..codec import train as train_codec
 from . import _sources as sources
@@ -115,7 +115,7 @@ def _size(size: int, values: int, before: int) -> str:
 def _compare(items: sources.Source, ours: int, model: int, values: int) -> None:
     """Other compressors, and from how many such items on ours with its model is the smallest."""
     print("\nother compressors on the same values:")
-    for name, size in sorted(_classics.sizes(items.whole()).items(), key=lambda pair: pair[1]):
+    for name, size in sorted(classics.sizes(items.whole()).items(), key=lambda pair: pair[1]):
         gain = (size - ours) / items.count
         even = f"the model pays from {math.ceil(model / gain):,} items on" if gain > 0 else "smaller than ours"
         print(f"  {name:30} {size:>14,} bytes  {_per_value(size, values)}  {even}")

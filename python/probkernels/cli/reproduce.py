@@ -20,7 +20,8 @@ from rich.table import Table
 from rich.text import Text
 
 import probkernels
-from probkernels.reproduce import Claim, Outcome, Progress, Result, _report, load, names
+from probkernels.reproduce import Claim, Outcome, Progress, Result, load, names
+from probkernels.reproduce.harness import report as pages
 
 INTERRUPTED = 130  # what a shell calls a command that Ctrl-C ended
 
@@ -75,10 +76,10 @@ class _Saver:
     def __call__(self, outcomes: Sequence[Outcome]) -> None:
         if self.json_path is not None:
             rows = [row for outcome in outcomes for row in outcome.rows()]
-            _report.write(self.json_path, json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
-        self.sections += map(_report.section, outcomes[len(self.sections) :])
+            pages.write(self.json_path, json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
+        self.sections += map(pages.section, outcomes[len(self.sections) :])
         facts = f"probkernels {probkernels.__version__}, torch {torch.__version__}, Python {platform.python_version()}"
-        _report.write(self.report, _report.page(self.sections, facts))
+        pages.write(self.report, pages.page(self.sections, facts))
 
 
 class _Bars(Progress):

@@ -1,0 +1,1 @@
+"""What every reproduction shares: its protocol, workers, data, models of several methods, style and report."""

@@ -1,0 +1,13 @@
+"""Records: what the jobs of an experiment return, and what its claims, tables and plots read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+Kind = TypeVar("Kind")
+
+
+def of_kind(records: Sequence[Any], kind: type[Kind]) -> list[Kind]:
+    """The records of one class, in order."""
+    return [record for record in records if isinstance(record, kind)]

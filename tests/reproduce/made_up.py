@@ -1,0 +1,120 @@
+"""Made-up records of every method: at the expected figures, or so much worse that no claim can hold."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from probkernels.reproduce.adjoint_dpm import records as adjoint
+from probkernels.reproduce.circuits import records as circuits
+from probkernels.reproduce.pc_compression import records as compression
+from probkernels.reproduce.powernorm import records as powernorm
+from probkernels.reproduce.powernorm.experiment import NORMS
+from probkernels.reproduce.sara import records as sara
+
+
+def of_powernorm(worse: bool) -> list[Any]:
+    """Runs that end at the expected losses, or with PowerNorm well above both others."""
+    trace = powernorm.Trace([0, 10], [[1.0, 2.0]] * 2, [[1.0, 1.5]] * 2, [[0.1, -0.1]] * 2)
+
+    def loss(norm: str, batch: int) -> float:
+        return powernorm.EXPECTED.get((norm, batch), 2.5) + worse * (norm == "PowerNorm")
+
+    return [
+        powernorm.Run(norm, batch, seed, [3.0, 2.5, 2.0] * 20, loss(norm, batch), [trace] * 4)
+        for norm in NORMS
+        for batch in (2, 8)
+        for seed in powernorm.SEEDS
+    ]
+
+
+def of_sara(worse: bool) -> list[Any]:
+    """Runs at the expected losses, or with the smallest weights as the worst choice."""
+    zeroed = {
+        (choice, share): 0.07 if worse else sara.EXPECTED_ZEROED.get((choice, share), 0.1)
+        for choice in sara.CHOICES
+        for share in sara.SHARES
+    }
+    found: list[Any] = []
+    for seed in sara.SEEDS:
+        found.append(sara.Pretrained(seed, {}, 6.97, 0.0616, zeroed))
+        for name in sara.RECIPES:
+            new, old, below = sara.EXPECTED.get(name.partition(", second")[0], (0.5, 0.3, None))
+            if worse and name == sara.SARA:
+                new, old = 0.9, 0.9
+            trace = [(0, 7.0, 0.06), (100, 1.0, 0.2), (200, new, old)]
+            points = [[1.0, 0.0, 0.0], [0.0, 1.0, 8.0]]
+            found.append(sara.Tuned(name, seed, 8672, new, old, below, trace, points))
+    costs = [sara.Cost("full AdamW", 100, 2**20, None, 0.2, 400), sara.Cost("SaRA", 6, 2**16, 2**20, 0.1, 30)]
+    return [*found, *costs]
+
+
+def of_circuits(worse: bool) -> list[Any]:
+    """Records at the expected figures, or worse by 0.4 in everything."""
+    off = 0.4 * worse
+    levels = {circuits.SMALL: 2.054, circuits.LARGE: 2.05}
+    Fit, Curve = circuits.Fit, circuits.Curve
+    fits = [Fit("digits", m, s, v + off, v - 0.1) for m, v in levels.items() for s in circuits.SEEDS]
+    fits += [Fit("MNIST", circuits.LARGE, 0, 1.2413 + off, 1.2), Fit("MNIST", "HCLT, M = 32", 0, 1.2113 + off)]
+    fits += [Fit("MNIST", circuits.GROWN, 0, 1.178 + off, 1.16)]
+    fits += [Fit("digits", circuits.FACTORISED, 0, 2.394), Fit("digits", circuits.TREE, 0, 2.311)]
+    fits += [Fit("digits", circuits.CATEGORICAL, 0, 2.26, detail="20 components")]
+    fits += [Fit("digits", circuits.GAUSSIAN, 0, 2.38, detail="40 components")]
+    em, adam = [2.3 + off, 2.06 + off, 2.05 + off], [2.5, 2.3, 2.08]
+    curves = [Curve("EM", None, None, em * 4), Curve("Adam", 0.1, None, adam * 4), Curve("Adam", 0.1, 64, adam * 4)]
+    curves += [Curve("EM", None, 64, em * 4), Curve("EM", None, 64, em[-2:] * 2)]
+    halves = [circuits.Halves(circuits.SMALL, 1.98 + off, 0.23 + off, 0.25 + off)]
+    halves.append(circuits.Halves(circuits.FACTORISED, 2.4, 0.246, 0.28))
+    classes = [circuits.Accuracy(circuits.BAYES, 0.9 - off), circuits.Accuracy("Gaussian naive Bayes", 0.846)]
+    x, hidden = torch.arange(16).repeat(3, 1), torch.arange(16) >= 8
+    pictures = circuits.Pictures(x, [x], x.float(), x, hidden)
+    gallery = circuits.Gallery("digits", 17, pictures, {"HCLT": x, "other": x}, [-1] + [0] * 15, [1.0] * 16)
+    return [*fits, *curves, *halves, *classes, gallery]
+
+
+def of_adjoint_dpm(worse: bool) -> list[Any]:
+    """Records at the expected figures, or with the exact gradient worse by 0.6 in everything."""
+    off = 0.6 * worse
+    image = [[0.0] * 64] * 10
+    exact, lengths = adjoint.EXACT, adjoint.LENGTHS
+    found: list[Any] = [adjoint.Judge(0.99)]
+    for (steps, way), share in adjoint.EXPECTED_ATTACK.items():
+        end = share - off * (way == exact)
+        found += [adjoint.Attack(steps, way, seed, [0.0, 0.5, end], image, image) for seed in adjoint.SEEDS[steps]]
+    for solver, steps in adjoint.EXPECTED_ERRORS:
+        errors = (1.03 - off, 0.34, 0.46)
+        found.append(adjoint.Errors(solver, steps, "continuous adjoint", errors, -0.95 + 2 * off))
+    found.append(adjoint.Agreement("ddim", 1e-15 + off))
+    for way, more in (("autograd", 99), (adjoint.CONTINUOUS, 1)):
+        found.append(adjoint.Bytes(way, [(n + more) * 100 for n in lengths], 100))
+    found.append(adjoint.Bytes(exact, [round(n * (1 + off)) * 100 for n in lengths], 100))
+    found.append(adjoint.Bytes("reversible", [500 + round(n * off) for n in lengths], 100))
+    found.append(adjoint.RoundTrip(10, round(10 * off)))
+    found += [adjoint.Tuning(way, [0.3575, 0.1941 + off]) for way in (exact, adjoint.CONTINUOUS)]
+    return found
+
+
+def of_pc_compression(worse: bool) -> list[Any]:
+    """Files as a good run leaves them, or files that are too large and do not decode."""
+    found: list[Any] = []
+    for data, model, pixels, size, model_bytes in (
+        ("digits", compression.SMALL, 64, 8287, 19862), ("MNIST", compression.LARGE, 784, 1_220_000, 10**6),
+        ("MNIST", compression.GROWN, 784, 1_160_000, 10**7),
+    ):  # fmt: skip
+        images = 500 if data == "digits" else 10_000
+        file = compression.Coded(data, model, 0, size, 8 * size * 0.999, 0.01, images, pixels, model_bytes, True)
+        if worse:
+            file.bytes, file.alone, file.same = 2 * file.bytes, 1.0, False
+        found.append(file)
+        found.append(compression.Classic(data, "xz -9e", int(size * 1.3), 8 * size * 1.3 / images / pixels))
+    x = torch.arange(64).expand(10, 64) % 17
+    return [*found, compression.Costs("digits", 17, x, x.double() / 10)]
+
+
+MADE_UP = {
+    "adjoint_dpm": of_adjoint_dpm,
+    "circuits": of_circuits,
+    "pc_compression": of_pc_compression,
+    "powernorm": of_powernorm,
+    "sara": of_sara,
+}
