@@ -79,6 +79,7 @@ LAYERS = (
     ("_core", "reference", "triton_kernels"),
     ("ops",),
     ("sparse",),
+    ("training",),
     ("nn", "optim", "circuits", "codec", "diffusion"),
     ("codec",),
     ("probkernels",),  # the package's own __init__, which gathers the layers below
@@ -230,7 +231,7 @@ def public(*rooms: str) -> dict[str, object]:
     return found
 
 
-PUBLIC = public("ops", "nn", "sparse", "optim", "circuits", "codec", "diffusion")
+PUBLIC = public("ops", "training", "nn", "sparse", "optim", "circuits", "codec", "diffusion")
 
 
 @pytest.mark.parametrize("name", PUBLIC)

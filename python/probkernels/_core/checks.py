@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -88,3 +89,10 @@ def one_of(op: str, name: str, value: object, allowed: Sequence[object]) -> None
     """``value`` is one of ``allowed``."""
     if value not in allowed:
         raise ValueError(message(op, name, "one of " + ", ".join(map(repr, allowed)), repr(value)))
+
+
+def finite_loss(op: str, step: int, value: float) -> None:
+    """The loss of a training step is finite."""
+    if not math.isfinite(value):
+        hint = "lower the learning rate, or check the data for NaN and infinity"
+        raise ValueError(message(op, "loss", f"a finite loss in step {step}", repr(value), hint))

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...diffusion import Denoiser, decode, invert, sample
+from ...training import minimize
 from ..harness import datasets
 from ..harness.method import Progress
 from ..harness.workers import run_jobs
@@ -109,15 +110,12 @@ def _tune(way: str, states: tuple[State, State]) -> list[Record]:
     optimizer = torch.optim.Adam(model.requires_grad_().parameters(), lr=RATE)
     x_T = torch.randn(ATTACKED, 64, generator=torch.Generator().manual_seed(0))
     asked = torch.arange(ATTACKED) % 10
-    done = Tuning(way, [])
-    for step in range(TUNINGS + 1):
-        optimizer.zero_grad()
-        loss = (sample(model, x_T, solver="ddim", steps=20, cond=asked, grad=way) - goal).square().mean()
-        done.losses.append(float(loss.detach()))
-        if step < TUNINGS:
-            loss.backward()
-            optimizer.step()
-    return [done]
+
+    def loss(step: int) -> Tensor:
+        return (sample(model, x_T, solver="ddim", steps=20, cond=asked, grad=way) - goal).square().mean()
+
+    losses = minimize(loss, optimizer, TUNINGS)
+    return [Tuning(way, [*losses, loss(TUNINGS).item()])]
 
 
 def _leaves(states: tuple[State, State], rows: int = 16) -> tuple[Denoiser, nn.Module, Tensor, Tensor, Tensor]:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...diffusion import VP, Denoiser, dsm_loss, fit
+from ...training import minimize
 from ..harness import datasets
 
 WIDTH = 192
@@ -70,10 +71,7 @@ def train(steps: int, batch: int, advance: Advance) -> tuple[State, State, float
     trained = fit(model, images, labels, null=NO_CLASS, loss=loss, **settings)
     judge = classifier()
     optimizer = torch.optim.Adam(judge.parameters(), lr=1e-2)
-    for _ in range(CLASSIFIER_STEPS):
-        optimizer.zero_grad()
-        F.cross_entropy(judge(images), labels).backward()
-        optimizer.step()
+    minimize(lambda step: F.cross_entropy(judge(images), labels), optimizer, CLASSIFIER_STEPS)
     accuracy = float((judge(images).argmax(1) == labels).float().mean())
     return trained.average.state_dict(), judge.state_dict(), accuracy
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from ...circuits import EM, Categorical, Circuit, Graph, Input, Product, Sum
 from ...circuits.inputs import TableInputs
+from ...training import minimize
 from ..harness.datasets import Images, require_sklearn
 from ..harness.toy_models import Advance, bits, full_batch_em, to_bits
 
@@ -76,13 +78,15 @@ def adam_curve(circuit: Circuit, images: Images, rate: float, batch: int, passes
     """Test bits per dimension after every pass of Adam over the training images, for the objective of EM."""
     optimizer = torch.optim.Adam(circuit.parameters(), rate)
     generator = torch.Generator().manual_seed(0)
-    curve = []
+    curve: list[float] = []
     for _ in range(passes):
-        for items in torch.randperm(len(images.train), generator=generator).split(batch):
-            share = len(items) / len(images.train)
-            optimizer.zero_grad()
-            (-penalised(circuit, images.train[items], share) / len(items)).backward()
-            optimizer.step()
+        batches = torch.randperm(len(images.train), generator=generator).split(batch)
+
+        def loss(step: int, batches: Sequence[Tensor] = batches) -> Tensor:
+            items = batches[step]
+            return -penalised(circuit, images.train[items], len(items) / len(images.train)) / len(items)
+
+        minimize(loss, optimizer, len(batches))
         curve.append(bits(circuit, images.test))
         advance(1)
     return curve

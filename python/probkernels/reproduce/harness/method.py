@@ -1,8 +1,7 @@
 """What an experiment says about itself and gives back.
 
-A method is a package with ``METHOD = Method(...)`` and ``run(quick, data, progress) -> Result``; ``data`` is a folder or
-None.
-Seeds are fixed, so that two runs on one machine give the same figures.
+A method is a package with ``METHOD = Method(...)`` and ``run(quick, data, progress) -> Result``; ``data`` is a
+folder or None. Seeds are fixed, so that two runs on one machine give the same figures.
 """
 
 from __future__ import annotations

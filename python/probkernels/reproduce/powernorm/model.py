@@ -5,12 +5,13 @@ The text is ``pydoc_data.topics``, Python's own reference documentation: it ship
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from ...training import cosine, minimize
 
 VOCABULARY = 128
 LENGTH = 64
@@ -82,17 +83,14 @@ def train(
     """Adam with a linear warm-up of 100 steps times a cosine; ``after(step, loss)`` follows every step."""
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3, betas=(0.9, 0.98))
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min(1.0, (step + 1) / 100) * (1 + math.cos(math.pi * step / steps)) / 2
-    )
     model.train()
-    for step in range(steps):
-        loss = model.loss(*draw_batch(texts, batch, generator))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        after(step, loss.item())
+    minimize(
+        lambda step: model.loss(*draw_batch(texts, batch, generator)),
+        optimizer,
+        steps,
+        lr_schedule=lambda fraction: min(1.0, (fraction * steps + 1) / 100) * cosine(fraction),
+        after=after,
+    )
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ...diffusion import Denoiser, VPDiscrete, dsm_loss
 from ...diffusion import sample as sample_denoiser
+from ...training import cosine, minimize
 
 NOISE_STEPS = 200
 OLD_CLASSES = 8
@@ -78,14 +79,13 @@ def train(
 ) -> None:
     """Batches of 256 and a learning rate that falls as a cosine; calls ``after(step, loss)`` after every step."""
     generator = torch.Generator().manual_seed(seed)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    for step in range(steps):
-        loss = noise_loss(net, draw(BATCH, generator), generator)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        after(step, loss.item())
+    minimize(
+        lambda step: noise_loss(net, draw(BATCH, generator), generator),
+        optimizer,
+        steps,
+        lr_schedule=cosine,
+        after=after,
+    )
 
 
 @torch.no_grad()

@@ -1,0 +1,105 @@
+"""Checkpoints: one file that holds all a training depends on, and refuses to resume another training."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._core import files
+from .._core.errors import CorruptStreamError, ModelMismatchError
+
+State = dict[str, Any]  # nested dicts of tensors, numbers, strings, lists of numbers, None
+
+
+class Checkpoint:
+    """A file that a training writes as it goes on, whole or not at all, and resumes from.
+
+    Args:
+        path: of a safetensors file.
+        owner: the function that trains, for instance "diffusion.fit"; another one's checkpoints are refused.
+        facts: what must be the same for the training to resume: settings, digests of the data; anything JSON.
+
+    Example:
+        >>> import tempfile, torch
+        >>> from probkernels.training import Checkpoint
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     checkpoint = Checkpoint(f"{folder}/run.safetensors", "fit", {"seed": 0})
+        ...     checkpoint.save({"model": {"weight": torch.ones(2)}, "step": 7})
+        ...     checkpoint.load()
+        {'model': {'weight': tensor([1., 1.])}, 'step': 7}
+    """
+
+    def __init__(self, path: str | Path, owner: str, facts: Mapping[str, Any]) -> None:
+        self.path, self.owner, self.facts = Path(path), owner, json.loads(json.dumps(dict(facts)))
+
+    def exists(self) -> bool:
+        """Whether there is something to resume from."""
+        return self.path.exists()
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """Writes the state; a crash leaves the file that was there before."""
+        tensors: dict[str, Tensor] = {}
+        layout = json.dumps(_pack(state, tensors))
+        metadata = {"format": "probkernels.training", "owner": self.owner, "facts": json.dumps(self.facts)}
+        files.write(self.path, tensors, {**metadata, "state": layout})
+
+    def load(self) -> State:
+        """The state, on the CPU.
+
+        Raises:
+            CorruptStreamError: the file is damaged, or no checkpoint of this function.
+            ModelMismatchError: the checkpoint belongs to another training; the text names what differs.
+        """
+        tensors, metadata = files.read(self.path)
+        if metadata.get("format") != "probkernels.training" or metadata.get("owner") != self.owner:
+            raise CorruptStreamError(f"'{self.path}': not a checkpoint of {self.owner}")
+        theirs = json.loads(metadata["facts"])
+        changed = sorted(key for key in {*theirs, *self.facts} if theirs.get(key) != self.facts.get(key))
+        if changed:
+            text = f"a checkpoint of another training, which differs in {', '.join(changed)}"
+            raise ModelMismatchError(f"'{self.path}': {text}. Hint: delete the file, or name another one")
+        return _unpack(json.loads(metadata["state"]), tensors)
+
+
+def _pack(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """``value`` as JSON holds it; moves tensors out, and keeps keys that are numbers."""
+    if isinstance(value, Tensor):
+        name = str(len(tensors))
+        tensors[name] = value.detach().clone()  # tied tensors are two entries
+        return {"tensor": name}
+    if isinstance(value, Mapping):
+        return {"items": [[key, _pack(item, tensors)] for key, item in value.items()]}
+    if isinstance(value, (list, tuple)):
+        return {"list": [_pack(item, tensors) for item in value]}
+    return value
+
+
+def _unpack(value: Any, tensors: dict[str, Tensor]) -> Any:
+    if not isinstance(value, dict):
+        return value
+    if "tensor" in value:
+        return tensors[value["tensor"]]
+    if "list" in value:
+        return [_unpack(item, tensors) for item in value["list"]]
+    return {key: _unpack(item, tensors) for key, item in value["items"]}
+
+
+@torch.no_grad()
+def copy_state_(mine: Mapping[str, Tensor], saved: Mapping[str, Tensor], what: str) -> None:
+    """Copies saved tensors into those of the same name.
+
+    Raises:
+        ModelMismatchError: other names, shapes or dtypes; the text names the first.
+    """
+    for name in sorted({*mine, *saved}):
+        one, other = mine.get(name), saved.get(name)
+        if one is None or other is None or (one.shape, one.dtype) != (other.shape, other.dtype):
+            described = ["absent" if t is None else f"{t.dtype} {tuple(t.shape)}" for t in (one, other)]
+            raise ModelMismatchError(f"{what}: '{name}' is {described[0]} here and {described[1]} in the checkpoint")
+    for name, tensor in mine.items():
+        tensor.copy_(saved[name])

@@ -1,0 +1,41 @@
+"""When to stop, and which state was best."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass
+class EarlyStopping:
+    """Follows a figure that should fall, such as a validation loss.
+
+    Args:
+        patience: steps without a new best figure after which :attr:`stop` is true; None for never.
+
+    Example:
+        >>> from probkernels.training import EarlyStopping
+        >>> stopping = EarlyStopping(patience=2)
+        >>> [stopping.improved(n, loss) for n, loss in enumerate([3.0, 2.0, 2.5, 2.1])]
+        [True, True, False, False]
+        >>> stopping.best_step, stopping.stop
+        (1, True)
+    """
+
+    patience: int | None = None
+    best: float = math.inf
+    best_step: int = -1
+    last_step: int = -1
+
+    def improved(self, step: int, value: float) -> bool:
+        """Records the figure of a step; returns whether it is the best so far. NaN never is."""
+        self.last_step = step
+        if not value < self.best:
+            return False
+        self.best, self.best_step = value, step
+        return True
+
+    @property
+    def stop(self) -> bool:
+        """Whether the patience is used up."""
+        return self.patience is not None and self.last_step - self.best_step >= self.patience

@@ -1,0 +1,166 @@
+"""The one training loop: progress, checkpoints, early stopping, Ctrl-C between steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from .._core import checks
+from .interrupt import DeferredInterrupt
+
+
+class Loop:
+    """Counts the steps of a training and does what every training needs around them.
+
+    It shows a progress bar, calls ``save`` every so many steps and after the last one, and holds back Ctrl-C until the
+    step in progress is over: then it saves and raises KeyboardInterrupt. A step that takes long may call :meth:`check`
+    where it can be abandoned; nothing is saved then.
+
+    Args:
+        steps: in all, those before ``start`` included.
+        start: steps that are done already.
+        save: writes a checkpoint; None for none.
+        save_every: steps between two calls of ``save``.
+        progress: whether to show a bar. A log file gets none.
+        unit: what a step is called in the bar.
+
+    Example:
+        >>> from probkernels.training import Loop
+        >>> saved = []
+        >>> with Loop(5, save=lambda: saved.append(loop.done), save_every=2, progress=False) as loop:
+        ...     for n in loop:
+        ...         loop.show(loss=1 / (n + 1))
+        >>> saved
+        [2, 4, 5]
+    """
+
+    def __init__(
+        self,
+        steps: int,
+        *,
+        start: int = 0,
+        save: Callable[[], None] | None = None,
+        save_every: int = 1,
+        progress: bool = True,
+        unit: str = "step",
+    ) -> None:
+        self.steps, self.done, self.save, self.save_every = steps, start, save, save_every
+        # disable=None shows the bar on a terminal only: a log file would keep every line
+        self.bar = tqdm(total=steps, initial=start, disable=None if progress else True, unit=unit)
+        self.interrupt = DeferredInterrupt()
+        self.stopped = False
+
+    def __enter__(self) -> Loop:
+        self.interrupt.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.interrupt.__exit__()
+        self.bar.close()
+
+    def __iter__(self) -> Iterator[int]:
+        while self.done < self.steps and not self.stopped:
+            yield self.done
+            self.done += 1
+            self.bar.update()
+            last = self.stopped or self.done == self.steps
+            if self.save is not None and (last or self.interrupt.pending or self.done % self.save_every == 0):
+                self.save()
+            self.check()
+
+    def stop(self) -> None:
+        """Ends the loop after the step in progress."""
+        self.stopped = True
+
+    def check(self) -> None:
+        """Raises KeyboardInterrupt if Ctrl-C was pressed since the block began."""
+        self.interrupt.check()
+
+    def show(self, **figures: float) -> None:
+        """Shows figures beside the bar."""
+        self.bar.set_postfix({name: f"{value:.4g}" for name, value in figures.items()}, refresh=False)
+
+
+def minimize(
+    loss: Callable[[int], Tensor],
+    optimizer: torch.optim.Optimizer,
+    steps: int,
+    *,
+    lr_schedule: Callable[[float], float] | None = None,
+    max_norm: float | None = None,
+    start: int = 0,
+    after: Callable[[int, float], Any] | None = None,
+    save: Callable[[], None] | None = None,
+    save_every: int = 1000,
+    progress: bool = False,
+    name: str = "minimize",
+) -> list[float]:
+    """Takes gradient steps.
+
+    Args:
+        loss: called with the number of the step; returns a 0-d tensor to descend.
+        optimizer: of the parameters.
+        steps: in all, those before ``start`` included.
+        lr_schedule: factor on the optimizer's learning rates, a function of the fraction of the training that is done.
+        max_norm: bound on the norm of all gradients together; None for none.
+        start: steps that are done already, before a checkpoint.
+        after: called as ``after(step, loss)`` after every step. It may return True to stop.
+        save: see :class:`Loop`, as for the next two.
+        save_every: steps between two calls of ``save``.
+        progress: whether to show a bar.
+        name: of the function that the user called, for errors.
+
+    Returns:
+        The loss of every step from ``start`` on.
+
+    Raises:
+        ValueError: a loss that is not finite; the text names the step.
+
+    Example:
+        >>> import torch
+        >>> from probkernels.training import minimize
+        >>> x = torch.nn.Parameter(torch.ones(()))
+        >>> losses = minimize(lambda n: x.square(), torch.optim.SGD([x], lr=0.1), 50)
+        >>> round(losses[0], 3), bool(losses[-1] < 1e-8)
+        (1.0, True)
+    """
+    rates = [group["lr"] for group in optimizer.param_groups]
+    losses: list[float] = []
+    with Loop(steps, start=start, save=save, save_every=save_every, progress=progress) as loop:
+        for n in loop:
+            value = loss(n)
+            number = value.item()
+            checks.finite_loss(name, n, number)
+            if lr_schedule is not None:
+                for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                    group["lr"] = rate * lr_schedule(n / steps)
+            optimizer.zero_grad()
+            value.backward()
+            if max_norm is not None:
+                nn.utils.clip_grad_norm_(_parameters(optimizer), max_norm)
+            optimizer.step()
+            losses.append(number)
+            loop.show(loss=number)
+            if after is not None and after(n, number) is True:
+                loop.stop()
+    return losses
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> Iterable[Tensor]:
+    return (p for group in optimizer.param_groups for p in group["params"])
+
+
+def cosine(fraction: float) -> float:
+    """A learning-rate schedule that falls from 1 to 0 along half a cosine.
+
+    Example:
+        >>> from probkernels.training import cosine
+        >>> cosine(0.0), round(cosine(0.5), 6), round(cosine(1.0), 6)
+        (1.0, 0.5, 0.0)
+    """
+    return (1 + math.cos(math.pi * fraction)) / 2
