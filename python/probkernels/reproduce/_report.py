@@ -5,12 +5,12 @@ from __future__ import annotations
 import base64
 import importlib.util
 import io
-import os
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
+from .._core import outputs
 from ._method import Claim, Figure, Outcome, Table
 
 STYLE = """
@@ -111,10 +111,6 @@ def png(figure: Figure) -> bytes:
 
 def write(path: Path, text: str) -> None:
     """Writes a file that appears complete or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        fresh.write_text(text, encoding="utf-8")
-        fresh.replace(path)
-    finally:
-        fresh.unlink(missing_ok=True)
+    if not outputs.is_stream(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    outputs.write_bytes(path, text.encode())
