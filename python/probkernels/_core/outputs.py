@@ -44,9 +44,9 @@ def is_stream(path: str | Path) -> bool:
 class Output:
     """A file being written, which takes the place of ``path`` by :meth:`commit`.
 
-    Until then it has another name in the same folder, and what stood at ``path`` stands there still. It is written where
-    a link points to, and with the mode and the owner of the file that it replaces. Pipes and devices, which cannot be
-    replaced, are written to at once.
+    Until then it has another name in the same folder, and what stood at ``path`` stands there still. It is written
+    where a link points to, and with the mode and the owner of the file that it replaces. Pipes and devices,
+    which cannot be replaced, are written to at once.
 
     Args:
         path: of the file; ``-`` is the standard output.

@@ -93,8 +93,8 @@ class Layout:
         return -(-self.shape[0] // self.tile[0]), -(-self.shape[1] // self.tile[1])
 
     def codes(self, items: np.ndarray) -> np.ndarray:
-        """Items (N, *shape) as int64 (N rows_per_item, variables): differences modulo 2**64, as :meth:`items` adds them,
-        so that every value comes back whatever the offset.
+        """Items (N, *shape) as int64 (N rows_per_item, variables): differences modulo 2**64, so that every value comes
+        back whatever the offset.
         """
         wide = items.astype(np.int64) - np.int64(self.offset)
         if self.tile is None:
