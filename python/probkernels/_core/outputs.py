@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import secrets
@@ -66,6 +67,8 @@ class Output:
             self.file: BinaryIO = os.fdopen(handle, "wb")
             return
         self._target = os.path.realpath(path)
+        if os.path.islink(self._target):
+            raise OSError(errno.ELOOP, "links that lead in circles", str(path))
         if os.path.isdir(self._target):
             raise IsADirectoryError(f"'{path}': expected a file to write, got a folder")
         self._open()

@@ -26,6 +26,7 @@ MODES = {
 ALPHA = {"L": "LA", "RGB": "RGBA", "LA": "LA", "RGBA": "RGBA"}  # of an image with one colour, or some, transparent
 CHANNELS = {"1": 1, "L": 1, "P": 1, "I;16": 1, "I;16B": 1, "LA": 2, "PA": 2, "RGB": 3, "RGBA": 4}
 ORIENTATION = 0x112  # tag of Exif
+EXIF_IN = {"eXIf", "tEXt", "zTXt", "iTXt"}  # a PNG's chunks that may have it
 MOST_NAME = 255  # bytes of a file's name
 
 
@@ -93,7 +94,7 @@ def _inspected(path: Path) -> int:
             what = f"mode {picture.mode}"
         if what is not None:
             raise ValueError(f"'{path}': expected one image of 8 bits a channel or 16-bit grey, got {what}")
-        if picture.format == "TIFF" or (picture.format == "PNG" and "eXIf" not in dict(_png_chunks(path))):
+        if picture.format == "TIFF" or (picture.format == "PNG" and not EXIF_IN & set(dict(_png_chunks(path)))):
             return 1  # Pillow turns a TIFF itself; a PNG would be decoded for nothing
         turn = picture.getexif().get(ORIENTATION, 1)
     return turn if turn in range(1, 9) else 1
@@ -106,9 +107,23 @@ def _unkept(picture: Any, path: Path) -> str | None:
     if picture.format == "TIFF":
         return _unkept_of_tiff(picture)
     if picture.format == "PPM":
-        most = _maxval(path)
-        return None if most in (None, 255) or (most == 65535 and picture.mode == "I") else f"a largest value of {most}"
+        return _unkept_of_pnm(picture, path)
     return None
+
+
+def _unkept_of_pnm(picture: Any, path: Path) -> str | None:
+    most = _maxval(path)
+    if most not in (None, 255) and (most, picture.mode) != (65535, "I"):
+        return f"a largest value of {most}"
+    (decoder, _, start, _), *_ = picture.tile
+    if decoder != "raw":  # numbers in text: there is one image
+        return None
+    width, height = picture.size
+    line = -(-width // 8) if most is None else width * len(picture.getbands()) * (1 if most == 255 else 2)
+    with path.open("rb") as file:
+        file.seek(start + line * height)
+        behind = file.read()
+    return f"{len(behind)} bytes more behind it, perhaps a second image" if behind.strip() else None
 
 
 def _unkept_of_png(path: Path) -> str | None:

@@ -184,7 +184,9 @@ class PCCodec:
         *, chunk_items: int | None = None, lanes: int | None = None, embed: bool = False,
         note: Mapping[str, object] | None = None, verify: bool = False,
     ) -> CodecWriter:  # fmt: skip
-        """A writer of items of a shape (flat rows by default) and dtype; with ``embed`` the file carries the model."""
+        """A writer of items of a shape (flat rows by default) and dtype; with ``embed`` the file carries the model, and
+        with ``verify`` each chunk is decoded and compared before it is written.
+        """
         layout = self.layout((self.program.variables,) if shape is None else shape, dtype)
         model = self.to_bytes() if embed else b""
         return CodecWriter(
