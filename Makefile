@@ -15,7 +15,7 @@ NATIVE := CMakeLists.txt setup.py pyproject.toml $(wildcard csrc/*.cpp csrc/cpu/
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/report.stamp
-	@$(RUN) -m probkernels reproduce --quick
+	@$(RUN) -m probkernels reproduce --quick --force
 
 test: $(VENV)/test.stamp
 	@OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2

@@ -17,13 +17,14 @@ def main(cases: list[str], compare: bool, json_path: Path | None) -> int:
     Args:
         cases: names of cases; empty for all.
         compare: also hold our figures against the newest result of this machine in bench/results.
-        json_path: file for everything that was measured, rewritten after each point.
+        json_path: file for everything that was measured, rewritten after each point; a pipe gets it in the end.
 
     Returns:
         0; 1 when a result of ours is wrong or fails, a claim does not hold or a figure has regressed; 2 for an
         unknown case.
     """
     import torch
+    from probkernels._core.outputs import is_stream, write_bytes
 
     from .cases import get, names
     from .report import text
@@ -41,11 +42,13 @@ def main(cases: list[str], compare: bool, json_path: Path | None) -> int:
         print(line, file=sys.stderr, flush=True)
 
     def save(document: dict[str, Any]) -> None:
-        if json_path is not None:
+        if json_path is not None and not is_stream(json_path):
             json_path.parent.mkdir(parents=True, exist_ok=True)
-            json_path.write_text(json.dumps(document) + "\n")
+            write_bytes(json_path, json.dumps(document).encode() + b"\n")
 
     document = run(chosen, torch.device("cuda" if torch.cuda.is_available() else "cpu"), tell, save)
+    if json_path is not None and is_stream(json_path):  # which takes it once
+        write_bytes(json_path, json.dumps(document).encode() + b"\n")
     print(text(document))
     broken = any(r["kind"] == "ours" and r["status"] in ("wrong", "failed") for r in document["results"])
     missed = any(not verdict["holds"] for verdict in document["verdicts"])

@@ -289,7 +289,17 @@ def test_interrupted_training_goes_on(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_killed_compressor_leaves_the_old_file(folder: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "big.npy", images(2_000_000))
     (tmp_path / "out.pkc").write_bytes(b"old")
-    command = [sys.executable, "-m", "probkernels", "compress", "big.npy", "out.pkc", "--model", folder / "m.pcm"]
+    command = [
+        sys.executable,
+        "-m",
+        "probkernels",
+        "compress",
+        "big.npy",
+        "out.pkc",
+        "--model",
+        folder / "m.pcm",
+        "--force",
+    ]
     process = subprocess.Popen([*map(str, command), "--chunk-items", "1000"], cwd=tmp_path, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     while not any(path.stat().st_size > 0 for path in tmp_path.glob(".out.pkc.*")):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -118,3 +120,19 @@ def test_all_methods_run_without_names(methods: Path, monkeypatch: pytest.Monkey
     result = run("--json", "out.json")
     assert [row["method"] for row in rows(methods / "out.json")] == ["fake_bad", "fake_broken", "fake_good"]
     assert result.exit_code == 1
+
+
+def test_a_pipe_gets_one_text_and_old_files_stay(methods: Path) -> None:
+    os.mkfifo("rows")
+    got: list[str] = []
+    thread = threading.Thread(target=lambda: got.append(Path("rows").read_text()))
+    thread.start()
+    run("fake_good", "fake_bad", "--json", "rows")
+    thread.join()
+    assert [row["method"] for row in json.loads(got[0])] == ["fake_good", "fake_bad"]
+    (methods / "report.html").write_text("old")
+    again = run("fake_good")
+    assert again.exit_code == 2 and "there is a file already" in again.stderr and "fake_good" not in again.stdout
+    assert (methods / "report.html").read_text() == "old"
+    assert run("fake_good", "--force").exit_code == 0
+    assert "Title of good" in (methods / "report.html").read_text()

@@ -1,21 +1,18 @@
-"""Writing files whole or not at all; safetensors files with a digest by which any damage is noticed."""
+"""Safetensors files with a digest by which any damage is noticed."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from . import outputs
 from .errors import CorruptStreamError
 
 DIGEST = "digest"
@@ -33,31 +30,7 @@ def _digest(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
 def write(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     """Writes a safetensors file, whole or not at all: a crash leaves the file that was there before."""
     tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-    write_bytes(Path(path), save(tensors, {**metadata, DIGEST: _digest(tensors, metadata)}))
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a file, whole or not at all."""
-    with replacing(path) as file:
-        file.write(content)
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file that takes the place of ``path`` when the block ends, and vanishes if it raises."""
-    handle, fresh = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(fresh, 0o666 & ~umask)  # mkstemp makes files that nobody else may read
-        os.replace(fresh, path)
-    except BaseException:
-        Path(fresh).unlink(missing_ok=True)
-        raise
+    outputs.write_bytes(path, save(tensors, {**metadata, DIGEST: _digest(tensors, metadata)}))
 
 
 def read(path: str | Path, *, digest: bool = True) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -1,9 +1,9 @@
-"""The command line: ``python -m probkernels doctor | reproduce | bench | train | compress | decompress | inspect``."""
+"""The command line: ``probkernels doctor | reproduce | bench | train | compress | decompress | test | inspect``."""
 
 import typer
 
 from .bench import bench
-from .codec import compress, decompress, inspect, train
+from .codec import compress, decompress, inspect, test, train
 from .doctor import doctor
 from .reproduce import reproduce
 
@@ -13,5 +13,5 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,  # a plain traceback is what a bug report needs
 )
-for command in (doctor, reproduce, bench, train, compress, decompress, inspect):
+for command in (doctor, reproduce, bench, train, compress, decompress, test, inspect):
     app.command()(command)

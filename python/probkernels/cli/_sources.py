@@ -4,51 +4,35 @@ from __future__ import annotations
 
 import csv
 import io
-import math
-import os
-import shutil
-import tempfile
-import zipfile
-import zlib
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+import sys
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
 
-from .._core import files
+from .._core import outputs
 from .._core.errors import CorruptStreamError
 from ..codec import Vocabulary
+from ._arrays import ARRAYS, from_bytes, read_npy, read_npz, write_npy, write_npz
+from ._images import PICTURES, check_folder, is_texts, read_images, write_images
+from ._source import Source, of_array
 
-ARRAYS, TABLES = (".npy", ".npz"), {".csv": ",", ".tsv": "\t"}
-PICTURES = (".png", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm", ".gif", ".jpg", ".jpeg")
-MODES = {"L": "L", "RGB": "RGB", "RGBA": "RGBA", "LA": "LA", "I;16": "I;16", "1": "L", "P": "RGB"}
+__all__ = ["Source", "check_folder", "piped", "read", "vocabulary_of", "write"]
+TABLES = {".csv": ",", ".tsv": "\t"}
 
 
-@dataclass
-class Source:
-    """Items that can be read a block at a time, and what must be noted down to write them back."""
-
-    count: int
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    blocks: Callable[[int], Iterator[np.ndarray]]  # items at a time -> arrays (n, *shape)
-    whole: Callable[[], np.ndarray]  # all items, perhaps mapped
-    note: dict[str, Any] = field(default_factory=dict)
-    model_note: dict[str, Any] = field(default_factory=dict)  # what a model of them must know
-
-    @property
-    def bytes(self) -> int:
-        """Of all items, not compressed."""
-        return self.count * math.prod(self.shape) * self.dtype.itemsize
+def piped(path: Path) -> bytes:
+    """Everything that comes from a pipe; ``-`` is the standard input."""
+    return sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
 
 
 def read(path: Path, key: str | None = None, model_note: dict[str, Any] | None = None, most: int = 256) -> Source:
     """The items of an array file, a folder of images or a table.
 
     Args:
-        path: .npy, .npz, .csv, .tsv, an image, or a folder of images.
+        path: .npy, .npz, .csv, .tsv, an image, or a folder of images; ``-`` or a pipe with an .npy or .npz.
         key: the array of an .npz that has several.
         model_note: of the model that is to code them; None to make a model's vocabulary from the table itself, of the
             ``most`` commonest values of each column.
@@ -59,76 +43,22 @@ def read(path: Path, key: str | None = None, model_note: dict[str, Any] | None =
     """
     kind = path.suffix.lower()
     try:
+        if str(path) == "-" or outputs.is_stream(path):
+            return from_bytes(piped(path), key, path)
         if path.is_dir():
-            return _images(path, sorted(entry for entry in path.iterdir() if entry.suffix.lower() in PICTURES))
+            return read_images(path, sorted(entry for entry in path.iterdir() if entry.suffix.lower() in PICTURES))
         if kind in PICTURES:
-            return _images(path, [path])
+            return read_images(path, [path])
         if kind == ".npy":
-            return _array(np.load(path, mmap_mode="r", allow_pickle=False))
+            return read_npy(path)
         if kind == ".npz":
-            return _member(path, key)
+            return read_npz(path, key)
         if kind in TABLES:
             return _table(path, model_note, most)
-    except (csv.Error, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except csv.Error as error:
         raise ValueError(f"'{path}': {error}") from None
     kinds = ", ".join((*ARRAYS, *TABLES, *PICTURES))
     raise ValueError(f"'{path}': expected a folder of images or one of {kinds}")
-
-
-def _array(array: np.ndarray, note: dict[str, Any] | None = None) -> Source:
-    if array.ndim == 0:
-        raise ValueError("expected an array with an axis of items, got a single value")
-
-    def blocks(size: int) -> Iterator[np.ndarray]:
-        for start in range(0, len(array), size):
-            yield np.asarray(array[start : start + size])
-
-    return Source(len(array), array.shape[1:], array.dtype, blocks, lambda: array, note or {})
-
-
-def _member(path: Path, key: str | None) -> Source:
-    with np.load(path, allow_pickle=False) as members:
-        names = list(members.files)
-        if key is None and len(names) == 1:
-            key = names[0]
-        if key not in names:
-            raise ValueError(f"'{path}': expected --key to be one of {', '.join(names)}, got {key}")
-        return _array(members[key], {"key": key})
-
-
-def _images(folder: Path, paths: list[Path]) -> Source:
-    if not paths:
-        raise ValueError(f"'{folder}': no images in it ({', '.join(PICTURES)})")
-    first = _picture(paths[0])
-
-    def blocks(size: int) -> Iterator[np.ndarray]:
-        for start in range(0, len(paths), size):
-            yield np.stack([_alike(_picture(path), path) for path in paths[start : start + size]])
-
-    def _alike(picture: np.ndarray, path: Path) -> np.ndarray:
-        if picture.shape != first.shape or picture.dtype != first.dtype:
-            got = f"{picture.shape} {picture.dtype}"
-            raise ValueError(f"'{path}': expected {first.shape} {first.dtype} as '{paths[0].name}' has, got {got}")
-        return picture
-
-    note = {"kind": "images", "names": [path.name for path in paths]}
-    return Source(len(paths), first.shape, first.dtype, blocks, lambda: next(blocks(len(paths))), note)
-
-
-def _picture(path: Path) -> np.ndarray:
-    """An image's pixels (H, W) or (H, W, channels)."""
-    with _pillow().open(path) as picture:
-        if picture.mode not in MODES:
-            raise ValueError(f"'{path}': expected an image of 8 bits a channel or 16-bit grey, got mode {picture.mode}")
-        return np.array(picture.convert(MODES[picture.mode]))
-
-
-def _pillow() -> Any:
-    try:
-        from PIL import Image
-    except ImportError:
-        raise ValueError("images need Pillow: pip install 'probkernels[images]'") from None
-    return Image
 
 
 def _table(path: Path, model_note: dict[str, Any] | None, most: int) -> Source:
@@ -146,7 +76,7 @@ def _table(path: Path, model_note: dict[str, Any] | None, most: int) -> Source:
     codes, others = vocabulary.encode(rows)
     gaps = np.diff([-1, *others]).tolist()
     note = {"kind": "table", "names": names, "gaps": gaps, "others": list(others.values())}
-    return replace(_array(codes, note), model_note={"kind": "table", "values": vocabulary.values})
+    return replace(of_array(codes, note, [path]), model_note={"kind": "table", "values": vocabulary.values})
 
 
 def vocabulary_of(model_note: dict[str, Any]) -> Vocabulary:
@@ -156,7 +86,7 @@ def vocabulary_of(model_note: dict[str, Any]) -> Vocabulary:
         ValueError: it carries none.
     """
     values = model_note.get("values")
-    if model_note.get("kind") != "table" or not isinstance(values, list) or not all(map(_is_texts, values)):
+    if model_note.get("kind") != "table" or not isinstance(values, list) or not all(map(is_texts, values)):
         raise ValueError("the model is not of tables")
     return Vocabulary(values)
 
@@ -166,7 +96,8 @@ def write(path: Path, blocks: Iterable[np.ndarray], shape: tuple[int, ...], dtyp
     """Writes items to an array file, or as the images or the table that they were; whole or not at all.
 
     Args:
-        path: .npy or .npz for any items, .csv or .tsv for tables; another name is a new folder for images.
+        path: .npy or .npz for any items, .csv or .tsv for tables; a pipe or ``-`` takes a .csv or an .npy;
+            another name is a new folder for images, or an .png for one.
         blocks: arrays (n, *shape).
         shape: of an item.
         dtype: of the items.
@@ -181,27 +112,14 @@ def write(path: Path, blocks: Iterable[np.ndarray], shape: tuple[int, ...], dtyp
         OSError: it cannot be written.
     """
     kind = path.suffix.lower()
-    if kind in TABLES:
+    if kind in TABLES or (outputs.is_stream(path) and note.get("kind") == "table"):
         _write_table(path, blocks, note, model_note, kept)
     elif kind == ".npz":
-        key, file = note.get("key", "items"), io.BytesIO()
-        array = np.concatenate([np.empty((0, *shape), dtype), *blocks])
-        np.savez_compressed(file, allow_pickle=False, **{key if isinstance(key, str) else "items": array})
-        files.write_bytes(path, file.getvalue())
-    elif kind == ".npy":
-        _write_array(path, blocks, shape, dtype, count)
+        write_npz(path, blocks, shape, dtype, note.get("key"))
+    elif kind == ".npy" or outputs.is_stream(path):
+        write_npy(path, blocks, shape, dtype, count)
     else:
-        _write_images(path, blocks, note, kept)
-
-
-def _write_array(
-    path: Path, blocks: Iterable[np.ndarray], shape: tuple[int, ...], dtype: np.dtype[Any], count: int
-) -> None:
-    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (count, *shape)}
-    with files.replacing(path) as file:
-        np.lib.format.write_array_header_1_0(file, header)
-        for block in blocks:
-            file.write(np.ascontiguousarray(block).tobytes())
+        write_images(path, blocks, note, kept)
 
 
 def _write_table(
@@ -211,7 +129,7 @@ def _write_table(
     if note.get("kind") != "table":
         raise ValueError(f"'{path}': the items are no table. Hint: write an .npy")
     if not (
-        _is_texts(names) and _is_texts(others) and isinstance(gaps, list) and len(gaps) == len(others)
+        is_texts(names) and is_texts(others) and isinstance(gaps, list) and len(gaps) == len(others)
         and all(type(gap) is int and 0 < gap < 2**48 for gap in gaps)
     ):  # fmt: skip
         raise CorruptStreamError("note: impossible names or values of a table")
@@ -224,49 +142,7 @@ def _write_table(
             rare[place_of_row[at // width] * width + at % width] = value
     codes = np.concatenate([np.empty((0, width), np.uint16), *blocks])
     text = io.StringIO(newline="")
-    writer = csv.writer(text, delimiter=TABLES[path.suffix.lower()], lineterminator="\n")
+    writer = csv.writer(text, delimiter=TABLES.get(path.suffix.lower(), ","), lineterminator="\n")
     writer.writerow(names)
     writer.writerows(vocabulary.decode(codes, rare))
-    files.write_bytes(path, text.getvalue().encode())
-
-
-def _write_images(folder: Path, blocks: Iterable[np.ndarray], note: dict[str, Any], kept: np.ndarray) -> None:
-    names = note.get("names")
-    if note.get("kind") != "images":
-        raise ValueError(f"'{folder}': the items are no images. Hint: write an .npy")
-    if not _is_texts(names) or len(names) <= max(kept, default=-1) or not all(map(_is_plain, names)):
-        raise CorruptStreamError("note: impossible names of images")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"'{folder}': expected a new or empty folder")
-    image, places = _pillow(), iter(kept.tolist())
-    fresh = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
-        for block in blocks:
-            for picture in block:
-                target = fresh / _as_png(names, next(places))
-                image.fromarray(picture).save(target)
-        umask = os.umask(0)
-        os.umask(umask)
-        fresh.chmod(0o777 & ~umask)  # mkdtemp makes folders that nobody else may read
-        if folder.exists():
-            folder.rmdir()
-        fresh.rename(folder)
-    except BaseException:
-        shutil.rmtree(fresh, ignore_errors=True)
-        raise
-
-
-def _as_png(names: list[str], place: int) -> str:
-    """An image's name with the ending .png, unless that would be another's name too."""
-    name = Path(names[place]).with_suffix(".png").name
-    alike = sum(Path(other).with_suffix(".png").name == name for other in names)
-    return name if alike == 1 else f"{names[place]}.png"
-
-
-def _is_plain(name: str) -> bool:
-    """Whether it names a file in a folder, and neither the folder nor one elsewhere."""
-    return name != "" and Path(name).name == name and not name.startswith(".") and "\0" not in name and "\\" not in name
-
-
-def _is_texts(value: object) -> TypeGuard[list[str]]:
-    return isinstance(value, list) and all(isinstance(text, str) for text in value)
+    outputs.write_bytes(path, text.getvalue().encode())

@@ -20,10 +20,11 @@ from rich.table import Table
 from rich.text import Text
 
 import probkernels
+from probkernels._core import outputs
 from probkernels.reproduce import Claim, Outcome, Progress, Result, load, names
 from probkernels.reproduce.harness import report as pages
 
-INTERRUPTED = 130  # what a shell calls a command that Ctrl-C ended
+from ._targets import INTERRUPTED, Force, claim, errors
 
 
 def reproduce(
@@ -36,6 +37,7 @@ def reproduce(
     report: Annotated[Path, typer.Option("--report", metavar="FILE", help="Where the report goes.")] = Path(
         "report.html"
     ),
+    force: Force = False,
 ) -> None:
     """Show the headline claims of the papers on real data; exit code 1 when one does not hold."""
     methods = list(dict.fromkeys(chosen or names()))
@@ -43,15 +45,28 @@ def reproduce(
     if unknown:
         print(f"unknown method: {', '.join(unknown)}. Known: {', '.join(names())}", file=sys.stderr)
         raise typer.Exit(2)
-    console = Console()
+    console = Console(stderr=1 in map(outputs.descriptor, filter(None, (json_path, report))))
     outcomes: list[Outcome] = []
     save = _Saver(json_path, report)
     try:
-        save(outcomes)  # a path that cannot be written shows now, not after the experiments
-    except OSError as error:
-        print(f"cannot write {json_path or ''} {report}: {error}", file=sys.stderr)
+        save.claim(force)  # a path that cannot be written shows now, not after the experiments
+        save(outcomes)
+    except (OSError, ValueError) as error:
+        print(f"cannot write {' and '.join(map(str, save.paths))}: {error}", file=sys.stderr)
         raise typer.Exit(2) from None
-    code = 0
+    code = _run_all(methods, outcomes, save, quick, data, console)
+    with errors():
+        save(outcomes, last=True)
+    claims = [each for outcome in outcomes for each in outcome.result.claims]
+    held = sum(each.holds for each in claims)
+    console.print(f"{held} of {len(claims)} claims hold. Report: {report}")
+    raise typer.Exit(code or int(held < len(claims)))
+
+
+def _run_all(
+    methods: Sequence[str], outcomes: list[Outcome], save: _Saver, quick: bool, data: Path | None, console: Console
+) -> int:
+    """Runs methods and saves what is known after each; the exit code if they were interrupted, else 0."""
     try:
         for name in methods:
             outcomes.append(_run(name, quick, data, console))
@@ -59,11 +74,8 @@ def reproduce(
             _show(outcomes[-1], console)
     except KeyboardInterrupt:
         console.print(f"\nInterrupted: {len(outcomes)} of {len(methods)} methods finished.")
-        code = INTERRUPTED
-    claims = [claim for outcome in outcomes for claim in outcome.result.claims]
-    held = sum(claim.holds for claim in claims)
-    console.print(f"{held} of {len(claims)} claims hold. Report: {report}")
-    raise typer.Exit(code or int(held < len(claims)))
+        return INTERRUPTED
+    return 0
 
 
 class _Saver:
@@ -71,15 +83,29 @@ class _Saver:
 
     def __init__(self, json_path: Path | None, report: Path) -> None:
         self.json_path, self.report = json_path, report
+        self.paths = [path for path in (json_path, report) if path is not None]
         self.sections: list[str] = []
 
-    def __call__(self, outcomes: Sequence[Outcome]) -> None:
-        if self.json_path is not None:
-            rows = [row for outcome in outcomes for row in outcome.rows()]
-            pages.write(self.json_path, json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
+    def claim(self, force: bool) -> None:
+        """Raises ValueError or OSError unless both files may be written, into folders that are made if need be."""
+        if self.json_path is not None and self.json_path.absolute() == self.report.absolute():
+            raise ValueError("expected different files for --json and --report")
+        for path in self.paths:
+            if not outputs.is_stream(path):
+                path.absolute().parent.mkdir(parents=True, exist_ok=True)
+            claim(path, [other for other in self.paths if other is not path], force)
+
+    def __call__(self, outcomes: Sequence[Outcome], last: bool = False) -> None:
         self.sections += map(pages.section, outcomes[len(self.sections) :])
         facts = f"probkernels {probkernels.__version__}, torch {torch.__version__}, Python {platform.python_version()}"
-        pages.write(self.report, pages.page(self.sections, facts))
+        for path in self.paths:
+            if outputs.is_stream(path) != last:  # a pipe takes one text, in the end
+                continue
+            if path == self.json_path:
+                rows = [row for outcome in outcomes for row in outcome.rows()]
+                pages.write(path, json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
+            else:
+                pages.write(path, pages.page(self.sections, facts))
 
 
 class _Bars(Progress):
@@ -114,10 +140,10 @@ def _run(name: str, quick: bool, data: Path | None, console: Console) -> Outcome
 
 def _show(outcome: Outcome, console: Console) -> None:
     claims = _grid(["claim", "measured", "expected", ""])
-    for claim in outcome.result.claims:
-        verdict = Text("holds", "green") if claim.holds else Text("DOES NOT HOLD", "bold red")
-        text = Text.assemble(claim.text, (f"\n{claim.note}" if claim.note else "", "dim"))
-        claims.add_row(text, f"{claim.measured:.4g}", claim.expected, verdict)
+    for each in outcome.result.claims:
+        verdict = Text("holds", "green") if each.holds else Text("DOES NOT HOLD", "bold red")
+        text = Text.assemble(each.text, (f"\n{each.note}" if each.note else "", "dim"))
+        claims.add_row(text, f"{each.measured:.4g}", each.expected, verdict)
     console.print(claims)
     for table in outcome.result.tables:
         grid = _grid(table.header)

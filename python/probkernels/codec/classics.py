@@ -25,7 +25,13 @@ def sizes(items: np.ndarray, *, images: bool = True) -> dict[str, int]:
     """
     plain = np.ascontiguousarray(items).tobytes()
     found = {name: len(compress(plain)) for name, compress in general().items()}
-    if images and len(items) and _are_images(items):
+    return found | image_sizes(items) if images else found
+
+
+def image_sizes(items: np.ndarray) -> dict[str, int]:
+    """Bytes that 8-bit images (N, H, W[, 3]) take in image formats; of other items nothing."""
+    found = {}
+    if len(items) and _are_images(items):
         for name, to_file in image_formats().items():
             found[f"{name}, {MOSAIC}"] = len(to_file(mosaic(items)))
             found[f"{name}, {EACH}"] = sum(len(to_file(image)) for image in items)

@@ -93,9 +93,10 @@ class Layout:
         return -(-self.shape[0] // self.tile[0]), -(-self.shape[1] // self.tile[1])
 
     def codes(self, items: np.ndarray) -> np.ndarray:
-        """Items (N, *shape) as int64 (N rows_per_item, variables); values that have no code go outside 0 .. 2**62."""
-        wide = items.astype(np.int64)
-        wide = np.clip(wide, -(2**61), 2**61) - np.clip(self.offset, -(2**61), 2**61)
+        """Items (N, *shape) as int64 (N rows_per_item, variables): differences modulo 2**64, so that every value comes
+        back whatever the offset.
+        """
+        wide = items.astype(np.int64) - np.int64(self.offset)
         if self.tile is None:
             return wide.reshape(len(items), self.variables)
         down, across = self._grid
@@ -107,7 +108,7 @@ class Layout:
 
     def items(self, codes: np.ndarray) -> np.ndarray:
         """The inverse of :meth:`codes`, in the layout's dtype."""
-        values = codes.astype(np.int64) + self.offset
+        values = codes.astype(np.int64) + np.int64(self.offset)
         if self.tile is not None:
             down, across = self._grid
             (height, width), rest = self.tile, self.shape[2:]

@@ -11,7 +11,7 @@ from typing import BinaryIO
 import numpy as np
 import torch
 
-from .._core import files
+from .._core import outputs
 from .._core.errors import CorruptStreamError, message
 from ..circuits import Circuit
 from . import frozen_flow, model_file
@@ -166,8 +166,8 @@ class PCCodec:
         return codec
 
     def save(self, path: str | Path) -> None:
-        """Writes a model file, whole or not at all."""
-        files.write_bytes(Path(path), self.to_bytes())
+        """Writes a model file, whole or not at all, in the place of one that is there."""
+        outputs.write_bytes(path, self.to_bytes())
 
     @classmethod
     def load(cls, path: str | Path, *, max_bytes: int = MOST_BYTES) -> PCCodec:
@@ -182,16 +182,21 @@ class PCCodec:
     def writer(
         self, target: str | Path | BinaryIO, shape: Sequence[int] | None = None, dtype: object = "uint8",
         *, chunk_items: int | None = None, lanes: int | None = None, embed: bool = False,
-        note: Mapping[str, object] | None = None,
+        note: Mapping[str, object] | None = None, verify: bool = False,
     ) -> CodecWriter:  # fmt: skip
-        """A writer of items of a shape (flat rows by default) and dtype; with ``embed`` the file carries the model."""
+        """A writer of items of a shape (flat rows by default) and dtype; with ``embed`` the file carries the model, and
+        with ``verify`` each chunk is decoded and compared before it is written.
+        """
         layout = self.layout((self.program.variables,) if shape is None else shape, dtype)
         model = self.to_bytes() if embed else b""
-        return CodecWriter(target, self.coder, layout, chunk_items=chunk_items, lanes=lanes, model=model, note=note)
+        return CodecWriter(
+            target, self.coder, layout, chunk_items=chunk_items, lanes=lanes, model=model, note=note, verify=verify
+        )
 
     def compress(
-        self, items: object, *, chunk_items: int | None = None, lanes: int | None = None, embed: bool = False
-    ) -> bytes:
+        self, items: object, *, chunk_items: int | None = None, lanes: int | None = None, embed: bool = False,
+        verify: bool = False,
+    ) -> bytes:  # fmt: skip
         """A container with the items (N, ...), an integer array or CPU tensor.
 
         Args:
@@ -199,17 +204,19 @@ class PCCodec:
             chunk_items: items decoded together; about 512 kB by default.
             lanes: rows coded in lock step; at most 16 by default, fewer for short inputs.
             embed: whether the file carries its model.
+            verify: decodes what was coded and compares it with the items, which takes as long again.
 
         Raises:
             TypeError: no integers.
             ValueError: items of another size.
+            CorruptStreamError: what was coded does not decode to the items.
         """
         array, file = np.asarray(items), io.BytesIO()
         if lanes is None and array.ndim:
             layout = self.layout(array.shape[1:], array.dtype)
-            together = min(len(array), chunk_items or default_chunk(layout))
+            together = min(len(array), default_chunk(layout) if chunk_items is None else chunk_items)
             lanes = default_lanes(together * layout.rows_per_item * layout.variables)
-        settings = {"chunk_items": chunk_items, "lanes": lanes}
+        settings = {"chunk_items": chunk_items, "lanes": lanes, "verify": verify}
         with self.writer(file, array.shape[1:], array.dtype, embed=embed, **settings) as writer:  # type: ignore[arg-type]
             writer.append(array)
         return file.getvalue()

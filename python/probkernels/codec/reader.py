@@ -199,10 +199,28 @@ class CodecReader:
 
     def chunks(self) -> Iterator[np.ndarray]:
         """The items, some chunks at a time: a file of any size in bounded memory."""
+        for first, end in self._groups():
+            yield self._items(first, end, None)
+
+    def test(self) -> Damage:
+        """Decodes everything and compares checksums, in bounded memory; says what is damaged."""
+        damage, kept = Damage(), [np.zeros(0, np.int64)]
+        for first, end in self._groups():
+            before = len(damage.chunks)
+            self._items(first, end, damage)
+            whole = np.ones(end - first, bool)
+            for _, low, high, _ in damage.chunks[before:]:
+                whole[low - first : high - first] = False
+            kept.append(first + np.flatnonzero(whole))
+        damage.kept = np.concatenate(kept)
+        return damage
+
+    def _groups(self) -> Iterator[tuple[int, int]]:
+        """The first item, and the one after the last, of chunks that are decoded together."""
         per_group = max(1, min(GROUP, self.max_bytes // max(1, self._chunk_cost(self.header.chunk_items))))
         for first in range(0, len(self.items_of_chunks), per_group):
             end = min(first + per_group, len(self.items_of_chunks))
-            yield self._items(int(self._firsts[first]), int(self._firsts[end]), None)
+            yield int(self._firsts[first]), int(self._firsts[end])
 
     def _chunk_cost(self, items: int) -> int:
         """Bytes that so many items take: themselves, and their codes as int32."""

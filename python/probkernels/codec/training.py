@@ -10,6 +10,7 @@ import torch
 
 from .._core.errors import message
 from ..circuits import EM, hclt
+from ._fitting import check_memory, fit_flow
 from .layout import Layout
 from .pc_codec import PCCodec
 
@@ -22,6 +23,7 @@ def train(
     items: np.ndarray, *, latents: int = 16, tile: tuple[int, int] | None = None,
     categories: int | Sequence[int] | None = None, epochs: int | None = None, most_rows: int = MOST_ROWS, seed: int = 0,
     checkpoint: str | Path | None = None, progress: bool = True, note: Mapping[str, object] | None = None,
+    flow: bool = False,
 ) -> PCCodec:  # fmt: skip
     """Fits a hidden Chow-Liu tree to items like those to be compressed.
 
@@ -37,10 +39,12 @@ def train(
         checkpoint: a file that is written while training and from which the same call goes on; see ``EM.fit``.
         progress: shows a bar.
         note: anything that JSON can hold, which the model file carries along.
+        flow: fits an :class:`IntegerFlow` first, whose latents the tree then models: for photos, and other rows of many
+            values that are near their neighbours'.
 
     Raises:
         TypeError: no integers.
-        ValueError: no items; more than 65,536 values; settings out of range.
+        ValueError: no items; more than 65,536 values; settings out of range; items that need more memory than there is.
 
     Reference: Liu, Mandt, Van den Broeck, "Lossless Compression with Probabilistic Circuits", ICLR 2022.
 
@@ -58,8 +62,13 @@ def train(
         if value < 1:
             raise ValueError(message("train", name, "at least 1", str(value)))
     layout = Layout(items.shape[1:], items.dtype.name, 0, tile)
+    check_memory(layout, len(items), most_rows)
     rows = _sample(items, layout, most_rows, seed)
     low = min(int(rows.min()), 0) if layout.dtype[1:] in ("u1", "i1") else int(rows.min())
+    span = int(rows.max()) - low + 1  # of any size: a difference of int64 might not fit into one
+    if span > MOST_CATEGORIES:
+        hint = "quantise them, or code differences"
+        raise ValueError(message("train", "items", f"at most {MOST_CATEGORIES} values", f"a range of {span}", hint))
     rows -= low
     x = torch.from_numpy(rows)
     few = len(x) <= FEW
@@ -67,10 +76,13 @@ def train(
         categories = _alphabet(rows, layout.dtype)
     elif isinstance(categories, int) and categories <= rows.max():
         raise ValueError(message("train", "categories", f"at least {rows.max() + 1}, as the data has", str(categories)))
+    whole = fit_flow(x, categories, seed, progress) if flow else None
+    if whole is not None:
+        x = torch.from_numpy(whole.encode(rows)).long()
     circuit = hclt(x, latents, categories=categories, seed=seed)
     trainer = EM(circuit, batch_size=None, pseudocount=1.0, seed=seed) if few else EM(circuit, seed=seed)
-    trainer.fit(x, epochs=epochs or (60 if few else 20), checkpoint=checkpoint, progress=progress)
-    return PCCodec(circuit, offset=low, tile=tile, note=note)
+    trainer.fit(x, epochs=(60 if few else 20) if epochs is None else epochs, checkpoint=checkpoint, progress=progress)
+    return PCCodec(circuit, offset=low, tile=tile, flow=whole, note=note)
 
 
 def _sample(items: np.ndarray, layout: Layout, most_rows: int, seed: int) -> np.ndarray:
@@ -89,7 +101,4 @@ def _alphabet(rows: np.ndarray, dtype: str) -> int:
     size = int(rows.max()) + 1
     if dtype == "|u1" and size > 128:
         return 256
-    if size > MOST_CATEGORIES:
-        hint = "quantise them, or code differences"
-        raise ValueError(message("train", "items", f"at most {MOST_CATEGORIES} values", f"a range of {size}", hint))
     return size

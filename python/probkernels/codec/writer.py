@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +10,8 @@ from typing import BinaryIO, Protocol
 
 import numpy as np
 
-from .._core.errors import message
+from .._core.errors import CorruptStreamError, message
+from .._core.outputs import Output
 from . import format as parts
 from .layout import Layout
 
@@ -41,7 +40,8 @@ class CodecWriter:
     """Writes a container, a few items at a time, in bounded memory.
 
     A path is written atomically: under another name in the same folder, and renamed by :meth:`close`. If the process
-    dies before, what was there is still there. Values outside the model's alphabets are stored without the model.
+    dies before, what was there is still there. A pipe or device is written to as it comes, and ``-`` is the standard
+    output. Values outside the model's alphabets are stored without the model.
 
     Args:
         target: a path, or a binary file that can be written to.
@@ -51,6 +51,7 @@ class CodecWriter:
         lanes: rows that are coded in lock step; at most 16 by default, fewer for small chunks.
         model: bytes of a model file to carry along.
         note: anything that JSON can hold, to carry along; :meth:`CodecReader.note` returns it.
+        verify: decodes each chunk before it is written and compares it with its items, which takes as long again.
 
     Raises:
         ValueError: numbers below one; a layout of another number of variables than the coder.
@@ -78,6 +79,7 @@ class CodecWriter:
         lanes: int | None = None,
         model: bytes = b"",
         note: Mapping[str, object] | None = None,
+        verify: bool = False,
     ) -> None:
         chunk_items = parts.default_chunk(layout) if chunk_items is None else chunk_items
         if lanes is None:
@@ -94,19 +96,17 @@ class CodecWriter:
         self._alphabets = np.array(categories)
         self._waiting: list[np.ndarray] = []
         self._sizes: list[int] = []
-        self._path: Path | None = None
+        self._verify = verify
         packed = parts.pack_note(note)
-        self._open(target)
         header = parts.Header(layout, categories, coder.model_id, chunk_items, lanes, len(model), len(packed))
-        self._write(header.pack() + packed + model)
-
-    def _open(self, target: str | Path | BinaryIO) -> None:
-        if isinstance(target, (str, Path)):
-            self._path = Path(target)
-            handle, self._fresh = tempfile.mkstemp(dir=self._path.parent, prefix=f".{self._path.name}.")
-            self._file: BinaryIO = os.fdopen(handle, "wb")
-        else:
-            self._file = target
+        start = header.pack() + packed + model
+        self._output = Output(target) if isinstance(target, (str, Path)) else None
+        self._file: BinaryIO = target if self._output is None else self._output.file  # type: ignore[assignment]
+        try:
+            self._write(start)
+        except BaseException:
+            self.abort()
+            raise
 
     def _write(self, data: bytes) -> None:
         self._file.write(data)
@@ -117,8 +117,9 @@ class CodecWriter:
 
         Raises:
             TypeError, ValueError: another dtype or shape; closed before.
+            CorruptStreamError: with ``verify``, what was coded does not decode to the items.
         """
-        if self._file.closed and self._path is not None:
+        if self._file.closed and self._output is not None:
             raise ValueError(message("CodecWriter.append", "self", "an open writer", "a closed one"))
         array = self.layout.checked("CodecWriter.append", items)
         step = self.chunk_items * GROUP
@@ -137,7 +138,10 @@ class CodecWriter:
         chunks = [items[i : min(i + self.chunk_items, end)] for i in range(0, end, self.chunk_items)]
         codes = [self.layout.codes(chunk) for chunk in chunks]
         fits = [bool(((code >= 0) & (code < self._alphabets)).all()) for code in codes]
-        coded = iter(self._encoded([code for code, fit in zip(codes, fits, strict=True) if fit]))
+        payloads = self._encoded([code for code, fit in zip(codes, fits, strict=True) if fit])
+        if self._verify and payloads:
+            self._decode_again([chunk for chunk, fit in zip(chunks, fits, strict=True) if fit], payloads)
+        coded = iter(payloads)
         for chunk, fit in zip(chunks, fits, strict=True):
             self._chunk(chunk, next(coded) if fit else None)
 
@@ -146,6 +150,13 @@ class CodecWriter:
             return []
         rows = self.chunk_items * self.layout.rows_per_item
         return self.coder.encode(np.concatenate(codes).astype(np.int32), rows, self.lanes)
+
+    def _decode_again(self, chunks: list[np.ndarray], payloads: list[bytes]) -> None:
+        rows = [len(chunk) * self.layout.rows_per_item for chunk in chunks]
+        found = self.layout.items(self.coder.decode(payloads, rows, self.lanes))
+        if not np.array_equal(found, np.concatenate(chunks)):
+            hint = "this is a fault of the library: please report it"
+            raise CorruptStreamError(f"CodecWriter: what was coded does not decode to its items. Hint: {hint}")
 
     def _chunk(self, items: np.ndarray, coded: bytes | None) -> None:
         plain = items.tobytes()
@@ -162,21 +173,15 @@ class CodecWriter:
         """Ends the file; one that was given as a path appears now."""
         self._flush(whole=True)
         self._write(parts.pack_end(self.items, self._sizes))
-        self._file.flush()
-        if self._path is None:
-            return
-        os.fsync(self._file.fileno())
-        self._file.close()
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(self._fresh, 0o666 & ~umask)  # mkstemp makes files that nobody else may read
-        os.replace(self._fresh, self._path)
+        if self._output is None:
+            self._file.flush()
+        else:
+            self._output.commit()
 
     def abort(self) -> None:
         """Gives up: removes what was written so far under the other name."""
-        if self._path is not None:
-            self._file.close()
-            Path(self._fresh).unlink(missing_ok=True)
+        if self._output is not None:
+            self._output.abort()
 
     def __enter__(self) -> CodecWriter:
         return self

@@ -5,11 +5,11 @@ from __future__ import annotations
 import base64
 import importlib.util
 import io
-import os
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
+from ..._core import outputs
 from .method import Claim, Figure, Outcome, Table
 from .style import PLOT_STYLE
 
@@ -99,10 +99,6 @@ def png(figure: Figure) -> bytes:
 
 def write(path: Path, text: str) -> None:
     """Writes a file that appears complete or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        fresh.write_text(text, encoding="utf-8")
-        fresh.replace(path)
-    finally:
-        fresh.unlink(missing_ok=True)
+    if not outputs.is_stream(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    outputs.write_bytes(path, text.encode())
