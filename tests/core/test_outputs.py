@@ -12,7 +12,7 @@ import torch
 from probkernels import codec, sparse
 from probkernels._core import outputs
 from probkernels.circuits import EM, factorised, hclt, save
-from probkernels.reproduce import _report
+from probkernels.reproduce.harness import report
 
 X = torch.randint(0, 4, (40, 3), generator=torch.Generator().manual_seed(0))
 
@@ -37,7 +37,7 @@ WRITERS: dict[str, Callable[[Path], None]] = {
     "container": _container,
     "delta": _delta,
     "checkpoint": _checkpoint,
-    "report": lambda path: _report.write(path, "report"),
+    "report": lambda path: report.write(path, "report"),
 }
 
 

@@ -6,7 +6,6 @@ import base64
 import importlib.util
 import json
 import math
-from pathlib import Path
 
 import pytest
 from probkernels.reproduce import Claim, Figure, Method, Outcome, Result, Table, load
@@ -81,21 +80,3 @@ def test_without_matplotlib_a_sentence_stands_for_the_plots(monkeypatch: pytest.
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     section = report.section(outcome(figures=(Figure("A plot", "See it.", draw),)))
     assert "Install matplotlib" in section and "<img" not in section
-
-
-def test_write_is_atomic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "new" / "report.html"
-    report.write(path, "first")
-    written: list[str] = []
-
-    def break_off(self: Path, text: str, **_: str) -> None:
-        with self.open("w") as file:
-            file.write(text[:3])
-        written.append(path.read_text())
-        raise OSError("disk full")
-
-    monkeypatch.setattr(Path, "write_text", break_off)
-    with pytest.raises(OSError, match="disk full"):
-        report.write(path, "second")
-    assert written == ["first"] and path.read_text() == "first"
-    assert [p.name for p in path.parent.iterdir()] == ["report.html"]
