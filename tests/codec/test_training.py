@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from probkernels import CorruptStreamError
+from probkernels import CorruptStreamError, ModelMismatchError
 from probkernels.codec import PCCodec, Vocabulary, train
 
 texts = st.text(max_size=3) | st.integers(-20, 20).map(str)
@@ -78,6 +78,14 @@ def test_tiles_are_learnt_from(tmp_path: Path) -> None:
     loaded = PCCodec.load(tmp_path / "m.pcm")
     assert loaded.tile == (4, 4) and loaded.note == {"of": "tiles"}
     assert (loaded.decompress(model.compress(x)) == x).all()
+
+
+def test_a_checkpoint_of_other_data_is_refused(tmp_path: Path) -> None:
+    """Data of one shape, with one tree: without their digest the model would never have seen the second."""
+    x = rows(200)
+    train(x, latents=2, epochs=1, checkpoint=tmp_path / "run", progress=False)
+    with pytest.raises(ModelMismatchError, match=r"differs in x\. Hint: .*delete this one"):
+        train(x[::-1], latents=2, epochs=1, checkpoint=tmp_path / "run", progress=False)
 
 
 def test_arguments_are_checked() -> None:
