@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 from probkernels import CorruptStreamError, ModelMismatchError, codec
-from probkernels.circuits import factorised, hclt
+from probkernels.circuits import EM, factorised, hclt
 from probkernels.codec import CodecReader, Layout, PCCodec
 from probkernels.codec import format as parts
 from probkernels.codec._checksums import crc32c
@@ -32,7 +32,11 @@ def rows(n: int, seed: int = 0) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def model() -> PCCodec:
-    return PCCodec(hclt(torch.from_numpy(rows(400)).long(), latents=3, categories=5))
+    """Trained, as a model that is not gives way to DEFLATE."""
+    x = torch.from_numpy(rows(400)).long()
+    circuit = hclt(x, latents=3, categories=5)
+    EM(circuit, batch_size=None).fit(x, epochs=20, progress=False)
+    return PCCodec(circuit)
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +131,20 @@ def test_noise_is_stored_as_it_is() -> None:
     x = np.random.default_rng(0).integers(0, 256, (4096, 6)).astype(np.uint8)
     data = PCCodec(factorised(torch.zeros(100, 6, dtype=torch.int64), categories=256)).compress(x, chunk_items=1024)
     assert len(data) <= x.size + 200 + parts.overhead(4)
+
+
+@pytest.mark.parametrize("count", [200, 2000])
+def test_what_deflate_makes_smaller_is_stored_without_the_model(count: int) -> None:
+    """Blank images and rotated ones are within every alphabet, but a model of others makes them long."""
+    noise = np.random.default_rng(0).integers(0, 12, (count, 16, 16))
+    photos = (np.linspace(0, 200, 16)[None, :, None] + noise).astype(np.uint8)
+    model = PCCodec(factorised(torch.from_numpy(photos.reshape(count, -1)).long(), categories=256), tile=(16, 16))
+    for items in (np.full_like(photos, 255), photos * 0 + 7, np.rot90(photos, axes=(1, 2)).copy() // 16):
+        blob = model.compress(items)
+        assert len(blob) <= len(zlib.compress(items.tobytes(), 9)) + 100
+        assert np.array_equal(model.decompress(blob), items)
+    assert len(model.compress(photos)) < len(zlib.compress(photos.tobytes(), 9))
+    assert {model.open(model.compress(photos))._payload(0)[0].kind} == {parts.CODED}
 
 
 @pytest.mark.parametrize("shape", [(7, 5), (8, 8, 3), (3, 2)])
