@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from probkernels import CorruptStreamError, ModelMismatchError
@@ -105,3 +106,14 @@ def test_arguments_are_checked() -> None:
         train(x.astype(np.float32))
     with pytest.raises(ValueError, match="quantise"):
         train(np.array([[0], [10**6]]))
+
+
+def test_what_is_no_array_is_named() -> None:
+    class DataFrame:
+        """As pandas has it: no array."""
+
+    for items in ([[0, 1], [1, 0]], DataFrame(), None, "x.npy"):
+        with pytest.raises(TypeError, match="train: argument 'items': expected an array of whole numbers, got"):
+            train(items, latents=2)  # type: ignore[arg-type]
+    tensor = torch.from_numpy(rows(60))
+    assert train(tensor, latents=2, epochs=1, progress=False).compress(tensor)

@@ -10,6 +10,7 @@ import torch
 from .errors import message
 
 MOST_SHOWN = 60  # characters, or entries, of what an error names
+AS_TENSOR = "torch.as_tensor(...) makes one of an array or a list"
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
@@ -46,11 +47,35 @@ def offender(value: torch.Tensor, wrong: torch.Tensor, what: str = "") -> str:
     return f"{what}{value[index].item()}{at}{more}"
 
 
+def integer_tensor(op: str, name: str, value: object, hint: str = "") -> None:
+    """``value`` is a tensor of whole numbers."""
+    if not isinstance(value, torch.Tensor):
+        raise TypeError(message(op, name, "an integer tensor", describe(value), AS_TENSOR))
+    if value.is_floating_point() or value.is_complex() or value.dtype is torch.bool:
+        raise TypeError(message(op, name, "an integer tensor", str(value.dtype), hint or "x.long() if all are whole"))
+
+
+def whole(op: str, name: str, value: object, least: int = 1) -> None:
+    """``value`` is a whole number, at least ``least``."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(message(op, name, "a whole number", describe(value)))
+    if value < least:
+        raise ValueError(message(op, name, f"a number >= {least}", shown(value)))
+
+
 def finite(op: str, name: str, value: torch.Tensor, hint: str = "") -> None:
     """All entries are finite numbers."""
     wrong = ~value.isfinite()
     if wrong.any():
         raise ValueError(message(op, name, "finite numbers", offender(value, wrong), hint))
+
+
+def not_rising(value: torch.Tensor, most: int, step: int = 0) -> str:
+    """The first entry of a row of numbers that is below 0, above ``most`` or less than ``step`` above the one before,
+    for the text of an error; none if all rise."""
+    before = torch.cat([value.new_full((1,), -step), value[:-1]])
+    wrong = (value < 0) | (value > most) | (value - before < step)
+    return offender(value, wrong) if bool(wrong.any()) else ""
 
 
 def nearest(value: object, allowed: Iterable[object]) -> str:

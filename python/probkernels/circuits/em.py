@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -191,7 +192,11 @@ class EM:
             self.circuit.em_update_(flows, run.at, step, self.pseudocount)
             interrupts.check()
         self.team.sum_([total])
-        run.history.train.append(total.item() / sum(map(len, batches)))
+        mean = total.item() / sum(map(len, batches))
+        if not mean < math.inf:
+            hint = "standardise continuous columns; a batch of one value needs a pseudocount"
+            raise ValueError(message("EM.fit", "x", f"a likelihood in epoch {epoch + 1}", str(mean), hint))
+        run.history.train.append(mean)
         run.history.seconds.append(time.perf_counter() - began)
         run.history.best = run.history.best if run.best else epoch + 1
 
@@ -239,10 +244,7 @@ class EM:
 
 def at_least_one(op: str, name: str, value: object) -> None:
     """``value`` is a whole number >= 1."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(message(op, name, "a whole number", checks.describe(value)))
-    if value < 1:
-        raise ValueError(message(op, name, "a number >= 1", repr(value)))
+    checks.whole(op, name, value)
 
 
 def _out_of_patience(history: History, patience: int | None) -> bool:
