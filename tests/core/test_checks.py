@@ -60,3 +60,9 @@ def test_names_that_are_nearly_right_get_a_hint() -> None:
         pk.use_backend("cdua"),
     ):
         pass
+
+
+def test_a_log_file_gets_no_bar(capfd: pytest.CaptureFixture[str]) -> None:
+    assert checks.hidden(True) is None and checks.hidden(False) is True
+    pk.codec.IntegerFlow([4] * 3, couplings=1, hidden=4).fit(torch.zeros(3, 3).long(), epochs=1)
+    assert capfd.readouterr().err == ""

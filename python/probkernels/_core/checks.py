@@ -78,6 +78,11 @@ def not_rising(value: torch.Tensor, most: int, step: int = 0) -> str:
     return offender(value, wrong) if bool(wrong.any()) else ""
 
 
+def hidden(progress: bool) -> bool | None:
+    """What tqdm's ``disable`` takes: None shows a bar on a terminal alone, and none in a log file."""
+    return None if progress else True
+
+
 def nearest(value: object, allowed: Iterable[object]) -> str:
     """The hint for a name that is none of ``allowed`` but nearly one; else none."""
     names = {str(name).lower(): str(name) for name in allowed}

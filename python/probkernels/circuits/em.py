@@ -135,7 +135,10 @@ class EM:
         facts = {} if file is None else self._facts(x, missing, validation, epochs)
         run = self._start(file, facts)
         bar = tqdm(
-            total=epochs, initial=len(run.history.train), disable=not progress or self.team.rank > 0, unit="epoch"
+            total=epochs,
+            initial=len(run.history.train),
+            disable=checks.hidden(progress and self.team.rank == 0),
+            unit="epoch",
         )
         with Patience() as interrupts, bar:
             try:

@@ -176,7 +176,7 @@ class IntegerFlow(nn.Module):
         self._count(x)
         best = math.inf if validation is None else self.bits(validation).mean().item()
         state = copy.deepcopy(self.state_dict())
-        for _ in (bar := tqdm(range(epochs), disable=not progress, unit="epoch")):
+        for _ in (bar := tqdm(range(epochs), disable=checks.hidden(progress), unit="epoch")):
             self._count(x)
             seen = 0.0
             for rows in torch.randperm(len(x), generator=generator).split(batch_size):

@@ -193,7 +193,7 @@ def fit(
             return dsm_loss(model, x, c, weight=weight, times=times, generator=generator)
 
     model.train()
-    with tqdm(total=steps, initial=len(losses), disable=not progress, unit="step") as bar:
+    with tqdm(total=steps, initial=len(losses), disable=checks.hidden(progress), unit="step") as bar:
         for n in range(len(losses), steps):
             generator = torch.Generator().manual_seed(mixed(seed, n))
             rows = torch.randint(len(x0), (batch_size,), generator=generator)
