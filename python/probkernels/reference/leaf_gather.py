@@ -10,8 +10,6 @@ import math
 import torch
 from torch import Tensor
 
-from .._core.errors import message
-
 
 def leaf_gather(table: Tensor, codes: Tensor) -> Tensor:
     """table (V, C, K), codes (V, B) -> (V, K, B): table[v, codes[v, b], k]; 0 if missing.
@@ -41,5 +39,6 @@ def _check(op: str, codes: Tensor, categories: int) -> None:
     wrong = (codes < -1) | (codes >= categories)
     if wrong.any():
         variable, sample = wrong.nonzero()[0].tolist()
-        wanted = f"categories below {categories}, or -1 for missing"
-        raise ValueError(message(op, "codes", wanted, f"{int(codes[variable, sample])} for variable {variable}"))
+        wanted = f"expected categories below {categories}, or -1 for missing"
+        got = f"{int(codes[variable, sample])} for variable {variable}"
+        raise ValueError(f"{op}: argument 'codes': {wanted}, got {got}.")
