@@ -96,7 +96,8 @@ def _fwd(
     out = first_out + tl.arange(0, TO)
     here = (out < outs)[:, None] & (sample < batch)[None, :]
     value = top[None, :] + tl.log(total)
-    far = here & (total < FAR) & (highest > float("-inf"))[None, :]
+    far = (total < FAR) & (highest > float("-inf"))[None, :]
+    far = here & (far | (highest == float("inf"))[None, :])  # 0 times infinity is no number
     if _any(far):
         value = tl.where(
             far, _sums_alone(x, weights, first_out, outs, ins, sample, batch, group * 0 + batch, TO, TB), value
@@ -105,11 +106,16 @@ def _fwd(
 
 
 @triton.jit
-def _ratios(y, grad_y, first_out, outs, sample, batch, top, FAR_LOG: tl.constexpr, TO: tl.constexpr, TB: tl.constexpr):
-    """(TO, TB): grad_y exp(top - y), 0 for the outputs far below top; and which those are, but for -inf."""
+def _ratios(
+    y, grad_y, first_out, outs, sample, batch, top, infinite, FAR_LOG: tl.constexpr, TO: tl.constexpr, TB: tl.constexpr
+):
+    """(TO, TB): grad_y exp(top - y), 0 for the outputs far below top; and which those are, but for -inf.
+
+    All outputs of a sample that has an ``infinite`` input count as far.
+    """
     value = _row(y, first_out, outs, sample, batch, TO, float("-inf"))
     below = top[None, :] - value
-    far = below > FAR_LOG
+    far = (below > FAR_LOG) | infinite[None, :]
     ratio = tl.where(far, 0.0, _row(grad_y, first_out, outs, sample, batch, TO, 0) * tl.exp(below))
     return ratio.to(value.dtype), far & (value > float("-inf"))
 
@@ -124,12 +130,13 @@ def _grad_x(
     sample = tl.program_id(2) * TB + tl.arange(0, TB)
     x, weights, grad_x = x + group * ins * batch, weights + group * outs * ins, grad_x + group * ins * batch
     y, grad_y = y + group * outs * batch, grad_y + group * outs * batch
-    top, stride = _finite_or_zero(_largest(x, ins, sample, batch, TI, TB)), group * 0 + batch  # 64 bits
+    highest, stride = _largest(x, ins, sample, batch, TI, TB), group * 0 + batch  # 64 bits
+    top, infinite = _finite_or_zero(highest), highest == float("inf")
     value = _row(x, first_in, ins, sample, batch, TI, float("-inf"))
     i = first_in + tl.arange(0, TI)
     total, alone = tl.zeros((TI, TB), ACC), tl.zeros((TI, TB), ACC)
     for first in range(0, outs, TO):
-        ratio, far = _ratios(y, grad_y, first, outs, sample, batch, top, FAR_LOG, TO, TB)
+        ratio, far = _ratios(y, grad_y, first, outs, sample, batch, top, infinite, FAR_LOG, TO, TB)
         w = _weight_tile(weights, first, outs, first_in, ins, TO, TI)
         total = tl.dot(tl.trans(w), ratio, total, input_precision=PRECISION, out_dtype=ACC)
         if _any(far):
@@ -138,9 +145,9 @@ def _grad_x(
                 g = tl.load(grad_y + out * stride + sample, sample < batch, other=0)
                 one = tl.load(weights + out * (group * 0 + ins) + i, i < ins, other=0)
                 share = one[:, None] * tl.exp(tl.minimum(value - v[None, :], LARGEST_LOG)) * g[None, :]
-                alone += tl.where(((top - v > FAR_LOG) & (v > float("-inf")))[None, :], share, 0.0)
+                alone += tl.where((((top - v > FAR_LOG) | infinite) & (v > float("-inf")))[None, :], share, 0.0)
     here = (i < ins)[:, None] & (sample < batch)[None, :]
-    grad = tl.exp(value - top[None, :]) * total + alone
+    grad = tl.where(infinite[None, :], 0.0, tl.exp(value - top[None, :]) * total) + alone
     tl.store(grad_x + i.to(tl.int64)[:, None] * batch + sample[None, :], grad, here)
 
 
@@ -159,17 +166,20 @@ def _grad_weights(
     total = tl.zeros((TO, TI), ACC)
     for start in range(0, share, TB):
         sample = split * share + start + tl.arange(0, TB)
-        top = _finite_or_zero(_largest(x, ins, sample, batch, TI, TB))
+        highest = _largest(x, ins, sample, batch, TI, TB)
+        top, infinite = _finite_or_zero(highest), highest == float("inf")
         value = _row(x, first_in, ins, sample, batch, TI, float("-inf"))
-        ratio, far = _ratios(y, grad_y, first_out, outs, sample, batch, top, FAR_LOG, TO, TB)
-        e = tl.exp(value - top[None, :])
+        ratio, far = _ratios(y, grad_y, first_out, outs, sample, batch, top, infinite, FAR_LOG, TO, TB)
+        e = tl.where(infinite[None, :], 0.0, tl.exp(value - top[None, :])).to(ACC)
         total = tl.dot(ratio, tl.trans(e), total, input_precision=PRECISION, out_dtype=ACC)
         if _any(far):
             for o in range(tl.minimum(TO, outs - first_out)):
                 v = tl.load(y + (first_out + o) * stride + sample, sample < batch, other=0)
                 g = tl.load(grad_y + (first_out + o) * stride + sample, sample < batch, other=0)
                 alone = tl.exp(tl.minimum(value - v[None, :], LARGEST_LOG)) * g[None, :]
-                alone = tl.sum(tl.where(((top - v > FAR_LOG) & (v > float("-inf")))[None, :], alone, 0.0), 1)
+                alone = tl.sum(
+                    tl.where((((top - v > FAR_LOG) | infinite) & (v > float("-inf")))[None, :], alone, 0.0), 1
+                )
                 total += tl.where((row == o)[:, None], alone[None, :], 0.0)
     i = first_in + tl.arange(0, TI)
     here = (first_out + row < outs)[:, None] & (i < ins)[None, :]

@@ -92,6 +92,16 @@ PK_HD void for_blocks(Int n, Body&& body) {
   for (; i < n; ++i) body(Const<1>{}, i);
 }
 
+// Whether an input of one of the samples is +inf: 0 times that is no number, so an input without weight would show.
+template <class A, int B>
+PK_HD bool has_infinite(const Vec<A, B>& highest) {
+  return any_above(highest, Vec<A, B>{} + std::numeric_limits<A>::max());
+}
+template <class A, int B>
+PK_HD A lane_of(const Vec<A, B>& v, int lane) {
+  return v.part[lane / Vec<A, B>::kWidth][lane % Vec<A, B>::kWidth];
+}
+
 // --- forward ---
 
 // One output of one sample by itself.
@@ -101,6 +111,7 @@ __attribute__((noinline)) A sum_alone(const A* x, const A* weights, Int ins, Int
   for (Int i = 0; i < ins; ++i)
     if (weights[i] > 0) top = std::max(top, x[i * batch]);
   if (top == -kInfinity<A>) return top;
+  if (top == kInfinity<A>) top = 0;
   for (Int i = 0; i < ins; ++i)
     if (weights[i] != 0) sum += weights[i] * std::exp(x[i * batch] - top);
   return top + std::log(sum);
@@ -119,6 +130,12 @@ struct Forward {
       const auto far = map_registers(highest, [](auto r) PK_INLINE {  // no sum of nothing is far
         return r == -kInfinity<A> ? r : decltype(r){} + kFar<A>;
       });
+      if (__builtin_expect(has_infinite(highest), 0)) {
+        for (Int o = 0; o < in.outs; ++o)
+          for (int lane = 0; lane < lanes; ++lane)
+            y[o * in.batch + b + lane] = sum_alone(x + b + lane, weights + o * in.ins, in.ins, in.batch);
+        return;
+      }
       for_blocks<kBlock<A, B>>(in.outs, [&](auto count, Int o) PK_INLINE {
         constexpr int R = decltype(count)::value;
         Vec<A, B> sum[R];
@@ -128,8 +145,7 @@ struct Forward {
           store_vec(out, top + vec_log(sum[k]), lanes);
           if (__builtin_expect(any_above(far, sum[k]), 0))
             for (int lane = 0; lane < lanes; ++lane)
-              if (sum[k].part[lane / sum[k].kWidth][lane % sum[k].kWidth] <
-                  far.part[lane / far.kWidth][lane % far.kWidth])
+              if (lane_of(sum[k], lane) < lane_of(far, lane))
                 out[lane] = sum_alone(x + b + lane, weights + (o + k) * in.ins, in.ins, in.batch);
         }
       });
@@ -198,10 +214,22 @@ struct Backward {
       far->clear();
       for_lanes(n, [&](Int t, auto lanes) PK_INLINE {
         const Int b = first + t;
-        const auto top = finite_or_zero(largest<B>(x + b, in.ins, in.batch, lanes));
+        const auto highest = largest<B>(x + b, in.ins, in.batch, lanes), top = finite_or_zero(highest);
         exponentials<B>(x + b, in.ins, in.batch, top, e + t, stride, lanes);
+        const auto limit = map_registers(highest, [](auto r) PK_INLINE {  // no sum of something infinite is far
+          return r == kInfinity<A> ? r : decltype(r){} + kFarLog<A>;
+        });
         for (Int o = 0; o < in.outs; ++o)
-          store_vec(r + o * stride + t, ratios(y, grad_y, in.batch, o, b, top, far, lanes));
+          store_vec(r + o * stride + t, ratios(y, grad_y, in.batch, o, b, top, limit, far, lanes));
+        if (__builtin_expect(has_infinite(highest), 0))
+          for (int lane = 0; lane < lanes; ++lane) {
+            if (lane_of(highest, lane) != kInfinity<A>) continue;
+            for (Int i = 0; i < in.ins; ++i) e[i * stride + t + lane] = 0;
+            for (Int o = 0; o < in.outs; ++o) {
+              r[o * stride + t + lane] = 0;
+              if (y[o * in.batch + b + lane] != -kInfinity<A>) far->push_back({o, b + lane});
+            }
+          }
         for_blocks<kBlock<A, B>>(in.ins, [&](auto count, Int i) PK_INLINE {
           constexpr int R = decltype(count)::value;
           Vec<A, B> sum[R];
@@ -224,16 +252,15 @@ struct Backward {
   // grad_y exp(top - y) of 16 samples of an output; 0 for those that are far below top, which `far` then lists.
   template <int B, class A, class L>
   PK_HD static Vec<A, B> ratios(const A* y, const A* grad_y, Int batch, Int o, Int b, const Vec<A, B>& top,
-                                std::vector<Far>* far, L lanes) {
+                                const Vec<A, B>& limit, std::vector<Far>* far, L lanes) {
     const A* const at = y + o * batch + b;
     const auto below = top - load_vec<B>(at, lanes), grad = load_vec<B>(grad_y + o * batch + b, lanes);
-    const Vec<A, B> limit = Vec<A, B>{} + kFarLog<A>;
     auto ratio = grad * vec_exp(below);
     if (__builtin_expect(any_above(below, limit), 0)) {
       for (int k = 0; k < ratio.kRegisters; ++k)
         ratio.part[k] = below.part[k] > limit.part[k] ? typename Vec<A, B>::Register{} : ratio.part[k];
       for (int lane = 0; lane < lanes; ++lane)
-        if (below.part[lane / below.kWidth][lane % below.kWidth] > kFarLog<A> && at[lane] != -kInfinity<A>)
+        if (lane_of(below, lane) > lane_of(limit, lane) && at[lane] != -kInfinity<A>)
           far->push_back({o, b + lane});
     }
     return ratio;

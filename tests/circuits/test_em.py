@@ -248,6 +248,15 @@ def test_checkpoints_of_other_runs_are_refused(tmp_path: Path) -> None:
         fit(Circuit(random_graph(DISCRETE, 7)), x, epochs=1, checkpoint=tmp_path / "run")
     with pytest.raises(pk.ModelMismatchError, match="x"):
         fit(circuit, x[:50], epochs=1, checkpoint=tmp_path / "run")
+    mask = torch.zeros(len(x), x.shape[1], dtype=torch.bool)
+    mask[0, 0] = True
+    others: list[tuple[Tensor, Tensor | None, dict[str, Any], str]] = [
+        (x.flip(0), None, {}, "x"), (x, mask, {}, "missing"), (x, None, {"validation": x}, "validation"),
+        (x, None, {"step": lambda part: 0.7}, "step"), (x, None, {"epochs": 2}, "epochs"),
+    ]  # fmt: skip
+    for observations, missing, changed, why in others:  # of the same shapes
+        with pytest.raises(pk.ModelMismatchError, match=f"differs in {why}"):
+            fit(circuit, observations, missing, checkpoint=tmp_path / "run", **{"epochs": 1, **changed})
     pk.circuits.save(circuit, tmp_path / "circuit")
     (tmp_path / "cut").write_bytes((tmp_path / "run").read_bytes()[:-1])
     for name in ("circuit", "cut"):

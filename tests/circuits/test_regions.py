@@ -261,7 +261,7 @@ def test_circuits_for_data(name: str) -> None:
     wrong: list[tuple[type[Exception], str, Tensor | list[int], dict[str, int]]] = [
         (TypeError, "expected integers, as categories are given, got torch.float32", values, {"categories": 3}),
         (ValueError, r"expected a tensor of shape \(N, D\) with rows and columns, got shape \(6,\)", x[0], {}),
-        (ValueError, r"expected a tensor of shape \(N, D\) with rows and columns, got list", [1], {}),
+        (TypeError, r"expected a tensor of shape \(N, D\) with rows and columns, got list", [1], {}),
         (ValueError, r"expected values 0 .. 1 of variable", x, {"categories": 2}),
     ]
     for error, text, data, more in wrong:

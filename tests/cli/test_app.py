@@ -38,3 +38,11 @@ def test_bench_hands_over_its_arguments(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_unknown_command() -> None:
     assert runner.invoke(app, ["nonsense"]).exit_code == 2
+
+
+def test_the_version_and_completion() -> None:
+    from importlib import metadata
+
+    done = CliRunner().invoke(app, ["--version"])
+    assert done.exit_code == 0 and done.output == f"probkernels {metadata.version('probkernels')}\n"
+    assert "--install-completion" in CliRunner().invoke(app, ["--help"]).output

@@ -165,14 +165,14 @@ def test_tables_with_values_that_the_model_has_not_seen(tmp_path: Path) -> None:
 
 def test_bad_tables(folder: Path, tmp_path: Path) -> None:
     write_table(tmp_path / "a.csv", [*table(20), ["1", "2"]])
-    assert "expected 3 values in line 22, got 2" in fails("train", tmp_path / "a.csv", tmp_path / "m.pcm")
+    assert "expected 3 values in line 30, as in line 1, got 2" in fails("train", tmp_path / "a.csv", tmp_path / "m.pcm")
     (tmp_path / "b.csv").write_text("")
     assert "empty" in fails("train", tmp_path / "b.csv", tmp_path / "m.pcm")
     write_table(tmp_path / "c.csv", table(20))
     compress = ["compress", tmp_path / "c.csv", tmp_path / "c.pkc", "--model", folder / "m.pcm"]
     assert "not of tables" in fails(*compress)
     (tmp_path / "d.csv").write_bytes(b"a\n\xff\n")
-    assert "utf-8" in fails("train", tmp_path / "d.csv", tmp_path / "m.pcm")
+    assert "expected UTF-8" in fails("train", tmp_path / "d.csv", tmp_path / "m.pcm")
     arguments = ["decompress", folder / "x.pkc", tmp_path / "x.csv", "--model", folder / "m.pcm"]
     assert "no table" in fails(*arguments)
     assert "no images" in fails(*arguments[:2], tmp_path / "folder", *arguments[3:])

@@ -168,8 +168,14 @@ def test_bad_training() -> None:
     for x in (torch.zeros(3, 3), torch.zeros(3, 2).long(), torch.full((3, 3), 4), torch.zeros(0, 3).long()):
         with pytest.raises((TypeError, ValueError), match="'x'"):
             flow.fit(x, progress=False)
-    with pytest.raises(ValueError, match="epochs"):
-        flow.fit(torch.zeros(3, 3).long(), epochs=0, progress=False)
+    x = torch.zeros(3, 3).long()
+    for wrong, error in (({"epochs": 0}, ValueError), ({"batch_size": 0}, ValueError), ({"epochs": 1.5}, TypeError)):
+        with pytest.raises(error, match=f"IntegerFlow.fit: argument '{next(iter(wrong))}'"):
+            flow.fit(x, progress=False, **wrong)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"'validation': expected values in 0 .. alphabet - 1, got 99 at \[1, 2\]"):
+        flow.fit(x, validation=x.index_put((torch.tensor(1), torch.tensor(2)), torch.tensor(99)), progress=False)
+    with pytest.raises(TypeError, match="IntegerFlow: argument 'x': expected a tensor, got list"):
+        flow.bits(x.tolist())
     with pytest.raises(ValueError, match="'x'"):
         flow(torch.zeros(3))
     with pytest.raises(ValueError, match="hidden"):

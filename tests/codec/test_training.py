@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from probkernels import CorruptStreamError
+from probkernels import CorruptStreamError, ModelMismatchError
 from probkernels.codec import PCCodec, Vocabulary, train
 
 texts = st.text(max_size=3) | st.integers(-20, 20).map(str)
@@ -80,6 +81,14 @@ def test_tiles_are_learnt_from(tmp_path: Path) -> None:
     assert (loaded.decompress(model.compress(x)) == x).all()
 
 
+def test_a_checkpoint_of_other_data_is_refused(tmp_path: Path) -> None:
+    """Data of one shape, with one tree: without their digest the model would never have seen the second."""
+    x = rows(200)
+    train(x, latents=2, epochs=1, checkpoint=tmp_path / "run", progress=False)
+    with pytest.raises(ModelMismatchError, match=r"differs in x\. Hint: .*delete this one"):
+        train(x[::-1], latents=2, epochs=1, checkpoint=tmp_path / "run", progress=False)
+
+
 def test_arguments_are_checked() -> None:
     x = rows(10).astype(np.uint8)
     for change, words in (
@@ -97,3 +106,14 @@ def test_arguments_are_checked() -> None:
         train(x.astype(np.float32))
     with pytest.raises(ValueError, match="quantise"):
         train(np.array([[0], [10**6]]))
+
+
+def test_what_is_no_array_is_named() -> None:
+    class DataFrame:
+        """As pandas has it: no array."""
+
+    for items in ([[0, 1], [1, 0]], DataFrame(), None, "x.npy"):
+        with pytest.raises(TypeError, match="train: argument 'items': expected an array of whole numbers, got"):
+            train(items, latents=2)  # type: ignore[arg-type]
+    tensor = torch.from_numpy(rows(60))
+    assert train(tensor, latents=2, epochs=1, progress=False).compress(tensor)

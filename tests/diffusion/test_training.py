@@ -90,6 +90,18 @@ def test_wrong_checkpoints(tmp_path: Path) -> None:
         fit(fresh(), x0, label, checkpoint=file, seed=1, **how)
     with pytest.raises(ModelMismatchError, match="another model"):
         fit(fresh(16), x0, label, checkpoint=file, **how)
+    others = (
+        (x0.flip(0), label, {}, "x0"),
+        (x0, label.flip(0), {}, "cond"),
+        (x0, label, {"null": torch.tensor(2)}, "null"),
+    )
+    others += (x0, label, {"lr": lambda part: 0.5}, "lr"),  # fmt: skip
+    for other, condition, changed, why in others:
+        with pytest.raises(ModelMismatchError, match=f"differs in {why}"):
+            fit(fresh(), other, condition, checkpoint=file, **how, **changed)
+    rate = torch.optim.Adam((model := fresh()).parameters(), lr=1e-3)
+    with pytest.raises(ModelMismatchError, match="differs in optimizer"):
+        fit(model, x0, label, optimizer=rate, checkpoint=file, **how)
     content = bytearray(file.read_bytes())
     content[-5] ^= 1
     file.write_bytes(content)

@@ -115,6 +115,28 @@ def test_infinity_and_nan_reach_the_outputs_with_a_weight_for_them(on: torch.dev
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_infinity_without_a_weight_counts_for_nothing(on: torch.device, dtype: torch.dtype) -> None:
+    """0 times infinity is no number: values and gradients are those without the infinite input."""
+    x, weights = layer(2, 3, 4, 40)
+    weights[:, :2, 1], weights[:, 2, 1] = 0, 0.5
+    x[:, 1, 4] = x[0, 1, 25:] = INF
+    x[1, :, 7], x[1, 1, 7] = -INF, INF
+    rest = [0, 2, 3]
+    x, weights = (t.to(on, dtype).requires_grad_() for t in (x, weights))
+    y = pk.ops.sum_layer(x, weights)
+    expected = pk.ops.sum_layer(x[:, rest], weights[:, :2][..., rest])
+    assert_close(y[:, :2], expected, dtype, ELEMENTWISE)
+    infinite = x[:, 1] == INF
+    assert (y[:, 2][infinite] == INF).all() and y[:, 2][~infinite].isfinite().all()
+    kept = expected.isfinite()
+    y = pk.ops.sum_layer(x, weights[:, :2])  # the third has no gradient at infinity
+    got = torch.autograd.grad(y[kept].sum(), [x, weights])
+    want = torch.autograd.grad(expected[kept].sum(), [x, weights])
+    assert_close(got[0], want[0], dtype, SUM)
+    assert_close(got[1][:, :2][..., rest], want[1][:, :2][..., rest], dtype, SUM)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_an_output_far_below_the_others_keeps_its_value(on: torch.device, dtype: torch.dtype) -> None:
     """Each output sees one input alone, and the inputs lie thousands apart: a circuit made by hand."""
     heights = torch.tensor([0.0, -75.0, -90.0, -110.0, -3000.0, 500.0], dtype=torch.float64)

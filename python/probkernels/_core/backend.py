@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from . import native
+from . import checks, native
 from .errors import BackendError
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def _decide(op: Op, device: str, dtype: torch.dtype) -> Backend:
     reasons = "; ".join(f"{name}: {why}" for name, why in refused.items())
     if _forced is not None:
         if _forced not in BACKENDS:
-            raise BackendError(f"{op.name}: PK_BACKEND={_forced!r} is not a backend. Hint: use {', '.join(BACKENDS)}")
+            raise _no_backend(f"{op.name}: PK_BACKEND={_forced!r}", _forced)
         if _forced in refused:
             raise BackendError(f"{op.name}: backend '{_forced}' was forced but cannot run it: {refused[_forced]}")
         return BACKENDS[_forced]
@@ -147,6 +147,11 @@ def _decide(op: Op, device: str, dtype: torch.dtype) -> Backend:
     return picked
 
 
+def _no_backend(what: str, name: object) -> BackendError:
+    hint = checks.nearest(name, BACKENDS) or f"use {', '.join(BACKENDS)}"
+    return BackendError(f"{what} is not a backend. Hint: {hint}")
+
+
 @contextlib.contextmanager
 def use_backend(name: str | None, *, strict: bool | None = None) -> Iterator[None]:
     """Forces a backend inside a ``with`` block, as ``PK_BACKEND`` and ``PK_STRICT`` do for a whole process.
@@ -156,7 +161,7 @@ def use_backend(name: str | None, *, strict: bool | None = None) -> Iterator[Non
         strict: raise instead of falling back to the reference; None leaves it as it is.
 
     Raises:
-        BackendError: when an op runs inside the block that this backend cannot run.
+        BackendError: no such backend; when an op runs inside the block that this backend cannot run.
 
     Example:
         >>> import torch, probkernels as pk
@@ -164,6 +169,8 @@ def use_backend(name: str | None, *, strict: bool | None = None) -> Iterator[Non
         ...     y, _ = pk.ops.power_norm(torch.ones(2, 3), torch.ones(3))
     """
     global _forced, _strict
+    if name is not None and name not in BACKENDS:
+        raise _no_backend(f"use_backend: {checks.shown(name)}", name)
     before = _forced, _strict
     _forced, _strict = name, _strict if strict is None else strict
     CHOSEN.clear()

@@ -2,21 +2,93 @@
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 
 from .errors import message
 
+MOST_SHOWN = 60  # characters, or entries, of what an error names
+AS_TENSOR = "torch.as_tensor(...) makes one of an array or a list"
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
 def describe(value: object) -> str:
-    """How an error names what it got."""
+    """How an error names what it got: a line at most, however much there is."""
     if isinstance(value, torch.Tensor):
         return f"a {value.dtype} tensor of shape {tuple(value.shape)} on {value.device}"
-    return f"{type(value).__name__} {value!r}"
+    kind = type(value).__name__
+    if hasattr(value, "dtype") and hasattr(value, "shape"):
+        return f"a NumPy array of {value.dtype}, shape {tuple(value.shape)}" if kind == "ndarray" else f"a {kind}"
+    if isinstance(value, (torch.nn.Module, Mapping)) or type(value).__module__.startswith("pandas"):
+        return f"a {kind}" + (f" of {len(value)} entries" if isinstance(value, Mapping) else "")
+    if isinstance(value, (list, tuple, set, bytes, bytearray, str)) and len(value) > MOST_SHOWN:
+        start = repr(value[:3])[:MOST_SHOWN] if not isinstance(value, set) else ""
+        return f"{kind} of length {len(value)}" + (f", {start}..." if start else "")
+    text = repr(value)
+    return f"{kind} {text if len(text) <= 2 * MOST_SHOWN else text[: 2 * MOST_SHOWN] + '...'}"
+
+
+def shown(value: object) -> str:
+    """A value of the right kind that is out of range, as an error names it."""
+    text = repr(value)
+    return text if len(text) <= 2 * MOST_SHOWN else describe(value)
+
+
+def offender(value: torch.Tensor, wrong: torch.Tensor, what: str = "") -> str:
+    """The first entry of ``value`` where ``wrong`` (of its shape, or broadcast to it) holds, for the text of an error:
+    its value, its index, and of how many."""
+    wrong = wrong.expand_as(value)
+    places = wrong.nonzero()
+    index = tuple(places[0].tolist())
+    at = f" at [{', '.join(map(str, index))}]" if index else ""
+    more = f", and {len(places) - 1} more" if len(places) > 1 else ""
+    return f"{what}{value[index].item()}{at}{more}"
+
+
+def integer_tensor(op: str, name: str, value: object, hint: str = "") -> None:
+    """``value`` is a tensor of whole numbers."""
+    if not isinstance(value, torch.Tensor):
+        raise TypeError(message(op, name, "an integer tensor", describe(value), AS_TENSOR))
+    if value.is_floating_point() or value.is_complex() or value.dtype is torch.bool:
+        raise TypeError(message(op, name, "an integer tensor", str(value.dtype), hint or "x.long() if all are whole"))
+
+
+def whole(op: str, name: str, value: object, least: int = 1) -> None:
+    """``value`` is a whole number, at least ``least``."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(message(op, name, "a whole number", describe(value)))
+    if value < least:
+        raise ValueError(message(op, name, f"a number >= {least}", shown(value)))
+
+
+def finite(op: str, name: str, value: torch.Tensor, hint: str = "") -> None:
+    """All entries are finite numbers."""
+    wrong = ~value.isfinite()
+    if wrong.any():
+        raise ValueError(message(op, name, "finite numbers", offender(value, wrong), hint))
+
+
+def not_rising(value: torch.Tensor, most: int, step: int = 0) -> str:
+    """The first entry of a row of numbers that is below 0, above ``most`` or less than ``step`` above the one before,
+    for the text of an error; none if all rise."""
+    before = torch.cat([value.new_full((1,), -step), value[:-1]])
+    wrong = (value < 0) | (value > most) | (value - before < step)
+    return offender(value, wrong) if bool(wrong.any()) else ""
+
+
+def hidden(progress: bool) -> bool | None:
+    """What tqdm's ``disable`` takes: None shows a bar on a terminal alone, and none in a log file."""
+    return None if progress else True
+
+
+def nearest(value: object, allowed: Iterable[object]) -> str:
+    """The hint for a name that is none of ``allowed`` but nearly one; else none."""
+    names = {str(name).lower(): str(name) for name in allowed}
+    found = difflib.get_close_matches(value.lower(), names, 1) if isinstance(value, str) else []
+    return f"did you mean '{names[found[0]]}'?" if found else ""
 
 
 def float_tensor(op: str, name: str, value: object, hint: str = "") -> None:
@@ -88,7 +160,8 @@ def unit_interval(op: str, name: str, value: float) -> None:
 def one_of(op: str, name: str, value: object, allowed: Sequence[object]) -> None:
     """``value`` is one of ``allowed``."""
     if value not in allowed:
-        raise ValueError(message(op, name, "one of " + ", ".join(map(repr, allowed)), repr(value)))
+        wanted = "one of " + ", ".join(map(repr, allowed))
+        raise ValueError(message(op, name, wanted, shown(value), nearest(value, allowed)))
 
 
 def finite_loss(op: str, step: int, value: float) -> None:

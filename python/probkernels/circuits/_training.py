@@ -106,7 +106,8 @@ def read_checkpoint(path: Path, circuit: Circuit, facts: dict[str, Any]) -> Run:
     theirs, read = json.loads(metadata["facts"]), json.loads(metadata["history"])
     if theirs != facts:
         changed = sorted(key for key in {*theirs, *facts} if theirs.get(key) != facts.get(key))
-        raise ModelMismatchError(f"'{path}': a checkpoint of another training, which differs in {', '.join(changed)}")
+        differs = f"'{path}': a checkpoint of another training, which differs in {', '.join(changed)}"
+        raise ModelMismatchError(f"{differs}. Hint: name another file, or delete this one to start anew")
     history = History(**{**read, "validation": [(epoch, value) for epoch, value in read["validation"]]})
     parts: dict[str, dict[str, Tensor]] = {"now": {}, "best": {}, "memory": {}}
     for name, tensor in tensors.items():

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._core.checks import describe
+from .._core.checks import AS_TENSOR, describe
 from .._core.errors import message
 from ..ops import em_update_, latent_tree, latent_tree_flows, sum_layer
 from . import _layers
@@ -210,7 +210,7 @@ class Circuit(Queries, nn.Module):
 
     def _check(self, x: Tensor, missing: Tensor | None) -> None:
         if not isinstance(x, Tensor):
-            raise TypeError(message("Circuit", "x", "a tensor", describe(x)))
+            raise TypeError(message("Circuit", "x", "a tensor", describe(x), AS_TENSOR))
         if all(self.is_discrete):
             if x.dtype not in INTEGERS:
                 hint = "categories are counted from 0; x.long() if your values are whole numbers"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 from tqdm import tqdm
 
-from .._core import checks
+from .._core import checks, digests
 from .._core.errors import message
 from ._training import (
     Data,
@@ -123,7 +124,7 @@ class EM:
         Raises:
             TypeError, ValueError: as :meth:`Circuit.log_prob`; no observations; settings out of range.
             CorruptStreamError: the checkpoint is damaged, or no checkpoint.
-            ModelMismatchError: the checkpoint is of another circuit, other data or other settings.
+            ModelMismatchError: the checkpoint is of another circuit, or of other data or settings.
         """
         for name, value in (("epochs", epochs), ("check_every", check_every), ("checkpoint_every", checkpoint_every)):
             at_least_one("EM.fit", name, value)
@@ -131,9 +132,13 @@ class EM:
             at_least_one("EM.fit", "patience", patience)
         self._check_data(x, missing)
         file = None if checkpoint is None else Path(checkpoint)
-        run = self._start(file, self._facts(x, missing))
+        facts = {} if file is None else self._facts(x, missing, validation, epochs)
+        run = self._start(file, facts)
         bar = tqdm(
-            total=epochs, initial=len(run.history.train), disable=not progress or self.team.rank > 0, unit="epoch"
+            total=epochs,
+            initial=len(run.history.train),
+            disable=checks.hidden(progress and self.team.rank == 0),
+            unit="epoch",
         )
         with Patience() as interrupts, bar:
             try:
@@ -143,7 +148,7 @@ class EM:
                     if validation is not None and (epoch % check_every == 0 or epoch == epochs):
                         self._validate(run, validation, interrupts)
                     if file is not None and self.team.rank == 0 and (epoch % checkpoint_every == 0 or epoch == epochs):
-                        write_checkpoint(file, self.circuit, run, self._facts(x, missing))
+                        write_checkpoint(file, self.circuit, run, facts)
                     bar.set_postfix(_figures(run.history), refresh=False)
                     bar.update()
             finally:
@@ -160,13 +165,15 @@ class EM:
         if len(x) == 0:
             raise ValueError(message("EM.fit", "x", "at least one observation", "none"))
 
-    def _facts(self, x: Tensor, missing: Tensor | None) -> dict[str, Any]:
-        """What must be the same for a run to go on. Schedules that are no plain data count as the same."""
+    def _facts(self, x: Tensor, missing: Tensor | None, validation: Data | None, epochs: int) -> dict[str, Any]:
+        """What must be the same for a run to go on: its circuit, data and settings."""
         graph = hashlib.blake2b(self.circuit.graph.to_json().encode(), digest_size=16).hexdigest()
-        step = repr(self.schedule) if isinstance(self.schedule, (Constant, type(ANNEALED))) else "a function"
         return {
-            "circuit": graph, "x": list(x.shape), "missing": missing is not None, "step": step, "seed": self.seed,
-            "batch_size": self.batch_size, "pseudocount": self.pseudocount, "momentum": self.momentum,
+            "circuit": graph, "x": digests.of_data(x), "missing": digests.of_data(missing),
+            "validation": digests.of_data(validation), "step": digests.of_schedule(self.schedule),
+            "epochs": None if isinstance(self.schedule, Constant) else epochs,  # others depend on the part done
+            "seed": self.seed, "batch_size": self.batch_size, "pseudocount": self.pseudocount,
+            "momentum": self.momentum,
         }  # fmt: skip
 
     def _start(self, file: Path | None, facts: dict[str, Any]) -> Run:
@@ -188,7 +195,11 @@ class EM:
             self.circuit.em_update_(flows, run.at, step, self.pseudocount)
             interrupts.check()
         self.team.sum_([total])
-        run.history.train.append(total.item() / sum(map(len, batches)))
+        mean = total.item() / sum(map(len, batches))
+        if not mean < math.inf:
+            hint = "standardise continuous columns; a batch of one value needs a pseudocount"
+            raise ValueError(message("EM.fit", "x", f"a likelihood in epoch {epoch + 1}", str(mean), hint))
+        run.history.train.append(mean)
         run.history.seconds.append(time.perf_counter() - began)
         run.history.best = run.history.best if run.best else epoch + 1
 
@@ -236,10 +247,7 @@ class EM:
 
 def at_least_one(op: str, name: str, value: object) -> None:
     """``value`` is a whole number >= 1."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(message(op, name, "a whole number", checks.describe(value)))
-    if value < 1:
-        raise ValueError(message(op, name, "a number >= 1", repr(value)))
+    checks.whole(op, name, value)
 
 
 def _out_of_patience(history: History, patience: int | None) -> bool:

@@ -47,6 +47,8 @@ def prune(circuit: Circuit, x: Tensor, missing: Tensor | None = None, *, keep: f
     _check_part("prune", "keep", keep)
     flows = by_sum(circuit, total_flows(circuit, x, missing).sums)
     weights = by_sum(circuit, circuit.weights())
+    if not flows:
+        return rebuild(circuit, {})  # no sums: nothing to leave out
     used = torch.cat([flow[weights[place] > 0] for place, flow in flows.items()])
     least = _limit(used, keep)
     edges = {}

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .._core.checks import describe, non_negative
+from .._core.checks import integer_tensor, non_negative
 from .._core.errors import message
 
 CELLS = 1 << 24  # of joint counts at once: 128 MiB in float64
@@ -66,13 +66,11 @@ def mutual_information(x: Tensor, categories: int | Sequence[int], pseudocount: 
     return information
 
 
-def check_columns(x: Tensor, categories: int | Sequence[int], pseudocount: float = 0.0) -> list[int]:
+def check_columns(
+    x: Tensor, categories: int | Sequence[int], pseudocount: float = 0.0, op: str = "mutual_information"
+) -> list[int]:
     """The alphabet of every column of x (N, D); raises what :func:`mutual_information` does."""
-    op = "mutual_information"
-    if not isinstance(x, Tensor):
-        raise TypeError(message(op, "x", "an integer tensor", describe(x)))
-    if x.is_floating_point() or x.is_complex() or x.dtype is torch.bool:
-        raise TypeError(message(op, "x", "an integer tensor", str(x.dtype), "bin continuous columns first"))
+    integer_tensor(op, "x", x, "bin continuous columns first")
     if x.ndim != 2 or 0 in x.shape:
         raise ValueError(message(op, "x", "shape (N, D) with rows and columns", f"shape {tuple(x.shape)}"))
     non_negative(op, "pseudocount", pseudocount)

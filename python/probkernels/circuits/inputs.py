@@ -17,6 +17,7 @@ from .families import DiscretisedLogistic, Family, Gaussian, Indicator
 SPREAD = 0.4  # initial probabilities are drawn from 1 - SPREAD .. 1 + SPREAD and normalised
 CELLS = 1 << 24  # values held at once by what works in pieces
 STEEPEST = 69.0  # log scale of a logistic at most: beyond, infinity times zero would be NaN, as would log 0's slope
+MIN_SPREAD = 1e-6  # of data that are all alike
 MIN_WIDTH = 1e-3  # relative to the data's, below which no Gaussian may shrink
 
 
@@ -229,9 +230,11 @@ class GaussianInputs(Inputs):
         if data is not None:
             x, seen = self._observed(data)
             count = seen.sum(1, keepdim=True).clamp_min(1)
-            self.center.copy_(x.sum(1, keepdim=True) / count)
-            spread = ((x - self.center).square() * seen).sum(1, keepdim=True) / count
-            self.width.copy_(spread.sqrt().clamp_min(1e-6))
+            self.center.copy_((x / count).sum(1, keepdim=True))
+            apart = (x - self.center) * seen
+            largest = apart.abs().amax(1, keepdim=True).clamp_min(MIN_SPREAD)  # squares of values as they are overflow
+            spread = (apart / largest).square().sum(1, keepdim=True) / count
+            self.width.copy_((largest * spread.sqrt()).clamp_min(MIN_SPREAD))
         noise = torch.randn(self.location.shape, generator=generator)
         self.location.data.copy_(self.center + self.width * noise)
         self.log_scale.data.copy_(self.width.log().expand_as(self.log_scale))

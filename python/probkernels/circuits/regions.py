@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 
 from torch import Tensor
 
+from .._core import checks
 from .._core.errors import message
 from .circuit import Circuit
 from .families import Categorical, Family, Gaussian
@@ -244,9 +245,11 @@ def random_regions(
 
 def families_for(op: str, x: Tensor, categories: int | Sequence[int] | None) -> list[Family]:
     """The family of every column of x (N, D): Gaussian for floats, else categorical."""
-    if not isinstance(x, Tensor) or x.ndim != 2 or 0 in x.shape:
-        got = f"shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
-        raise ValueError(message(op, "x", "a tensor of shape (N, D) with rows and columns", got))
+    wanted = "a tensor of shape (N, D) with rows and columns"
+    if not isinstance(x, Tensor):
+        raise TypeError(message(op, "x", wanted, checks.describe(x), checks.AS_TENSOR))
+    if x.ndim != 2 or 0 in x.shape:
+        raise ValueError(message(op, "x", wanted, f"shape {tuple(x.shape)}"))
     if x.is_floating_point():
         if categories is not None:
             hint = "x.long() if the values are whole numbers"

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .._core import checks
 from .._core.errors import message
 from .circuit import Circuit
 from .families import Categorical, Family, Indicator
@@ -17,13 +18,16 @@ STRUCTURE_ROWS = 5000  # rows that the tree is learnt from
 STRUCTURE_LEVELS = 16  # that values are binned to for it
 
 
-def tree_parents(x: Tensor, categories: int | Sequence[int], pseudocount: float = 0.1) -> list[int]:
+def tree_parents(
+    x: Tensor, categories: int | Sequence[int], pseudocount: float = 0.1, *, op: str = "tree_parents"
+) -> list[int]:
     """The Chow-Liu tree of discrete data, rooted at its centre: the parent of every variable, -1 for the root.
 
     Args:
         x: (N, D) integers. The first 5,000 rows are used, and alphabets of 32 and more are binned to about 16 levels.
         categories: of every variable, or one number for all.
         pseudocount: of each joint histogram.
+        op: what an error names as the function that was called.
 
     Raises:
         TypeError, ValueError: as :func:`mutual_information`.
@@ -35,8 +39,9 @@ def tree_parents(x: Tensor, categories: int | Sequence[int], pseudocount: float 
         >>> tree_parents(x, 2)
         [-1, 0, 0]
     """
+    checks.integer_tensor(op, "x", x)
     some = x[:STRUCTURE_ROWS]
-    sizes = check_columns(some, categories)  # before binning, which would hide values just outside the alphabet
+    sizes = check_columns(some, categories, op=op)  # before binning, which would hide values just outside the alphabet
     widths = [max(size // STRUCTURE_LEVELS, 1) for size in sizes]
     some = some.long() // torch.tensor(widths, device=x.device)
     sizes = [-(-size // width) for size, width in zip(sizes, widths, strict=True)]
@@ -136,9 +141,9 @@ def hclt(
         >>> hclt(x, latents=3).log_prob(x[:2]).shape
         torch.Size([2])
     """
-    sizes = _categories(x, categories)
+    sizes = _categories("hclt", x, categories)
     families = [Categorical(size) for size in sizes]
-    return Circuit(hclt_graph(tree_parents(x, sizes, pseudocount), families, latents), seed=seed)
+    return Circuit(hclt_graph(tree_parents(x, sizes, pseudocount, op="hclt"), families, latents), seed=seed)
 
 
 def factorised(x: Tensor, *, categories: int | Sequence[int] | None = None, pseudocount: float = 0.1) -> Circuit:
@@ -150,7 +155,7 @@ def factorised(x: Tensor, *, categories: int | Sequence[int] | None = None, pseu
         >>> factorised(torch.tensor([[0, 1], [1, 1]]), pseudocount=0.0).log_prob(torch.tensor([[0, 1]])).exp()
         tensor([0.5000], grad_fn=<ExpBackward0>)
     """
-    sizes = _categories(x, categories)
+    sizes = _categories("factorised", x, categories)
     circuit = Circuit(factorised_graph([Categorical(size) for size in sizes]))
     _fit_once(circuit, x, pseudocount)
     return circuit
@@ -167,8 +172,8 @@ def chow_liu(x: Tensor, *, categories: int | Sequence[int] | None = None, pseudo
         >>> chow_liu(x, pseudocount=0.0).log_prob(x[:1]).exp()
         tensor([0.5000], grad_fn=<ExpBackward0>)
     """
-    sizes = _categories(x, categories)
-    children, order = _children(parents := tree_parents(x, sizes, pseudocount))
+    sizes = _categories("chow_liu", x, categories)
+    children, order = _children(parents := tree_parents(x, sizes, pseudocount, op="chow_liu"))
     nodes: list[Node] = []
     top: dict[int, int] = {}
     for variable in order:
@@ -193,7 +198,8 @@ def _fit_once(circuit: Circuit, x: Tensor, pseudocount: float) -> None:
     circuit.load_probabilities_(at)
 
 
-def _categories(x: Tensor, categories: int | Sequence[int] | None) -> list[int]:
+def _categories(op: str, x: Tensor, categories: int | Sequence[int] | None) -> list[int]:
+    checks.integer_tensor(op, "x", x)
     if categories is None:
         categories = int(x.max()) + 1 if x.numel() and not x.is_floating_point() else 1
     return [categories] * x.shape[-1] if isinstance(categories, int) else list(categories)

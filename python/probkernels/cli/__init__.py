@@ -1,5 +1,8 @@
 """The command line: ``probkernels doctor | reproduce | bench | train | compress | decompress | test | inspect``."""
 
+from importlib import metadata
+from typing import Annotated
+
 import typer
 
 from .bench import bench
@@ -7,11 +10,26 @@ from .codec import compress, decompress, inspect, test, train
 from .doctor import doctor
 from .reproduce import reproduce
 
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"probkernels {metadata.version('probkernels')}")
+        raise typer.Exit
+
+
 app = typer.Typer(
     help="Kernels for probabilistic deep learning: diagnosis, papers reproduced, benchmarks, lossless compression.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,  # a plain traceback is what a bug report needs
 )
 for command in (doctor, reproduce, bench, train, compress, decompress, test, inspect):
     app.command()(command)
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which version this is.")
+    ] = False,
+) -> None:
+    """Kernels for probabilistic deep learning: diagnosis, papers reproduced, benchmarks, lossless compression."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import sys
 from collections.abc import Iterable
 from dataclasses import replace
@@ -15,6 +14,7 @@ import numpy as np
 from .._core import outputs
 from .._core.errors import CorruptStreamError
 from ..codec import Vocabulary
+from . import _tables
 from ._arrays import ARRAYS, from_bytes, read_npy, read_npz, write_npy, write_npz
 from ._images import PICTURES, check_folder, is_texts, read_images, write_images
 from ._source import Source, of_array
@@ -62,20 +62,27 @@ def read(path: Path, key: str | None = None, model_note: dict[str, Any] | None =
 
 
 def _table(path: Path, model_note: dict[str, Any] | None, most: int) -> Source:
-    with path.open(newline="", encoding="utf-8") as file:
-        lines = list(csv.reader(file, delimiter=TABLES[path.suffix.lower()]))
-    if not lines:
-        raise ValueError(f"'{path}': empty")
-    names, rows = lines[0], lines[1:]
-    for number, row in enumerate(rows, 2):
-        if len(row) != len(names):
-            raise ValueError(f"'{path}': expected {len(names)} values in line {number}, got {len(row)}")
-    vocabulary = Vocabulary.of(rows, most) if model_note is None else vocabulary_of(model_note)
+    """A table's codes; with a model, one that has no certain rows is kept as it is."""
+    ending = path.suffix.lower()
+    text = _tables.text_of(path)
+    known = None if model_note is None else vocabulary_of(model_note)
+    found = _tables.parse(text, TABLES[ending])
+    note: dict[str, Any] = {"kind": "table", "ending": ending}
+    if found is None:
+        if known is None:
+            raise ValueError(f"'{path}': {_tables.why_not(text, TABLES[ending])}")
+        none = np.empty((0, len(known.values)), np.uint16)
+        return of_array(none, note | {"raw": _tables.pack_raw(text)}, [path])
+    (names, *rows), style = found
+    if known is None and not rows:
+        raise ValueError(f"'{path}': expected rows after the names in line 1, got none")
+    vocabulary = Vocabulary.of(rows, most) if known is None else known
     if len(vocabulary.values) != len(names):
-        raise ValueError(f"'{path}': expected {len(vocabulary.values)} columns, got {len(names)}")
+        got = f"{len(names)} separated by {style.delimiter!r}"
+        raise ValueError(f"'{path}': expected {len(vocabulary.values)} columns, as the model has, got {got}")
     codes, others = vocabulary.encode(rows)
     gaps = np.diff([-1, *others]).tolist()
-    note = {"kind": "table", "names": names, "gaps": gaps, "others": list(others.values())}
+    note |= {"names": names, "gaps": gaps, "others": list(others.values()), "style": style.note()}
     return replace(of_array(codes, note, [path]), model_note={"kind": "table", "values": vocabulary.values})
 
 
@@ -112,6 +119,8 @@ def write(path: Path, blocks: Iterable[np.ndarray], shape: tuple[int, ...], dtyp
         OSError: it cannot be written.
     """
     kind = path.suffix.lower()
+    if "raw" in note and not outputs.is_stream(path) and kind != note.get("ending"):
+        raise ValueError(f"'{path}': the table was kept as its bytes. Hint: write a file that ends in {note['ending']}")
     if kind in TABLES or (outputs.is_stream(path) and note.get("kind") == "table"):
         _write_table(path, blocks, note, model_note, kept)
     elif kind == ".npz":
@@ -125,9 +134,12 @@ def write(path: Path, blocks: Iterable[np.ndarray], shape: tuple[int, ...], dtyp
 def _write_table(
     path: Path, blocks: Iterable[np.ndarray], note: dict[str, Any], model_note: dict[str, Any], kept: np.ndarray
 ) -> None:
-    names, gaps, others = (note.get(name) for name in ("names", "gaps", "others"))
     if note.get("kind") != "table":
         raise ValueError(f"'{path}': the items are no table. Hint: write an .npy")
+    if "raw" in note:
+        outputs.write_bytes(path, _tables.unpack_raw(note["raw"]))
+        return
+    names, gaps, others = (note.get(name) for name in ("names", "gaps", "others"))
     if not (
         is_texts(names) and is_texts(others) and isinstance(gaps, list) and len(gaps) == len(others)
         and all(type(gap) is int and 0 < gap < 2**48 for gap in gaps)
@@ -141,8 +153,8 @@ def _write_table(
         if at // width in place_of_row:
             rare[place_of_row[at // width] * width + at % width] = value
     codes = np.concatenate([np.empty((0, width), np.uint16), *blocks])
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, delimiter=TABLES.get(path.suffix.lower(), ","), lineterminator="\n")
-    writer.writerow(names)
-    writer.writerows(vocabulary.decode(codes, rare))
-    outputs.write_bytes(path, text.getvalue().encode())
+    noted = note.get("ending") if note.get("ending") in TABLES else ".csv"
+    ending = path.suffix.lower() if path.suffix.lower() in TABLES else str(noted)
+    same = note.get("ending", ending) == ending
+    style = _tables.style_of(note.get("style") if same else None, TABLES[ending])
+    outputs.write_bytes(path, style.write([names, *vocabulary.decode(codes, rare)]).encode())

@@ -2,58 +2,91 @@
 
 from __future__ import annotations
 
-from typing import BinaryIO
+import re
 
 import numpy as np
 
 from .._core.errors import CorruptStreamError
 from . import format as parts
+from ._bytes import Bytes
 
 WINDOW = 2**20  # bytes looked through for a mark at a time
 EXTRA_CHUNKS = 2**16
+MARKS = re.compile(b"|".join(map(re.escape, (parts.CHUNK, parts.MAGIC, parts.END))))
 READS = 8  # bytes examined, times the file's: a file full of false marks must end some time
 
 
-def find_chunks(
-    file: BinaryIO, start: int, file_bytes: int, header: parts.Header, max_bytes: int
-) -> dict[int, tuple[int, int, int]]:
-    """Of every chunk whose CRC is right, by its number: where it begins, its bytes and its items."""
-    item_bytes, most = header.layout.item_bytes, file_bytes // 8 + EXTRA_CHUNKS
+def find_chunks(file: Bytes, start: int, header: parts.Header, max_bytes: int) -> dict[int, tuple[int, int, int]]:
+    """Of every chunk whose CRC is right, by its number: where it begins, its bytes and its items.
+
+    The search ends where another file begins or this one ends, as its chunks would pass for this one's: at a header, at
+    an index, and at a chunk whose number is not above the one before.
+    """
     found: dict[int, tuple[int, int, int]] = {}
-    at, budget = _next(file, start), READS * file_bytes + WINDOW
-    while at is not None and budget > 0:
-        file.seek(at)
-        try:
-            head = parts.Head.unpack(file.read(parts.MOST_HEAD), item_bytes, "")
-            size = head.length + head.size
-            fits = head.items <= header.chunk_items and head.size <= head.items * item_bytes and head.number < most
-            if not fits or size > min(max_bytes, file_bytes - at):
-                raise CorruptStreamError("no chunk of this file")
-            file.seek(at)
-            data = file.read(size)
+    at, budget, last = start, READS * file.size + WINDOW, -1
+    while budget > 0 and (hit := _next(file, at)) is not None:
+        at, mark = hit
+        step, budget = 1, budget - parts.MOST_HEAD
+        if mark == parts.CHUNK:
+            head, size = _chunk(file, at, header, max_bytes)
             budget -= size
-            if not head.fits(data[: head.length], data[head.length :]):
-                raise CorruptStreamError("another CRC")
-        except CorruptStreamError:
-            at, budget = _next(file, at + 1), budget - parts.MOST_HEAD
-            continue
-        found.setdefault(head.number, (at, size, head.items))
-        at = _next(file, at + size)
-    last = max(found, default=0)
+            if head is not None:
+                if head.number <= last:
+                    break
+                step, last = size, head.number
+                found[last] = (at, size, head.items)
+        elif _is_header(file, at) if mark == parts.MAGIC else _is_end(file, start, at):
+            break
+        at += step
     return {number: chunk for number, chunk in found.items() if number == last or chunk[2] == header.chunk_items}
 
 
-def _next(file: BinaryIO, at: int) -> int | None:
-    """Where the next mark is, from ``at`` on."""
-    while True:
-        file.seek(at)
-        data = file.read(WINDOW)
-        place = data.find(parts.CHUNK)
-        if place >= 0:
-            return at + place
+def _chunk(file: Bytes, at: int, header: parts.Header, max_bytes: int) -> tuple[parts.Head | None, int]:
+    """The head of the chunk of such a file that stands there, if one does, and the bytes that were examined."""
+    item_bytes, most = header.layout.item_bytes, file.size // 8 + EXTRA_CHUNKS
+    try:
+        head = parts.Head.unpack(file.read(at, parts.MOST_HEAD), item_bytes, "")
+    except CorruptStreamError:
+        return None, 0
+    size = head.length + head.size
+    fits = head.items <= header.chunk_items and head.size <= head.items * item_bytes and head.number < most
+    if not fits or size > min(max_bytes, file.size - at):
+        return None, 0
+    data = file.read(at, size)
+    return (head if head.fits(data[: head.length], data[head.length :]) else None), size
+
+
+def _is_header(file: Bytes, at: int) -> bool:
+    """Whether a file begins there."""
+    try:
+        parts.Header.unpack(file.read(at, parts.Header.size(file.read(at, parts.PREFIX_BYTES))))
+    except CorruptStreamError:
+        return False
+    return True
+
+
+def _is_end(file: Bytes, start: int, at: int) -> bool:
+    """Whether a trailer ends there whose index is whole."""
+    trailer_at = at + len(parts.END) - parts.TRAILER_BYTES
+    try:
+        index_at = trailer_at - parts.index_bytes(file.read(trailer_at, parts.TRAILER_BYTES))
+        if index_at < start:
+            return False
+        parts.unpack_end(file.read(index_at, trailer_at + parts.TRAILER_BYTES - index_at))
+    except CorruptStreamError:
+        return False
+    return True
+
+
+def _next(file: Bytes, at: int) -> tuple[int, bytes] | None:
+    """Where the next mark is, from ``at`` on, and which."""
+    while data := file.read(at, WINDOW):
+        if found := MARKS.search(data):
+            return at + found.start(), found.group()
         if len(data) < WINDOW:
             return None
-        at += WINDOW - 1
+        at += WINDOW - len(parts.MAGIC) + 1
+    return None
 
 
 def table(found: dict[int, tuple[int, int, int]], chunk_items: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

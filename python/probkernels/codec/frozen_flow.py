@@ -128,8 +128,11 @@ class FrozenFlow:
         if found.ndim != 2 or found.shape[1] != len(self.categories):
             raise ValueError(message(op, "rows", f"shape (N, {len(self.categories)})", f"shape {found.shape}"))
         found = found.astype(np.int64)
-        if ((found < 0) | (found >= self.categories)).any():
-            raise ValueError(message(op, "rows", "values in 0 .. alphabet - 1", "others"))
+        wrong = np.argwhere((found < 0) | (found >= self.categories))
+        if len(wrong):
+            row, column = wrong[0].tolist()
+            got = f"{found[row, column]} at [{row}, {column}]"
+            raise ValueError(message(op, "rows", f"values in 0 .. {self.categories[column] - 1}", got))
         return found
 
     @cached_property

@@ -80,6 +80,8 @@ class IntegerFlow(nn.Module):
         Raises:
             ValueError: another shape.
         """
+        if not isinstance(x, Tensor):
+            raise TypeError(message("IntegerFlow", "x", "a tensor", checks.describe(x), checks.AS_TENSOR))
         if x.dim() != 2 or x.shape[1] != len(self.categories):
             raise ValueError(message("IntegerFlow", "x", f"shape (N, {len(self.categories)})", f"{tuple(x.shape)}"))
         return self._latents(x)[0]
@@ -160,10 +162,12 @@ class IntegerFlow(nn.Module):
         Raises:
             TypeError, ValueError: settings or values out of range; no rows.
         """
-        self._check(x)
+        self._check("x", x)
+        if validation is not None:
+            self._check("validation", validation)
         checks.positive("IntegerFlow.fit", "rate", rate)
-        if min(epochs, batch_size) < 1:
-            raise ValueError(message("IntegerFlow.fit", "epochs", "numbers >= 1", f"{epochs}, {batch_size}"))
+        for name, count in (("epochs", epochs), ("batch_size", batch_size)):
+            checks.whole("IntegerFlow.fit", name, count)
         optimiser = torch.optim.AdamW(self.parameters(), lr=rate, weight_decay=1e-2)
         steps = epochs * math.ceil(len(x) / batch_size)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
@@ -172,7 +176,7 @@ class IntegerFlow(nn.Module):
         self._count(x)
         best = math.inf if validation is None else self.bits(validation).mean().item()
         state = copy.deepcopy(self.state_dict())
-        for _ in (bar := tqdm(range(epochs), disable=not progress, unit="epoch")):
+        for _ in (bar := tqdm(range(epochs), disable=checks.hidden(progress), unit="epoch")):
             self._count(x)
             seen = 0.0
             for rows in torch.randperm(len(x), generator=generator).split(batch_size):
@@ -192,14 +196,15 @@ class IntegerFlow(nn.Module):
         self.load_state_dict(state)
         return history
 
-    def _check(self, x: Tensor) -> None:
-        if not isinstance(x, Tensor) or x.is_floating_point() or x.dtype is torch.bool:
-            raise TypeError(message("IntegerFlow.fit", "x", "a tensor of whole numbers", checks.describe(x)))
+    def _check(self, name: str, x: Tensor) -> None:
+        op = "IntegerFlow.fit"
+        checks.integer_tensor(op, name, x)
         if x.dim() != 2 or len(x) == 0 or x.shape[1] != len(self.categories):
             wanted = f"rows of {len(self.categories)} variables"
-            raise ValueError(message("IntegerFlow.fit", "x", wanted, f"shape {tuple(x.shape)}"))
-        if ((x < 0) | (x >= self.categories)).any():
-            raise ValueError(message("IntegerFlow.fit", "x", "values in 0 .. alphabet - 1", "others"))
+            raise ValueError(message(op, name, wanted, f"shape {tuple(x.shape)}"))
+        wrong = (x < 0) | (x >= self.categories)
+        if wrong.any():
+            raise ValueError(message(op, name, "values in 0 .. alphabet - 1", checks.offender(x, wrong)))
 
     @torch.no_grad()
     def freeze(self) -> FrozenFlow:

@@ -15,6 +15,7 @@ from .._core import outputs
 from .._core.errors import CorruptStreamError, message
 from ..circuits import Circuit
 from . import frozen_flow, model_file
+from ._bytes import Readable
 from .coder import decode, encode
 from .format import default_chunk, default_lanes
 from .frozen_flow import FrozenFlow
@@ -221,7 +222,7 @@ class PCCodec:
             writer.append(array)
         return file.getvalue()
 
-    def decompress(self, blob: bytes, *, max_bytes: int = MOST_BYTES) -> np.ndarray:
+    def decompress(self, blob: Readable, *, max_bytes: int = MOST_BYTES) -> np.ndarray:
         """The items of a container.
 
         Raises:
@@ -231,14 +232,12 @@ class PCCodec:
         """
         return self.open(blob, max_bytes=max_bytes)[:]
 
-    def open(
-        self, source: str | Path | bytes | BinaryIO, *, max_bytes: int = MOST_BYTES, recover: bool = False
-    ) -> CodecReader:
+    def open(self, source: Readable, *, max_bytes: int = MOST_BYTES, recover: bool = False) -> CodecReader:
         """A reader with random access by slices; see :class:`CodecReader`."""
         return CodecReader(source, self.coder, max_bytes=max_bytes, recover=recover)
 
 
-def open(source: str | Path | bytes | BinaryIO, *, max_bytes: int = MOST_BYTES, recover: bool = False) -> CodecReader:
+def open(source: Readable, *, max_bytes: int = MOST_BYTES, recover: bool = False) -> CodecReader:
     """Opens a container that carries its model; with ``recover`` also one whose index is lost.
 
     Raises:

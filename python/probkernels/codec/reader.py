@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import io
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
+from typing import Any
 
 import numpy as np
 
+from .._core import checks
 from .._core.errors import CorruptStreamError, ModelMismatchError, message
 from . import format as parts
+from ._bytes import Bytes, Readable
 from ._recover import find_chunks, table
 from .writer import Coder
 
@@ -44,7 +45,8 @@ class CodecReader:
     """Reads a container; ``reader[a:b]`` decodes only the chunks that hold these items.
 
     Args:
-        source: a path, the bytes of a file, or a binary file that can seek.
+        source: a path, the bytes of a file, or a binary file that can seek. Threads and forked processes may share a
+            reader of a path or of bytes, and it can be pickled; an open file is best left to one process.
         coder: the model; None if the file carries it.
         load_model: makes a coder from the bytes of an embedded model.
         max_bytes: of decoded items at once, and of the index and of the model; checked before anything is allocated.
@@ -69,18 +71,15 @@ class CodecReader:
 
     def __init__(
         self,
-        source: str | Path | bytes | BinaryIO,
+        source: Readable,
         coder: Coder | None = None,
         *,
         load_model: LoadModel | None = None,
         max_bytes: int = MOST_BYTES,
         recover: bool = False,
     ) -> None:
-        self.max_bytes, self._own = max_bytes, isinstance(source, (str, Path))
-        if isinstance(source, (str, Path)):
-            self._file: BinaryIO = Path(source).open("rb")  # noqa: SIM115 - closed by close()
-        else:
-            self._file = io.BytesIO(source) if isinstance(source, bytes) else source
+        self.max_bytes, self._recover = max_bytes, recover
+        self._bytes = Bytes("CodecReader", source)
         try:
             self._start(coder, load_model, recover)
         except BaseException:
@@ -88,7 +87,7 @@ class CodecReader:
             raise
 
     def _start(self, coder: Coder | None, load_model: LoadModel | None, recover: bool) -> None:
-        self.file_bytes = self._file.seek(0, io.SEEK_END)
+        self.file_bytes = self._bytes.size
         size = parts.Header.size(self._read(0, min(parts.PREFIX_BYTES, self.file_bytes), "header"))
         self.header = parts.Header.unpack(self._read(0, size, "header"))
         self.layout, self._note_at, self._model_at = self.header.layout, size, size + self.header.note_bytes
@@ -109,7 +108,7 @@ class CodecReader:
             if not recover:
                 raise
             self.recovered = True
-            found = find_chunks(self._file, start, self.file_bytes, self.header, self.max_bytes)
+            found = find_chunks(self._bytes, start, self.header, self.max_bytes)
             self._offsets, self._sizes, self.items_of_chunks = table(found, self.header.chunk_items)
 
     def _read_index(self, start: int) -> None:
@@ -150,8 +149,7 @@ class CodecReader:
             raise CorruptStreamError(f"{part}: the file ends inside it")
         if size > self.max_bytes:
             raise CorruptStreamError(f"{part}: its {size} bytes are more than max_bytes={self.max_bytes}")
-        self._file.seek(offset)
-        data = self._file.read(size)
+        data = self._bytes.read(offset, size)
         if len(data) != size:
             raise CorruptStreamError(f"{part}: the file ends inside it")
         return data
@@ -164,6 +162,7 @@ class CodecReader:
 
         Raises:
             IndexError: no such item.
+            TypeError: no whole number and no slice.
             CorruptStreamError: a chunk is damaged; its number is in the text.
         """
         if isinstance(key, slice):
@@ -174,7 +173,12 @@ class CodecReader:
             low, high = min(places), max(places) + 1
             items = self._items(low, high, None)
             return items if step == 1 else items[[place - low for place in places]]
-        place = range(len(self))[key]
+        if isinstance(key, bool) or not isinstance(key, (int, np.integer)):
+            hint = "items[[1, 2]] of an array: take each, or the slice that holds them"
+            raise TypeError(message("CodecReader", "key", "a whole number or a slice", checks.describe(key), hint))
+        if not -len(self) <= key < len(self):
+            raise IndexError(message("CodecReader", "key", f"a place among {len(self)} items", str(key)))
+        place = int(key) % len(self)
         return self._items(place, place + 1, None)[0]
 
     def read(self, on_error: str = "raise") -> tuple[np.ndarray, Damage]:
@@ -328,8 +332,21 @@ class CodecReader:
 
     def close(self) -> None:
         """Closes the file, if the reader opened it."""
-        if self._own:
-            self._file.close()
+        self._bytes.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickles and copies open the path, or the bytes, once more.
+
+        Raises:
+            TypeError: the reader was given an open file.
+        """
+        if self._bytes.source is None:
+            raise TypeError(
+                message("CodecReader", "source", "a path or bytes, so that another process can open it",
+                        "an open file")
+            )  # fmt: skip
+        facts = self.file_bytes, self.header
+        return _reopened, (type(self), self._bytes.source, self.coder, self.max_bytes, self._recover, facts)
 
     def __enter__(self) -> CodecReader:
         return self
@@ -338,3 +355,14 @@ class CodecReader:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _reopened(
+    kind: type[CodecReader], source: Path | bytes, coder: Coder, max_bytes: int, recover: bool,
+    facts: tuple[int, parts.Header],
+) -> CodecReader:  # fmt: skip
+    reader = kind(source, coder, max_bytes=max_bytes, recover=recover)
+    if (reader.file_bytes, reader.header) != facts:
+        reader.close()
+        raise CorruptStreamError("the file has changed since its reader was pickled")
+    return reader

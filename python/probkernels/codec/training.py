@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from .._core import checks
 from .._core.errors import message
 from ..circuits import EM, hclt
 from ._fitting import check_memory, fit_flow
@@ -20,7 +21,7 @@ MOST_CATEGORIES = 65536
 
 
 def train(
-    items: np.ndarray, *, latents: int = 16, tile: tuple[int, int] | None = None,
+    items: np.ndarray | torch.Tensor, *, latents: int = 16, tile: tuple[int, int] | None = None,
     categories: int | Sequence[int] | None = None, epochs: int | None = None, most_rows: int = MOST_ROWS, seed: int = 0,
     checkpoint: str | Path | None = None, progress: bool = True, note: Mapping[str, object] | None = None,
     flow: bool = False,
@@ -28,7 +29,7 @@ def train(
     """Fits a hidden Chow-Liu tree to items like those to be compressed.
 
     Args:
-        items: (N, ...) integers, in memory or mapped. More than ``most_rows`` rows are sampled.
+        items: (N, ...) integers, in memory or mapped, or a CPU tensor. More than ``most_rows`` rows are sampled.
         latents: states of every latent: more compress better, and cost time and a larger model.
         tile: (height, width) of the pieces that images are cut into.
         categories: codes of every variable, or one number for all. By default up to the largest value seen, or all 256
@@ -56,11 +57,9 @@ def train(
         >>> len(model.compress(images)) < images.size // 4  # four values and three alike: two bits for three
         True
     """
-    if items.ndim == 0 or len(items) == 0:
-        raise ValueError(message("train", "items", "at least one item", f"shape {items.shape}"))
+    items = _array(items)
     for name, value in (("latents", latents), ("most_rows", most_rows)):
-        if value < 1:
-            raise ValueError(message("train", name, "at least 1", str(value)))
+        checks.whole("train", name, value)
     layout = Layout(items.shape[1:], items.dtype.name, 0, tile)
     check_memory(layout, len(items), most_rows)
     rows = _sample(items, layout, most_rows, seed)
@@ -83,6 +82,17 @@ def train(
     trainer = EM(circuit, batch_size=None, pseudocount=1.0, seed=seed) if few else EM(circuit, seed=seed)
     trainer.fit(x, epochs=(60 if few else 20) if epochs is None else epochs, checkpoint=checkpoint, progress=progress)
     return PCCodec(circuit, offset=low, tile=tile, flow=whole, note=note)
+
+
+def _array(items: object) -> np.ndarray:
+    if isinstance(items, torch.Tensor) and items.device.type == "cpu":
+        items = items.detach().numpy()
+    if not isinstance(items, np.ndarray):
+        hint = "items.to_numpy() of columns of whole numbers; tables of text: the command line, or codec.Vocabulary"
+        raise TypeError(message("train", "items", "an array of whole numbers", checks.describe(items), hint))
+    if items.ndim == 0 or len(items) == 0:
+        raise ValueError(message("train", "items", "at least one item", f"shape {items.shape}"))
+    return items
 
 
 def _sample(items: np.ndarray, layout: Layout, most_rows: int, seed: int) -> np.ndarray:

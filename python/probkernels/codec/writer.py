@@ -15,6 +15,7 @@ from .._core.outputs import Output
 from . import format as parts
 from .layout import Layout
 
+WHOLE, PIECES, MARGIN = 2**14, 4, 1.25  # of the look whether DEFLATE is smaller than what the model gave
 GROUP = 16  # full chunks that are encoded together, so that threads have work
 
 
@@ -41,7 +42,8 @@ class CodecWriter:
 
     A path is written atomically: under another name in the same folder, and renamed by :meth:`close`. If the process
     dies before, what was there is still there. A pipe or device is written to as it comes, and ``-`` is the standard
-    output. Values outside the model's alphabets are stored without the model.
+    output. A chunk with values outside the model's alphabets, or one that DEFLATE makes smaller, is stored without the
+    model.
 
     Args:
         target: a path, or a binary file that can be written to.
@@ -160,10 +162,10 @@ class CodecWriter:
 
     def _chunk(self, items: np.ndarray, coded: bytes | None) -> None:
         plain = items.tobytes()
-        kind, payload = (parts.CODED, coded) if coded is not None else (parts.RAW, plain)
-        if coded is None or len(coded) >= len(plain):
+        kind, payload = (parts.RAW, plain) if coded is None or len(coded) >= len(plain) else (parts.CODED, coded)
+        if _may_deflate_to(plain, len(payload)):
             deflated = zlib.compress(plain, 9)
-            kind, payload = (parts.DEFLATE, deflated) if len(deflated) < len(plain) else (parts.RAW, plain)
+            kind, payload = (parts.DEFLATE, deflated) if len(deflated) < len(payload) else (kind, payload)
         head = parts.Head.pack(kind, len(self._sizes), plain, len(items), payload)
         self._sizes.append(len(head) + len(payload))
         self._write(head + payload)
@@ -197,3 +199,12 @@ class CodecWriter:
         except BaseException:
             self.abort()
             raise
+
+
+def _may_deflate_to(plain: bytes, size: int) -> bool:
+    """Whether DEFLATE might give less than ``size`` bytes, by a look at an eighth: all would take as long as coding."""
+    if size >= len(plain) or len(plain) <= WHOLE:
+        return True
+    piece, step = len(plain) // 32, len(plain) // PIECES
+    sample = b"".join(plain[i * step : i * step + piece] for i in range(PIECES))
+    return len(zlib.compress(sample, 1)) * len(plain) < MARGIN * size * len(sample)

@@ -99,7 +99,7 @@ def log_prob(
         total.add_(float(weights[n, s]) * _trace(eps, u, signs))
         return eps.detach()
 
-    with torch.no_grad(), tqdm(total=scheme.steps, desc="log_prob", disable=not progress) as bar:
+    with torch.no_grad(), tqdm(total=scheme.steps, desc="log_prob", disable=checks.hidden(progress)) as bar:
         x_T = run(scheme, evaluate, x0, lambda n: x0, lambda n, x: bar.update() and None)
         last, std = x_T.double().flatten(1), float(model.process.sigma(rising[-1]))
         prior = -0.5 * (last / std).square().sum(1) - size * (math.log(std) + 0.5 * math.log(2 * math.pi))

@@ -154,7 +154,10 @@ def decode(model: Denoiser, latent: Tensor | Latent, **options: Any) -> Tensor:
         hint = "the others are those of invert()"
         raise ValueError(message("decode", "options", f"some of {', '.join(sorted(allowed))}", str(options), hint))
     check_data("decode", model, latent.x)
-    with torch.no_grad(), tqdm(total=len(latent.times) - 1, disable=not options.pop("progress", False)) as bar:
+    with (
+        torch.no_grad(),
+        tqdm(total=len(latent.times) - 1, disable=checks.hidden(options.pop("progress", False))) as bar,
+    ):
         frog = _leapfrog(prepare(model, latent.x, solver="alf", times=latent.times, **options))
         y, p = latent.y, latent.p
         for n, (h, alpha) in enumerate(zip(frog.h, frog.middle, strict=True)):
@@ -219,7 +222,7 @@ def invert(
         expected = "a tensor that requires no gradient"
         raise NotImplementedError(message("invert", "x0", expected, "one that does", "encode() has gradients"))
     times = ode_times("invert", model, steps, times, grid).detach()
-    with torch.no_grad(), tqdm(total=len(times) - 1, desc="invert", disable=not progress) as bar:
+    with torch.no_grad(), tqdm(total=len(times) - 1, desc="invert", disable=checks.hidden(progress)) as bar:
         made = prepare(model, x0, solver="alf", times=times, cond=cond, uncond=uncond, guidance=guidance)
         frog = _leapfrog(made)
         y = frog.rounded(x0.double() * (ONE / frog.last))

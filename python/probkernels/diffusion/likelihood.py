@@ -213,7 +213,7 @@ def bits_per_dim(
     last_var = (2 * chain.sigma(1.0).log()).to(x0)
     zero = torch.zeros_like(last_var)
     total = gaussian_kl(last_mean, last_var, zero, zero).flatten(1).mean(1) / NATS_PER_BIT
-    for i in tqdm(range(n), desc="bits per dimension", disable=not progress):
+    for i in tqdm(range(n), desc="bits per dimension", disable=checks.hidden(progress)):
         index = torch.full(x0.shape[:1], i, device=x0.device)
         total = total + vlb_term(model, x0, index, cond, variance=variance, bins=bins, generator=generator)
     return total

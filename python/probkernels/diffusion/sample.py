@@ -121,7 +121,7 @@ def sample(
         model, x_T, solver=solver, steps=steps, times=times, grid=grid, cond=cond, uncond=uncond, guidance=guidance,
         generator=generator, noise=noise, **options,
     )  # fmt: skip
-    with tqdm(total=made.scheme.steps, desc="sample", disable=not progress) as bar:
+    with tqdm(total=made.scheme.steps, desc="sample", disable=checks.hidden(progress)) as bar:
 
         def after(n: int, x: Tensor) -> None:
             bar.update()

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from .._core import checks, files
+from .._core import checks, digests, files
 from .._core.errors import CorruptStreamError, ModelMismatchError, message
 from .denoiser import Denoiser
 from .losses import dsm_loss
@@ -154,7 +154,7 @@ def fit(
     Raises:
         TypeError, ValueError: settings out of range; no data; a loss that is not finite, named with its step.
         CorruptStreamError: the checkpoint is damaged, or none.
-        ModelMismatchError: the checkpoint is of another model or other settings.
+        ModelMismatchError: the checkpoint is of another model, other settings or other data, whose digest it holds.
 
     Example:
         >>> import torch
@@ -175,23 +175,25 @@ def fit(
     rates = [group["lr"] for group in optimizer.param_groups]
     average = EMA(model, ema)
     file = None if checkpoint is None else Path(checkpoint)
-    facts: dict[str, Any] = {
-        "steps": steps,
-        "batch_size": batch_size,
-        "seed": seed,
-        "drop": drop,
-        "ema": ema,
-        "rows": len(x0),
-    }
-    facts |= {"weight": weight, "times": times}
-    losses = _read(file, model, average, optimizer, facts) if file is not None and file.exists() else []
+    facts: dict[str, Any] = {"steps": steps, "batch_size": batch_size, "seed": seed, "drop": drop, "ema": ema}
+    facts |= {"weight": weight, "times": times, "loss": loss is not None}
+    if file is not None:
+        facts |= {"optimizer": [type(optimizer).__name__, *rates]}
+        facts |= {"x0": digests.of_data(x0), "cond": digests.of_data(cond), "null": digests.of_data(null)}
+    losses: list[float] = []
+    factors: list[float] = []  # on the rates, of the steps done
+    factor = lr or _halving
+    if file is not None and file.exists():
+        losses, factors = _read(file, model, average, optimizer, facts)
+        if factors != [float(factor(n / steps)) for n in range(len(factors))]:
+            raise _another(file, ["lr"])
     if loss is None:
 
         def loss(model: Denoiser, x: Tensor, c: Tensor | None, generator: torch.Generator) -> Tensor:
             return dsm_loss(model, x, c, weight=weight, times=times, generator=generator)
 
     model.train()
-    with tqdm(total=steps, initial=len(losses), disable=not progress, unit="step") as bar:
+    with tqdm(total=steps, initial=len(losses), disable=checks.hidden(progress), unit="step") as bar:
         for n in range(len(losses), steps):
             generator = torch.Generator().manual_seed(mixed(seed, n))
             rows = torch.randint(len(x0), (batch_size,), generator=generator)
@@ -202,15 +204,16 @@ def fit(
             number = value.item()
             if not torch.isfinite(value.detach()):
                 raise ValueError(message("fit", "model", f"a finite loss in step {n}", repr(number), "smaller rates?"))
+            factors.append(float(factor(n / steps)))
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate * (lr or _halving)(n / steps)
+                group["lr"] = rate * factors[-1]
             optimizer.zero_grad()
             value.backward()
             optimizer.step()
             average.update(model)
             losses.append(number)
             if file is not None and ((n + 1) % checkpoint_every == 0 or n + 1 == steps):
-                _write(file, model, average, optimizer, losses, facts)
+                _write(file, model, average, optimizer, losses, factors, facts)
             bar.set_postfix(loss=f"{number:.4f}", refresh=False)
             bar.update()
     model.eval()
@@ -240,11 +243,13 @@ def _check(model: Denoiser, x0: Tensor, cond: Tensor | None, *counts: int) -> No
 
 
 def _write(
-    file: Path, model: nn.Module, average: EMA, optimizer: torch.optim.Optimizer, losses: list[float], facts: Any
-) -> None:
+    file: Path, model: nn.Module, average: EMA, optimizer: torch.optim.Optimizer, losses: list[float],
+    factors: list[float], facts: Any,
+) -> None:  # fmt: skip
     tensors = {f"model/{name}": t for name, t in model.state_dict().items()}
     tensors |= {f"average/{name}": t for name, t in average.module.state_dict().items()}
     tensors["losses"] = torch.tensor(losses, dtype=torch.float64)
+    tensors["factors"] = torch.tensor(factors, dtype=torch.float64)
     numbers: dict[str, Any] = {}
     for index, entry in optimizer.state_dict()["state"].items():
         for name, value in entry.items():
@@ -256,16 +261,23 @@ def _write(
     files.write(file, {name: t.clone() for name, t in tensors.items()}, text)  # tied weights are two entries
 
 
-def _read(file: Path, model: nn.Module, average: EMA, optimizer: torch.optim.Optimizer, facts: Any) -> list[float]:
-    """The losses so far; everything else is taken over."""
+def _another(file: Path, changed: list[str]) -> ModelMismatchError:
+    differs = f"'{file}': a checkpoint of another training, which differs in {', '.join(changed)}"
+    return ModelMismatchError(f"{differs}. Hint: name another file, or delete this one to start anew")
+
+
+def _read(
+    file: Path, model: nn.Module, average: EMA, optimizer: torch.optim.Optimizer, facts: Any
+) -> tuple[list[float], list[float]]:
+    """The losses and the factors on the rates so far; everything else is taken over."""
     tensors, text = files.read(file)
     if text.get("format") != FORMAT:
         raise CorruptStreamError(f"'{file}': no checkpoint of fit()")
     theirs = json.loads(text["facts"])
     changed = sorted(key for key in {*theirs, *facts} if theirs.get(key) != facts.get(key))
     if changed:
-        raise ModelMismatchError(f"'{file}': a checkpoint of another training, which differs in {', '.join(changed)}")
-    parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "optimizer": {}, "losses": {}}
+        raise _another(file, changed)
+    parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "optimizer": {}, "losses": {}, "factors": {}}
     for name, tensor in tensors.items():
         part, _, rest = name.partition("/")
         parts[part][rest] = tensor
@@ -279,4 +291,4 @@ def _read(file: Path, model: nn.Module, average: EMA, optimizer: torch.optim.Opt
     except RuntimeError as error:
         raise ModelMismatchError(f"'{file}': a checkpoint of another model: {error}") from None
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    return parts["losses"][""].tolist()
+    return parts["losses"][""].tolist(), parts["factors"][""].tolist()

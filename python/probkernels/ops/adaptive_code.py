@@ -168,7 +168,6 @@ def adaptive_decode(payload: Tensor, offsets: Tensor, starts: Tensor, order: int
             raise TypeError(message("adaptive_decode", name, "an int64 tensor", checks.describe(tensor)))
         if tensor.dim() != 1 or len(tensor) < 1 or tensor.shape != starts.shape:
             raise ValueError(message("adaptive_decode", name, "shape (chunks + 1,)", f"shape {tuple(tensor.shape)}"))
-        steps = tensor.diff() >= (1 if name == "starts" else 0)
-        if int(tensor[0]) < 0 or int(tensor[-1]) > most or not bool(steps.all()):
-            raise ValueError(message("adaptive_decode", name, f"rising numbers from 0 to {most}", "others"))
+        if got := checks.not_rising(tensor, most, int(name == "starts")):
+            raise ValueError(message("adaptive_decode", name, f"rising numbers from 0 to {most}", got))
     return DECODE.call(payload, offsets, starts, order, n)

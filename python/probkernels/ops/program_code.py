@@ -259,7 +259,6 @@ def program_decode(
             raise TypeError(message("program_decode", name, "an int64 tensor", checks.describe(tensor)))
         if tensor.shape != starts.shape or tensor.dim() != 1 or len(tensor) < 1:
             raise ValueError(message("program_decode", name, "shape (chunks + 1,)", f"shape {tuple(tensor.shape)}"))
-        steps = tensor.diff() >= (1 if name == "starts" else 0)
-        if int(tensor[0]) < 0 or int(tensor[-1]) > most or not bool(steps.all()):
-            raise ValueError(message("program_decode", name, f"rising numbers from 0 to {most}", "others"))
+        if got := checks.not_rising(tensor, most, int(name == "starts")):
+            raise ValueError(message("program_decode", name, f"rising numbers from 0 to {most}", got))
     return DECODE.call(code, weights, tables, variables, payload, offsets, starts, registers, lanes, rows)

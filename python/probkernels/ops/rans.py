@@ -222,8 +222,8 @@ def rans_decode(payload: Tensor, offsets: Tensor, cdf: Tensor, n: int, precision
     if n < 0:
         raise ValueError(message("rans_decode", "n", "0 or more", repr(n)))
     _check_cdf("rans_decode", cdf, len(offsets) - 1, n, precision)
-    if int(offsets[0]) < 0 or int(offsets[-1]) > len(payload) or not bool((offsets.diff() >= 0).all()):
-        raise ValueError(message("rans_decode", "offsets", f"rising numbers from 0 to {len(payload)}", "others"))
+    if got := checks.not_rising(offsets, len(payload)):
+        raise ValueError(message("rans_decode", "offsets", f"rising numbers from 0 to {len(payload)}", got))
     symbols, damage = DECODE.call(payload, offsets, cdf, n, precision)
     for row, reason in enumerate(damage.tolist()):
         if reason:
@@ -263,5 +263,8 @@ def quantise_cdf(pmf: Tensor, precision: int = PRECISION) -> Tensor:
     wide = pmf if pmf.dtype is torch.float64 else pmf.float()
     found = QUANTISE.call(wide.reshape(-1, k), precision)
     if not torch.compiler.is_compiling() and not found.is_meta and bool((found[:, 0] < 0).any()):
-        raise ValueError(message("quantise_cdf", "pmf", "finite numbers >= 0, not all 0", "others"))
+        wrong = ~(wide.isfinite() & (wide >= 0))
+        zero = (wide == 0).all(-1, keepdim=True)
+        got = checks.offender(pmf, wrong) if wrong.any() else checks.offender(pmf, zero, "only zeros, ")
+        raise ValueError(message("quantise_cdf", "pmf", "finite numbers >= 0, not all 0", got))
     return found.view(*pmf.shape[:-1], k + 1)

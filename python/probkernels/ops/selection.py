@@ -190,7 +190,8 @@ class Selection:
         if not (inside & (index[1:] > index[:-1]).all()):
             expected = f"ascending positions without repeats in [0, {entries})"
             hint = "sort it, for example with index.unique()"
-            raise ValueError(message("Selection.from_index", "index", expected, "others", hint))
+            got = checks.not_rising(index, entries - 1, 1)
+            raise ValueError(message("Selection.from_index", "index", expected, got, hint))
         if _prefers_index(index.numel(), entries):
             return cls(shape, index.numel(), index.to(torch.int32).contiguous(), None, None)
         mask = torch.zeros(entries, dtype=torch.bool, device=index.device)

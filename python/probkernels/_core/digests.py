@@ -1,0 +1,41 @@
+"""Digests of data, by which a checkpoint notices that it is to go on with others."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+BYTES = 2**24  # hashed at a time: a bound on the memory that data on another device take here
+POINTS = 64  # at which a schedule is looked at
+
+
+def of_data(*data: object) -> str:
+    """A digest of tensors' dtypes, shapes and values, wherever they are; of None and of tuples of these too."""
+    found = hashlib.blake2b(digest_size=16)
+    for value in data:
+        _add(found, value)
+    return found.hexdigest()
+
+
+def _add(found: hashlib.blake2b, value: object) -> None:
+    if isinstance(value, tuple):
+        found.update(f"tuple {len(value)}".encode())
+        for part in value:
+            _add(found, part)
+        return
+    if not isinstance(value, Tensor):
+        found.update(repr(value).encode())
+        return
+    found.update(f"{value.dtype} {tuple(value.shape)}".encode())
+    rows = value.detach().reshape(len(value), -1) if value.dim() else value.detach().reshape(1, 1)
+    step = max(1, BYTES // max(1, rows.shape[1] * rows.element_size()))
+    for part in rows.split(step):
+        found.update(part.cpu().contiguous().view(torch.uint8).numpy().data)
+
+
+def of_schedule(schedule: Callable[[float], float]) -> str:
+    """A digest of the values of a function of the part of a training that is done: two that agree count as one."""
+    return of_data(torch.tensor([float(schedule(i / POINTS)) for i in range(POINTS + 1)], dtype=torch.float64))

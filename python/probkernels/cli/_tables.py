@@ -1,0 +1,220 @@
+"""Tables as text: rows out of a file, and the very same bytes out of rows, or else the bytes themselves."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import re
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from .._core.errors import CorruptStreamError
+
+BOM = "\ufeff"
+ENDS, QUOTES = ("\n", "\r\n", "\r"), ("none", "some", "all", "texts")
+MOST_RAW = 2**31  # bytes of a table that is stored as it is
+Rows = list[list[str]]
+
+
+@dataclass(frozen=True)
+class Style:
+    """How cells become text, where there is a choice."""
+
+    delimiter: str
+    quotes: str = "some"  # cells in quotes: none, those that need them, all, or all but numbers
+    end: str = "\n"  # of a line
+    last: str = "\n"  # after the last line
+    bom: bool = False
+
+    def write(self, rows: Rows) -> str:
+        """The text of rows, names first."""
+        special = re.compile(f'[{re.escape(self.delimiter)}"\r\n]')
+
+        def cell(text: str) -> str:
+            if self.quotes == "none":
+                return text
+            if self.quotes == "all" or special.search(text) or (self.quotes == "texts" and not _is_number(text)):
+                return '"' + text.replace('"', '""') + '"'
+            return text
+
+        lines = (self.delimiter.join(map(cell, row)) for row in rows)
+        if self.quotes != "none":
+            lines = (line or '""' for line in lines)  # a column's missing value, which is no blank line
+        return BOM * self.bom + self.end.join(lines) + self.last
+
+    def note(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def style_of(note: object, delimiter: str) -> Style:
+    """The style that :meth:`Style.note` noted down; without one, that of the first version.
+
+    Raises:
+        CorruptStreamError: an impossible one.
+    """
+    if note is None:
+        return Style(delimiter)
+    try:
+        style = Style(**note)  # type: ignore[arg-type]
+        fine = style.quotes in QUOTES and style.end in ENDS and style.bom in (True, False)
+        fine = fine and style.last.count(style.end) * len(style.end) == len(style.last) and len(style.delimiter) == 1
+    except (TypeError, AttributeError):
+        fine = False
+    if not fine:
+        raise CorruptStreamError("note: impossible style of a table")
+    return style
+
+
+def text_of(path: Path) -> str:
+    """The file's text.
+
+    Raises:
+        ValueError: not in UTF-8; the text says where and what it may be.
+    """
+    data = path.read_bytes()
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        other = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "latin1"
+        raise ValueError(
+            f"'{path}': expected UTF-8, got byte 0x{data[error.start]:02x} in line {line}, byte {error.start}. "
+            f"Hint: convert it, e.g. iconv -f {other} -t utf-8 '{path}' > new{path.suffix}"
+        ) from None
+
+
+def parse(text: str, delimiter: str) -> tuple[Rows, Style] | None:
+    """Rows, names first, and the style that gives the text again to the byte, or a text whose cells are the same to
+    every reader of CSV.
+
+    None if neither is sure: rows of unlike lengths, blank lines between them, ends of lines of several kinds.
+    """
+    found = _parse(text, delimiter)
+    if delimiter == "," and (found is None or len(found[0][0]) == 1):  # what spreadsheets write where 1.5 is 1,5
+        others = (_parse(text, other) for other in ";\t")
+        found = next((other for other in others if other and len(other[0][0]) > 1), found)
+    return found
+
+
+def _parse(text: str, delimiter: str) -> tuple[Rows, Style] | None:
+    bom = text.startswith(BOM)
+    body = text[len(BOM) :] if bom else text
+    mark = re.match(r'(?:"[^"]*"|[^"\r\n])*(\r\n|\n|\r)', body) or re.search(r"(\r\n|\n|\r)", body)
+    end = mark.group(1) if mark else "\n"
+    content = body
+    while content.endswith(end):
+        content = content[: -len(end)]
+    style = Style(delimiter, "some", end, body[len(content) :], bom)
+    if not content:
+        return None
+    found = _quoted(text, content, style) if '"' in content else None
+    return found or _plain(text, content, style)
+
+
+def _plain(text: str, content: str, style: Style) -> tuple[Rows, Style] | None:
+    """Cells without quotes, or with such as are no quoting, as in 5"."""
+    rows, last = [line.split(style.delimiter) for line in content.split(style.end)], style.last
+    if len(rows[0]) == 1 and last:  # missing values of a single column, not blank lines
+        rows += [[""]] * (len(last) // len(style.end) - 1)
+        last = style.end
+    exact = Style(style.delimiter, "none", style.end, last, style.bom)
+    return (rows, exact) if _fits(rows) and not _strays(content, style.end) and exact.write(rows) == text else None
+
+
+def _quoted(text: str, content: str, style: Style) -> tuple[Rows, Style] | None:
+    with _long_cells(len(text)):
+        try:
+            rows = list(csv.reader(io.StringIO(content, newline=""), delimiter=style.delimiter, strict=True))
+        except csv.Error:
+            return None
+    if not _fits(rows):
+        return None
+    for quotes in QUOTES[1:]:
+        exact = Style(style.delimiter, quotes, style.end, style.last, style.bom)
+        if exact.write(rows) == text:
+            return rows, exact
+    alike = Style(style.delimiter, "some", "\n" if style.end == "\r" else style.end, bom=style.bom)
+    return (rows, replace(alike, last=alike.end)) if _is_plain(content, style.delimiter) else None
+
+
+def _fits(rows: Rows) -> bool:
+    return bool(rows) and all(len(row) == len(rows[0]) for row in rows)
+
+
+def _strays(content: str, end: str) -> bool:
+    """Whether there are ends of lines of another kind: some readers would see them, and others not."""
+    rest = content.replace(end, "")
+    return "\r" in rest or "\n" in rest
+
+
+def _is_plain(content: str, delimiter: str) -> bool:
+    """Whether each cell is quoted as in RFC 4180 or has no quotes, and each line has an end that all readers know."""
+    bare, quoted = f'[^"{re.escape(delimiter)}\r\n]*', '"[^"]*(?:""[^"]*)*"'
+    row = re.compile(f"(?:{quoted}|{bare})(?:{re.escape(delimiter)}(?:{quoted}|{bare}))*(?:\r\n|\n|$)")
+    at = 0
+    while at < len(content):
+        found = row.match(content, at)
+        if not found or found.end() == at:
+            return False
+        at = found.end()
+    return True
+
+
+@contextmanager
+def _long_cells(most: int) -> Iterator[None]:
+    before = csv.field_size_limit(max(most, csv.field_size_limit()))
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def why_not(text: str, delimiter: str) -> str:
+    """What keeps a text from being a table, for an error."""
+    body = text.removeprefix(BOM)
+    if not body.strip("\r\n"):
+        return "empty"
+    with _long_cells(len(text)):
+        reader, width = csv.reader(io.StringIO(body, newline=""), delimiter=delimiter), 0
+        for row in reader:
+            width = width or len(row)
+            if not row:
+                return f"expected {width} values in line {reader.line_num}, got a blank line"
+            if len(row) != width:
+                return f"expected {width} values in line {reader.line_num}, as in line 1, got {len(row)}"
+    return "expected a table, got quotes or ends of lines that readers of CSV take differently"
+
+
+def pack_raw(text: str) -> str:
+    """A text for a note."""
+    return base64.b64encode(zlib.compress(text.encode(), 9)).decode()
+
+
+def unpack_raw(raw: object) -> bytes:
+    """The bytes of :func:`pack_raw`.
+
+    Raises:
+        CorruptStreamError: damaged.
+    """
+    expander = zlib.decompressobj()
+    try:
+        data = expander.decompress(base64.b64decode(raw, validate=True), MOST_RAW)  # type: ignore[arg-type]
+    except (ValueError, TypeError, zlib.error):
+        data = b""
+    if not expander.eof:
+        raise CorruptStreamError("note: the table's bytes are damaged")
+    return data

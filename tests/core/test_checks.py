@@ -1,0 +1,68 @@
+"""What errors say: the first entry that is wrong and where, a line at most, the nearest name."""
+
+from __future__ import annotations
+
+import probkernels as pk
+import pytest
+import torch
+from probkernels._core import checks
+from probkernels._core.errors import BackendError
+
+
+def test_what_was_given_is_described_in_a_line() -> None:
+    class DataFrame:
+        """A long text, as tables have."""
+
+        def __repr__(self) -> str:
+            return "1 2 3\n" * 10**5
+
+    many: list[object] = [[1] * 10**6, ["x" * 10**6], "x" * 10**6, b"x" * 10**6, {1: "x" * 10**6}, DataFrame()]
+    many += [torch.zeros(10**6).numpy(), torch.nn.Sequential(*[torch.nn.ReLU()] * 99), set(range(10**6)), None]
+    for value in many:
+        text = checks.describe(value)
+        assert type(value).__name__ in text or "NumPy array" in text
+        assert len(text) < 160, text
+
+
+def test_the_first_wrong_entry_is_shown() -> None:
+    x = torch.tensor([[0.0, 1.0], [torch.nan, torch.inf]])
+    with pytest.raises(ValueError, match=r"f: argument 'x': expected finite numbers, got nan at \[1, 0\], and 1 more"):
+        checks.finite("f", "x", x)
+    checks.finite("f", "x", x[0])
+    assert checks.offender(torch.tensor(3), torch.tensor(True)) == "3"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [([0, 3, 2, 4], "2 at [2]"), ([-1, 0], "-1 at [0]"), ([0, 9, 10], "9 at [1], and 1 more"), ([0, 0, 4], "")],
+)
+def test_numbers_that_do_not_rise(value: list[int], text: str) -> None:
+    assert checks.not_rising(torch.tensor(value), 4) == text
+    assert checks.not_rising(torch.tensor([0, 1, 1]), 4, 1) == "1 at [2]"
+
+
+def test_ops_show_what_is_wrong() -> None:
+    pmf = torch.tensor([[0.5, 0.5], [0.5, -1.0]])
+    with pytest.raises(ValueError, match=r"got -1.0 at \[1, 1\]"):
+        pk.ops.quantise_cdf(pmf, precision=8)
+    with pytest.raises(ValueError, match=r"got only zeros, 0.0 at \[1, 0\]"):
+        pk.ops.quantise_cdf(pmf.clamp(min=0) * torch.tensor([[1.0], [0.0]]), precision=8)
+    with pytest.raises(ValueError, match=r"'index': .* got 3 at \[2\]"):
+        pk.ops.Selection.from_index(torch.tensor([1, 5, 3]), (10,))
+
+
+def test_names_that_are_nearly_right_get_a_hint() -> None:
+    with pytest.raises(ValueError, match=r"f: argument 'by': .* Hint: did you mean 'states'\?"):
+        checks.one_of("f", "by", "State", ["states", "edges"])
+    assert checks.nearest("nonsense", ["states"]) == "" and checks.nearest(3, ["states"]) == ""
+    with (
+        pytest.raises(BackendError, match=r"use_backend: 'cdua' is not a backend. Hint: did you mean 'cuda'\?"),
+        pk.use_backend("cdua"),
+    ):
+        pass
+
+
+def test_a_log_file_gets_no_bar(capfd: pytest.CaptureFixture[str]) -> None:
+    assert checks.hidden(True) is None and checks.hidden(False) is True
+    pk.codec.IntegerFlow([4] * 3, couplings=1, hidden=4).fit(torch.zeros(3, 3).long(), epochs=1)
+    assert capfd.readouterr().err == ""
