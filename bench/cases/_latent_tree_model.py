@@ -48,16 +48,31 @@ def hidden_tree(side: int, states: int, categories: int) -> Rows:
     return rows
 
 
+def hub(side: int, states: int, categories: int) -> Rows:
+    """Every variable hangs on one hub by a latent variable of its own, as the background of images does."""
+    count, table = side * side, categories * states
+    rows: Rows = [(-1, states, 0, 0, 0, categories, count - 1)]
+    for v in range(1, count):
+        rows.append((0, states, v, states + (v - 1) * states**2, v * table, categories, 0))
+    return rows
+
+
+def rows_of(params: Params, categories: int) -> Rows:
+    """The tree that a point asks for."""
+    shape = hub if params.get("tree") == "hub" else hidden_tree
+    return shape(params["side"], params["states"], categories)
+
+
 def edges(params: Params) -> int:
     """How many weights there are."""
-    rows = hidden_tree(params["side"], params["states"], 1)
+    rows = rows_of(params, 1)
     return sum(row[1] * (row[1] if row[0] >= 0 else 1) for row in rows if row[3] >= 0)
 
 
 def make(device: torch.device, dtype: torch.dtype, params: Params) -> Inputs:
     """weights (E), log_leaves (L), codes (V, B) of which four in five are 0, as background is; tree: a list of rows."""
     states, categories = params["states"], params["categories"]
-    rows = hidden_tree(params["side"], states, categories)
+    rows = rows_of(params, categories)
     generator = torch.Generator().manual_seed(0)
 
     def normalised(*shape: int, dim: int) -> Tensor:

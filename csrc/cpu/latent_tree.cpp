@@ -1,7 +1,8 @@
 // Likelihoods and circuit flows of latent tree models on the CPU. A tile of images goes up the tree and down again
 // while its messages are cached; SIMD lanes run over the states, so that a leaf's probabilities are one row of its
 // table and a flow is added to one row. Messages are linear: a node scales each image's by a power of two, which rounds
-// nothing, and the exponents are added up as integers. Tiles have a fixed size, and threads add their flows to a node's
+// nothing, and the exponents are added up as integers; while a product has more factors than its range covers, every
+// state has an exponent of its own. Tiles have a fixed size, and threads add their flows to a node's
 // in the order of the tiles (Turns), so any number of threads gives the same bits, and what is left over in memory is
 // one tile's.
 #include <cmath>
@@ -101,11 +102,14 @@ class Walk {
   // The node's own message: its leaves times what its children sent, scaled.
   PK_HD void finish(const Node<A>& node) {
     A* const e = tile_.data + node.e;
+    const auto* const x = node.x < 0 ? nullptr : tile_.exponents_at(node.x);
     for (int b = 0; b < kTile; ++b) {
       const A* const from = node.observed() ? leaf(node, b) : model_.ones;
-      const A* const product = node.children ? e + b * node.width : model_.ones;
-      tile_.exponents[b] += node.width == W ? scaled_product<B, 1>(from, product, e + b * node.width, node.width)
-                                            : scaled_product<B, 2>(from, product, e + b * node.width, node.width);
+      A* const to = e + b * node.width;
+      const A* const product = node.children ? to : model_.ones;
+      tile_.exponents[b] += x                 ? aligned_product<B>(from, product, x + b * node.width, to, node.width)
+                            : node.width == W ? scaled_product<B, 1>(from, product, to, node.width, node.enough)
+                                              : scaled_product<B, 2>(from, product, to, node.width, node.enough);
     }
   }
 
@@ -138,12 +142,10 @@ class Walk {
     }
   }
 
-  // A product of many children may leave the range of A before it is finished.
+  // A product of many factors may leave the range of A before it is finished, in some states long before others: every
+  // state keeps an exponent of its own.
   PK_HD void rescale(const Node<A>& node) {
-    A* const to = tile_.data + node.to;
-    for (int b = 0; b < kTile; ++b)
-      tile_.exponents[b] +=
-          scaled_product<B, 2>(model_.ones, to + b * node.above_width, to + b * node.above_width, node.above_width);
+    take_exponents<B>(tile_.data + node.to, tile_.exponents_at(node.x_to), kTile * node.above_width, node.again);
   }
 
   // The parent's posterior over the message that it got: what the message is multiplied by from elsewhere.

@@ -1,10 +1,10 @@
 // Likelihoods and circuit flows of latent tree models on a GPU. A block of threads owns 32 images, one a lane, and
 // walks the whole tree: messages lie in scratch memory as (state, image), so that every access to them is a whole line,
 // and matrices pass through shared memory in tiles. Messages are linear; a node scales each image's by a power of two,
-// which rounds nothing. Every state of a product has an exponent of its own until the last factor: what one makes small,
-// another may restore. For flows the block walks down again and leaves ratios and posteriors, from which two kernels
-// add up the flows of every matrix and every table: each entry has one thread that adds to it, images in order, so
-// there are no atomics and the same bits every time. Images go in groups that keep the scratch memory bounded.
+// which rounds nothing. Every state of a product has an exponent of its own until the last factor: what one makes
+// small, another may restore. For flows the block walks down again and leaves ratios and posteriors, from which two
+// kernels add up the flows of every matrix and every table: each entry has one thread that adds to it, images in order,
+// so there are no atomics and the same bits every time. Images go in groups that keep the scratch memory bounded.
 #include "pk/gpu.h"
 #include "pk/latent_tree.h"
 
@@ -86,8 +86,8 @@ struct Factor {
   }
 };
 
-// Puts the states of factor(state) into a product (states, images), brought to a common exponent, which is returned: the
-// largest. States below 2^-kRange of that become zero.
+// Puts the states of factor(state) into a product (states, images), brought to a common exponent, which is returned:
+// the largest. States below 2^-kRange of that become zero.
 template <class A, class Value>
 __device__ __forceinline__ int align(Shared<A>& shared, int states, A* product, Int stride, const Value& factor) {
   constexpr int kNone = -(1 << 30);

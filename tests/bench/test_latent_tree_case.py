@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from probkernels.bench.case import Result
 from probkernels.bench.cases import latent_tree
 from probkernels.bench.cases._latent_tree_model import edges, hidden_tree
@@ -10,8 +11,9 @@ from probkernels.bench.runner import Point
 SMALL = {"device": "cpu", "dtype": "float32", "threads": 1, "side": 6, "categories": 5, "states": 4, "batch": 40}
 
 
-def test_every_provider_is_right() -> None:
-    point = Point(latent_tree.CASE, SMALL)
+@pytest.mark.parametrize("tree", [{}, {"tree": "hub"}], ids=str)
+def test_every_provider_is_right(tree: dict[str, str]) -> None:
+    point = Point(latent_tree.CASE, SMALL | tree)
     for provider in latent_tree.CASE.providers:
         checked = point.check(provider)
         if provider.devices == ("cuda",):
@@ -41,6 +43,7 @@ def test_costs() -> None:
 
 def test_grids_and_verdicts() -> None:
     assert {p["states"] for p in latent_tree.grid("cpu")} == {8, 16, 32, 64, 128}
+    assert latent_tree.grid("cpu")[-1]["tree"] == "hub"
     assert all(p["device"] == "cuda" for p in latent_tree.grid("cuda"))
     params = SMALL | {"states": 16}
     ours = Result(

@@ -31,8 +31,6 @@ struct TreeNode {
   PK_HD bool observed() const { return variable >= 0; }
 };
 
-constexpr int kMostFactors = 3;  // of a product that are multiplied without scaling it in between
-
 struct TreeSizes {
   Int variables, batch, weights, leaves;  // codes (variables, batch), and the lengths of the flat tensors
 };
@@ -107,6 +105,7 @@ struct PowerOfTwo {
   using Bits = std::conditional_t<sizeof(A) == 8, std::int64_t, std::int32_t>;
   static constexpr int kMantissa = sizeof(A) == 8 ? 52 : 23, kBias = sizeof(A) == 8 ? 1023 : 127;
   static constexpr A kLeast = std::numeric_limits<A>::min();  // the least normal number
+  static constexpr int kRange = kBias - 1;                    // powers of two that a number may lie from 1, either way
   int exponent;
 
   PK_HD explicit PowerOfTwo(A largest) {
@@ -123,5 +122,25 @@ PK_HD A power_of_two(int exponent) {
   const int biased = exponent + Power::kBias;
   return bit_cast<A>(typename Power::Bits(biased > 0 ? biased : 0) << Power::kMantissa);
 }
+
+// How many powers of two a factor with these parameters may lie from 1. Numbers below the normal range count as zero.
+struct Reach {
+  template <int B, class A>
+  PK_HD static void run(const A* from, Int count, bool* zeros, int* reach) {
+    using Bits = typename PowerOfTwo<A>::Bits;
+    constexpr Bits kNormal = Bits(1) << PowerOfTwo<A>::kMantissa, kMost = std::numeric_limits<Bits>::max();
+    Bits least = kMost, lowest = kMost, most = 0;
+    for (Int i = 0; i < count; ++i) {
+      const Bits bits = bit_cast<Bits>(from[i]);
+      const Bits positive = bits < kNormal ? kMost : bits;
+      least = positive < least ? positive : least;
+      lowest = bits < lowest ? bits : lowest;
+      most = bits > most ? bits : most;
+    }
+    *zeros = lowest < kNormal;
+    const auto exponent = [](Bits bits) { return int(bits >> PowerOfTwo<A>::kMantissa) - PowerOfTwo<A>::kBias; };
+    *reach = std::max(least == kMost ? 0 : -exponent(least), exponent(most) + 1);
+  }
+};
 
 }  // namespace pk

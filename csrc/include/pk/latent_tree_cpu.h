@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "pk/latent_tree.h"
+#include "pk/vec.h"
 #ifdef __SSE2__
 #include <xmmintrin.h>
 #endif
@@ -62,8 +63,10 @@ struct Node {
   const A *up, *down, *leaves;        // (states, above_width), (above, width), (categories, width); null: there is none
   A *grad_weights, *flows, *missing;  // (above, width), (categories, width), (width)
   Int e, m, to;                       // places: its own message, what it sends, the parent's product
+  Int x, x_to;                        // exponents of its product's states and of the parent's, -1: there are none
   Int q, from;                        // posteriors of its latent variable, and of the parent's
-  bool first, rescale;                // the first factor of the parent's product; scale that one afterwards
+  A enough;                           // its own message's largest state from which others may flush
+  bool first, rescale, again;  // the first factor of the parent's product; take that one's exponents afterwards, again
 
   PK_HD bool latent() const { return up != nullptr; }
   PK_HD bool observed() const { return codes != nullptr; }
@@ -97,6 +100,7 @@ class Model {
     for (const TreeNode& node : tree_) whole_ = whole_ && node.states % lanes == 0;
     in_place_ = whole_ && problem.sizes.batch <= kSpan * kTile;
     for (Int n = 0; n < count(); ++n) describe(n, problem);
+    set_rescales(problem);
     place(flows);
     copy_parameters(problem, flows);
     ones_.allocate(max_width_);
@@ -117,6 +121,7 @@ class Model {
  private:
   Int padded(Int states) const { return (states + lanes_ - 1) / lanes_ * lanes_; }
   void describe(Int n, const Problem<A>& problem);
+  void set_rescales(const Problem<A>& problem);
   void place(bool flows);
   void copy_parameters(const Problem<A>& problem, bool flows);
 
@@ -140,8 +145,47 @@ void Model<A>::describe(Int n, const Problem<A>& problem) {
   node.parent = from.parent;
   node.children = from.children;
   node.categories = from.categories;
+  node.x = node.x_to = -1;
   if (from.observed()) node.codes = problem.codes + from.variable * problem.sizes.batch;
   max_width_ = std::max(max_width_, std::max(node.width, node.above_width));
+}
+
+// Where a product of many factors could leave the range, so that its states' exponents are taken out before. What a
+// matrix sends is at least its least entry, as the largest state of a message is in [1, 2), unless entries are zero:
+// then nothing is known.
+template <class A>
+void Model<A>::set_rescales(const Problem<A>& problem) {
+  constexpr int kRange = PowerOfTwo<A>::kRange, kMantissa = PowerOfTwo<A>::kMantissa;
+  std::vector<int> used(count(), 0);
+  std::vector<Int> last(count(), -1);
+  std::vector<bool> rescaled(count(), false);
+  for (Int n = count() - 1; n >= 0; --n) {
+    Node<A>& node = nodes[n];
+    const bool latent = tree_[n].latent();
+    const Int size = node.states * (latent ? node.above : node.categories);
+    bool zeros = false;
+    int reach = 0;
+    run_best<Reach>(latent ? problem.weights + tree_[n].weights : problem.leaves + tree_[n].leaves, size, &zeros,
+                    &reach);
+    if (latent) {
+      const int sum = std::ilogb(double(node.states)) + 2;  // a sum of so many, each times less than 2
+      reach = zeros ? kRange : reach + sum;
+      node.enough = std::ldexp(A(1), std::min(reach - sum + kMantissa + 1 - kRange, 0));
+    }
+    const Int parent = node.parent;
+    if (parent < 0) continue;
+    reach = std::min(reach, kRange);
+    if (last[parent] >= 0 && used[parent] + reach > kRange) {
+      Node<A>& before = nodes[last[parent]];
+      before.rescale = true;
+      before.again = rescaled[parent];
+      rescaled[parent] = true;
+      nodes[parent].x = 0;  // it gets a place later
+      used[parent] = 0;
+    }
+    used[parent] += reach;
+    last[parent] = n;
+  }
 }
 
 // Messages that flows are made of stay; without flows a product goes once it is sent, and so do posteriors.
@@ -155,7 +199,12 @@ void Model<A>::place(bool flows) {
     Node<A>& node = nodes[n];
     const Int parent = node.parent;
     if (tree_[n].latent() && product[n] < 0) product[n] = places.take(node.width);
-    if (parent >= 0 && product[parent] < 0) product[parent] = places.take(nodes[parent].width);
+    if (parent >= 0 && product[parent] < 0) {
+      product[parent] = places.take(nodes[parent].width);
+      if (nodes[parent].x >= 0) nodes[parent].x = places.take(nodes[parent].width);
+    }
+    if (parent >= 0) node.x_to = nodes[parent].x;
+    if (node.x >= 0) places.put_back(node.width, node.x);
     node.e = product[n];
     node.to = parent < 0 ? top_ : product[parent];
     if (flows && tree_[n].latent()) node.m = places.take(node.above_width);
@@ -167,7 +216,6 @@ void Model<A>::place(bool flows) {
     node.first = factors[parent] == 0;
     ++factors[parent];
     left[parent] = std::max(left[parent], n);  // the child that comes last on the way down
-    node.rescale = factors[parent] % kMostFactors == 0;
   }
   if (flows) {
     for (Int n = 0; n < count(); ++n) {
@@ -280,6 +328,10 @@ class Tile {
     A* const q = data + top_;
     std::fill(q, q + kTile * top_width_, A(0));
     for (int b = 0; b < kTile; ++b) q[b * top_width_] = grads[b];
+  }
+
+  typename PowerOfTwo<A>::Bits* exponents_at(Int place) const {
+    return reinterpret_cast<typename PowerOfTwo<A>::Bits*>(data + place);
   }
 
   Int number, first, count;

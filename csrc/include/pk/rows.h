@@ -1,5 +1,9 @@
 // Small products of matrices and rows of numbers, SIMD lanes along the rows, which are whole registers.
 #pragma once
+#include <algorithm>
+#include <limits>
+#include <type_traits>
+
 #include "pk/latent_tree.h"
 #include "pk/vec.h"
 
@@ -79,9 +83,89 @@ PK_HD A max_register(typename Vec<A, B>::Register v) {
   }
 }
 
-// to[0..width) = a * b, brought to [1, 2) by a power of two, of which the exponent is returned.
+// --- rows with an exponent for every state: v[k] * 2^x[k] ---
+
+// Lanes of exponents, as wide as those of A.
+template <class A, int B>
+struct Exponents {
+  using Bits = typename PowerOfTwo<A>::Bits;
+  typedef Bits Register __attribute__((vector_size(B)));
+  static constexpr int kMantissa = PowerOfTwo<A>::kMantissa, kBias = PowerOfTwo<A>::kBias;
+
+  // Brings every lane of v >= 0 to [1, 2), as PowerOfTwo does one number; what was taken out.
+  PK_HD static Register take(typename Vec<A, B>::Register& v) {
+    typedef std::make_unsigned_t<Bits> Unsigned __attribute__((vector_size(B)));
+    Unsigned bits;
+    memcpy(&bits, &v, B);
+    Register field = Register(bits >> kMantissa) & (2 * kBias + 1);
+    const Register most = Register{} + (2 * kBias - 1);
+    field = field < most ? field : most;
+    v *= power(kBias - (field - kBias));
+    return field - kBias;
+  }
+  // 2^(biased - kBias); zero below the normal range.
+  PK_HD static typename Vec<A, B>::Register power(Register biased) {
+    biased = (biased > 0 ? biased : Register{}) << kMantissa;
+    typename Vec<A, B>::Register v;
+    memcpy(&v, &biased, B);
+    return v;
+  }
+};
+
+// v[0..width) to [1, 2) state by state; their exponents are put into x, or added to those there.
+template <int B, class A>
+PK_HD void take_exponents(A* v, typename PowerOfTwo<A>::Bits* x, Int width, bool add) {
+  constexpr int W = Vec<A, B>::kWidth;
+  for (Int j = 0; j < width; j += W) {
+    typename Vec<A, B>::Register some;
+    typename Exponents<A, B>::Register before = {};
+    memcpy(&some, v + j, B);
+    if (add) memcpy(&before, x + j, B);
+    before += Exponents<A, B>::take(some);
+    memcpy(v + j, &some, B);
+    memcpy(x + j, &before, B);
+  }
+}
+
+// to[0..width) = a * b * 2^x (x may be null: zeros), brought to [1, 2) by a power of two, of which the exponent is
+// returned. No product leaves the range before that: a state is lost only if it is 2^-kRange of the largest.
+template <int B, class A>
+PK_HD int aligned_product(const A* a, const A* b, const typename PowerOfTwo<A>::Bits* x, A* to, Int width) {
+  using Bits = typename PowerOfTwo<A>::Bits;
+  using Lanes = Exponents<A, B>;
+  constexpr int W = Vec<A, B>::kWidth;
+  constexpr Bits kNone = std::numeric_limits<Bits>::min() / 2;
+  typename Vec<A, B>::Register v, w;
+  const auto at = [&](Int j) PK_INLINE {  // their exponents; v is what is left of the product
+    typename Lanes::Register y = {};
+    memcpy(&v, a + j, B);
+    memcpy(&w, b + j, B);
+    if (x) memcpy(&y, x + j, B);
+    y += Lanes::take(v) + Lanes::take(w);
+    v *= w;
+    return y + Lanes::take(v);
+  };
+  typename Lanes::Register most = typename Lanes::Register{} + kNone;
+  for (Int j = 0; j < width; j += W) {
+    const auto y = at(j);
+    most = v != A(0) && y > most ? y : most;
+  }
+  const Bits top = max_register<Bits, B>(most);
+  if (top == kNone) {  // zeros
+    std::fill(to, to + width, A(0));
+    return 0;
+  }
+  for (Int j = 0; j < width; j += W) {
+    const auto y = at(j);
+    v *= Lanes::power(y - top + Lanes::kBias);
+    memcpy(to + j, &v, B);
+  }
+  return int(top);
+}
+
+// The same without x where the largest product is not below `enough`, so that what flushes is too little to count.
 template <int B, int R, class A>
-PK_HD int scaled_product(const A* a, const A* b, A* to, Int width) {
+PK_HD int scaled_product(const A* a, const A* b, A* to, Int width, A enough) {
   using Register = typename Vec<A, B>::Register;
   constexpr int W = Vec<A, B>::kWidth;
   Register v[R], w, most = {};
@@ -89,12 +173,14 @@ PK_HD int scaled_product(const A* a, const A* b, A* to, Int width) {
     memcpy(&v[j % R], a + j * W, B);
     memcpy(&w, b + j * W, B);
     v[j % R] *= w;
-    most = v[j % R] > most ? v[j % R] : most;
   };
+  const auto keep_most = [&](int j) PK_INLINE { most = v[j % R] > most ? v[j % R] : most; };
   if (width == R * W) {  // stays in registers
 #pragma GCC unroll 4
-    for (int j = 0; j < R; ++j) at(j);
-    const PowerOfTwo<A> power(max_register<A, B>(most));
+    for (int j = 0; j < R; ++j) at(j), keep_most(j);
+    const A largest = max_register<A, B>(most);
+    if (largest < enough) return aligned_product<B, A>(a, b, nullptr, to, width);
+    const PowerOfTwo<A> power(largest);
 #pragma GCC unroll 4
     for (int j = 0; j < R; ++j) {
       v[j] *= power.scale();
@@ -102,15 +188,14 @@ PK_HD int scaled_product(const A* a, const A* b, A* to, Int width) {
     }
     return power.exponent;
   }
+  for (int j = 0; j * W < width; ++j) at(j), keep_most(j);
+  const A largest = max_register<A, B>(most);
+  if (largest < enough) return aligned_product<B, A>(a, b, nullptr, to, width);
+  const PowerOfTwo<A> power(largest);
   for (int j = 0; j * W < width; ++j) {
     at(j);
+    v[j % R] *= power.scale();
     memcpy(to + j * W, &v[j % R], B);
-  }
-  const PowerOfTwo<A> power(max_register<A, B>(most));
-  for (int j = 0; j * W < width; ++j) {
-    memcpy(&v[0], to + j * W, B);
-    v[0] *= power.scale();
-    memcpy(to + j * W, &v[0], B);
   }
   return power.exponent;
 }

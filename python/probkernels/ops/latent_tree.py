@@ -244,8 +244,10 @@ def latent_tree(codes: Tensor, weights: Tensor, log_leaves: Tensor, tree: Tensor
     Returns:
         (B) log p(x), -inf where a sample is impossible. A sample's does not depend on the others. Differentiable in
         ``weights`` (linearly: zeros have a gradient too) and ``log_leaves`` any number of times; a sample that is
-        impossible, and a parent's state from which a node's message is zero, add nothing to gradients. Numbers below
-        the normal range, 1.2e-38 in float32, count as zero.
+        impossible, and a parent's state from which a node's message is zero, add nothing to gradients.
+        Parameters below the normal range, 1.2e-38 in float32, count as zero, and so do states that are less likely than
+        that beside another once a node's children are multiplied: with weights that are not zero this is below
+        rounding.
 
     Raises:
         TypeError: a dtype is wrong.

@@ -7,6 +7,7 @@ parent's), offset of its leaves (C, K), categories C, children. p(x) = sum over 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -26,12 +27,20 @@ class Row(NamedTuple):
     children: int
 
 
+class Scaled(NamedTuple):
+    """Numbers >= 0 of any size: ``x * 2**exponent``, with an exponent, no part of any derivative, for every entry."""
+
+    x: Tensor
+    exponent: Tensor
+
+
 class Messages(NamedTuple):
     """What goes up the tree, a list item a node: (B, K) of a node itself, (B, K of the parent) of what it sends."""
 
     matrices: list[Tensor]  # empty without a latent variable
-    products: list[Tensor]  # scaled: the largest entry of a row is 1
-    sent: list[Tensor]
+    products: list[Scaled]
+    sent: list[Scaled]
+    relative: list[Tensor]  # (B, K of the parent, K): two to the exponents of a product over those of what is sent
     log_prob: Tensor
 
 
@@ -45,38 +54,55 @@ def _table(flat: Tensor, offset: int, *shape: int) -> Tensor:
     return flat[offset : offset + torch.Size(shape).numel()].view(shape)
 
 
-def _scaled(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows over their largest entry, and its logarithm; rows of zeros stay."""
-    largest = x.detach().amax(1, keepdim=True)
-    largest = torch.where(largest == 0, torch.ones_like(largest), largest)
-    return x / largest, largest[:, 0].log()
+def _times(a: Scaled, b: Tensor, exponent: Tensor | None = None) -> Scaled:
+    """The product with ``b * 2**exponent``, each entry in [1/2, 1) again; zeros stay."""
+    x, so_far = a.x * b, a.exponent if exponent is None else a.exponent + exponent
+    mantissa, more = torch.frexp(x.detach())
+    more = torch.where((mantissa == 0) | ~mantissa.isfinite(), 0, more)
+    return Scaled(x / _power(more, x), so_far + more)
+
+
+def _power(exponent: Tensor, like: Tensor) -> Tensor:
+    """2**exponent where the dtype has it, else its least or its largest power."""
+    most = math.frexp(torch.finfo(like.dtype).max)[1] - 2
+    return torch.exp2(exponent.clamp(-most, most).to(like.dtype))
+
+
+def _send(e: Scaled, matrix: Tensor) -> tuple[Scaled, Tensor]:
+    """e (B, K), matrix (O, K) -> sums (B, O), each with the largest exponent that has a weight, and 2 to the exponents
+    of e over those (B, O, K)."""
+    reached = (matrix > 0) & (e.x != 0)[:, None]
+    none = torch.iinfo(e.exponent.dtype).min
+    exponent = torch.where(reached, e.exponent[:, None], none).amax(2)
+    exponent = torch.where(exponent == none, 0, exponent)
+    relative = _power(e.exponent[:, None] - exponent[:, :, None], e.x)
+    relative = torch.where((e.x != 0)[:, None], relative, torch.ones_like(relative))  # zero, whatever its exponent
+    return Scaled((relative * e.x[:, None] * matrix).sum(2), exponent), relative
 
 
 def _upward(weights: Tensor, leaves: Tensor, codes: Tensor, rows: list[Row]) -> Messages:
-    """Messages are linear: with zeros among them every derivative stays exact."""
+    """Messages are linear, so that with zeros among them every derivative stays exact, but every state has an exponent:
+    what one factor makes small, another may restore."""
     batch = codes.shape[1]
-    products = [weights.new_ones(batch, row.states) for row in rows]
-    sent, matrices = [*products], [weights[:0]] * len(rows)
-    scale = weights.new_zeros(batch)
+    ones = [weights.new_ones(batch, row.states) for row in rows]
+    products = [Scaled(one, one.new_zeros(one.shape, dtype=torch.int32)) for one in ones]
+    sent, matrices, relative = [*products], [weights[:0]] * len(rows), [weights[:0]] * len(rows)
     for n, row in reversed(list(enumerate(rows))):
         above = rows[row.parent].states if n else 1
         if row.variable >= 0:
             x = codes[row.variable].long()[:, None]
             table = _table(leaves, row.leaves, row.categories, row.states)
-            products[n] = products[n] * torch.where(x < 0, torch.ones_like(products[n]), table[x[:, 0].clamp(min=0)])
-        products[n], more = _scaled(products[n])
-        scale = scale + more
+            products[n] = _times(products[n], torch.where(x < 0, ones[n], table[x[:, 0].clamp(min=0)]))
         sent[n] = products[n]
         if row.weights >= 0:
             matrices[n] = _table(weights, row.weights, above, row.states)
-            sent[n] = products[n] @ matrices[n].t()
+            sent[n], relative[n] = _send(products[n], matrices[n])
         if n:  # a state that cannot be is a constant: so are its flows
-            possible = torch.where(sent[n] == 0, torch.zeros_like(sent[n]), sent[n])
-            products[row.parent], more = _scaled(products[row.parent] * possible)
-            scale = scale + more
-    p = sent[0][:, 0]
-    log_p = torch.where(p == 0, torch.ones_like(p), p).log()
-    return Messages(matrices, products, sent, torch.where(p == 0, torch.full_like(p, -torch.inf), log_p + scale))
+            possible = torch.where(sent[n].x == 0, torch.zeros_like(sent[n].x), sent[n].x)
+            products[row.parent] = _times(products[row.parent], possible, sent[n].exponent)
+    p = sent[0].x[:, 0]
+    log_p = torch.where(p == 0, torch.ones_like(p), p).log() + math.log(2) * sent[0].exponent[:, 0].to(p.dtype)
+    return Messages(matrices, products, sent, relative, torch.where(p == 0, torch.full_like(p, -torch.inf), log_p))
 
 
 def latent_tree(weights: Tensor, log_leaves: Tensor, codes: Tensor, tree: Sequence[int]) -> Tensor:
@@ -102,11 +128,11 @@ def latent_tree_flows(
         if row.weights < 0:
             posteriors.append(above)
         else:
-            impossible = up.sent[n] == 0
-            ratio = torch.where(impossible, torch.zeros_like(above), above / up.sent[n].masked_fill(impossible, 1))
-            edge = ratio.t() @ up.products[n]
-            edges.append((row.weights + torch.arange(edge.numel(), device=weights.device), edge))
-            posteriors.append(up.products[n] * (ratio @ up.matrices[n]))
+            impossible = up.sent[n].x == 0
+            ratio = torch.where(impossible, torch.zeros_like(above), above / up.sent[n].x.masked_fill(impossible, 1))
+            used = ratio[:, :, None] * (up.relative[n] * up.products[n].x[:, None])
+            edges.append((row.weights + torch.arange(up.matrices[n].numel(), device=weights.device), used.sum(0)))
+            posteriors.append((used * up.matrices[n]).sum(1))
         if row.variable >= 0:
             x, q = codes[row.variable].long(), posteriors[n]
             seen = (x >= 0)[:, None]
