@@ -16,6 +16,19 @@ from ..ops.power_norm import FWD, STATS, check_groups
 from ..reference import power_norm as reference
 
 
+class _Epsilon(float):
+    """A number that equals no number. torch's transformer layers take two norms with equal `eps` for LayerNorms, and in
+    evaluation compute LayerNorms in their place."""
+
+    def __eq__(self, other: object) -> bool:
+        return False
+
+    def __ne__(self, other: object) -> bool:
+        return True
+
+    __hash__ = float.__hash__
+
+
 class _Call:
     """What one training forward used. It lives as long as that forward's graph, which alone refers to it."""
 
@@ -53,7 +66,6 @@ class MeanSquareNorm(nn.Module):
         checks.positive(self._op, "eps", eps)
         checks.fraction(self._op, "alpha_fwd", alpha_fwd)
         self.num_features, self.num_groups = num_features, num_groups
-        # Not named `eps`: nn.TransformerEncoderLayer takes modules with an `eps` for LayerNorms in its fused path.
         self.epsilon, self.alpha_fwd, self.batch_first = float(eps), alpha_fwd, batch_first
         self._groups = check_groups(self._op, num_features, num_groups)
         state_dtype = torch.float64 if dtype is torch.float64 else torch.float32
@@ -65,6 +77,13 @@ class MeanSquareNorm(nn.Module):
             self.register_parameter("weight", None)
             self.register_parameter("bias", None)
         self._calls: list[weakref.ref[_Call]] = []
+
+    @property
+    def eps(self) -> float:
+        """``epsilon`` as torch's norms call it. It equals no number, see _Epsilon: compare ``epsilon``."""
+        if torch.compiler.is_compiling():  # which does not know the class; NaN equals nothing either
+            return float("nan")
+        return _Epsilon(self.epsilon)
 
     def reset_running_stats(self) -> None:
         """Sets the running mean square to 1, as in a new module."""
@@ -129,6 +148,9 @@ class MeanSquareNorm(nn.Module):
     def _row_mask(self, x: Tensor, pad_mask: Tensor | None) -> Tensor | None:
         """Checks x, and gives pad_mask the shape of x's rows: fairseq and torch keep it (B, T) for x (T, B, C)."""
         checks.float_tensor(self._op, "x", x, "cast it, for example with x.float()")
+        if x.is_nested:
+            hint = "torch.nn.TransformerEncoder(..., enable_nested_tensor=False) keeps x dense"
+            raise ValueError(message(self._op, "x", "a dense tensor", "a nested tensor", hint))
         if x.dim() == 0 or x.shape[-1] != self.num_features:
             raise ValueError(message(self._op, "x", f"shape (..., {self.num_features})", f"shape {tuple(x.shape)}"))
         if pad_mask is None:

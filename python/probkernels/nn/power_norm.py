@@ -131,15 +131,17 @@ class PowerNorm(MeanSquareNorm):
         batch = self._batch_mean_sq(x, mask) if self._warming_up else None
         self._count()
         psi2 = self._denominator(batch, self.iters)
-        nu = self.running_nu.clone()
-        y, mean_sq = self._normalise(x, mask, psi2, nu)
-        self._record(y, _Call(psi2, nu, mean_sq))
+        y, mean_sq, psi2, nu = self._normalise(x, mask, psi2, self.running_nu)
+        self._record(y, _Call(psi2.detach(), nu.detach(), mean_sq))
         self._update_psi2(mean_sq if batch is None else batch, batch is not None, x, mask)
         return y
 
     # --- forward ---
 
-    def _normalise(self, x: Tensor, mask: Tensor | None, psi2: Tensor, nu: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _normalise(
+        self, x: Tensor, mask: Tensor | None, psi2: Tensor, nu: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """y, the batch's mean square, and copies of the psi2 and nu that were used."""
         if nu is not None:
             # The probe is 0; nu's pseudo-gradient arrives at it, and from its hook moves running_nu. Thus the
             # backward itself changes nothing, which is what compile and checkpointing need.
@@ -171,7 +173,7 @@ class PowerNorm(MeanSquareNorm):
     def _denominator(self, batch: Tensor | None, t: Tensor) -> Tensor:
         """psi2 (C) that forward number t divides by."""
         if batch is None:
-            return self.running_psi2.clone()
+            return self.running_psi2
         return torch.where((t <= self.warmup_iters) & torch.isfinite(batch), batch, self.running_psi2)
 
     def _update_psi2(self, mean_sq: Tensor, warming_up: bool, x: Tensor, mask: Tensor | None) -> None:

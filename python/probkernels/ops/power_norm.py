@@ -61,11 +61,11 @@ def _fwd_kernel(
     groups: int,
     eps: float,
     *_: bool,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     x, vectors = x.contiguous(), accumulating(x, weight, bias, psi2)
     y, mean_sq = torch.empty_like(x), torch.empty_like(vectors[-1])
     _launch(run, "fwd", [x, *vectors, pad_mask, y, mean_sq], groups, eps)
-    return y, mean_sq
+    return y, mean_sq, psi2.clone(), psi2.new_empty(0) if nu is None else nu.clone()
 
 
 def _bwd_kernel(
@@ -90,7 +90,9 @@ def _v_fwd_kernel(
     run: Backend, x: Tensor, weight: Tensor | None, bias: Tensor | None, pad_mask: Tensor | None, *settings: Any
 ) -> tuple[Tensor, Tensor]:
     mean_sq = _stats_kernel(run, x, pad_mask, *settings)
-    y, _ = _fwd_kernel(run, x, weight, bias, mean_sq, None, pad_mask, *settings)
+    x = x.contiguous()
+    y = torch.empty_like(x)
+    _launch(run, "fwd", [x, *accumulating(x, weight, bias, mean_sq), pad_mask, y, torch.empty_like(mean_sq)], *settings)
     return y, mean_sq
 
 
@@ -179,41 +181,78 @@ def _like(argument: Tensor | None, grad: Tensor | None) -> Tensor | None:
 
 
 # --- power_norm_fwd: its backward is PN's estimate, exact when nu is None ---
+# It also returns the psi2 and nu it used, and its backward reads those. The caller moves its state in place after the
+# forward. Inductor drops a clone made before that, and the backward would read the moved state; what an opaque op
+# returns it keeps.
 
 
-def _fwd_fake(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-    return _rows_like(x), _features(x)
+def _fwd_fake(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, psi2: Tensor, nu: Tensor | None, *_: Any
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return _rows_like(x), _features(x), _rows_like(psi2), psi2.new_empty(0) if nu is None else _rows_like(nu)
 
 
-def _fwd_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    x, weight, bias, psi2, nu, pad_mask, groups, eps, batch_scale, pads_learn = inputs
-    mean_sq = output[1]
-    ctx.mark_non_differentiable(mean_sq)
+def _refuse_recomputation() -> None:
+    """Raises while compiling under settings that recompute even opaque ops, from state that has moved."""
+    if torch._guards.TracingContext.try_get() is None:
+        return
+    from torch._functorch import config
+
+    for name, harmless in (("activation_memory_budget", 1), ("aggressive_recomputation", False)):
+        value = getattr(config, name)
+        if value != harmless:
+            hint = "its backward would be recomputed from running statistics that have moved since"
+            raise RuntimeError(
+                message("power_norm", f"torch._functorch.config.{name}", f"{harmless} while compiling", f"{value}", hint)
+            )
+
+
+def _fwd_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
+    x, weight, bias, _, nu, pad_mask, groups, eps, batch_scale, pads_learn = inputs
+    _refuse_recomputation()
+    _, mean_sq, psi2, nu_used = output
+    constants = (mean_sq, psi2, nu_used) if nu is None else (mean_sq, psi2)  # nu has second derivatives
+    ctx.mark_non_differentiable(*constants)
     scale2 = mean_sq if batch_scale else psi2
+    nu = None if nu is None else nu_used
     ctx.save_for_backward(x, weight, bias, psi2, scale2, nu, None if pads_learn else pad_mask)
     ctx.settings = groups, eps
+    ctx.set_materialize_grads(False)
 
 
-def _fwd_backward(ctx: Any, grad_y: Tensor, _: Any) -> tuple[Any, ...]:
+def _fwd_backward(ctx: Any, grad_y: Tensor | None, _: Any, __: Any, grad_nu_used: Tensor | None) -> tuple[Any, ...]:
     x, weight, bias, psi2, scale2, nu, pad_mask = ctx.saved_tensors
-    grad_x, grad_weight, grad_bias, grad_nu = BWD.call(x, grad_y, weight, psi2, scale2, nu, pad_mask, *ctx.settings)
+    grad_x = grad_weight = grad_bias = None
+    grad_nu = grad_nu_used
+    if grad_y is not None:
+        grad_x, grad_weight, grad_bias, grad_nu = BWD.call(
+            x, grad_y, weight, psi2, scale2, nu, pad_mask, *ctx.settings
+        )
+        if grad_nu_used is not None:
+            grad_nu = grad_nu + grad_nu_used
     return (grad_x, _like(weight, grad_weight), _like(bias, grad_bias), None, _like(nu, grad_nu), *(None,) * 5)
 
 
-def _fwd_forward_mode(*args: Any) -> tuple[Tensor, Tensor]:
+def _fwd_forward_mode(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     if args[4] is not None:
         raise NotImplementedError(
             "power_norm_fwd has no forward-mode derivative with nu: PowerNorm's backward is an estimate, the transpose"
             " of no linear map. Without nu (eval mode) and in power_norm_v it exists"
         )
-    y, mean_sq = reference.power_norm_fwd(*args)
-    return y, mean_sq.detach()
+    y, *rest = reference.power_norm_fwd(*args)
+    return (y, *(t.detach() for t in rest))  # type: ignore[return-value]
+
+
+def _fwd_examples(device: torch.device, dtype: torch.dtype) -> list[tuple[Any, ...]]:
+    """Those of _examples, and the full one without nu, whose derivatives exist."""
+    full, bare = _examples("x", "weight", "bias", "psi2", "nu", "pad_mask", rest=(False, False))(device, dtype)
+    return [full, bare, (*full[:4], None, *full[5:])]
 
 
 FWD = Op(
     "power_norm_fwd",
     "(Tensor x, Tensor? weight, Tensor? bias, Tensor psi2, Tensor? nu, Tensor? pad_mask, int groups, float eps,"
-    " bool batch_scale, bool pads_learn) -> (Tensor, Tensor)",
+    " bool batch_scale, bool pads_learn) -> (Tensor, Tensor, Tensor, Tensor)",
     family="power_norm",
     reference=reference.power_norm_fwd,
     kernels=dict.fromkeys(KINDS, _fwd_kernel),
@@ -222,7 +261,7 @@ FWD = Op(
     backward=_fwd_backward,
     forward_mode=_fwd_forward_mode,
     constant={"psi2": "PowerNorm treats the running mean square as a constant; power_norm_v differentiates it"},
-    examples=_examples("x", "weight", "bias", "psi2", "nu", "pad_mask", rest=(False, False)),
+    examples=_fwd_examples,
 )
 
 V_BWD = Op(
@@ -261,7 +300,7 @@ V_FWD = Op(
     family="power_norm",
     reference=reference.power_norm_v_fwd,
     kernels=dict.fromkeys(KINDS, _v_fwd_kernel),
-    fake=_fwd_fake,
+    fake=lambda x, *rest: (_rows_like(x), _features(x)),
     setup=_v_fwd_setup,
     backward=_v_fwd_backward,
     examples=_examples("x", "weight", "bias", "pad_mask"),
@@ -354,7 +393,7 @@ def power_norm(
     _check("power_norm", x, {"psi2": psi2, "weight": weight, "bias": bias, "nu": nu}, pad_mask, eps)
     checks.one_of("power_norm", "backward_scale", backward_scale, ("running", "batch"))
     groups = check_groups("power_norm", x.shape[-1], num_groups)
-    return FWD.call(x, weight, bias, psi2, nu, pad_mask, groups, eps, backward_scale == "batch", False)
+    return FWD.call(x, weight, bias, psi2, nu, pad_mask, groups, eps, backward_scale == "batch", False)[:2]
 
 
 def power_norm_v(
@@ -372,7 +411,7 @@ def power_norm_v(
         x: (..., C) float32, float64, float16 or bfloat16; any strides.
         weight: (C) or None for 1.
         bias: (C) or None for 0.
-        pad_mask: (...) bool, True marks padding: normalised, but not part of the mean square.
+        pad_mask: (...) bool, True marks padding: normalised, but not part of the mean square, and without gradient.
         num_groups: divisor of C, or None for no group scaling.
         eps: added to mean squares under the root.
 
