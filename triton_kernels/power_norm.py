@@ -140,7 +140,7 @@ def _scales(
     """For groups wider than a tile: scale = 1 / rms, and if wanted along = mean of grad_z z, of one group of a row."""
     ACC: tl.constexpr = scale.dtype.element_ty
     program = tl.program_id(0).to(tl.int64)
-    row, group = program // groups, program % groups
+    group = program % groups
     sums = tl.zeros((S,), ACC)
     for start in range(0, size, S):
         offset = start + tl.arange(0, S)

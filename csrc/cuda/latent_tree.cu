@@ -1,7 +1,8 @@
 // Likelihoods and circuit flows of latent tree models on a GPU. A block of threads owns 32 images, one a lane, and
 // walks the whole tree: messages lie in scratch memory as (state, image), so that every access to them is a whole line,
 // and matrices pass through shared memory in tiles. Messages are linear; a node scales each image's by a power of two,
-// which rounds nothing. For flows the block walks down again and leaves ratios and posteriors, from which two kernels
+// which rounds nothing. Every state of a product has an exponent of its own until the last factor: what one makes small,
+// another may restore. For flows the block walks down again and leaves ratios and posteriors, from which two kernels
 // add up the flows of every matrix and every table: each entry has one thread that adds to it, images in order, so
 // there are no atomics and the same bits every time. Images go in groups that keep the scratch memory bounded.
 #include "pk/gpu.h"
@@ -20,7 +21,8 @@ constexpr Int kScratchBytes = Int(1) << 30;  // of a group of images, unless 32 
 struct Placed {
   TreeNode node;
   Int product, sent, missing;  // missing: place of its flows of missing observations
-  Int first, rescale;          // the first factor of the parent's product; scale that one afterwards
+  Int exponents;               // place of those of its product's states, -1: of one factor there are none
+  Int first;                   // the first factor of the parent's product
 };
 
 // A group of images. `stride` of them, a multiple of 32, of which those from `batch` on are not there.
@@ -31,12 +33,13 @@ struct Group {
   const A *weights, *leaves, *grad;
   const std::int32_t* codes;
   A *log_prob, *products, *sent, *posteriors;
+  std::int32_t* exponents;
 };
 
 template <class A>
 struct Shared {
   A matrix[kSide][kSide + 1], x[kSide][kSide + 1];
-  A largest[kWarps][kWarp];
+  int largest[kWarps][kWarp];  // exponents
 };
 
 // done(row, sum over s of matrix(row, s) x(s)) for the rows of this thread, at its image. matrix(row, s) lies at
@@ -68,23 +71,41 @@ __device__ __forceinline__ void multiply(Shared<A>& shared, const A* matrix, Int
   }
 }
 
-// Scales a product (states, images) by a power of two, whose exponent is returned, after value(state) is put there.
+// A product's state that is multiplied by v. `before`, its exponent so far, may be null: zero.
+template <class A>
+struct Factor {
+  A mantissa;
+  int exponent;
+  __device__ Factor(A product, const std::int32_t* before, A v) : exponent(before ? *before : 0) {
+    mantissa = taken(taken(product) * taken(v));
+  }
+  __device__ A taken(A v) {
+    const PowerOfTwo<A> power(v);
+    exponent += power.exponent;
+    return v * power.scale();
+  }
+};
+
+// Puts the states of factor(state) into a product (states, images), brought to a common exponent, which is returned: the
+// largest. States below 2^-kRange of that become zero.
 template <class A, class Value>
-__device__ __forceinline__ int scale(Shared<A>& shared, int states, A* product, Int stride, const Value& value) {
+__device__ __forceinline__ int align(Shared<A>& shared, int states, A* product, Int stride, const Value& factor) {
+  constexpr int kNone = -(1 << 30);
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
-  A largest = A(0);
+  int largest = kNone;
   for (int k = warp; k < states; k += kWarps) {
-    const A v = value(k);
-    product[k * stride] = v;
-    largest = v > largest ? v : largest;
+    const Factor<A> v = factor(k);
+    if (v.mantissa != A(0)) largest = v.exponent > largest ? v.exponent : largest;
   }
   shared.largest[warp][lane] = largest;
   __syncthreads();
   for (int w = 0; w < kWarps; ++w) largest = shared.largest[w][lane] > largest ? shared.largest[w][lane] : largest;
-  const PowerOfTwo<A> power(largest);
-  for (int k = warp; k < states; k += kWarps) product[k * stride] *= power.scale();
+  for (int k = warp; k < states; k += kWarps) {
+    const Factor<A> v = factor(k);
+    product[k * stride] = v.mantissa * power_of_two<A>(v.exponent - largest);
+  }
   __syncthreads();  // before the product or the maxima are used by others
-  return power.exponent;
+  return largest == kNone ? 0 : largest;
 }
 
 // One image's leaves of a node: value(state), 1 where the observation is missing.
@@ -104,6 +125,11 @@ __device__ __forceinline__ Int states_above(const Group<A>& in, const TreeNode& 
   return node.parent < 0 ? 1 : in.nodes[node.parent].node.states;
 }
 
+template <class A>
+__device__ __forceinline__ std::int32_t* exponents_at(const Group<A>& in, const Placed& placed, Int at) {
+  return placed.exponents < 0 ? nullptr : in.exponents + placed.exponents * in.stride + at;
+}
+
 // Messages from the leaves to the root; returns the exponents that were taken out.
 template <class A>
 __device__ __forceinline__ int walk_up(Shared<A>& shared, const Group<A>& in, Int at, bool keep) {
@@ -115,22 +141,32 @@ __device__ __forceinline__ int walk_up(Shared<A>& shared, const Group<A>& in, In
     const Leaf<A> leaf(in, node, in.first + at);
     const int above = int(states_above(in, node));
     A* const parent = node.parent < 0 ? nullptr : in.products + in.nodes[node.parent].product * in.stride + at;
+    std::int32_t* const exponents = node.parent < 0 ? nullptr : exponents_at(in, in.nodes[node.parent], at);
     const auto send = [&](int k, A sum) {
       if (node.latent() && (keep || !parent)) in.sent[placed.sent * in.stride + at + k * in.stride] = sum;
-      if (parent) parent[k * in.stride] = placed.first ? sum : parent[k * in.stride] * sum;
+      if (!parent) return;
+      const Int place = k * in.stride;
+      if (!exponents) {
+        parent[place] = sum;
+        return;
+      }
+      const Factor<A> v(placed.first ? A(1) : parent[place], placed.first ? nullptr : exponents + place, sum);
+      parent[place] = v.mantissa;
+      exponents[place] = v.exponent;
     };
     if (node.latent()) {
       A* const product = in.products + placed.product * in.stride + at;
-      exponent += scale(shared, int(node.states), product, in.stride,
-                        [&](int k) { return node.children ? product[k * in.stride] * leaf(k) : leaf(k); });
+      const std::int32_t* const own = node.children ? exponents_at(in, placed, at) : nullptr;
+      exponent += align(shared, int(node.states), product, in.stride, [&](int k) {
+        const Int place = k * in.stride;
+        return Factor<A>(node.children ? product[place] : A(1), own ? own + place : nullptr, leaf(k));
+      });
       multiply(shared, in.weights + node.weights, node.states, Int(1), above, int(node.states), product, in.stride,
                send);
     } else {
       for (int k = warp; k < above; k += kWarps) send(k, leaf(k));
     }
     __syncthreads();
-    if (placed.rescale)
-      exponent += scale(shared, above, parent, in.stride, [&](int k) { return parent[k * in.stride]; });
   }
   return exponent;
 }
@@ -272,12 +308,13 @@ class Sums {
 };
 
 struct Size {
-  Int products, sent, states;  // elements of an image, and the most states of a node
+  Int products = 0, sent = 0, exponents = 0, states = 1;  // elements of an image, and the most states of a node
 
-  explicit Size(const std::vector<TreeNode>& nodes) : products(0), sent(0), states(1) {
+  explicit Size(const std::vector<TreeNode>& nodes) {
     for (const TreeNode& node : nodes) {
       if (!node.latent()) continue;
       products += node.states;
+      if (node.children + node.observed() > 1) exponents += node.states;
       sent += node.parent < 0 ? 1 : nodes[node.parent].states;
       states = std::max(states, node.states);
     }
@@ -288,13 +325,15 @@ struct Size {
 template <class A, bool kFlows, class Each>
 void walk(Group<A> in, const std::vector<TreeNode>& nodes, Stream stream, const Each& each) {
   const Size size(nodes);
-  const Int bytes = (size.products * (kFlows ? 2 : 1) + size.sent) * Int(sizeof(A));
+  const Int bytes = (size.products * (kFlows ? 2 : 1) + size.sent) * Int(sizeof(A)) + size.exponents * 4;
   const Int fitting = std::max<Int>(kScratchBytes / bytes / kSide, 1);
   const Int blocks = std::min(resident_blocks(walk_kernel<A, kFlows>, kThreads), fitting);
   const Int group = std::min((in.batch + kSide - 1) / kSide, blocks) * kSide;
   const Scratch<A> products(size.products * group, stream), sent(size.sent * group, stream);
   const Scratch<A> posteriors(kFlows ? size.products * group : 0, stream);
+  const Scratch<std::int32_t> exponents(size.exponents * group, stream);
   in.products = products.data(), in.sent = sent.data(), in.posteriors = posteriors.data();
+  in.exponents = exponents.data();
   for (in.first = 0; in.first < in.batch; in.first += group) {
     in.stride = (std::min(group, in.batch - in.first) + kSide - 1) / kSide * kSide;
     PK_LAUNCH((walk_kernel<A, kFlows>), dim3(unsigned(in.stride / kSide)), dim3(kThreads), 0, stream, in);

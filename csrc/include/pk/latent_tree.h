@@ -116,4 +116,12 @@ struct PowerOfTwo {
   PK_HD A scale() const { return bit_cast<A>(Bits(kBias - exponent) << kMantissa); }
 };
 
+// 2^exponent of exponent <= 0; zero below the normal range.
+template <class A>
+PK_HD A power_of_two(int exponent) {
+  using Power = PowerOfTwo<A>;
+  const int biased = exponent + Power::kBias;
+  return bit_cast<A>(typename Power::Bits(biased > 0 ? biased : 0) << Power::kMantissa);
+}
+
 }  // namespace pk

@@ -18,27 +18,25 @@ from ..reference import latent_tree as reference
 
 KINDS = ("cpu", "cuda")
 DTYPES = (torch.float32, torch.float64)
-MOST_FACTORS = 3  # kMostFactors of csrc/include/pk/latent_tree.h
 
 # --- kernels. The tree goes as a list of ints: what an op does must not depend on the values of a tensor ---
 
 
 @functools.lru_cache(maxsize=64)
 def _placed(tree: tuple[int, ...], device: torch.device) -> Tensor:
-    """The nodes as csrc/cuda/latent_tree.cu reads them (N, 12): with places of their messages, and when to scale."""
+    """The nodes as csrc/cuda/latent_tree.cu reads them (N, 12): with places of their messages."""
     rows = reference.rows_of(tree)
-    product = sent = missing = 0
-    factors = [0] * len(rows)
+    product = sent = missing = exponents = 0
     table = []
+    last = {row.parent: n for n, row in enumerate(rows)}  # products are multiplied from the last child to the first
     for n, row in enumerate(rows):
         above = rows[row.parent].states if n else 1
-        table.append([*row, product, sent, missing])
+        several = row.weights >= 0 and row.children + (row.variable >= 0) > 1
+        table.append([*row, product, sent, missing, exponents if several else -1, last[row.parent] == n])
+        exponents += row.states * several
         product += row.states * (row.weights >= 0)
         sent += above * (row.weights >= 0)
         missing += row.states * (row.variable >= 0)
-    for n, row in reversed(list(enumerate(rows))):  # products are multiplied from the last child to the first
-        factors[row.parent] += n > 0
-        table[n] += [factors[row.parent] == 1, n > 0 and factors[row.parent] % MOST_FACTORS == 0]
     return torch.tensor(table, dtype=torch.int64, device=device)
 
 

@@ -12,8 +12,10 @@ from .._core import checks
 from .._core.backend import Backend
 from .._core.errors import message
 from .._core.native import DTYPE_CODE, accumulating, accumulation_dtype
-from .._core.registry import Op
+from .._core.registry import Op, refuse_recomputation
 from ..reference import power_norm as reference
+from ._power_norm_examples import examples as _examples
+from ._power_norm_examples import fwd_examples as _fwd_examples
 
 KINDS = ("cpu", "triton", "cuda")  # Triton first on a GPU: one pass over dense tiles is what it does best
 
@@ -112,40 +114,6 @@ def _v_bwd_kernel(
     return outputs
 
 
-# --- examples: what doctor and the composition tests run every op on ---
-
-
-def _example(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-    generator = torch.Generator().manual_seed(0)
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator, dtype=torch.float64).to(device, dtype)
-
-    acc = torch.float64 if dtype is torch.float64 else torch.float32
-    return {
-        "x": normal(5, 2, 8),
-        "grad_y": normal(5, 2, 8),
-        "weight": 1 + 0.1 * normal(8),
-        "bias": 0.1 * normal(8),
-        "psi2": (0.5 + normal(8).square()).to(acc),
-        "scale2": (0.5 + normal(8).square()).to(acc),
-        "nu": 0.1 * normal(8).to(acc),
-        "pad_mask": (torch.arange(10) % 5 == 3).reshape(5, 2).to(device),
-    }
-
-
-def _examples(*names: str, rest: tuple[Any, ...] = ()) -> Any:
-    """Argument tuples: everything with group scaling and padding, then every optional tensor absent."""
-
-    def make(device: torch.device, dtype: torch.dtype) -> list[tuple[Any, ...]]:
-        full = _example(device, dtype)
-        optional = {"weight", "bias", "nu", "pad_mask"}
-        bare = {k: None if k in optional else v for k, v in full.items()}
-        return [(*(full[n] for n in names), 2, 1e-5, *rest), (*(bare[n] for n in names), 0, 1e-5, *rest)]
-
-    return make
-
-
 STATS = Op(
     "power_norm_stats",
     "(Tensor x, Tensor? pad_mask, int groups, float eps) -> Tensor",
@@ -192,24 +160,9 @@ def _fwd_fake(
     return _rows_like(x), _features(x), _rows_like(psi2), psi2.new_empty(0) if nu is None else _rows_like(nu)
 
 
-def _refuse_recomputation() -> None:
-    """Raises while compiling under settings that recompute even opaque ops, from state that has moved."""
-    if torch._guards.TracingContext.try_get() is None:
-        return
-    from torch._functorch import config
-
-    for name, harmless in (("activation_memory_budget", 1), ("aggressive_recomputation", False)):
-        value = getattr(config, name)
-        if value != harmless:
-            hint = "its backward would be recomputed from running statistics that have moved since"
-            raise RuntimeError(
-                message("power_norm", f"torch._functorch.config.{name}", f"{harmless} while compiling", f"{value}", hint)
-            )
-
-
 def _fwd_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
     x, weight, bias, _, nu, pad_mask, groups, eps, batch_scale, pads_learn = inputs
-    _refuse_recomputation()
+    refuse_recomputation("power_norm")
     _, mean_sq, psi2, nu_used = output
     constants = (mean_sq, psi2, nu_used) if nu is None else (mean_sq, psi2)  # nu has second derivatives
     ctx.mark_non_differentiable(*constants)
@@ -225,9 +178,7 @@ def _fwd_backward(ctx: Any, grad_y: Tensor | None, _: Any, __: Any, grad_nu_used
     grad_x = grad_weight = grad_bias = None
     grad_nu = grad_nu_used
     if grad_y is not None:
-        grad_x, grad_weight, grad_bias, grad_nu = BWD.call(
-            x, grad_y, weight, psi2, scale2, nu, pad_mask, *ctx.settings
-        )
+        grad_x, grad_weight, grad_bias, grad_nu = BWD.call(x, grad_y, weight, psi2, scale2, nu, pad_mask, *ctx.settings)
         if grad_nu_used is not None:
             grad_nu = grad_nu + grad_nu_used
     return (grad_x, _like(weight, grad_weight), _like(bias, grad_bias), None, _like(nu, grad_nu), *(None,) * 5)
@@ -241,12 +192,6 @@ def _fwd_forward_mode(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         )
     y, *rest = reference.power_norm_fwd(*args)
     return (y, *(t.detach() for t in rest))  # type: ignore[return-value]
-
-
-def _fwd_examples(device: torch.device, dtype: torch.dtype) -> list[tuple[Any, ...]]:
-    """Those of _examples, and the full one without nu, whose derivatives exist."""
-    full, bare = _examples("x", "weight", "bias", "psi2", "nu", "pad_mask", rest=(False, False))(device, dtype)
-    return [full, bare, (*full[:4], None, *full[5:])]
 
 
 FWD = Op(
