@@ -91,7 +91,7 @@ def _bwd(
 ):  # fmt: skip
     """grad_x unless only sums are wanted; partials = sums of grad_y z, grad_y and (PN) z^2 unless only grad_x is.
 
-    PN: padding gets no gradient and adds to no sum. PN-V: it has no Lambda term, and adds to the sums.
+    Padding gets no gradient and adds to no sum.
     """
     ACC: tl.constexpr = psi2.dtype.element_ty
     chunk, tile, first, column, exists, group = place(size, groups, tiles, tiles_per_group, chunk_rows, G, S)
@@ -111,23 +111,18 @@ def _bwd(
         r = _group_scale(x_rows, scale, row, group, rows, groups, size, EPS, SCALING)
         z = x_rows * r
         if PASS != "v_sums":
-            grad_z = g * p[None, :, :] - tl.where(keep, z * q[None, :, :], 0)
+            grad_z = g * p[None, :, :] - z * q[None, :, :]
             if SCALING == "tile":
                 grad_z -= z * (tl.sum(grad_z * z, 2) / size)[:, :, None]
             elif SCALING == "given":
                 grad_z -= z * _group_scale(z, along, row, group, rows, groups, size, EPS, SCALING)
-            grad = grad_z * r
-            if PASS == "pn":
-                grad = tl.where(keep, grad, 0)
-            tl.store(grad_x + at, grad, here)
-        if PASS == "pn":
-            sum_zz += tl.where(keep, z * z, 0)
-            z = tl.where(keep, z, 0)
-            g = tl.where(keep, g, 0)
+            tl.store(grad_x + at, tl.where(keep, grad_z * r, 0), here)
         if PASS != "v_grad":
             valid += counts.to(tl.int32)
-            sum_gz += g * z
-            sum_g += g
+            sum_gz += tl.where(keep, g * z, 0)
+            sum_g += tl.where(keep, g, 0)
+            if PASS == "pn":
+                sum_zz += tl.where(keep, z * z, 0)
     if PASS != "v_grad":
         K: tl.constexpr = 3 if PASS == "pn" else 2
         store_sums(partials, chunk, 0, K, features, column, exists, sum_gz)
@@ -145,7 +140,7 @@ def _scales(
     """For groups wider than a tile: scale = 1 / rms, and if wanted along = mean of grad_z z, of one group of a row."""
     ACC: tl.constexpr = scale.dtype.element_ty
     program = tl.program_id(0).to(tl.int64)
-    row, group = program // groups, program % groups
+    group = program % groups
     sums = tl.zeros((S,), ACC)
     for start in range(0, size, S):
         offset = start + tl.arange(0, S)
@@ -155,13 +150,12 @@ def _scales(
     tl.store(scale + program, r)
     if along is not None:
         sums = tl.zeros((S,), ACC)
-        counts = _not_pad(pad_mask, row, row + 1)
         for start in range(0, size, S):
             offset = start + tl.arange(0, S)
             p, q = _coefficients(weight, psi2, scale2, nu, group * size + offset, offset < size, EPS)
             z = tl.load(x + program * size + offset, offset < size, other=0).to(ACC) * r
             g = tl.load(grad_y + program * size + offset, offset < size, other=0).to(ACC)
-            sums += (g * p - tl.where(counts, z * q, 0)) * z
+            sums += (g * p - z * q) * z
         tl.store(along + program, tl.sum(sums, 0) / size)
 
 

@@ -194,13 +194,16 @@ void flush_blocks(Int first, Int last, Int width, double* sums, Body&& body) {
   }
 }
 
-// Calls body(first, last) for maximal runs of rows that are all padding or all valid.
-template <class T, class Body>
-void for_runs(const Block<T>& in, Int first, Int last, Body&& body) {
+// Calls valid(first, last) for maximal runs of valid rows; padding rows of grad_x become 0.
+template <class T, class Valid>
+void for_valid_runs(const Block<T>& in, Int first, Int last, Store mode, T* grad_x, Valid&& valid) {
   while (first < last) {
     Int end = first + 1;
     while (end < last && in.pad(end) == in.pad(first)) ++end;
-    body(first, end);
+    if (!in.pad(first))
+      valid(first, end);
+    else if (mode != Store::none)
+      std::fill(grad_x + first * in.features, grad_x + end * in.features, store<T>(acc_t<T>(0)));
     first = end;
   }
 }
@@ -280,12 +283,9 @@ void power_norm_bwd_cpu(DType dtype, const void* x, const void* grad_y, Maybe we
     const auto sums = reduce_rows(n, 3 * c, threads, [&](Int first, Int last, double* chunk) {
       std::vector<A> scratch(groups ? kRows * in.group_size() : 0);
       flush_blocks<A>(first, last, 3 * c, chunk, [&](Int b, Int e, A* block_sums) {
-        for_runs(in, b, e, [&](Int row, Int end) {
-          if (in.pad(row))  // padding gets no gradient and adds to no sum
-            std::fill(out + row * c, out + end * c, store<T>(A(0)));
-          else
-            backward(in.slice(row, end), g + row * c, p.data(), q.data(), mode, out + row * c, scratch.data(),
-                     block_sums);
+        for_valid_runs(in, b, e, mode, out, [&](Int row, Int end) {
+          backward(in.slice(row, end), g + row * c, p.data(), q.data(), mode, out + row * c, scratch.data(),
+                   block_sums);
         });
       });
     });
@@ -311,14 +311,13 @@ void power_norm_v_bwd_cpu(DType dtype, const void* x, const void* grad_y, Maybe 
     const T* g = static_cast<const T*>(grad_y);
     T* out = static_cast<T*>(grad_x);
     const std::vector<A> none(c);
-    // Two passes of the same rows: sums over all of them, and once Lambda is known the gradient.
+    // Two passes of the same rows: sums over the valid ones, and once Lambda is known the gradient.
     const auto pass = [&](const A* p, const A* q, Store mode) {
       return reduce_rows(n, 3 * c, threads, [&](Int first, Int last, double* chunk) {
         std::vector<A> scratch(groups ? kRows * in.group_size() : 0);
         flush_blocks<A>(first, last, 3 * c, chunk, [&](Int b, Int e, A* block_sums) {
-          for_runs(in, b, e, [&](Int row, Int end) {
-            const A* lambda = in.pad(row) ? none.data() : q;  // padding did not enter the statistics
-            backward(in.slice(row, end), g + row * c, p, lambda, mode, out + row * c, scratch.data(), block_sums);
+          for_valid_runs(in, b, e, mode, out, [&](Int row, Int end) {
+            backward(in.slice(row, end), g + row * c, p, q, mode, out + row * c, scratch.data(), block_sums);
           });
         });
       });

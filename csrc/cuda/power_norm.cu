@@ -126,7 +126,7 @@ struct Backward {
 
   __device__ __forceinline__ A z(int k, int i) const { return x[k].get(i) * r[k]; }
   __device__ __forceinline__ A grad_z(int k, int i) const {
-    return g[k].get(i) * p[i] - (is_pad[k] ? A(0) : z(k, i) * q[i]);
+    return g[k].get(i) * p[i] - z(k, i) * q[i];
   }
   __device__ __forceinline__ void load(const Rows<T>& in, const Place<V>& at, const T* grad_y) {
     load_rows(in.tiling, at, in.x, x);
@@ -160,14 +160,14 @@ struct Backward {
 #pragma unroll
     for (int i = 0; i < V; ++i) {
       const A grad = (grad_z(k, i) - z(k, i) * along[k]) * r[k];
-      out.set(i, kPass == Pass::pn && is_pad[k] ? A(0) : grad);
+      out.set(i, is_pad[k] ? A(0) : grad);
     }
     return out;
   }
 };
 
 // grad_x unless only sums are wanted; partials = sums of grad_y z, grad_y and (PN) z^2 unless only grad_x is.
-// PN: padding gets no gradient and adds to no sum. PN-V: it has no Lambda term, and adds to the sums.
+// Padding gets no gradient and adds to no sum.
 template <class T, int V, Pass kPass>
 __global__ void __launch_bounds__(kMaxTeam)
     bwd_kernel(Rows<T> in, const T* grad_y, Coefficients<acc_t<T>> coefficients, T* grad_x, acc_t<T>* partials) {
@@ -185,7 +185,7 @@ __global__ void __launch_bounds__(kMaxTeam)
     for (int k = 0; k < kTeamRows; ++k) {
       if (k >= at.count) continue;
       valid += !part.is_pad[k];
-      if (kPass == Pass::v_sums || (kPass == Pass::pn && !part.is_pad[k])) part.add_row(k);
+      if (kPass != Pass::v_grad && !part.is_pad[k]) part.add_row(k);
       if (kPass != Pass::v_sums) store_row(in.tiling, at, grad_x, k, part.grad_x(k));
     }
   }
@@ -216,7 +216,7 @@ __global__ void __launch_bounds__(kTeamThreads)
       for (int k = 0; k < kTeamRows; ++k)
         if (in.exists(row + k)) {
           const A z = load(in.x[index(k, c)]) * r[k];
-          dot[k] += (load(grad_y[index(k, c)]) * p - (in.pad(row + k) ? A(0) : z * q)) * z;
+          dot[k] += (load(grad_y[index(k, c)]) * p - z * q) * z;
         }
     }
     team_sum(dot, kTeamThreads);

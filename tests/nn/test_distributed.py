@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -88,6 +89,61 @@ def test_two_forwards_before_a_synchronised_backward() -> None:
     torch.autograd.backward([norm(batch(step)[0]) for step in (2, 3)], [batch(step)[1] for step in (2, 3)])
     for got in on_two_processes(_several_calls):
         torch.testing.assert_close(got["running_nu"], norm.running_nu, rtol=1e-11, atol=1e-14)
+
+
+def _separate_backwards(rank: int) -> list[dict[str, Tensor]]:
+    """Two forwards of unequal batches and a backward for each; then a step in which rank 1 runs none."""
+    norm = nn.PowerNorm(4, sync=True).double()
+    for step in (1, 2, 3):
+        ys = [norm(batch(step)[0][part][rank::2]) for part in (slice(0, 8), slice(8, 12))]
+        for y, part in zip(ys, (slice(0, 8), slice(8, 12)), strict=True):
+            y.backward(batch(step)[1][part][rank::2])
+    norm.eval()(batch(1)[0])
+    together = {k: v.clone() for k, v in norm.state_dict().items()}
+    y = norm.train()(batch(4)[0][rank::2])
+    if rank == 0:
+        y.backward(batch(4)[1][rank::2])
+    norm(batch(5)[0][rank::2]).backward(batch(5)[1][rank::2])
+    norm.eval()(batch(1)[0])
+    return [together, norm.state_dict()]
+
+
+def test_a_backward_for_each_forward_and_a_rank_that_skips_one() -> None:
+    norm = nn.PowerNorm(4).double()
+    for step in (1, 2, 3):
+        ys = [norm(batch(step)[0][part]) for part in (slice(0, 8), slice(8, 12))]
+        for y, part in zip(ys, (slice(0, 8), slice(8, 12)), strict=True):
+            y.backward(batch(step)[1][part])
+    results = on_two_processes(_separate_backwards)
+    for name in ("running_psi2", "running_nu"):
+        for together, _ in results:
+            torch.testing.assert_close(together[name], getattr(norm, name), rtol=1e-11, atol=1e-14)
+        torch.testing.assert_close(results[0][1][name], results[1][1][name], rtol=0, atol=0)
+    # The skipped step: nu learns from the rows of rank 0 alone.
+    before = copy.deepcopy(norm)
+    norm(batch(4)[0])
+    before(batch(4)[0][0::2]).backward(batch(4)[1][0::2])
+    norm.running_nu.copy_(before.running_nu)
+    norm(batch(5)[0]).backward(batch(5)[1])
+    torch.testing.assert_close(results[0][1]["running_nu"], norm.running_nu, rtol=1e-11, atol=1e-14)
+    torch.testing.assert_close(results[0][1]["running_psi2"], norm.running_psi2, rtol=1e-11, atol=1e-14)
+
+
+def _unequal_order(rank: int) -> str:
+    norm = nn.PowerNorm(4, sync=True)
+    ys = [norm(torch.randn(6, 4)) for _ in range(2)]
+    for y in ys if rank == 0 else ys[::-1]:
+        y.sum().backward()
+    try:
+        norm.state_dict()
+    except RuntimeError as error:
+        return str(error)
+    return "no error"
+
+
+def test_ranks_that_reduce_different_things_are_told() -> None:
+    for text in on_two_processes(_unequal_order):
+        assert "the ranks reduce different things" in text
 
 
 def model() -> torch.nn.Sequential:

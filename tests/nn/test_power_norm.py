@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -160,6 +161,37 @@ def test_checkpointed_twice_before_backward(kind: type[torch.nn.Module]) -> None
     same_state(plain_state, saved_state)
     for p, s in zip(plain, saved, strict=True):
         assert torch.equal(p, s)
+
+
+@pytest.mark.parametrize("noise", [0, 3], ids=["alone", "among other forwards without gradients"])
+def test_reentrant_checkpoints_recompute_with_the_state_of_their_forward(noise: int) -> None:
+    """Both forwards run before anything moves, so each gradient is that at the first state."""
+    norm = module()
+    step(norm, 3)
+    alone = [copy.deepcopy(norm), copy.deepcopy(norm)]
+    xs = [oracle.inputs(k).requires_grad_() for k in (1, 2)]
+    ys = []
+    for k, x in enumerate(xs):
+        ys.append(checkpoint(norm, x, use_reentrant=True))
+        with torch.no_grad():
+            for n in range(noise):
+                norm(oracle.inputs(1) + n + k + 1)
+    torch.autograd.backward(ys, [oracle.output_grads(k) for k in (1, 2)])
+    for x, k, other in zip(xs, (1, 2), alone, strict=True):
+        expected = oracle.inputs(k).requires_grad_()
+        other(expected).backward(oracle.output_grads(k))
+        torch.testing.assert_close(x.grad, expected.grad, rtol=1e-13, atol=1e-15)
+    assert norm.iters.item() == 3 and len(norm._without_grad) == 2 * noise
+
+
+def test_reentrant_checkpoints_with_too_many_later_forwards_are_refused() -> None:
+    norm = module()
+    y = checkpoint(norm, oracle.inputs(1).requires_grad_(), use_reentrant=True)
+    with torch.no_grad():
+        for k in range(70):
+            norm(oracle.inputs(2) + k)
+    with pytest.raises(RuntimeError, match="use_reentrant=False"):
+        y.sum().backward()
 
 
 def test_calls_are_forgotten_with_their_graph() -> None:

@@ -140,13 +140,95 @@ def test_reset() -> None:
     same_state(state(norm), state(nn.PowerNorm(4, warmup_iters=1).double()))
 
 
-def test_meta_and_to_empty() -> None:
-    norm = nn.PowerNorm(4, device="meta")
+KINDS = pytest.mark.parametrize("kind", [nn.PowerNorm, nn.PowerNormV])
+
+
+@KINDS
+def test_state_that_comes_from_meta_starts_as_new(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    norm = kind(4, device="meta")
     assert norm(torch.randn(3, 4, device="meta")).is_meta
+    empty_like = torch.empty_like
+    monkeypatch.setattr(torch, "empty_like", lambda t, **kw: empty_like(t, **kw).fill_(7))
     norm = norm.to_empty(device="cpu")
+    monkeypatch.undo()
+    same_state(
+        {k: v for k, v in state(norm).items() if k not in ("weight", "bias")},
+        {k: v for k, v in state(kind(4)).items() if k not in ("weight", "bias")},
+    )
     norm.reset_parameters()
+    x = torch.randn(8, 4)
+    fresh = kind(4)
+    for module_ in (norm, fresh):
+        module_(x).sum().backward()
+    same_state(state(norm), state(fresh))
+
+
+@KINDS
+def test_checkpoints_assigned_to_a_model_on_meta(kind: Any) -> None:
+    """The probe of nu has to follow its state; a LayerNorm's checkpoint brings no statistics."""
+    trained = kind(4)
+    trained(torch.randn(8, 4)).square().sum().backward()
+    layer = torch.nn.LayerNorm(4)
+    torch.nn.init.normal_(layer.weight)
+    for source, expected in ((trained, copy.deepcopy(trained)), (layer, kind(4))):
+        norm = kind(4, device="meta")
+        norm.load_state_dict(source.state_dict(), strict=source is trained, assign=True)
+        if source is layer:
+            expected.load_state_dict(layer.state_dict(), strict=False)
+        same_state(state(norm), state(expected))
+        x = torch.randn(8, 4)
+        for module_ in (norm, expected):
+            module_(x).square().sum().backward()
+        same_state(state(norm), state(expected))
+
+
+@KINDS
+def test_loaders_that_set_tensors_one_by_one(kind: Any) -> None:
+    """As transformers and accelerate do: nothing of the module hears of it."""
+    trained = kind(4)
+    trained(torch.randn(8, 4)).square().sum().backward()
+    norm = kind(4, device="meta")
+    for name, buffer in trained.named_buffers():
+        norm._buffers[name] = buffer.clone()
+    for name, parameter in trained.named_parameters():
+        norm._parameters[name] = torch.nn.Parameter(parameter.detach().clone())
+    x = torch.randn(8, 4)
+    for module_ in (norm, trained):
+        module_(x).square().sum().backward()
+    same_state(state(norm), state(trained))
+
+
+@KINDS
+def test_statistics_that_nobody_wrote_are_refused(kind: Any) -> None:
+    norm = kind(4, device="meta")
+    for name, buffer in norm.named_buffers():
+        norm._buffers[name] = torch.zeros_like(buffer, device="cpu")  # as fresh memory often is
+    for name, parameter in norm.named_parameters():
+        norm._parameters[name] = torch.nn.Parameter(torch.ones_like(parameter, device="cpu"))
+    with pytest.raises(ValueError, match=r"'running_psi2'.*what nobody wrote.*reset_running_stats"):
+        norm(torch.randn(8, 4))
+    norm.reset_running_stats()
     norm(torch.randn(8, 4)).sum().backward()
-    assert norm.running_nu.any()
+
+
+def test_rescale_nu_follows_the_scale_of_the_loss() -> None:
+    """A state trained at one loss scale and continued at another: the gradient of x as without scaling."""
+    weight = torch.arange(4.0)
+
+    def grad(norm: nn.PowerNorm, scale: float, k: int) -> torch.Tensor:
+        x = (torch.randn(32, 4, generator=torch.Generator().manual_seed(k)) + 0.5).requires_grad_()
+        ((norm(x) * weight).mean() * scale).backward()
+        return x.grad / scale
+
+    scaled, plain = nn.PowerNorm(4), nn.PowerNorm(4)
+    for k in range(10):
+        torch.testing.assert_close(grad(scaled, 65536.0, k), grad(plain, 1.0, k))
+    scaled.rescale_nu(1 / 65536)
+    torch.testing.assert_close(grad(scaled, 1.0, 10), grad(plain, 1.0, 10))
+    scaled.rescale_nu(2)
+    torch.testing.assert_close(grad(scaled, 2.0, 11), grad(plain, 1.0, 11))
+    with pytest.raises(ValueError, match=r"'factor'.*positive"):
+        scaled.rescale_nu(0.0)
 
 
 def test_no_host_synchronisation() -> None:
@@ -196,37 +278,6 @@ def bad_forward(**settings: Any) -> Any:
 def test_bad_input(act: Any, error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=text):
         act()
-
-
-# --- conversion ---
-
-
-def test_convert_layernorm_keeps_parameters_and_sharing() -> None:
-    shared = torch.nn.LayerNorm(8, eps=1e-3)
-    model = torch.nn.ModuleDict({"a": shared, "b": torch.nn.Sequential(shared, torch.nn.LayerNorm(8, bias=False))})
-    torch.nn.init.normal_(shared.weight)
-    converted = nn.convert_layernorm(model, num_groups=4)
-    assert converted is model and isinstance(model["a"], nn.PowerNorm) and model["a"] is model["b"][0]
-    assert model["a"].weight is shared.weight and model["a"].epsilon == 1e-3 and model["b"][1].bias is None
-    assert isinstance(nn.convert_layernorm(torch.nn.LayerNorm(8)), nn.PowerNorm)
-
-
-def test_converted_transformer_does_not_take_torchs_fused_layernorm_path() -> None:
-    layer = torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, dropout=0.0)
-    model = nn.convert_layernorm(torch.nn.TransformerEncoder(layer, 2, enable_nested_tensor=False))
-    x = torch.randn(3, 5, 8)
-    model(x).sum().backward()
-    model.eval()
-    with torch.no_grad():
-        fused = model(x)
-    torch.testing.assert_close(fused, model(x).detach())
-
-
-def test_power_norm_in_an_unconverted_layer_fails_loudly_not_silently() -> None:
-    layer = torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
-    layer.norm1, layer.norm2 = nn.PowerNorm(8), nn.PowerNorm(8)
-    with torch.no_grad(), pytest.raises(AttributeError, match="eps"):
-        layer.eval()(torch.randn(3, 5, 8))
 
 
 # --- compile ---

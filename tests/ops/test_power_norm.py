@@ -184,7 +184,7 @@ def test_threads_do_not_change_a_bit(n: int, c: int, groups: int) -> None:
     try:
         for threads in (1, 2, 5):
             torch.set_num_threads(threads)
-            y, mean_sq = FWD.call(*forward)
+            y, mean_sq = FWD.call(*forward)[:2]
             results.append((y, mean_sq, *BWD.call(*args), *V_BWD.call(*args[:4], a["pad_mask"], *args[-2:])))
     finally:
         torch.set_num_threads(before)
@@ -203,6 +203,37 @@ def test_padding_reaches_no_statistic_and_gets_no_gradient(on: torch.device) -> 
     clean, dirty = BWD.call(a["x"], *args), BWD.call(poisoned, *args)
     assert all(torch.equal(p, q) for p, q in zip(clean, dirty, strict=True))
     assert not clean[0][mask].any() and clean[0][~mask].any()
+
+
+@pytest.mark.parametrize("groups", [0, 2])
+def test_padding_gets_no_gradient_in_pn_v(on: torch.device, groups: int) -> None:
+    """Its gradient is that of the valid rows alone, whatever padding holds and whatever gradient reaches it."""
+    a = example((50,), 8, torch.float64, on, bare=False)
+    valid = ~a["pad_mask"]
+    x = torch.where(valid[:, None], a["x"], float("nan")).requires_grad_()
+    leaves = x, a["weight"].requires_grad_(), a["bias"].requires_grad_()
+    y, _ = pk.ops.power_norm_v(*leaves, pad_mask=a["pad_mask"], num_groups=groups or None)
+    got = torch.autograd.grad(y, leaves, a["grad_y"])
+    y, _ = pk.ops.power_norm_v(x[valid], *leaves[1:], num_groups=groups or None)
+    expected = torch.autograd.grad(y, leaves, a["grad_y"][valid])
+    assert not got[0][~valid].any()
+    for g, e in zip(got, expected, strict=True):
+        torch.testing.assert_close(g, e, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("kind", ["power_norm", "power_norm_v"])
+def test_padding_is_constant_in_forward_mode(kind: str) -> None:
+    a = example((9,), 6, torch.float64, torch.device("cpu"), bare=False)
+    mask, tangent = a["pad_mask"], torch.ones(9, 6, dtype=torch.float64)
+
+    def function(x: Tensor) -> Tensor:
+        state = {"psi2": a["psi2"]} if kind == "power_norm" else {}
+        return getattr(pk.ops, kind)(x, weight=a["weight"], pad_mask=mask, num_groups=2, **state)[0]
+
+    _, moved = torch.func.jvp(function, (a["x"],), (tangent,))
+    (back,) = torch.func.vjp(function, a["x"])[1](a["grad_y"])
+    assert not moved[mask].any() and moved[~mask].any() and not back[mask].any()
+    torch.testing.assert_close((moved * a["grad_y"]).sum(), (back * tangent).sum(), rtol=1e-12, atol=0)
 
 
 def test_nan_stays_where_it_is(on: torch.device) -> None:

@@ -15,6 +15,7 @@ import torch
 import torch.autograd.forward_ad as forward_ad
 
 from . import backend
+from .errors import message
 
 try:  # private names, used nowhere else; without them ops fall back to torch.library.register_autograd
     from torch._C import _are_functorch_transforms_active as transforms_active
@@ -49,6 +50,25 @@ def nobody_watches() -> bool:
 def in_backward() -> bool:
     """Whether this thread runs inside a backward pass: a forward called there is a recomputation."""
     return torch._C._current_graph_task_id() != -1
+
+
+def assert_later(condition: torch.Tensor, text: str) -> None:
+    """Raises RuntimeError if ``condition`` is false: at once on the CPU, and on a GPU without waiting for it."""
+    torch._assert_async(condition, text)
+
+
+def refuse_recomputation(op: str) -> None:
+    """Raises while compiling under settings that recompute even opaque ops, from state that has moved."""
+    if torch._guards.TracingContext.try_get() is None:
+        return
+    from torch._functorch import config
+
+    for name, harmless in (("activation_memory_budget", 1), ("aggressive_recomputation", False)):
+        value = getattr(config, name)
+        if value != harmless:
+            hint = "its backward would be recomputed from running statistics that have moved since"
+            setting = f"torch._functorch.config.{name}"
+            raise RuntimeError(message(op, setting, f"{harmless} while compiling", f"{value}", hint))
 
 
 class Op:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +15,21 @@ from .._core.errors import message
 from .._core.registry import in_backward
 from ..ops.power_norm import FWD, STATS, check_groups
 from ..reference import power_norm as reference
+
+REMEMBERED = 64  # forwards under no_grad in training, one of which a reentrant checkpoint may repeat
+
+
+class _Epsilon(float):
+    """A number that equals no number. torch's transformer layers take two norms with equal `eps` for LayerNorms, and in
+    evaluation compute LayerNorms in their place."""
+
+    def __eq__(self, other: object) -> bool:
+        return False
+
+    def __ne__(self, other: object) -> bool:
+        return True
+
+    __hash__ = float.__hash__
 
 
 class _Call:
@@ -53,7 +69,6 @@ class MeanSquareNorm(nn.Module):
         checks.positive(self._op, "eps", eps)
         checks.fraction(self._op, "alpha_fwd", alpha_fwd)
         self.num_features, self.num_groups = num_features, num_groups
-        # Not named `eps`: nn.TransformerEncoderLayer takes modules with an `eps` for LayerNorms in its fused path.
         self.epsilon, self.alpha_fwd, self.batch_first = float(eps), alpha_fwd, batch_first
         self._groups = check_groups(self._op, num_features, num_groups)
         state_dtype = torch.float64 if dtype is torch.float64 else torch.float32
@@ -65,6 +80,15 @@ class MeanSquareNorm(nn.Module):
             self.register_parameter("weight", None)
             self.register_parameter("bias", None)
         self._calls: list[weakref.ref[_Call]] = []
+        self._without_grad: deque[_Call] = deque(maxlen=REMEMBERED)
+        self._unchecked = self.running_psi2.is_meta  # state that a loader will bring, or forget
+
+    @property
+    def eps(self) -> float:
+        """``epsilon`` as torch's norms call it. It equals no number, see _Epsilon: compare ``epsilon``."""
+        if torch.compiler.is_compiling():  # which does not know the class; NaN equals nothing either
+            return float("nan")
+        return _Epsilon(self.epsilon)
 
     def reset_running_stats(self) -> None:
         """Sets the running mean square to 1, as in a new module."""
@@ -129,6 +153,9 @@ class MeanSquareNorm(nn.Module):
     def _row_mask(self, x: Tensor, pad_mask: Tensor | None) -> Tensor | None:
         """Checks x, and gives pad_mask the shape of x's rows: fairseq and torch keep it (B, T) for x (T, B, C)."""
         checks.float_tensor(self._op, "x", x, "cast it, for example with x.float()")
+        if x.is_nested:
+            hint = "torch.nn.TransformerEncoder(..., enable_nested_tensor=False) keeps x dense"
+            raise ValueError(message(self._op, "x", "a dense tensor", "a nested tensor", hint))
         if x.dim() == 0 or x.shape[-1] != self.num_features:
             raise ValueError(message(self._op, "x", f"shape (..., {self.num_features})", f"shape {tuple(x.shape)}"))
         if pad_mask is None:
@@ -155,16 +182,46 @@ class MeanSquareNorm(nn.Module):
             self._calls[:] = [ref for ref in self._calls if ref() is not None]
             self._calls.append(weakref.ref(call))
 
+    def _remember(self, call: _Call) -> None:
+        """Keeps what a training forward under no_grad used: a reentrant checkpoint's backward will repeat it."""
+        if not torch.compiler.is_compiling():
+            self._without_grad.append(call)
+
+    def _first_without_grad(self, x: Tensor, pad_mask: Tensor | None) -> _Call | None:
+        """The forward under no_grad that this one repeats, if a reentrant checkpoint's backward is recomputing it."""
+        if torch.compiler.is_compiling() or not in_backward() or not self._without_grad:
+            return None
+        calls = list(self._without_grad)[::-1]  # of equal ones the newest
+        mean_sq = STATS.call(x.detach(), pad_mask, self._groups, self.epsilon)
+        distance = self._distance(calls, mean_sq)
+        nearest = int(distance.argmin())
+        if bool(distance[nearest] <= 1e-5 * mean_sq.sum()):
+            self._without_grad.remove(calls[nearest])
+            return calls[nearest]
+        if len(calls) == REMEMBERED:
+            raise RuntimeError(
+                f"{self._op}: a reentrant checkpoint recomputes a forward with more than {REMEMBERED} later ones under"
+                " no_grad. Hint: use_reentrant=False remembers every forward"
+            )
+        return None
+
+    @staticmethod
+    def _distance(calls: Sequence[_Call], mean_sq: Tensor) -> Tensor:
+        """(calls) how far the batch statistic of each is from mean_sq (C)."""
+        return torch.stack([(call.mean_sq - mean_sq).abs().sum() for call in calls])
+
     def _recomputed(self, x: Tensor, pad_mask: Tensor | None) -> _Call | None:
-        """The earlier call that this forward repeats, if a checkpoint's backward is recomputing it."""
+        """The earlier call that this forward repeats, if a non-reentrant checkpoint's backward is recomputing it."""
         if torch.compiler.is_compiling() or not in_backward():
             return None
         live = [call for ref in self._calls if (call := ref()) is not None]
-        if len(live) < 2:
+        if not live or (len(live) == 1 and not self._without_grad):
             return live[0] if live else None
         # Several calls await their backward: the one with the same batch statistic, found without a host sync.
         mean_sq = STATS.call(x.detach(), pad_mask, self._groups, self.epsilon)
-        distance = torch.stack([(call.mean_sq - mean_sq).abs().sum() for call in live])
+        distance = self._distance(live, mean_sq)
+        if self._without_grad and bool(self._distance(self._without_grad, mean_sq).min() < distance.min()):
+            return None  # a reentrant checkpoint repeats another one
         nearest = distance.argmin()
 
         def pick(of: Callable[[_Call], Tensor]) -> Tensor:
@@ -183,7 +240,37 @@ class MeanSquareNorm(nn.Module):
             new = getattr(self, name)
             if new.dtype in (torch.float16, torch.bfloat16):
                 setattr(self, name, old.to(device=new.device))
+        self._leave_meta(before["running_psi2"])
         return self
 
+    def _leave_meta(self, before: Tensor) -> None:
+        """What comes from the meta device, as by to_empty, holds nothing: it starts as in a new module."""
+        if before.is_meta and not self.running_psi2.is_meta:
+            with torch.no_grad():
+                self.reset_running_stats()
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """A LayerNorm's checkpoint has no statistics: with assign=True those on meta start as in a new module."""
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        psi2, weight = self.running_psi2, self.weight
+        if psi2.is_meta and prefix + "running_psi2" not in state_dict and weight is not None and not weight.is_meta:
+            for name in self._state_names():
+                setattr(self, name, torch.empty_like(getattr(self, name), device=weight.device))
+            self._leave_meta(psi2)
+
+    def _make_ready(self) -> None:
+        """Checks once, before the first forward, state that was made on the meta device."""
+        if self._unchecked and not torch.compiler.is_compiling() and not self.running_psi2.is_meta:
+            if not self._is_plausible():
+                hint = "call reset_running_stats() where the checkpoint has none, as that of a LayerNorm"
+                got = f"what nobody wrote, for example {self.running_psi2[:3].tolist()}"
+                raise ValueError(message(self._op, "running_psi2", "statistics of a checkpoint", got, hint))
+            self._unchecked = False
+
+    def _is_plausible(self) -> bool:
+        """Whether the state can be statistics, and not memory that was only allocated."""
+        return bool((self.running_psi2.isfinite() & (self.running_psi2 > 1e-30)).all())
+
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_calls": []}  # graphs are not copied, so neither are their calls
+        calls = {"_calls": [], "_without_grad": deque(maxlen=REMEMBERED)}
+        return {**self.__dict__, **calls}  # graphs are not copied, so neither are their calls

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
 from typing import Any
 
 from torch import nn
@@ -9,9 +11,15 @@ from torch import nn
 from .._core.errors import message
 from .power_norm import PowerNorm
 
+log = logging.getLogger("probkernels")
+
 
 def convert_layernorm(model: nn.Module, **settings: Any) -> nn.Module:
     """Replaces every ``nn.LayerNorm`` of ``model`` by a :class:`PowerNorm` with its eps, weight and bias.
+
+    Other norms stay, and a warning names them: RMSNorms, and subclasses of LayerNorm with a ``forward`` of their own,
+    such as ConvNeXt's LayerNorm2d, whose features are not the last dimension. The log of "probkernels"
+    (``PK_LOG=info``) names what was replaced.
 
     Args:
         model: changed in place. A layer used in several places stays shared.
@@ -21,7 +29,10 @@ def convert_layernorm(model: nn.Module, **settings: Any) -> nn.Module:
         ``model``, or the new norm when ``model`` is itself a LayerNorm.
 
     Raises:
-        ValueError: a LayerNorm normalises over several dimensions.
+        ValueError: a LayerNorm normalises over several dimensions; the model is then unchanged.
+
+    Warns:
+        UserWarning: some norms were left as they are, or there was nothing to replace.
 
     Example:
         >>> import torch, probkernels as pk
@@ -30,19 +41,46 @@ def convert_layernorm(model: nn.Module, **settings: Any) -> nn.Module:
         PowerNorm(8, eps=1e-05, num_groups=2, affine=True, warmup_iters=0, backward_scale='running')
     """
     norms: dict[nn.Module, PowerNorm] = {}
+    kept = []
+    for path, module in model.named_modules():
+        if _is_layer_norm(module):
+            norms[module] = _convert_one(module, path, settings)  # type: ignore[arg-type]
+            log.info("convert_layernorm: replaced '%s'", path)
+        elif _looks_like_one(module):
+            kept.append(f"'{path}' ({type(module).__name__})")
+    if kept or not norms:
+        _warn(len(norms), kept)
 
-    def convert(module: nn.Module, path: str) -> nn.Module:
-        if isinstance(module, nn.LayerNorm):
-            if module not in norms:
-                norms[module] = _convert_one(module, path, settings)
+    def convert(module: nn.Module) -> nn.Module:
+        if module in norms:
             return norms[module]
-        for name, child in module.named_children():
-            setattr(module, name, convert(child, f"{path}.{name}" if path else name))
-        if isinstance(module, nn.TransformerEncoderLayer):
-            module.activation_relu_or_gelu = 0  # torch's fused inference path computes LayerNorms, whatever the norm
+        for name, child in module._modules.items():  # named_children() would show a layer with two names once
+            if child is not None:
+                setattr(module, name, convert(child))
+        if isinstance(module, nn.TransformerEncoder):
+            module.use_nested_tensor = False  # only torch's fused inference path takes them
         return module
 
-    return convert(model, "")
+    return convert(model)
+
+
+def _is_layer_norm(module: nn.Module) -> bool:
+    """Whether a module computes what nn.LayerNorm does: a subclass may normalise another dimension."""
+    return isinstance(module, nn.LayerNorm) and type(module).forward is nn.LayerNorm.forward
+
+
+def _looks_like_one(module: nn.Module) -> bool:
+    """Whether a user may expect this module to be replaced: libraries have LayerNorms and RMSNorms of their own."""
+    name = type(module).__name__.lower()
+    named = any(part in name for part in ("layernorm", "layer_norm", "rmsnorm", "rms_norm"))
+    return isinstance(module, (nn.LayerNorm, nn.RMSNorm)) or (named and not any(module.children()))
+
+
+def _warn(replaced: int, kept: list[str]) -> None:
+    few = ", ".join(kept[:8]) + (f" and {len(kept) - 8} more" if len(kept) > 8 else "")
+    left = f"left {len(kept)} other norms as they are: {few}. Hint: replace by hand those over the last dimension"
+    text = left if kept else "found no nn.LayerNorm"
+    warnings.warn(f"convert_layernorm: replaced {replaced} LayerNorms and {text}", UserWarning, stacklevel=3)
 
 
 def _convert_one(layer: nn.LayerNorm, path: str, settings: dict[str, Any]) -> PowerNorm:

@@ -14,6 +14,7 @@ from .._core import checks
 from .._core.errors import message
 from ..ops.power_norm import FWD, STATS, V_FWD
 from ._mean_square import MeanSquareNorm, _Call, move_towards
+from ._sync import Reductions
 
 
 class PowerNorm(MeanSquareNorm):
@@ -23,7 +24,8 @@ class PowerNorm(MeanSquareNorm):
     subtracts a running estimate nu of what the exact gradient through the batch statistic would subtract. Both move
     once for every forward that records gradients and its backward: a forward under ``no_grad`` or a checkpoint's
     recomputation moves nothing, ``torch.autograd.grad`` moves psi2 but not nu, and a batch whose statistic is not
-    finite, or that has no valid row, leaves the state as it was. State is float32 (float64 after ``.double()``).
+    finite, or that has no valid row, leaves the state as it was. State is float32 (float64 after ``.double()``). nu is
+    in units of the loss: see :meth:`rescale_nu` where the loss is scaled.
 
     Args:
         num_features: C, the size of the last dimension.
@@ -89,7 +91,7 @@ class PowerNorm(MeanSquareNorm):
             raise ValueError(message(self._op, "warmup_iters", "an int >= 0", repr(warmup_iters)))
         self.alpha_bkw, self.warmup_iters, self.compat = alpha_bkw, warmup_iters, compat
         self.backward_scale = "batch" if compat == "official" else backward_scale
-        self.sync = sync or None
+        self.sync = sync
         if self.sync is not None and self.backward_scale == "batch":
             hint = "batch denominators would wait for an all-reduce in every step"
             raise ValueError(message(self._op, "sync", "None with backward_scale='batch'", repr(sync), hint))
@@ -97,10 +99,17 @@ class PowerNorm(MeanSquareNorm):
         self.register_buffer("iters", torch.zeros(1, dtype=torch.int64, device=device))
         self._saw_iters(0)
         self._count_in_backward = False
-        self._pending: list[_Pending] = []
-        self._open_calls = 0  # forwards since the last backward
-        self._open_rows: Tensor | float = 0.0  # and their valid rows
         self._make_probe()
+
+    @property
+    def sync(self) -> dist.ProcessGroup | bool | None:
+        """The process group, True for the default one, or None."""
+        return self._sync
+
+    @sync.setter
+    def sync(self, group: dist.ProcessGroup | bool | None) -> None:
+        self._sync = group or None
+        self._reductions = Reductions(group) if group else None
 
     def reset_running_stats(self) -> None:
         """Sets psi2 to 1, nu to 0 and iters to 0, as in a new module."""
@@ -117,34 +126,45 @@ class PowerNorm(MeanSquareNorm):
 
     def forward(self, x: Tensor, pad_mask: Tensor | None = None) -> Tensor:
         """Normalises x (..., C); in training also moves the running state. See the class for pad_mask."""
+        self._make_ready()
         mask = self._row_mask(x, pad_mask)
         if not self.training:
-            self._settle()
+            self._settle(close=True)
             return self._evaluate(x)
         call = self._recomputed(x, mask)
         if call is not None:
             return self._normalise(x, mask, call.psi2, call.nu)[0]
-        self._settle()
-        if not torch.is_grad_enabled():
-            batch = self._batch_mean_sq(x, mask) if self._warming_up else None
-            return self._normalise(x, mask, self._denominator(batch, self.iters + 1), None)[0]
+        self._settle(close=True)
         batch = self._batch_mean_sq(x, mask) if self._warming_up else None
+        if not torch.is_grad_enabled():
+            y, mean_sq, psi2, _ = self._normalise(x, mask, self._denominator(batch, self.iters + 1), None)
+            self._remember(_Call(psi2, None if torch.compiler.is_compiling() else self.running_nu.clone(), mean_sq))
+            return y
         self._count()
-        psi2 = self._denominator(batch, self.iters)
-        nu = self.running_nu.clone()
-        y, mean_sq = self._normalise(x, mask, psi2, nu)
-        self._record(y, _Call(psi2, nu, mean_sq))
+        first = self._first_without_grad(x, mask)
+        if first is None:
+            psi2, nu = self._denominator(batch, self.iters), self.running_nu
+        else:
+            psi2, nu = first.psi2, first.nu
+        y, mean_sq, psi2, nu = self._normalise(x, mask, psi2, nu, rows=self._count_rows(x, mask))
+        self._record(y, _Call(psi2.detach(), nu.detach(), mean_sq))
         self._update_psi2(mean_sq if batch is None else batch, batch is not None, x, mask)
         return y
 
     # --- forward ---
 
-    def _normalise(self, x: Tensor, mask: Tensor | None, psi2: Tensor, nu: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _normalise(
+        self, x: Tensor, mask: Tensor | None, psi2: Tensor, nu: Tensor | None, rows: Tensor | float | None = None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """y, the batch's mean square, and copies of the psi2 and nu that were used. ``rows``: of a new call."""
         if nu is not None:
             # The probe is 0; nu's pseudo-gradient arrives at it, and from its hook moves running_nu. Thus the
             # backward itself changes nothing, which is what compile and checkpointing need.
             learns = x.requires_grad or (self.weight is not None and self.weight.requires_grad)
-            nu = nu + self._probe if learns else None
+            probe = self._probe
+            if learns and rows is not None and self._reductions is not None:
+                probe = self._reductions.probe(probe, rows)
+            nu = nu + probe if learns else None
         official = self.compat == "official"
         batch_scale = self.backward_scale == "batch"
         return FWD.call(x, self.weight, self.bias, psi2, nu, mask, self._groups, self.epsilon, batch_scale, official)
@@ -163,28 +183,21 @@ class PowerNorm(MeanSquareNorm):
 
     def _batch_mean_sq(self, x: Tensor, mask: Tensor | None) -> Tensor:
         mean_sq = STATS.call(x.detach(), mask, self._groups, self.epsilon).to(self.running_psi2.dtype)
-        if self.sync is None:
+        if self._reductions is None:
             return mean_sq
-        pending = self._reduce(mean_sq, self._count_rows(x, mask))
-        return pending.wait()
+        return self._reductions.mean_square_now(mean_sq, self._count_rows(x, mask))
 
     def _denominator(self, batch: Tensor | None, t: Tensor) -> Tensor:
         """psi2 (C) that forward number t divides by."""
         if batch is None:
-            return self.running_psi2.clone()
+            return self.running_psi2
         return torch.where((t <= self.warmup_iters) & torch.isfinite(batch), batch, self.running_psi2)
 
     def _update_psi2(self, mean_sq: Tensor, warming_up: bool, x: Tensor, mask: Tensor | None) -> None:
-        if self.sync is None:
+        if self._reductions is None or warming_up:  # in warm-up it is already that of the joint batch
             self._move_psi2(mean_sq, warming_up)
-            return
-        rows = self._count_rows(x, mask)
-        self._open_calls += 1
-        self._open_rows = self._open_rows + rows
-        if warming_up:
-            self._move_psi2(mean_sq, warming_up)  # already that of the joint batch
         else:
-            self._pending.append(self._reduce(mean_sq, rows, self._move_psi2))
+            self._reductions.mean_square(mean_sq, self._count_rows(x, mask), self._move_psi2)
 
     def _move_psi2(self, mean_sq: Tensor, warming_up: bool = False) -> None:
         psi2, rate = self.running_psi2, 1 - self.alpha_fwd
@@ -212,6 +225,23 @@ class PowerNorm(MeanSquareNorm):
 
         self._probe.register_post_accumulate_grad_hook(hook)
 
+    def _fit_probe(self) -> None:
+        """Makes the probe anew where the state has been replaced, by a loader of checkpoints for example."""
+        probe, nu = self._probe, self.running_nu
+        if probe.device != nu.device or probe.dtype is not nu.dtype or probe.shape != nu.shape:
+            self._make_probe()
+
+    def _make_ready(self) -> None:
+        super()._make_ready()
+        if not torch.compiler.is_compiling():
+            self._fit_probe()
+
+    def train(self, mode: bool = True) -> PowerNorm:
+        """Sets the mode, as every module does."""
+        self._fit_probe()  # compiled code cannot
+        super().train(mode)
+        return self
+
     @torch.no_grad()
     def _nu_arrived(self, grad: Tensor) -> None:
         """``grad`` (C) is -mean(a x_hat), summed over the forwards of this backward."""
@@ -219,12 +249,10 @@ class PowerNorm(MeanSquareNorm):
             self._count_in_backward = False
             if self._warming_up:
                 self._saw_iters(self._iters_seen + 1)
-        if self.sync is None:
+        if self._reductions is None:
             self._move_nu(grad)
-            return
-        calls, rows = self._open_calls, self._open_rows
-        self._open_calls, self._open_rows = 0, 0.0
-        self._pending.append(self._reduce(grad / calls, rows, lambda mean: self._move_nu(mean * calls)))
+        else:
+            self._reductions.nu_arrived(self._move_nu)
 
     def _move_nu(self, grad: Tensor) -> None:
         finite = torch.where(grad.abs() < float("inf"), grad, 0)  # also where loss scaling has overflowed
@@ -237,27 +265,44 @@ class PowerNorm(MeanSquareNorm):
         """Valid rows: a number, or a tensor so that a mask need not be read by the host."""
         return float(x.numel() // x.shape[-1]) if mask is None else (~mask).sum()
 
-    @torch.compiler.disable
-    def _reduce(self, mean: Tensor, rows: Tensor | float, apply: Callable[[Tensor], None] | None = None) -> _Pending:
-        """Starts to average ``mean`` (C) over the group's ranks, weighted by their rows; ``apply`` takes the result."""
-        rows = torch.as_tensor(rows, dtype=self.running_psi2.dtype, device=mean.device).reshape(1)
-        total = torch.where(rows > 0, mean.to(rows.dtype) * rows, 0)
-        buffer = torch.cat([total, rows])
-        group = None if self.sync is True else self.sync
-        return _Pending(dist.all_reduce(buffer, group=group, async_op=True), buffer, apply)
-
-    def _settle(self) -> None:
-        """Applies what all-reduces have brought since the last forward, in order."""
-        if self._pending:
-            pending, self._pending = self._pending, []
-            with torch.no_grad():
-                for item in pending:
-                    item.settle()
+    def _settle(self, *, close: bool = False) -> None:
+        """Applies what all-reduces have brought since the last forward; ``close``: a forward begins."""
+        if self._reductions is None:
+            return
+        if close and self._reductions.open:
+            self._reductions.close(self.running_nu, self._move_nu)
+        if self._reductions.pending:
+            self._reductions.settle()
 
     # --- moving, copying, loading ---
 
     def _state_names(self) -> tuple[str, ...]:
-        return ("running_psi2", "running_nu")
+        return ("running_psi2", "running_nu", "iters")
+
+    def _is_plausible(self) -> bool:
+        started = 0 < int(self.iters) < 2**40 or (int(self.iters) == 0 and super()._is_plausible())
+        return started and bool(self.running_psi2.isfinite().all() and self.running_nu.isfinite().all())
+
+    def rescale_nu(self, factor: float) -> None:
+        """Multiplies nu, which is in units of the gradient, by ``factor``: call it when the scale of the loss changes.
+
+        Args:
+            factor: new scale over old scale, for example 1 / 65536 where training goes on without loss scaling.
+
+        Raises:
+            TypeError, ValueError: ``factor`` is not a positive number.
+
+        Example:
+            >>> import torch, probkernels as pk
+            >>> norm, weight = pk.nn.PowerNorm(2), torch.tensor([1.0, 2.0])
+            >>> (norm(torch.ones(3, 2)) * weight).mean().mul(1024).backward()
+            >>> norm.rescale_nu(1 / 1024)
+            >>> norm.running_nu
+            tensor([0.0167, 0.0333])
+        """
+        checks.positive(f"{self._op}.rescale_nu", "factor", factor, "new scale of the loss over the old one")
+        self._settle()
+        self.running_nu.mul_(factor)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PowerNorm:
         self._settle()
@@ -268,11 +313,12 @@ class PowerNorm(MeanSquareNorm):
     def __getstate__(self) -> dict[str, Any]:
         self._settle()
         state = super().__getstate__()
-        del state["_probe"]
+        del state["_probe"], state["_reductions"]
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        self.sync = self._sync
         self._make_probe()
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
@@ -287,27 +333,10 @@ class PowerNorm(MeanSquareNorm):
         if prefix + "ema_gz" in state_dict:
             state_dict[prefix + "running_nu"] = (1 - self.alpha_bkw) * state_dict.pop(prefix + "ema_gz").flatten()
         super()._load_from_state_dict(state_dict, prefix, *args)
+        self._fit_probe()
         iters = state_dict.get(prefix + "iters")
         if iters is not None and not iters.is_meta:
             self._saw_iters(int(iters))
-
-
-class _Pending:
-    """An all-reduce under way of [rows * mean (C), rows (1)]."""
-
-    def __init__(self, work: Any, buffer: Tensor, apply: Callable[[Tensor], None] | None) -> None:
-        self.work, self.buffer, self.apply = work, buffer, apply
-
-    def wait(self) -> Tensor:
-        """The mean (C) over all ranks' rows; NaN when there are none."""
-        self.work.wait()
-        return self.buffer[:-1] / self.buffer[-1]
-
-    def settle(self) -> None:
-        """Waits and applies the mean."""
-        mean = self.wait()
-        if self.apply is not None:
-            self.apply(mean)
 
 
 class PowerNormV(MeanSquareNorm):
@@ -339,6 +368,7 @@ class PowerNormV(MeanSquareNorm):
 
     def forward(self, x: Tensor, pad_mask: Tensor | None = None) -> Tensor:
         """Normalises x (..., C); in training also moves the running mean square."""
+        self._make_ready()
         mask = self._row_mask(x, pad_mask)
         if not self.training:
             return self._evaluate(x)

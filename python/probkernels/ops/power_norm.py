@@ -12,8 +12,10 @@ from .._core import checks
 from .._core.backend import Backend
 from .._core.errors import message
 from .._core.native import DTYPE_CODE, accumulating, accumulation_dtype
-from .._core.registry import Op
+from .._core.registry import Op, refuse_recomputation
 from ..reference import power_norm as reference
+from ._power_norm_examples import examples as _examples
+from ._power_norm_examples import fwd_examples as _fwd_examples
 
 KINDS = ("cpu", "triton", "cuda")  # Triton first on a GPU: one pass over dense tiles is what it does best
 
@@ -61,11 +63,11 @@ def _fwd_kernel(
     groups: int,
     eps: float,
     *_: bool,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     x, vectors = x.contiguous(), accumulating(x, weight, bias, psi2)
     y, mean_sq = torch.empty_like(x), torch.empty_like(vectors[-1])
     _launch(run, "fwd", [x, *vectors, pad_mask, y, mean_sq], groups, eps)
-    return y, mean_sq
+    return y, mean_sq, psi2.clone(), psi2.new_empty(0) if nu is None else nu.clone()
 
 
 def _bwd_kernel(
@@ -90,7 +92,9 @@ def _v_fwd_kernel(
     run: Backend, x: Tensor, weight: Tensor | None, bias: Tensor | None, pad_mask: Tensor | None, *settings: Any
 ) -> tuple[Tensor, Tensor]:
     mean_sq = _stats_kernel(run, x, pad_mask, *settings)
-    y, _ = _fwd_kernel(run, x, weight, bias, mean_sq, None, pad_mask, *settings)
+    x = x.contiguous()
+    y = torch.empty_like(x)
+    _launch(run, "fwd", [x, *accumulating(x, weight, bias, mean_sq), pad_mask, y, torch.empty_like(mean_sq)], *settings)
     return y, mean_sq
 
 
@@ -108,40 +112,6 @@ def _v_bwd_kernel(
     vectors = accumulating(x, weight, psi2)
     _launch(run, "v_bwd", [x, grad_y.to(x.dtype), *vectors, pad_mask, *outputs], groups, eps)
     return outputs
-
-
-# --- examples: what doctor and the composition tests run every op on ---
-
-
-def _example(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-    generator = torch.Generator().manual_seed(0)
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator, dtype=torch.float64).to(device, dtype)
-
-    acc = torch.float64 if dtype is torch.float64 else torch.float32
-    return {
-        "x": normal(5, 2, 8),
-        "grad_y": normal(5, 2, 8),
-        "weight": 1 + 0.1 * normal(8),
-        "bias": 0.1 * normal(8),
-        "psi2": (0.5 + normal(8).square()).to(acc),
-        "scale2": (0.5 + normal(8).square()).to(acc),
-        "nu": 0.1 * normal(8).to(acc),
-        "pad_mask": (torch.arange(10) % 5 == 3).reshape(5, 2).to(device),
-    }
-
-
-def _examples(*names: str, rest: tuple[Any, ...] = ()) -> Any:
-    """Argument tuples: everything with group scaling and padding, then every optional tensor absent."""
-
-    def make(device: torch.device, dtype: torch.dtype) -> list[tuple[Any, ...]]:
-        full = _example(device, dtype)
-        optional = {"weight", "bias", "nu", "pad_mask"}
-        bare = {k: None if k in optional else v for k, v in full.items()}
-        return [(*(full[n] for n in names), 2, 1e-5, *rest), (*(bare[n] for n in names), 0, 1e-5, *rest)]
-
-    return make
 
 
 STATS = Op(
@@ -179,41 +149,55 @@ def _like(argument: Tensor | None, grad: Tensor | None) -> Tensor | None:
 
 
 # --- power_norm_fwd: its backward is PN's estimate, exact when nu is None ---
+# It also returns the psi2 and nu it used, and its backward reads those. The caller moves its state in place after the
+# forward. Inductor drops a clone made before that, and the backward would read the moved state; what an opaque op
+# returns it keeps.
 
 
-def _fwd_fake(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-    return _rows_like(x), _features(x)
+def _fwd_fake(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, psi2: Tensor, nu: Tensor | None, *_: Any
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return _rows_like(x), _features(x), _rows_like(psi2), psi2.new_empty(0) if nu is None else _rows_like(nu)
 
 
-def _fwd_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    x, weight, bias, psi2, nu, pad_mask, groups, eps, batch_scale, pads_learn = inputs
-    mean_sq = output[1]
-    ctx.mark_non_differentiable(mean_sq)
+def _fwd_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
+    x, weight, bias, _, nu, pad_mask, groups, eps, batch_scale, pads_learn = inputs
+    refuse_recomputation("power_norm")
+    _, mean_sq, psi2, nu_used = output
+    constants = (mean_sq, psi2, nu_used) if nu is None else (mean_sq, psi2)  # nu has second derivatives
+    ctx.mark_non_differentiable(*constants)
     scale2 = mean_sq if batch_scale else psi2
+    nu = None if nu is None else nu_used
     ctx.save_for_backward(x, weight, bias, psi2, scale2, nu, None if pads_learn else pad_mask)
     ctx.settings = groups, eps
+    ctx.set_materialize_grads(False)
 
 
-def _fwd_backward(ctx: Any, grad_y: Tensor, _: Any) -> tuple[Any, ...]:
+def _fwd_backward(ctx: Any, grad_y: Tensor | None, _: Any, __: Any, grad_nu_used: Tensor | None) -> tuple[Any, ...]:
     x, weight, bias, psi2, scale2, nu, pad_mask = ctx.saved_tensors
-    grad_x, grad_weight, grad_bias, grad_nu = BWD.call(x, grad_y, weight, psi2, scale2, nu, pad_mask, *ctx.settings)
+    grad_x = grad_weight = grad_bias = None
+    grad_nu = grad_nu_used
+    if grad_y is not None:
+        grad_x, grad_weight, grad_bias, grad_nu = BWD.call(x, grad_y, weight, psi2, scale2, nu, pad_mask, *ctx.settings)
+        if grad_nu_used is not None:
+            grad_nu = grad_nu + grad_nu_used
     return (grad_x, _like(weight, grad_weight), _like(bias, grad_bias), None, _like(nu, grad_nu), *(None,) * 5)
 
 
-def _fwd_forward_mode(*args: Any) -> tuple[Tensor, Tensor]:
+def _fwd_forward_mode(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     if args[4] is not None:
         raise NotImplementedError(
             "power_norm_fwd has no forward-mode derivative with nu: PowerNorm's backward is an estimate, the transpose"
             " of no linear map. Without nu (eval mode) and in power_norm_v it exists"
         )
-    y, mean_sq = reference.power_norm_fwd(*args)
-    return y, mean_sq.detach()
+    y, *rest = reference.power_norm_fwd(*args)
+    return (y, *(t.detach() for t in rest))  # type: ignore[return-value]
 
 
 FWD = Op(
     "power_norm_fwd",
     "(Tensor x, Tensor? weight, Tensor? bias, Tensor psi2, Tensor? nu, Tensor? pad_mask, int groups, float eps,"
-    " bool batch_scale, bool pads_learn) -> (Tensor, Tensor)",
+    " bool batch_scale, bool pads_learn) -> (Tensor, Tensor, Tensor, Tensor)",
     family="power_norm",
     reference=reference.power_norm_fwd,
     kernels=dict.fromkeys(KINDS, _fwd_kernel),
@@ -222,7 +206,7 @@ FWD = Op(
     backward=_fwd_backward,
     forward_mode=_fwd_forward_mode,
     constant={"psi2": "PowerNorm treats the running mean square as a constant; power_norm_v differentiates it"},
-    examples=_examples("x", "weight", "bias", "psi2", "nu", "pad_mask", rest=(False, False)),
+    examples=_fwd_examples,
 )
 
 V_BWD = Op(
@@ -261,7 +245,7 @@ V_FWD = Op(
     family="power_norm",
     reference=reference.power_norm_v_fwd,
     kernels=dict.fromkeys(KINDS, _v_fwd_kernel),
-    fake=_fwd_fake,
+    fake=lambda x, *rest: (_rows_like(x), _features(x)),
     setup=_v_fwd_setup,
     backward=_v_fwd_backward,
     examples=_examples("x", "weight", "bias", "pad_mask"),
@@ -354,7 +338,7 @@ def power_norm(
     _check("power_norm", x, {"psi2": psi2, "weight": weight, "bias": bias, "nu": nu}, pad_mask, eps)
     checks.one_of("power_norm", "backward_scale", backward_scale, ("running", "batch"))
     groups = check_groups("power_norm", x.shape[-1], num_groups)
-    return FWD.call(x, weight, bias, psi2, nu, pad_mask, groups, eps, backward_scale == "batch", False)
+    return FWD.call(x, weight, bias, psi2, nu, pad_mask, groups, eps, backward_scale == "batch", False)[:2]
 
 
 def power_norm_v(
@@ -372,7 +356,7 @@ def power_norm_v(
         x: (..., C) float32, float64, float16 or bfloat16; any strides.
         weight: (C) or None for 1.
         bias: (C) or None for 0.
-        pad_mask: (...) bool, True marks padding: normalised, but not part of the mean square.
+        pad_mask: (...) bool, True marks padding: normalised, but not part of the mean square, and without gradient.
         num_groups: divisor of C, or None for no group scaling.
         eps: added to mean squares under the root.
 

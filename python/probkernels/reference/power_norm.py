@@ -76,15 +76,21 @@ def power_norm_fwd(
     eps: float,
     batch_scale: bool,
     pads_learn: bool,
-) -> tuple[Tensor, Tensor]:
-    """x (..., C), weight, bias, psi2 (C) -> y (..., C), mean_sq (C). The last four change only the backward."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """x (..., C), weight, bias, psi2 (C) -> y (..., C), mean_sq (C), and the psi2 and nu (C; (0) for None) it used.
+
+    nu and batch_scale change only the backward. Padding rows of y are constants unless pads_learn.
+    """
     z, _ = _group_scale(_accumulate(x), groups, eps)
     y = z / torch.sqrt(psi2 + eps)
     if weight is not None:
         y = y * weight
     if bias is not None:
         y = y + bias
-    return y.to(x.dtype), _mean_rows(z.square(), _valid(x, pad_mask))
+    y, valid = y.to(x.dtype), _valid(x, pad_mask)
+    if pad_mask is not None and not pads_learn:
+        y = torch.where(valid, y, y.detach())
+    return y, _mean_rows(z.square(), valid), psi2.clone(), psi2.new_empty(0) if nu is None else nu.clone()
 
 
 def power_norm_bwd(
@@ -119,20 +125,20 @@ def power_norm_v_fwd(
 ) -> tuple[Tensor, Tensor]:
     """PN-V: normalise by the batch's own mean square. x (..., C) -> y (..., C), mean_sq (C)."""
     mean_sq = power_norm_stats(x, pad_mask, groups, eps)
-    y, _ = power_norm_fwd(x, weight, bias, mean_sq, None, pad_mask, groups, eps, False, False)
+    y = power_norm_fwd(x, weight, bias, mean_sq, None, pad_mask, groups, eps, False, False)[0]
     return y, mean_sq
 
 
 def power_norm_v_bwd(
     x: Tensor, grad_y: Tensor, weight: Tensor | None, psi2: Tensor, pad_mask: Tensor | None, groups: int, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """PN-V's exact gradient given psi2 = mean_sq: grad_x (..., C), grad_weight and grad_bias (C)."""
+    """PN-V's exact gradient given psi2 = mean_sq: grad_x (..., C), grad_weight and grad_bias (C); none from padding."""
     z, r = _group_scale(_accumulate(x), groups, eps)
     valid = _valid(x, pad_mask)
-    grad_y = _accumulate(grad_y)
-    x_hat = z / torch.sqrt(psi2 + eps)
+    grad_y = torch.where(valid, _accumulate(grad_y), 0)
+    x_hat = torch.where(valid, z / torch.sqrt(psi2 + eps), 0)
     g = grad_y if weight is None else grad_y * weight
     lam = _sum_rows(g * x_hat) / valid.sum().to(z.dtype)
-    grad_z = (g - torch.where(valid, lam * x_hat, 0)) / torch.sqrt(psi2 + eps)
-    grad_x = _through_group_scale(grad_z, z, r, groups).to(x.dtype)
+    grad_x = _through_group_scale((g - lam * x_hat) / torch.sqrt(psi2 + eps), z, r, groups)
+    grad_x = torch.where(valid, grad_x, 0).to(x.dtype)
     return grad_x, _sum_rows(grad_y * x_hat), _sum_rows(grad_y)
