@@ -199,7 +199,7 @@ class SaRAAdamW(torch.optim.Optimizer):
             weight_decay=group["weight_decay"],
         )
         for slot, weight, values, _ in rows:
-            if sharded(weight) is None:
+            if sharded(weight) is None and not values.is_inference():
                 slot.written = values._version
 
     def _state_of(self, values: nn.Parameter) -> dict[str, Any]:

@@ -102,5 +102,5 @@ def _load_part(slot: Slot, weight: Tensor, values: nn.Parameter, part: dict[str,
     slot.threshold, slot.base = part["threshold"], part["base"]
     count = slot.selection.count
     if count != values.numel():
-        resize(slot, values, values.new_empty(count) if slot.own else standin(values, count))
+        resize(values, values.new_empty(count) if slot.own else standin(values, count))
     settle(slot, weight, values, part["values"].to(values.device))

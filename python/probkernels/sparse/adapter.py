@@ -69,6 +69,7 @@ class Adapter:
             weight, values = module._parameters[name], module._parameters[name + SUFFIX]
             assert weight is not None
             assert values is not None
+            slot.check_values(values)
             held.append((slot, weight, values))
         if not held:
             raise ValueError(message("Adapter", "model", "a model with an adapter", "one that was detached"))
@@ -153,7 +154,7 @@ class Adapter:
                     state[key] = entry[keep]
         slot.selection = slot.selection.within(keep)
         data = values.detach()[keep].clone() if slot.own else standin(values, slot.selection.count)
-        resize(slot, values, data)
+        resize(values, data)
         if grad is not None and slot.selection.count:
             values.grad = grad[keep]
 

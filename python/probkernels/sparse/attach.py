@@ -83,7 +83,7 @@ def attach(
         base = read(weight, c.selection) if keep_base else None
         slot = Slot(home.name, rule, c.selection, c.selection, c.threshold, base, weight.requires_grad)
         parameter = _values_of(home, slot, total == 0)
-        weight.requires_grad_(False)
+        slot.parameter, slot.weight = parameter, weight.requires_grad_(False)
         for module, name in home.places:
             slots.setdefault(module, {})[name] = slot
             module.register_parameter(name + SUFFIX, parameter)
