@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import weakref
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from .._core.errors import message
+from .._core.errors import ModelMismatchError, message
 from ..ops import Selection
 
 SUFFIX = "_values"
 NO_VERSION = -2  # of tensors made in inference mode
+MARK = "selection"  # the key in an optimiser's state that says which entries it belongs to
 BITS = {8: torch.int64, 4: torch.int32, 2: torch.int16}  # by bytes an entry
 
 
@@ -42,6 +44,7 @@ class Slot:
     trained_before: bool  # requires_grad before attaching
     parameter: Tensor | None = None  # the values of this slot itself; any other tensor was given by a functional call
     weight: Tensor | None = None  # the weight of this slot itself, which values may be written into
+    marked: tuple[Selection, int] | None = None  # the last selection that mark() was asked for, and its answer
     written: int = -1  # version of the values that a weight on a GPU holds
     merged: bool = False
     tuned: Tensor | None = None  # values of `first`, while a scaled merge hides them
@@ -57,9 +60,20 @@ class Slot:
         held = tensors[1] if tensors[0] is None else tensors[0]
         if held is not None and held.device != device:
             first = self.first.to(device)
-            self.selection = first if self.selection is self.first else self.selection.to(device)
-            self.first = first
+            moved = first if self.selection is self.first else self.selection.to(device)
+            if self.marked is not None and self.marked[0] is self.selection:
+                self.marked = moved, self.marked[1]
+            self.selection, self.first = moved, first
         return self.selection.tensors
+
+    def mark(self) -> int:
+        """A number for the entries trained now, which goes into optimisers' states."""
+        if self.marked is None or self.marked[0] is not self.selection:
+            chosen = self.selection.index if self.selection.words is None else self.selection.words
+            assert chosen is not None
+            digest = hashlib.blake2b(chosen.cpu().numpy().tobytes(), digest_size=7).digest()
+            self.marked = self.selection, int.from_bytes(digest, "little")
+        return self.marked[1]
 
     def refresh(self, weight: Tensor, values: Tensor) -> None:
         """Writes values into a weight that holds others. How they were changed does not matter: all are compared."""
@@ -220,6 +234,23 @@ def _after_step(optimiser: torch.optim.Optimizer, *_: Any) -> None:
             if not writes or sharded(weight) is not None:
                 slot.written = -1  # torch's fused steps leave no mark on a tensor's version
                 slot.refresh(weight, values)
+            if not writes and optimiser.state.get(values):
+                optimiser.state[values].setdefault(MARK, slot.mark())
 
 
+def _before_step(optimiser: torch.optim.Optimizer, *_: Any) -> None:
+    """Raises where a loaded state belongs to other entries than those that are trained."""
+    for module in list(LIVE):
+        for name, slot in slots_of(module).items():
+            values = module._parameters[name + SUFFIX]
+            state = None if values is None else optimiser.state.get(values)
+            if state and state.get(MARK, slot.mark()) != slot.mark():
+                hint = "load adapter.state_dict() too, name the optimiser in progress(), or make it anew"
+                raise ModelMismatchError(
+                    f"{type(optimiser).__name__}.step: its state is of other entries of '{slot.name}' than those "
+                    f"trained now. Hint: {hint}"
+                )
+
+
+register_optimizer_step_pre_hook(_before_step)
 register_optimizer_step_post_hook(_after_step)

@@ -53,12 +53,14 @@ def same_names(op: str, here: set[str], there: set[str]) -> None:
         raise ModelMismatchError(f"{op}: the adapted parameters differ, at {odd}")
 
 
-def _pack(selection: Selection) -> dict[str, Any]:
+def pack_selection(selection: Selection) -> dict[str, Any]:
+    """A selection as tensors and a number."""
     index, words, ranks = selection.tensors
     return {"count": selection.count, "index": index, "words": words, "ranks": ranks}
 
 
-def _unpack(state: dict[str, Any], shape: torch.Size, device: torch.device) -> Selection:
+def unpack_selection(state: dict[str, Any], shape: torch.Size, device: torch.device) -> Selection:
+    """The selection of a weight of this shape that :func:`pack_selection` wrote."""
     tensors = (state[key] for key in ("index", "words", "ranks"))
     return Selection(shape, state["count"], *(None if t is None else t.to(device) for t in tensors))
 
@@ -70,25 +72,36 @@ def state_of(held: Held, generator: torch.Generator) -> dict[str, Any]:
         slot.refresh(weight, values)
         parts[slot.name] = {
             "shape": list(weight.shape),
-            "first": _pack(slot.first),
-            "now": None if slot.selection is slot.first else _pack(slot.selection),
+            "first": pack_selection(slot.first),
+            "now": None if slot.selection is slot.first else pack_selection(slot.selection),
             "values": tuned(slot, weight, values),
             "base": slot.base,
             "threshold": slot.threshold,
             "checksum": frozen_checksum(weight, slot.first),
         }
-    return {"version": 1, "parts": parts, "generator": generator.get_state()}
+    return {"version": 2, "rule": rule_of(held), "parts": parts, "generator": generator.get_state()}
+
+
+def rule_of(held: Held) -> dict[str, Any]:
+    """How the entries were chosen."""
+    rule = held[0][0].rule
+    return {name: getattr(rule, name) for name in ("threshold", "density", "select", "scope")}
 
 
 def load_state(held: Held, state: dict[str, Any], generator: torch.Generator) -> None:
     """Sets the state of an adapter; nothing changes unless all of it fits."""
-    parts = state["parts"]
+    parts, here = state["parts"], rule_of(held)
+    there = state.get("rule")
+    if there != here:
+        raise ModelMismatchError(
+            f"Adapter.load_state_dict: entries were selected by {there}, here by {here}. Hint: attach as it was"
+        )
     same_names("Adapter.load_state_dict", {slot.name for slot, _, _ in held}, set(parts))
     for slot, weight, _ in held:
         part = parts[slot.name]
         if part["shape"] != list(weight.shape):
             raise ModelMismatchError(f"Adapter.load_state_dict: '{slot.name}' has another shape")
-        if part["checksum"] != frozen_checksum(weight, _unpack(part["first"], weight.shape, weight.device)):
+        if part["checksum"] != frozen_checksum(weight, unpack_selection(part["first"], weight.shape, weight.device)):
             raise ModelMismatchError(f"Adapter.load_state_dict: frozen entries of '{slot.name}' differ")
     for slot, weight, values in held:
         _load_part(slot, weight, values, parts[slot.name])
@@ -97,8 +110,8 @@ def load_state(held: Held, state: dict[str, Any], generator: torch.Generator) ->
 
 @torch.no_grad()
 def _load_part(slot: Slot, weight: Tensor, values: nn.Parameter, part: dict[str, Any]) -> None:
-    slot.first = _unpack(part["first"], weight.shape, weight.device)
-    slot.selection = slot.first if part["now"] is None else _unpack(part["now"], weight.shape, weight.device)
+    slot.first = unpack_selection(part["first"], weight.shape, weight.device)
+    slot.selection = slot.first if part["now"] is None else unpack_selection(part["now"], weight.shape, weight.device)
     slot.threshold, slot.base = part["threshold"], part["base"]
     count = slot.selection.count
     if count != values.numel():

@@ -15,7 +15,7 @@ from .._core.errors import message
 from ..ops import Selection
 from . import _state
 from ._modules import standin, unswap
-from ._slots import SUFFIX, Slot, read, resize, settle, slots_of, sync, tuned, write
+from ._slots import MARK, SUFFIX, Slot, read, resize, settle, slots_of, sync, tuned, write
 from .delta import Delta
 from .nuclear import SlotNuclear
 
@@ -153,6 +153,9 @@ class Adapter:
                 if isinstance(entry, Tensor) and entry.shape == values.shape:
                     state[key] = entry[keep]
         slot.selection = slot.selection.within(keep)
+        for optimiser in optimisers:
+            if MARK in optimiser.state.get(values, {}):
+                optimiser.state[values][MARK] = slot.mark()
         data = values.detach()[keep].clone() if slot.own else standin(values, slot.selection.count)
         resize(values, data)
         if grad is not None and slot.selection.count:

@@ -71,6 +71,8 @@ def attach(
         >>> adapter.count, model.weight_values.grad.shape[0] + model.bias_values.grad.shape[0]
         (104, 104)
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(message("attach", "model", "a torch.nn.Module", type(model).__name__, "pass the model itself"))
     rule = _rule(threshold, density, select, scope, values)
     homes = find_homes("attach", model, target)
     chosen = choose(homes, rule, seed)
