@@ -276,6 +276,7 @@ class SaRAAdamW(torch.optim.Optimizer):
         about = {"moments": self.moments, "updates": self.updates, "rule": own["rule"], "generator": own["generator"]}
         for group in made["param_groups"]:
             group.update(about)
+        made["param_groups"][0]["beside"] = own["beside"]
         return made
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -303,9 +304,9 @@ class SaRAAdamW(torch.optim.Optimizer):
             if entry is None:  # checkpointers leave out what requires no gradient
                 entries[id(values)] = entry = self._entry(slot)
             parts[slot.name] = part_of(slot.name, entry, weight.device)
-        self.adapter.load_state_dict({"rule": about["rule"], "parts": parts, "generator": about["generator"]})
+        self.adapter.load_state_dict({**about, "parts": parts, "beside": groups[0]["beside"]})
         for group in groups:
-            for key in GROUP_KEYS:
+            for key in (*GROUP_KEYS, "beside"):
                 group.pop(key, None)
         super().load_state_dict({"state": {}, "param_groups": groups})
         for values in params:

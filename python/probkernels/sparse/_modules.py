@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .._core.errors import message
 from ._functions import Conv, Embedding, Linear, Selected
 from ._given import compose, is_given, transformed
-from ._slots import LIVE, SUFFIX, Slot, same, slots_of, sync
+from ._slots import LIVE, SUFFIX, Slot, same, sharded, slots_of, sync
 
 DENSE = 0.5  # above this density a dense gradient, gathered, is faster than a sampled one
 
@@ -132,7 +132,7 @@ def _state(module: nn.Module, name: str) -> tuple[Slot, Tensor, Tensor, bool]:
         return slot, weight, values, given
     if transformed():
         return slot, weight, values, True
-    if weight is slot.weight:
+    if weight is slot.weight or sharded(weight) is not None:
         slot.refresh(weight, values)
         slot.check_values(values)
         return slot, weight, values, False

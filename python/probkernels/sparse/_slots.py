@@ -44,6 +44,7 @@ class Slot:
     trained_before: bool  # requires_grad before attaching
     parameter: Tensor | None = None  # the values of this slot itself; any other tensor was given by a functional call
     weight: Tensor | None = None  # the weight of this slot itself, which values may be written into
+    beside: Any = None  # of all slots (_beside.py): buffers and parameters trained along, as they were at first
     marked: tuple[Selection, int] | None = None  # the last selection that mark() was asked for, and its answer
     written: int = -1  # version of the values that a weight on a GPU holds
     merged: bool = False

@@ -9,6 +9,7 @@ from torch import nn
 
 from .._core import checks
 from .._core.errors import message
+from ._beside import remember
 from ._choose import Home, Target, choose, find_homes
 from ._modules import standin, swap
 from ._slots import SUFFIX, Rule, Slot, read, values_dtype
@@ -91,6 +92,10 @@ def attach(
             module.register_parameter(name + SUFFIX, parameter)
     for module, named in slots.items():
         swap(module, named)
+    beside = remember(model)
+    for named in slots.values():
+        for slot in named.values():
+            slot.beside = beside
     return Adapter(model, seed)
 
 
