@@ -67,7 +67,7 @@ class _Values:
 
     def __setattr__(self: Any, name: str, value: Any) -> None:
         """Tying a weight to the one it is tied to already, as tie_weights() does, changes nothing."""
-        if name in self._names and isinstance(value, Tensor) and value.grad_fn is not None:
+        if name in self._names and type(value) is Tensor and value.grad_fn is not None:  # FSDP2 sets others
             if _is_alias(value, self._parameters[name]):
                 return
             hint = "call adapter.detach(), tie or change the weights, then attach again"
