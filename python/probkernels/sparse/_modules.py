@@ -65,14 +65,17 @@ class _Values:
         super().__setstate__(state)  # type: ignore[misc]
         LIVE.add(self)
 
-    def __setattr__(self: Any, name: str, value: Any) -> None:
-        """Tying a weight to the one it is tied to already, as tie_weights() does, changes nothing."""
-        if name in self._names and type(value) is Tensor and value.grad_fn is not None:  # FSDP2 sets others
-            if _is_alias(value, self._parameters[name]):
+    def register_parameter(self: Any, name: str, param: Any) -> None:
+        """Tying a weight to the one it is tied to already, as tie_weights() does, changes nothing.
+
+        It is not ``__setattr__`` that is overridden, as FSDP2 sets its shards directly only where that is nn.Module's.
+        """
+        if name in self._names and isinstance(param, Tensor) and param.grad_fn is not None:
+            if _is_alias(param, self._parameters[name]):
                 return
             hint = "call adapter.detach(), tie or change the weights, then attach again"
             raise ValueError(message("attach", name, "the weight that is there", "another tensor", hint))
-        super().__setattr__(name, value)
+        super().register_parameter(name, param)  # type: ignore[misc]
 
     def _apply(self: Any, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         """Moves and casts all but values, which are moved alone: they stay masters of a half-precision weight."""
