@@ -149,6 +149,9 @@ def _trains(slot: Slot, values: Tensor) -> bool:
 
 def _parameter(name: str) -> property:
     def get(self: nn.Module) -> Tensor:
+        held = self._parameters[name]
+        if held is not None and sharded(held) is not None:
+            return held  # FSDP2 asks for the parameter itself; what is computed with is its gathered weight
         slot, weight, values, composed = _state(self, name)
         if composed:
             return compose(slot, weight, values)
