@@ -285,3 +285,40 @@ def test_fake_tensors_keep_the_accumulation_dtype() -> None:
     values = MATMUL.call(*half, *MASK.to("meta").tensors, MASK.count)
     assert values.is_meta
     assert (values.shape, values.dtype) == ((4,), torch.float32)
+
+
+# --- sizes that are symbolic or zero ---
+
+
+class _Product(torch.nn.Module):
+    def __init__(self, op: Any, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.op, self.selection = op, pk.ops.Selection.from_mask(torch.rand(shape, generator=generator) < 0.5)
+
+    def forward(self, grad_y: Tensor, x: Tensor) -> Tensor:
+        return self.op(grad_y, x, self.selection)
+
+
+EXPORTED: dict[str, tuple[Any, ...]] = {
+    "tokens": (pk.ops.sampled_matmul, (5, 6), (4, 5), (4, 6)),
+    "tokens of sequences": (pk.ops.sampled_matmul, (5, 6), (4, 3, 5), (4, 3, 6)),
+    "images": (pk.ops.sampled_conv, (4, 3, 3, 3), (4, 4, 6, 6), (4, 3, 8, 8)),
+}
+
+
+@pytest.mark.parametrize("case", EXPORTED)
+def test_export_with_a_dynamic_number(case: str) -> None:
+    op, weight, *shapes = EXPORTED[case]
+    module, number = _Product(op, weight), torch.export.Dim("number", min=2)
+    factors = [torch.randn(shape) for shape in shapes]
+    exported = torch.export.export(module, tuple(factors), dynamic_shapes=({0: number}, {0: number})).module()
+    for n in (4, 9):
+        more = [torch.randn(n, *shape[1:]) for shape in shapes]
+        torch.testing.assert_close(exported(*more), module(*more))
+
+
+def test_an_empty_batch_of_images_gives_zeros() -> None:
+    module = _Product(pk.ops.sampled_conv, (4, 3, 3, 3))
+    got = module(torch.zeros(0, 4, 6, 6), torch.zeros(0, 3, 8, 8))
+    assert torch.equal(got, torch.zeros(module.selection.count))

@@ -203,7 +203,7 @@ def sampled_matmul(grad_y: Tensor, x: Tensor, selection: Selection) -> Tensor:
     if tuple(selection.shape) != shape:
         expected = f"a selection of a weight of shape {shape}"
         raise ValueError(message("sampled_matmul", "selection", expected, f"shape {tuple(selection.shape)}"))
-    tokens = grad_y.shape[:-1].numel()
+    tokens = math.prod(grad_y.shape[:-1])  # symbolic in an export, unlike Size.numel()
     factors = grad_y.reshape(tokens, shape[0]), x.reshape(tokens, shape[1])
     return MATMUL.call(*factors, *selection.tensors, selection.count)
 

@@ -308,10 +308,21 @@ class Selection:
             ValueError: a shape or device is wrong.
         """
         self._check("scatter_", w)
-        checks.float_tensor("Selection.scatter_", "values", values)
-        checks.shape("Selection.scatter_", "values", values, (self.count,), "(one value a selected entry)")
-        checks.same_device("Selection.scatter_", "values", values, w, "w")
+        self._check_values("scatter_", w, values)
         SCATTER.call(w, values, *self.tensors)
+
+    def scatter(self, w: Tensor, values: Tensor) -> Tensor:
+        """A copy of ``w`` with ``values`` (count), cast to w's dtype, at the selected entries; differentiable in both.
+
+        Raises:
+            TypeError: ``w`` or ``values`` is not floating-point.
+            ValueError: a shape or device is wrong.
+        """
+        self._check("scatter", w)
+        self._check_values("scatter", w, values)
+        index, words, _ = self.tensors
+        at = reference.positions(index, words, self.count)
+        return w.reshape(-1).scatter(0, at, values.to(w.dtype)).view(w.shape)
 
     def within(self, keep: Tensor) -> Selection:
         """The selection of those entries for which ``keep`` (count) bool is True.
@@ -335,3 +346,9 @@ class Selection:
         if w.device != self.device:
             hint = "move it with selection.to(w.device)"
             raise ValueError(message(op, "w", f"the selection's device ({self.device})", str(w.device), hint))
+
+    def _check_values(self, method: str, w: Tensor, values: Tensor) -> None:
+        op = f"Selection.{method}"
+        checks.float_tensor(op, "values", values)
+        checks.shape(op, "values", values, (self.count,), "(one value a selected entry)")
+        checks.same_device(op, "values", values, w, "w")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,22 +13,26 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from .._core import checks
-from .._core.errors import message
-from ..ops import Selection, dequantise_blocks, quantise_blocks, sparse_adamw_
+from .._core.errors import ModelMismatchError, message
+from ..ops import Selection, sparse_adamw_
 from ..sparse import attach, polar
 from ..sparse._choose import Target
 from ..sparse._slots import Slot, places, read, sharded
 from ..sparse.adapter import LOW_RANK_ABOVE
 from ..sparse.nuclear import masked
+from ._checkpoint import GROUP_KEYS, KINDS, MOMENTS, entry_of, in_full, moments_of, part_of, start
+from ._groups import find_groups, split
 
 NAME = "SaRAAdamW"
-MOMENTS = ("exp_avg", "exp_avg_sq")
-SIGNED = {"exp_avg": True, "exp_avg_sq": False}
+LARGEST_THRESHOLD = 1e-2  # of the paper's experiments, which its learning rate rule is fitted to
 
 
 def lr_rule(threshold: float) -> float:
     """The paper's learning rate for a threshold."""
     return 1e-3 * math.exp(-350 * threshold)
+
+
+Row = tuple[Slot, nn.Parameter, nn.Parameter, Tensor]  # of one parameter with a gradient
 
 
 class SaRAAdamW(torch.optim.Optimizer):
@@ -38,7 +44,8 @@ class SaRAAdamW(torch.optim.Optimizer):
     Args:
         model: changed in place; ``optimiser.adapter.detach()`` makes it a plain one again.
         threshold: entries with magnitude strictly below it are trained; 2e-3 if no ``density`` is given.
-        lr: None: ``1e-3 exp(-350 threshold)``, for a density the threshold that it amounts to.
+        lr: None: ``1e-3 exp(-350 threshold)``, for a density the threshold that it amounts to. The rule is for
+            thresholds up to 0.01 and warns beyond.
         betas: as in :class:`torch.optim.AdamW`.
         eps: likewise.
         weight_decay: likewise, of the trained entries alone.
@@ -53,6 +60,9 @@ class SaRAAdamW(torch.optim.Optimizer):
         scope: likewise.
         keep_base: likewise.
         seed: likewise.
+        groups: in place of ``target``, parameter groups as torch's optimisers take them: dictionaries with ``params``
+            (parameters of the model) and any of ``lr``, ``betas``, ``eps``, ``weight_decay``. Only these parameters are
+            adapted.
         values: ``"weights"``: no copy of the values beside the weights; ``"own"``: float32 values, which half precision
             needs to make small steps. None: the former, unless a target is half precision or torch.distributed runs.
 
@@ -96,7 +106,16 @@ class SaRAAdamW(torch.optim.Optimizer):
         values: str | None = None,
         keep_base: bool = False,
         seed: int = 0,
+        groups: Sequence[Mapping[str, Any]] | None = None,
     ) -> None:
+        if not isinstance(model, nn.Module):
+            hint = "pass the model itself; target= or groups= choose among its parameters"
+            raise TypeError(message(NAME, "model", "a torch.nn.Module", type(model).__name__, hint))
+        chosen = find_groups(NAME, model, groups)
+        if chosen is not None:
+            if target is not None:
+                raise ValueError(message(NAME, "groups", "a target or groups", "both"))
+            target = lambda name, module, p: id(p) in chosen  # noqa: E731
         _check(lr, betas, eps, weight_decay, rank_penalty, progressive_iter, moments)
         self.adapter = attach(
             model,
@@ -120,7 +139,9 @@ class SaRAAdamW(torch.optim.Optimizer):
             self.adapter.detach()
             raise
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
-        super().__init__(self.adapter.parameters(), defaults)
+        super().__init__(split(self.adapter.held(), groups or [{}], chosen), defaults)
+        for _, _, values_ in self.adapter.held():
+            self.state[values_]["step"] = 0  # torch.distributed.checkpoint steps an optimiser without a state
 
     def _default_lr(self) -> float:
         slots = [slot for slot, _, _ in self.adapter.held()]
@@ -129,7 +150,18 @@ class SaRAAdamW(torch.optim.Optimizer):
         ):
             hint = "the paper's rule needs one threshold"
             raise ValueError(message(NAME, "lr", "a number for this selection", "None", hint))
-        return lr_rule(max(slot.threshold or 0.0 for slot in slots))
+        threshold = max(slot.threshold or 0.0 for slot in slots)
+        lr, hint = lr_rule(threshold), "give lr= yourself"
+        if lr == 0:
+            got = f"a threshold of {threshold:g}, for which the paper's rule gives 0"
+            raise ValueError(message(NAME, "lr", "a number for this selection", got, hint))
+        if threshold > LARGEST_THRESHOLD:
+            warnings.warn(
+                f"{NAME}: a threshold of {threshold:.3g} is beyond the {LARGEST_THRESHOLD:g} that the paper's learning "
+                f"rate rule is for; it gives lr={lr:.3g}. Hint: {hint}",
+                stacklevel=3,
+            )
+        return lr
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -163,10 +195,14 @@ class SaRAAdamW(torch.optim.Optimizer):
         grad = grads[id(values)]
         grads[id(values)] = extra if grad is None else grad + extra
 
-    def _update(self, rows: list[tuple[Slot, nn.Parameter, nn.Parameter, Tensor]]) -> None:
-        if not rows:
-            return
-        group = self.param_groups[0]
+    def _update(self, rows: list[Row]) -> None:
+        found = {id(row[2]): row for row in rows}
+        for group in self.param_groups:
+            mine = [found[id(p)] for p in group["params"] if id(p) in found]
+            if mine:
+                self._update_group(group, mine)
+
+    def _update_group(self, group: dict[str, Any], rows: list[Row]) -> None:
         weights, selections, masters, states = [], [], [], []
         for slot, weight, values, _ in rows:
             slot.on(values.device)
@@ -199,23 +235,16 @@ class SaRAAdamW(torch.optim.Optimizer):
             weight_decay=group["weight_decay"],
         )
         for slot, weight, values, _ in rows:
-            if sharded(weight) is None:
+            if sharded(weight) is None and not values.is_inference():
                 slot.written = values._version
 
     def _state_of(self, values: nn.Parameter) -> dict[str, Any]:
         state = self.state[values]
-        if not state:
-            self._start(state, values, torch.zeros(values.shape, dtype=values.dtype, device=values.device))
+        if MOMENTS[0] not in state:
+            zeros = torch.zeros(values.shape, dtype=values.dtype, device=values.device)
             state["step"] = 0
+            start(state, self.moments, zeros, zeros)
         return state
-
-    def _start(self, state: dict[str, Any], values: Tensor, *moments: Tensor) -> None:
-        """Puts moments (count), or zeros, into a state in the form that is kept."""
-        for name, moment in zip(MOMENTS, (*moments, *moments)[:2], strict=True):
-            if self.moments == "int8":
-                state[name], state[name + "_scale"] = quantise_blocks(moment, signed=SIGNED[name])
-            else:
-                state[name] = moment.clone()
 
     def progress(self) -> int:
         """The progressive stage now: see :meth:`probkernels.sparse.Adapter.progress`."""
@@ -224,51 +253,84 @@ class SaRAAdamW(torch.optim.Optimizer):
         for slot, _, values in self.adapter.held():
             old = before[id(values)][1]
             if self.reset_state_on_progress:
-                self.state.pop(values, None)
-            elif slot.selection is not old and values in self.state:
-                self._keep(self.state[values], values, places(slot.selection, old))
+                self.state[values] = {"step": 0}
+            elif slot.selection is not old and MOMENTS[0] in self.state[values]:
+                self._keep(self.state[values], places(slot.selection, old))
         return left
 
-    def _keep(self, state: dict[str, Any], values: Tensor, at: Tensor) -> None:
+    def _keep(self, state: dict[str, Any], at: Tensor) -> None:
         """Keeps the moments of the entries ``at`` (count) only."""
-        if self.moments == "int8":
-            wide = [dequantise_blocks(state[n], state[n + "_scale"], signed=SIGNED[n]) for n in MOMENTS]
-        else:
-            wide = [state[n] for n in MOMENTS]
-        self._start(state, values, *(moment[at] for moment in wide))
+        start(state, self.moments, *(moment[at] for moment in in_full(state, self.moments)))
 
     # --- checkpoints ---
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on: moments, and the adapter's selections, values and stage."""
-        return {**super().state_dict(), "sara": {"updates": self.updates, "adapter": self.adapter.state_dict()}}
+        """Everything needed to go on: moments, selections, values and stage, all in ``state`` and ``param_groups``."""
+        made, own = super().state_dict(), self.adapter.state_dict()
+        slots = {id(values): slot for slot, _, values in self.adapter.held()}
+        numbers = itertools.chain.from_iterable(group["params"] for group in made["param_groups"])
+        params = itertools.chain.from_iterable(group["params"] for group in self.param_groups)
+        for number, values in zip(numbers, params, strict=True):
+            slot = slots[id(values)]
+            made["state"][number] = entry_of(own["parts"][slot.name], slot, self.state[values], self.moments)
+        about = {"moments": self.moments, "updates": self.updates, "rule": own["rule"], "generator": own["generator"]}
+        for group in made["param_groups"]:
+            group.update(about)
+        made["param_groups"][0]["beside"] = own["beside"]
+        return made
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on from :meth:`state_dict`; the model may hold the base or the trained weights.
 
+        Moments of the other kind (``moments``) are converted.
+
         Raises:
-            ModelMismatchError: the state belongs to another model.
+            ModelMismatchError: the state belongs to another model, or its entries were selected otherwise.
         """
-        state = dict(state_dict)
-        own = state.pop("sara")
-        self.adapter.load_state_dict(own["adapter"])
-        super().load_state_dict(state)
-        self.updates = own["updates"]
-        if self.moments == "int8":
-            for entry in self.state.values():
-                entry.update({name: entry[name].to(torch.uint8) for name in MOMENTS})  # torch made floats of them
+        groups = [dict(group) for group in state_dict["param_groups"]]
+        about: dict[str, Any] = {key: groups[0].get(key) for key in GROUP_KEYS}
+        sizes = [[len(group["params"]) for group in some] for some in (groups, self.param_groups)]
+        if about["moments"] not in KINDS or sizes[0] != sizes[1]:
+            got = f"groups of {sizes[0]} parameters for {sizes[1]}"
+            raise ModelMismatchError(f"{NAME}.load_state_dict: no state of such a {NAME}: {got}")
+        names = [name for group in groups for name in group["params"]]
+        params = [values for group in self.param_groups for values in group["params"]]
+        entries = {id(v): state_dict["state"].get(name) for name, v in zip(names, params, strict=True)}
+        parts = {}
+        for slot, weight, values in self.adapter.held():
+            entry = entries[id(values)]
+            if entry is None and slot.first.count:
+                raise ModelMismatchError(f"{NAME}.load_state_dict: the state of '{slot.name}' is missing")
+            if entry is None:  # checkpointers leave out what requires no gradient
+                entries[id(values)] = entry = self._entry(slot)
+            parts[slot.name] = part_of(slot.name, entry, weight.device)
+        self.adapter.load_state_dict({**about, "parts": parts, "beside": groups[0]["beside"]})
+        for group in groups:
+            for key in (*GROUP_KEYS, "beside"):
+                group.pop(key, None)
+        super().load_state_dict({"state": {}, "param_groups": groups})
+        for values in params:
+            entry = entries[id(values)]
+            assert entry is not None
+            self.state[values] = moments_of(entry, about["moments"], self.moments, values)
+        self.updates = about["updates"]
+
+    def _entry(self, slot: Slot) -> dict[str, Any]:
+        return entry_of(self.adapter.state_dict()["parts"][slot.name], slot, {}, self.moments)
 
     def __getstate__(self) -> dict[str, Any]:
         own = ("adapter", "rank_penalty", "progressive_iter", "reset_state_on_progress", "moments", "updates")
         return {**super().__getstate__(), **{name: self.__dict__[name] for name in own}}
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Refused, as all it trains are the adapter's values.
+        """Refused for what is not an adapter's value, as all it trains are the adapter's values.
 
         Raises:
-            ValueError: always.
+            ValueError: the group holds anything else.
         """
-        if self.param_groups:
+        known = {id(values) for values in self.adapter.parameters()}
+        given = param_group["params"]
+        if any(id(p) not in known for p in ([given] if isinstance(given, Tensor) else given)):
             hint = "train other parameters by an optimiser of their own"
             raise ValueError(message(NAME, "param_group", "the adapter's values alone", "another group", hint))
         super().add_param_group(param_group)
@@ -297,6 +359,6 @@ def _check(
             raise ValueError(message(NAME, name, "a number of at least 0", repr(number)))
     for k, beta in enumerate(betas):
         checks.fraction(NAME, f"betas[{k}]", beta)
-    checks.one_of(NAME, "moments", moments, ("float32", "int8"))
+    checks.one_of(NAME, "moments", moments, KINDS)
     if progressive_iter is not None and (not isinstance(progressive_iter, int) or progressive_iter < 1):
         raise ValueError(message(NAME, "progressive_iter", "a positive int or None", repr(progressive_iter)))

@@ -6,6 +6,7 @@ selected, as selection.py describes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -57,8 +58,8 @@ def sampled_conv(
     groups: int,
 ) -> Tensor:
     """grad_y (N, O, *out), x (N, C, *in) -> values (count) of the gradient (O, C / groups, *kernel)."""
-    n, taps = x.shape[0], torch.Size(kernel).numel()
+    n, taps, places = x.shape[0], torch.Size(kernel).numel(), math.prod(grad_y.shape[2:])  # no -1: n may be 0
     seen = unfold(_accumulate(x), kernel, stride, padding, dilation)
-    seen = seen.reshape(n, groups, x.shape[1] // groups, -1, taps)
-    grad_y = _accumulate(grad_y).reshape(n, groups, grad_y.shape[1] // groups, -1)
+    seen = seen.reshape(n, groups, x.shape[1] // groups, places, taps)
+    grad_y = _accumulate(grad_y).reshape(n, groups, grad_y.shape[1] // groups, places)
     return torch.einsum("ngot,ngctk->gock", grad_y, seen).flatten()[_positions(index, words, ranks, count)]

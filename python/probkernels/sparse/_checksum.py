@@ -17,6 +17,12 @@ def frozen_checksum(weight: Tensor, selection: Selection) -> str:
     rest = whole(weight).detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
     zeros = torch.zeros((), dtype=rest.dtype).expand(selection.count)
     selection.to("cpu").scatter_(rest, zeros.contiguous())
-    digest = hashlib.blake2b(f"{rest.dtype}{tuple(rest.shape)}".encode(), digest_size=8)
-    digest.update(rest.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    return digest(rest)
+
+
+@torch.no_grad()
+def digest(t: Tensor) -> str:
+    """Sixteen hexadecimal digits over dtype, shape and all entries."""
+    made = hashlib.blake2b(f"{t.dtype}{tuple(t.shape)}".encode(), digest_size=8)
+    made.update(t.detach().to("cpu").contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return made.hexdigest()

@@ -10,8 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .._core.errors import message
 from ._functions import Conv, Embedding, Linear, Selected
-from ._slots import LIVE, SUFFIX, Slot, slots_of, sync
+from ._given import compose, is_given, transformed
+from ._slots import LIVE, SUFFIX, Slot, same, sharded, slots_of, sync
 
 DENSE = 0.5  # above this density a dense gradient, gathered, is faster than a sampled one
 
@@ -45,6 +47,10 @@ def _revive(base: Class, names: tuple[str, ...]) -> nn.Module:
     return made.__new__(made)
 
 
+def _is_alias(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and one.stride() == other.stride() and one.data_ptr() == other.data_ptr()
+
+
 class _Values:
     """What every swapped class adds to its base."""
 
@@ -59,9 +65,22 @@ class _Values:
         super().__setstate__(state)  # type: ignore[misc]
         LIVE.add(self)
 
+    def register_parameter(self: Any, name: str, param: Any) -> None:
+        """Tying a weight to the one it is tied to already, as tie_weights() does, changes nothing.
+
+        It is not ``__setattr__`` that is overridden, as FSDP2 sets its shards directly only where that is nn.Module's.
+        """
+        if name in self._names and isinstance(param, Tensor) and param.grad_fn is not None:
+            if _is_alias(param, self._parameters[name]):
+                return
+            hint = "call adapter.detach(), tie or change the weights, then attach again"
+            raise ValueError(message("attach", name, "the weight that is there", "another tensor", hint))
+        super().register_parameter(name, param)  # type: ignore[misc]
+
     def _apply(self: Any, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         """Moves and casts all but values, which are moved alone: they stay masters of a half-precision weight."""
         values = {id(self._parameters[name + SUFFIX]) for name in self._names}
+        its_own = {n for n, slot in slots_of(self).items() if self._parameters[n + SUFFIX] is slot.parameter}
         sync(self)
 
         def apply(t: Tensor) -> Tensor:
@@ -70,14 +89,16 @@ class _Values:
 
         super()._apply(apply, recurse)  # type: ignore[misc]
         for name, slot in slots_of(self).items():
-            held = self._parameters[name + SUFFIX]
-            if slot.own:
-                slot.written = held._version
-            else:
+            held, own = self._parameters[name + SUFFIX], name in its_own
+            if own:
+                slot.parameter, slot.weight = held, self._parameters[name]
+            if not slot.own:
                 held.data = standin(held, held.numel())
         return self
 
     def _save_to_state_dict(self: Any, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        for name, slot in slots_of(self).items():
+            slot.check_values(self._parameters[name + SUFFIX])
         sync(self)
         super()._save_to_state_dict(destination, prefix, keep_vars)  # type: ignore[misc]
         for name in self._names:
@@ -90,19 +111,36 @@ class _Values:
             if prefix + name + SUFFIX in missing:
                 missing.remove(prefix + name + SUFFIX)
             if prefix + name in state:
-                self._parameters[name].requires_grad_(False)
+                slot.weight = self._parameters[name].requires_grad_(False)
                 slot.reread(self._parameters[name], self._parameters[name + SUFFIX])
 
 
-def _state(module: nn.Module, name: str) -> tuple[Slot, Tensor, Tensor]:
-    """Slot, weight and values of an adapted parameter, the weight up to date."""
+def _state(module: nn.Module, name: str) -> tuple[Slot, Tensor, Tensor, bool]:
+    """Slot, weight and values of an adapted parameter, and whether the weight in use is to be composed of them.
+
+    It is where a functional call gave one of them, whose tensors are read and never written, and where torch.func or
+    forward mode differentiates: plain torch does all of that. Elsewhere the weight, made up to date, is in use.
+    """
     slot = module.__dict__["_sparse_slots"][name]
     weight, values = module._parameters[name], module._parameters[name + SUFFIX]
     assert weight is not None
     assert values is not None
-    if not torch.compiler.is_compiling():
+    if weight.shape != slot.selection.shape:
+        hint = "call adapter.detach(), change the model, then attach again"
+        raise ValueError(message(slot.name, name, f"shape {tuple(slot.first.shape)}", f"{tuple(weight.shape)}", hint))
+    given = values is not slot.parameter or is_given(weight)
+    if given and slot.merged and values is not slot.parameter and not torch.compiler.is_compiling():
+        raise ValueError(message(slot.name, name + SUFFIX, "a model that is not merged", "a merged one", "unmerge()"))
+    if given or torch.compiler.is_compiling():
+        return slot, weight, values, given
+    if transformed():
+        return slot, weight, values, True
+    if weight is slot.weight or sharded(weight) is not None:
         slot.refresh(weight, values)
-    return slot, weight, values
+        slot.check_values(values)
+        return slot, weight, values, False
+    slot.on(weight.device)
+    return slot, weight, values, slot.own and not slot.merged and not same(weight, slot.selection, values)
 
 
 def _trains(slot: Slot, values: Tensor) -> bool:
@@ -111,8 +149,18 @@ def _trains(slot: Slot, values: Tensor) -> bool:
 
 def _parameter(name: str) -> property:
     def get(self: nn.Module) -> Tensor:
-        slot, weight, values = _state(self, name)
-        return Selected.apply(values, weight, *slot.on(weight.device)) if _trains(slot, values) else weight
+        held = self._parameters[name]
+        if held is not None and sharded(held) is not None:
+            return held  # FSDP2 asks for the parameter itself; what is computed with is its gathered weight
+        slot, weight, values, composed = _state(self, name)
+        if composed:
+            return compose(slot, weight, values)
+        if not _trains(slot, values):
+            return weight
+        used = Selected.apply(values, weight, *slot.on(weight.device))
+        if not torch.compiler.is_compiling():
+            used._is_param = True  # isinstance(used, nn.Parameter), which get_parameter() asks for
+        return used
 
     return property(get)
 
@@ -122,9 +170,11 @@ def _flat_weights(self: Any) -> list[Tensor]:
     return [getattr(self, name) for name in self._flat_weights_names]
 
 
-def _samples(slot: Slot, values: Tensor, x: Any) -> bool:
+def _samples(slot: Slot, values: Tensor, composed: bool, x: Any) -> bool:
     """Whether the gradient is sampled, rather than gathered from a dense one."""
-    return _trains(slot, values) and type(x) is Tensor and slot.selection.count <= DENSE * slot.selection.shape.numel()
+    if composed or not _trains(slot, values) or type(x) is not Tensor or x.numel() == 0:
+        return False
+    return slot.selection.count <= DENSE * slot.selection.shape.numel()
 
 
 def _cast(x: Tensor) -> Tensor:
@@ -135,16 +185,25 @@ def _cast(x: Tensor) -> Tensor:
     return x
 
 
+def _check_sizes(module: Any, weight: Tensor, *names: str) -> None:
+    """Raises where a module was resized: ``module.weight.data = ...`` reaches the weight in use, which is let go."""
+    for name, size in zip(names, weight.shape, strict=True):
+        if getattr(module, name) != size:
+            hint = "call adapter.detach(), resize, then attach again"
+            raise ValueError(message(type(module).__name__, name, str(size), str(getattr(module, name)), hint))
+
+
 def _linear(self: Any, input: Tensor) -> Tensor:  # the name that callers of nn.Linear may use
-    slot, weight, values = _state(self, "weight")
-    if not _samples(slot, values, input):
+    slot, weight, values, composed = _state(self, "weight")
+    _check_sizes(self, weight, "out_features", "in_features")
+    if not _samples(slot, values, composed, input):
         return F.linear(input, self.weight, self.bias)
     return Linear.apply(values, weight, _cast(input), self.bias, *slot.on(weight.device))
 
 
 def _conv(self: Any, input: Tensor) -> Tensor:
-    slot, weight, values = _state(self, "weight")
-    if not _samples(slot, values, input):
+    slot, weight, values, composed = _state(self, "weight")
+    if not _samples(slot, values, composed, input):
         return self._conv_forward(input, self.weight, self.bias)
     x, padding = _padded(self, input)
     batched = x.dim() == weight.dim()
@@ -170,8 +229,9 @@ def _padded(conv: Any, x: Tensor) -> tuple[Tensor, tuple[int, ...]]:
 
 
 def _embedding(self: Any, input: Tensor) -> Tensor:
-    slot, weight, values = _state(self, "weight")
-    if self.scale_grad_by_freq or not _samples(slot, values, input):
+    slot, weight, values, composed = _state(self, "weight")
+    _check_sizes(self, weight, "num_embeddings", "embedding_dim")
+    if self.scale_grad_by_freq or not _samples(slot, values, composed, input):
         pad, norm = self.padding_idx, self.norm_type
         return F.embedding(input, self.weight, pad, None, norm, self.scale_grad_by_freq, self.sparse)
     padding_idx = -1 if self.padding_idx is None else self.padding_idx

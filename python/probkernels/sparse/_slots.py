@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import weakref
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
+from .._core.errors import ModelMismatchError, message
 from ..ops import Selection
 
 SUFFIX = "_values"
-NEVER = -1  # in place of a version
+NO_VERSION = -2  # of tensors made in inference mode
+MARK = "selection"  # the key in an optimiser's state that says which entries it belongs to
+BITS = {8: torch.int64, 4: torch.int32, 2: torch.int16}  # by bytes an entry
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,11 @@ class Slot:
     threshold: float | None  # of this tensor, for progress()
     base: Tensor | None  # values of `first` before training, in the weight's dtype
     trained_before: bool  # requires_grad before attaching
-    written: int = 0  # version of the values that the weight holds
+    parameter: Tensor | None = None  # the values of this slot itself; any other tensor was given by a functional call
+    weight: Tensor | None = None  # the weight of this slot itself, which values may be written into
+    beside: Any = None  # of all slots (_beside.py): buffers and parameters trained along, as they were at first
+    marked: tuple[Selection, int] | None = None  # the last selection that mark() was asked for, and its answer
+    written: int = -1  # version of the values that a weight on a GPU holds
     merged: bool = False
     tuned: Tensor | None = None  # values of `first`, while a scaled merge hides them
 
@@ -53,16 +61,45 @@ class Slot:
         held = tensors[1] if tensors[0] is None else tensors[0]
         if held is not None and held.device != device:
             first = self.first.to(device)
-            self.selection = first if self.selection is self.first else self.selection.to(device)
-            self.first = first
+            moved = first if self.selection is self.first else self.selection.to(device)
+            if self.marked is not None and self.marked[0] is self.selection:
+                self.marked = moved, self.marked[1]
+            self.selection, self.first = moved, first
         return self.selection.tensors
 
+    def mark(self) -> int:
+        """A number for the entries trained now, which goes into optimisers' states."""
+        if self.marked is None or self.marked[0] is not self.selection:
+            chosen = self.selection.index if self.selection.words is None else self.selection.words
+            assert chosen is not None
+            digest = hashlib.blake2b(chosen.cpu().numpy().tobytes(), digest_size=7).digest()
+            self.marked = self.selection, int.from_bytes(digest, "little")
+        return self.marked[1]
+
     def refresh(self, weight: Tensor, values: Tensor) -> None:
-        """Writes values that changed since they were last written."""
-        if self.own and not self.merged and values._version != self.written:
-            self.on(weight.device)
+        """Writes values into a weight that holds others. How they were changed does not matter: all are compared."""
+        if not self.own or self.merged or weight.is_meta:
+            return
+        self.on(weight.device)
+        if weight.is_cuda and sharded(weight) is None:
+            # Comparing would wait for the GPU. Writing what is there already changes nothing, so only a change that
+            # the values' version tells is told to autograd, as for any tensor.
+            version = NO_VERSION if values.is_inference() else values._version
+            told = version != self.written
+            write(weight if told else weight.data, self.selection, values)
+            self.written = version
+        elif not same(weight, self.selection, values):
             write(weight, self.selection, values)
-            self.written = values._version
+
+    def check_values(self, values: Tensor | None) -> None:
+        """Raises if values are not those of this slot, or a placeholder was written to: both would be lost."""
+        if values is not self.parameter or values is None:
+            hint = "keep the parameter and write to it; under FSDP2 ignore it"
+            raise ValueError(message("attach", f"{self.name}{SUFFIX}", "the parameter made then", "another", hint))
+        if not self.own and values.numel() > 1 and values.stride() != (0,) and values.detach().any():
+            hint = "attach with values='own', or train them by SaRAAdamW alone"
+            got = f"numbers for '{self.name}'"
+            raise ValueError(message("attach", "values", "placeholders that nobody writes to", got, hint))
 
     def reread(self, weight: Tensor, values: Tensor) -> None:
         """Takes the values from a weight that was set from outside."""
@@ -70,7 +107,6 @@ class Slot:
             self.on(weight.device)
             with torch.no_grad():
                 values.copy_(read(weight, self.selection))
-            self.written = values._version
 
 
 def values_dtype(weight: Tensor) -> torch.dtype:
@@ -118,17 +154,24 @@ def settle(slot: Slot, weight: Tensor, values: Tensor, wanted: Tensor) -> None:
     write(weight, slot.first, wanted.to(weight.device))
     if slot.own:
         values.copy_(wanted if slot.selection is slot.first else wanted[places(slot.selection, slot.first)])
-        slot.written = values._version
 
 
-def resize(slot: Slot, values: nn.Parameter, data: Tensor) -> None:
+def resize(values: nn.Parameter, data: Tensor) -> None:
     """Gives a values parameter another size, so that optimisers that hold it go on with it."""
     other = torch.float32 if data.dtype is torch.float64 else torch.float64
     values.grad = None
     values.data = torch.empty(0, dtype=other, device=data.device)  # makes autograd forget the size that it expects
     values.data = data
     values.requires_grad_(data.numel() > 0)
-    slot.written = values._version
+
+
+@torch.no_grad()
+def same(weight: Tensor, selection: Selection, values: Tensor) -> bool:
+    """Whether the selected entries of a weight are the values, bit by bit, so that NaN equals itself."""
+    if sharded(weight) is not None:
+        return False  # this process's shard is compared as it is written
+    bits = BITS[weight.element_size()]
+    return torch.equal(read(weight, selection).view(bits), values.detach().to(weight.dtype).contiguous().view(bits))
 
 
 @torch.no_grad()
@@ -155,7 +198,9 @@ def _write_shard(weight: Any, selection: Selection, values: Tensor) -> None:
             start = rows * weight.device_mesh.get_local_rank(dim) * (weight.numel() // weight.shape[0])
     index = selection.to_index()
     low, high = torch.searchsorted(index, torch.tensor([start, start + local.numel()], device=index.device)).tolist()
-    local.view(-1)[index[low:high].long() - start] = values.detach()[low:high].to(local.dtype)
+    at, wanted = index[low:high].long() - start, values.detach()[low:high].to(local.dtype)
+    if not torch.equal(local.view(-1)[at], wanted):
+        local.view(-1)[at] = wanted
 
 
 # --- keeping weights equal to values: eagerly at every use, and after every optimiser step for compiled models ---
@@ -169,24 +214,44 @@ def slots_of(module: nn.Module) -> dict[str, Slot]:
 
 
 def sync(module: nn.Module) -> None:
-    """Writes changed values of one module into its weights."""
+    """Writes the values of one module into its weights, where these hold others."""
     for name, slot in slots_of(module).items():
         weight, values = module._parameters[name], module._parameters[name + SUFFIX]
         assert weight is not None
         assert values is not None
-        slot.refresh(weight, values)
+        if values is slot.parameter:
+            slot.refresh(weight, values)
 
 
 def _after_step(optimiser: torch.optim.Optimizer, *_: Any) -> None:
-    """Writes what an optimiser stepped: all of it, as torch's fused steps leave no mark on a tensor's version."""
-    stepped = set()
-    if not getattr(optimiser, "writes_weights", False):
-        stepped = {id(p) for group in optimiser.param_groups for p in group["params"]}
+    """Writes what an optimiser stepped into the weights, for models that are compiled or sharded."""
+    writes = getattr(optimiser, "writes_weights", False)  # its step has, but for weights that are sharded
+    stepped = {id(p) for group in optimiser.param_groups for p in group["params"]}
     for module in list(LIVE):
         for name, slot in slots_of(module).items():
-            if id(module._parameters[name + SUFFIX]) in stepped:
-                slot.written = NEVER
-        sync(module)
+            weight, values = module._parameters[name], module._parameters[name + SUFFIX]
+            if weight is None or values is None or id(values) not in stepped:
+                continue
+            if not writes or sharded(weight) is not None:
+                slot.written = -1  # torch's fused steps leave no mark on a tensor's version
+                slot.refresh(weight, values)
+            if not writes and optimiser.state.get(values):
+                optimiser.state[values].setdefault(MARK, slot.mark())
 
 
+def _before_step(optimiser: torch.optim.Optimizer, *_: Any) -> None:
+    """Raises where a loaded state belongs to other entries than those that are trained."""
+    for module in list(LIVE):
+        for name, slot in slots_of(module).items():
+            values = module._parameters[name + SUFFIX]
+            state = None if values is None else optimiser.state.get(values)
+            if state and state.get(MARK, slot.mark()) != slot.mark():
+                hint = "load adapter.state_dict() too, name the optimiser in progress(), or make it anew"
+                raise ModelMismatchError(
+                    f"{type(optimiser).__name__}.step: its state is of other entries of '{slot.name}' than those "
+                    f"trained now. Hint: {hint}"
+                )
+
+
+register_optimizer_step_pre_hook(_before_step)
 register_optimizer_step_post_hook(_after_step)

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from .._core.errors import message
 from ..ops import Selection
-from . import _state
+from . import _beside, _state
 from ._modules import standin, unswap
-from ._slots import SUFFIX, Slot, read, resize, settle, slots_of, sync, tuned, write
+from ._slots import MARK, SUFFIX, Slot, read, resize, settle, slots_of, sync, tuned, write
 from .delta import Delta
 from .nuclear import SlotNuclear
 
@@ -69,6 +69,7 @@ class Adapter:
             weight, values = module._parameters[name], module._parameters[name + SUFFIX]
             assert weight is not None
             assert values is not None
+            slot.check_values(values)
             held.append((slot, weight, values))
         if not held:
             raise ValueError(message("Adapter", "model", "a model with an adapter", "one that was detached"))
@@ -152,8 +153,11 @@ class Adapter:
                 if isinstance(entry, Tensor) and entry.shape == values.shape:
                     state[key] = entry[keep]
         slot.selection = slot.selection.within(keep)
+        for optimiser in optimisers:
+            if MARK in optimiser.state.get(values, {}):
+                optimiser.state[values][MARK] = slot.mark()
         data = values.detach()[keep].clone() if slot.own else standin(values, slot.selection.count)
-        resize(slot, values, data)
+        resize(values, data)
         if grad is not None and slot.selection.count:
             values.grad = grad[keep]
 
@@ -211,8 +215,11 @@ class Adapter:
     # --- what was learned ---
 
     def delta(self) -> Delta:
-        """What was learned, apart from the model: values of all entries that were selected at first."""
-        return _state.delta_of(self.held())
+        """What was learned, apart from the model: values of all entries that were selected at first.
+
+        And what else training changed: buffers, such as running statistics, and parameters trained along.
+        """
+        return _state.delta_of(self.held(), self.model)
 
     def save(self, path: str | Path, dtype: torch.dtype | None = None) -> None:
         """Writes :meth:`delta` to a file; see :meth:`Delta.save`."""
@@ -225,11 +232,11 @@ class Adapter:
             CorruptStreamError: the file is damaged.
             ModelMismatchError: it belongs to another base model or selection.
         """
-        _state.load_delta(self.held(), Delta.load(path))
+        _state.load_delta(self.held(), self.model, Delta.load(path))
 
     @torch.no_grad()
     def merge(self, alpha: float = 1.0) -> nn.Module:
-        """Puts base + alpha (tuned - base) into the weights, and suspends training until :meth:`unmerge`.
+        """Puts base + alpha (tuned - base) into weights and buffers, and suspends training until :meth:`unmerge`.
 
         Args:
             alpha: 0 shows the base model, 1 the tuned one, both exactly.
@@ -238,12 +245,14 @@ class Adapter:
             The model.
 
         Raises:
-            ValueError: alpha is not 1 and the adapter was attached with ``keep_base=False``.
+            ValueError: alpha is not 1 and the adapter was attached with ``keep_base=False``, or parameters that are
+                not adapted were trained along.
         """
         held = self.held()
         for slot, _, _ in held:
             if alpha != 1 and slot.base is None:
                 raise ValueError(message("merge", "alpha", "1 without a kept base", repr(alpha), "keep_base=True"))
+        _beside.merge(self.model, held[0][0].beside, alpha)
         for slot, weight, values in held:
             slot.refresh(weight, values)
             found = tuned(slot, weight, values)
@@ -258,7 +267,9 @@ class Adapter:
 
     def unmerge(self) -> nn.Module:
         """Puts the tuned values back into the weights, exactly, and lets training go on. Returns the model."""
-        for slot, weight, values in self.held():
+        held = self.held()
+        _beside.unmerge(self.model, held[0][0].beside)
+        for slot, weight, values in held:
             if slot.merged:
                 assert slot.tuned is not None
                 settle(slot, weight, values, slot.tuned)
@@ -287,7 +298,7 @@ class Adapter:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on training: selections, values, base and random state. Tensors and plain Python."""
-        return _state.state_of(self.held(), self.generator)
+        return _state.state_of(self.held(), self.model, self.generator)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from :meth:`state_dict`, whatever values and stage this adapter has.
@@ -295,4 +306,4 @@ class Adapter:
         Raises:
             ModelMismatchError: the state belongs to another model: names, shapes or frozen entries differ.
         """
-        _state.load_state(self.held(), state, self.generator)
+        _state.load_state(self.held(), self.model, state, self.generator)

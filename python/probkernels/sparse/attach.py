@@ -9,6 +9,7 @@ from torch import nn
 
 from .._core import checks
 from .._core.errors import message
+from ._beside import remember
 from ._choose import Home, Target, choose, find_homes
 from ._modules import standin, swap
 from ._slots import SUFFIX, Rule, Slot, read, values_dtype
@@ -71,6 +72,8 @@ def attach(
         >>> adapter.count, model.weight_values.grad.shape[0] + model.bias_values.grad.shape[0]
         (104, 104)
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(message("attach", "model", "a torch.nn.Module", type(model).__name__, "pass the model itself"))
     rule = _rule(threshold, density, select, scope, values)
     homes = find_homes("attach", model, target)
     chosen = choose(homes, rule, seed)
@@ -83,12 +86,16 @@ def attach(
         base = read(weight, c.selection) if keep_base else None
         slot = Slot(home.name, rule, c.selection, c.selection, c.threshold, base, weight.requires_grad)
         parameter = _values_of(home, slot, total == 0)
-        weight.requires_grad_(False)
+        slot.parameter, slot.weight = parameter, weight.requires_grad_(False)
         for module, name in home.places:
             slots.setdefault(module, {})[name] = slot
             module.register_parameter(name + SUFFIX, parameter)
     for module, named in slots.items():
         swap(module, named)
+    beside = remember(model)
+    for named in slots.values():
+        for slot in named.values():
+            slot.beside = beside
     return Adapter(model, seed)
 
 

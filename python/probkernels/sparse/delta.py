@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from .._core import checks, files
 from .._core.errors import CorruptStreamError, ModelMismatchError, message
 from ..ops import Selection, magnitude_select
-from . import _rice
+from . import _beside, _rice
 from ._checksum import frozen_checksum
 from ._slots import read, slots_of, write
 
@@ -42,6 +42,7 @@ class Delta:
     Attributes:
         parts: by name of the parameter.
         threshold: that the entries were selected by, if they were.
+        beside: what else training changed, by name: buffers such as running statistics, and parameters trained along.
 
     Example:
         >>> import copy, torch, probkernels as pk
@@ -58,6 +59,7 @@ class Delta:
 
     parts: dict[str, Part]
     threshold: float | None
+    beside: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def count(self) -> int:
@@ -97,7 +99,14 @@ class Delta:
                 entry["low_bits"] = _store_positions(tensors, name, part)
             table[name] = entry
         threshold = None if positions else self.threshold
-        metadata = {"format": FORMAT, "version": "1", "threshold": json.dumps(threshold), "parts": json.dumps(table)}
+        tensors |= {f"beside/{name}": t.contiguous() for name, t in self.beside.items()}
+        version = "2" if self.beside else "1"  # what reads only the first must not forget the rest
+        metadata = {
+            "format": FORMAT,
+            "version": version,
+            "threshold": json.dumps(threshold),
+            "parts": json.dumps(table),
+        }
         files.write(path, tensors, metadata)
 
     @classmethod
@@ -108,14 +117,17 @@ class Delta:
             CorruptStreamError: it is damaged, or something else.
         """
         tensors, metadata = files.read(path)
-        if metadata.get("format") != FORMAT or metadata.get("version") != "1":
+        if metadata.get("format") != FORMAT or metadata.get("version") not in ("1", "2"):
             raise CorruptStreamError(f"'{path}': not a delta of this library, or of a later version of it")
         try:
             threshold, table = json.loads(metadata["threshold"]), json.loads(metadata["parts"])
             parts = {name: _load_part(name, entry, tensors, threshold) for name, entry in table.items()}
         except (KeyError, ValueError, TypeError, AttributeError) as error:
             raise CorruptStreamError(f"'{path}': {error}") from None
-        return cls(parts, threshold)
+        beside = {name.removeprefix("beside/"): t for name, t in tensors.items() if name.startswith("beside/")}
+        if (metadata["version"] == "1" and beside) or beside.keys() & parts.keys():
+            raise CorruptStreamError(f"'{path}': tensors that such a delta does not have")
+        return cls(parts, threshold, beside)
 
     # --- use ---
 
@@ -132,6 +144,7 @@ class Delta:
             if name not in parameters:
                 raise ModelMismatchError(f"Delta: the model has no parameter '{name}'")
             found[name] = self._fit(name, part, parameters[name])
+        _beside.resolve(model, self.beside)
         return found
 
     def _fit(self, name: str, part: Part, weight: Tensor) -> Selection:
@@ -152,6 +165,8 @@ class Delta:
     def apply(self, model: nn.Module, alpha: float = 1.0) -> nn.Module:
         """Puts base + alpha (tuned - base) into the weights of a base model. To undo or sum, use :class:`Deltas`.
 
+        Buffers are interpolated likewise, but never extrapolated; counters are the tuned ones unless alpha is 0.
+
         Args:
             model: holds the base weights; changed in place.
             alpha: 1 gives the tuned weights exactly.
@@ -168,6 +183,7 @@ class Delta:
         for name, selection in self.resolve(model).items():
             base = read(parameters[name], selection)
             write(parameters[name], selection, mix(base, base, self.parts[name].values, alpha))
+        _beside.put(model, self._blended(model, alpha))
         return model
 
     @torch.no_grad()
@@ -186,7 +202,15 @@ class Delta:
                 base = found[name].gather(dense)
                 found[name].scatter_(dense, mix(base, base, self.parts[name].values, alpha))
                 state[key] = dense
-        return state
+        return {**state, **self._blended(model, alpha)}
+
+    def _blended(self, model: nn.Module, alpha: float) -> dict[str, Tensor]:
+        """``beside`` at an alpha."""
+        parameters = dict(model.named_parameters(remove_duplicate=False))
+        return {
+            name: _beside.blend(base.detach(), [self.beside[name]], [alpha], parameter=name in parameters)
+            for name, base in _beside.resolve(model, self.beside).items()
+        }
 
 
 def _same(model: nn.Module, name: str, parameter: Tensor) -> bool:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from .._core.errors import message
+from .._core.errors import ModelMismatchError, message
 from ..ops import Selection
-from ._slots import read, write
+from . import _beside
+from ._slots import read, same, sharded, write
 from .delta import Delta, mix, no_adapter
 
 
@@ -40,6 +41,8 @@ class Deltas:
         self._deltas: dict[str, Delta] = {}
         self._selections: dict[str, dict[str, Selection]] = {}
         self._bases: dict[str, dict[str, torch.Tensor]] = {}
+        self._beside: dict[str, torch.Tensor] = {}  # buffers and parameters trained along, of the base
+        self._written: dict[str, dict[str, torch.Tensor]] = {}  # entries as the last set() left them
 
     @torch.no_grad()
     def add(self, name: str, delta: Delta) -> None:
@@ -57,6 +60,9 @@ class Deltas:
             selections = delta.resolve(self.model)
             parameters = self._parameters()
             self._bases[name] = {key: read(parameters[key], s) for key, s in selections.items()}
+            held = _beside.resolve(self.model, delta.beside)
+            for key, t in held.items():
+                self._beside.setdefault(key, t.detach().clone())
             self._deltas[name], self._selections[name] = delta, selections
         finally:
             self.set(alphas)
@@ -71,6 +77,8 @@ class Deltas:
         self.set({other: alpha for other, alpha in self.alphas.items() if other != name})
         for table in (self._deltas, self._selections, self._bases):
             table.pop(name)
+        needed = {key for delta in self._deltas.values() for key in delta.beside}
+        self._beside = {key: t for key, t in self._beside.items() if key in needed}
 
     @torch.no_grad()
     def set(self, alphas: dict[str, float]) -> None:
@@ -81,11 +89,13 @@ class Deltas:
                 are exactly its tuned ones; where none reaches, exactly the base.
 
         Raises:
+            ModelMismatchError: the weights were changed by others since they were last set.
             ValueError: there is no such delta.
         """
         for name in alphas:
             self._check(name)
         parameters = self._parameters()
+        self._check_base(parameters)
         for name in self.alphas:
             for key, selection in self._selections[name].items():
                 write(parameters[key], selection, self._bases[name][key])
@@ -104,7 +114,31 @@ class Deltas:
                 write(target, selection, mix(read(target, selection), base, values, alphas[name]))
         for key, total in sums.items():
             parameters[key].copy_(total)
+        self._set_beside(alphas)
         self.alphas = dict(alphas)
+        self._written = {
+            name: {key: read(parameters[key], s) for key, s in self._selections[name].items()} for name in active
+        }
+
+    def _set_beside(self, alphas: dict[str, float]) -> None:
+        """Puts the same sum into buffers and parameters trained along."""
+        parameters, made = self._parameters(), {}
+        for key, base in self._beside.items():
+            names = [name for name in alphas if key in self._deltas[name].beside]
+            tuned = [self._deltas[name].beside[key] for name in names]
+            made[key] = _beside.blend(base, tuned, [alphas[name] for name in names], parameter=key in parameters)
+        _beside.put(self.model, made)
+
+    def _check_base(self, parameters: dict[str, nn.Parameter]) -> None:
+        """Raises if the selected entries are not those that the last set() left: the base was replaced, say."""
+        for name, selections in self._selections.items():
+            if self._written and name not in self._written:
+                continue
+            left = self._written.get(name) or self._bases[name]
+            for key, selection in selections.items():
+                if sharded(parameters[key]) is None and not same(parameters[key], selection, left[key]):
+                    hint = "make new Deltas, with deltas of the model as it is now"
+                    raise ModelMismatchError(f"Deltas.set: '{key}' was changed since it was last set. Hint: {hint}")
 
     def _users(self, names: list[str], key: str) -> int:
         return sum(key in self._selections[name] for name in names)
