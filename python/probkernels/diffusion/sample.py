@@ -101,9 +101,9 @@ def sample(
             ``guidance``.
         FloatingPointError: with these, the net gave NaN or infinity; the text names the step.
         NotImplementedError: a second derivative, but of "autograd".
-        RuntimeError: with "exact", "reversible" and "continuous", in the backward pass: the net was changed, or gives other
-            outputs than before; with "reversible", other bits. The text names what changed. Training flags, replaced
-            parameters and random numbers are put back for the calls and need no care.
+        RuntimeError: with "exact", "reversible" and "continuous": the net was changed during the run or before the
+            backward pass, or gives other outputs there ("reversible": other bits); the text names what changed.
+            Training flags, replaced parameters and random numbers are put back for the calls.
 
     Example:
         >>> import torch

@@ -148,7 +148,7 @@ class Net:
         modules = dict(self.model.named_modules())
         found = [f"module '{path}' was added" for path in modules if path not in self.modules]
         for path, module in self.modules.items():
-            if modules.get(path) is not module:
+            if path not in modules or modules[path] is not module:
                 found.append(f"module '{path}' was removed or replaced")
             elif hooks(module) != self.hooks[path]:
                 found.append(f"hooks or forward() of '{path}' were changed")
@@ -163,13 +163,19 @@ class Net:
 
     def turned(self) -> list[str]:
         """What is not as it was in the modules, and can be had back."""
-        found = [f"'{m.name}' was replaced" for m in self.tensors if m.name not in self.moving and m.now() is not m.tensor]
+        found = [
+            f"'{m.name}' was replaced" for m in self.tensors if m.name not in self.moving and m.now() is not m.tensor
+        ]
         found += [f"requires_grad of '{m.name}'" for m in self.tensors if m.tensor.requires_grad != m.learns]
         return found
 
     def switched(self) -> list[str]:
         """Modules whose training flag is not as it was."""
-        return [f"'{path}.training'".replace("'.", "'") for path, m in self.modules.items() if m.training != self.training[path]]
+        return [
+            f"'{path}.training'".replace("'.", "'")
+            for path, m in self.modules.items()
+            if m.training != self.training[path]
+        ]
 
     @torch.compiler.disable
     def refuse_drift(self) -> None:
@@ -184,7 +190,9 @@ class Net:
     def refuse_changes(self, others: list[str]) -> None:
         """At the start of the backward pass; ``others`` were changed too."""
         written = [f"'{name}' was modified by an inplace operation" for name in self.written()]
-        self.refuse([*others, *self.changed(), *written, *(self.turned() if self.direct else [])], "since the forward pass")
+        self.refuse(
+            [*others, *self.changed(), *written, *(self.turned() if self.direct else [])], "since the forward pass"
+        )
 
     def refuse(self, found: list[str], when: str) -> None:
         """Calls again would not be those of the forward pass."""
@@ -196,7 +204,11 @@ class Net:
     def suspects(self) -> str:
         """Plain attributes that are not as they were: what outputs may differ by."""
         now = plain(self.modules)
-        found = [f"'{key}' from {old!r:.40} to {now.get(key)!r:.40}" for key, old in self.plain.items() if now.get(key) != old]
+        found = [
+            f"'{key}' from {old!r:.40} to {now.get(key)!r:.40}"
+            for key, old in self.plain.items()
+            if now.get(key) != old
+        ]
         return f"; changed: {', '.join(found[:3])}" if found else ""
 
     @contextlib.contextmanager

@@ -124,6 +124,7 @@ class Continuous(torch.autograd.Function):
         if torch.is_grad_enabled():
             hint = "Hint: use grad='autograd' for second derivatives"
             raise NotImplementedError(f"sample: grad='continuous' has no second derivative (create_graph=True). {hint}")
+        ctx.adjoint.plan.refuse_changes()
         states = list(ctx.saved_tensors)[ctx.others :]
         return (None, *ctx.adjoint.backward(grads[0], states).in_order())
 

@@ -214,11 +214,14 @@ class Plan:
             t = float(self.scheme.t[n, s].detach())
             raise FloatingPointError(f"sample: the net gave NaN or infinity in step {n}, at t = {t:.6g}")
 
+    def refuse_changes(self) -> None:
+        """Before a backward pass: what it needs is what the forward pass had."""
+        names = [name for name, t, before in self.given if version(t) != before]
+        self.net.refuse_changes([f"'{name}' was modified by an inplace operation" for name in names])
+
     @contextlib.contextmanager
     def replaying(self) -> Iterator[None]:
         """Around a backward pass: calls of the net are those of the forward pass, or it raises."""
-        written = [f"'{name}' was modified by an inplace operation" for name, t, before in self.given if version(t) != before]
-        self.net.refuse_changes(written)
         self.again = True
         try:
             with self.net.as_it_was(), self.surroundings.replaying():
@@ -377,6 +380,7 @@ class Exact(torch.autograd.Function):
         if torch.is_grad_enabled():
             hint = "Hint: use grad='autograd' for second derivatives"
             raise NotImplementedError(f"sample: grad='exact' has no second derivative (create_graph=True). {hint}")
+        ctx.plan.refuse_changes()
         evaluations, others = ctx.counts
         saved, width = list(ctx.saved_tensors)[others:], ctx.plan.scheme.carry.shape[1]  # versions are checked here
         inputs, flat = saved[:evaluations], saved[evaluations:]

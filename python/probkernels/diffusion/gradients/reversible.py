@@ -168,6 +168,7 @@ class Reversible(torch.autograd.Function):
         if torch.is_grad_enabled():
             hint = "Hint: use grad='autograd' for second derivatives"
             raise NotImplementedError(f"sample: grad='reversible' has no second derivative (create_graph=True). {hint}")
+        ctx.leapfrog.plan.refuse_changes()
         y, p, *rest = ctx.saved_tensors[ctx.others :]
         state = State(y, p, rest[0] if rest else None)
         return (None, *ctx.leapfrog.backward(grads[0], state).in_order())
