@@ -41,12 +41,12 @@ def test_ddp_averages_gradients() -> None:
             assert torch.allclose(grad, parameter.grad, rtol=1e-12, atol=1e-14)
 
 
-class Partly(nn.Module):
-    """Uses one of its two layers, and has a buffer that DDP sends around."""
+class Hooked(nn.Module):
+    """Has a hook on a parameter, and a buffer that DDP sends around."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.used, self.unused = nn.Linear(DIMS, DIMS), nn.Linear(DIMS, DIMS)
+        self.used = nn.Linear(DIMS, DIMS)
         self.register_buffer("shift", torch.ones(DIMS))
         self.used.weight.register_hook(lambda grad: grad / 2)
 
@@ -54,10 +54,10 @@ class Partly(nn.Module):
         return torch.tanh(self.used(x)) + self.shift
 
 
-def _partly(rank: int, store: str | int) -> list[Tensor]:
+def _hooked(rank: int, store: str | int) -> list[Tensor]:
     torch.manual_seed(0)
-    net = Partly().double()
-    model = Denoiser(DistributedDataParallel(net, find_unused_parameters=True), VP(), pred="v")
+    net = Hooked().double()
+    model = Denoiser(DistributedDataParallel(net), VP(), pred="v")
     for _ in range(2):
         net.zero_grad()
         _loss(model, leaf(6, DIMS)[3 * rank : 3 * rank + 3].detach(), "exact", store=store).backward()
@@ -65,11 +65,11 @@ def _partly(rank: int, store: str | int) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("store", ["states", 10**9, "revolve=2"])
-def test_ddp_with_unused_parameters_buffers_and_hooks(store: str | int) -> None:
+def test_ddp_with_buffers_and_hooks(store: str | int) -> None:
     torch.manual_seed(0)
-    net = Partly().double()
+    net = Hooked().double()
     _loss(Denoiser(net, VP(), pred="v"), leaf(6, DIMS).detach(), "autograd").backward()
-    for found in on_two_processes(functools.partial(_partly, store=store)):
+    for found in on_two_processes(functools.partial(_hooked, store=store)):
         for grad, parameter in zip(found, net.used.parameters(), strict=True):
             assert torch.allclose(grad, parameter.grad, rtol=1e-12, atol=1e-14)
 

@@ -42,8 +42,8 @@ class Outputs:
                 order = torch.arange(k.numel(), device=k.device).view(k.shape)
                 self.signs = ((order * 40503 >> 7) % 2 * 2 - 1).to(torch.int8)
             size = torch.linalg.vector_norm(k, dtype=wide)
-            scale = size * self.gain + abs(slope) * torch.linalg.vector_norm(u, dtype=wide)
-            found = torch.stack([(k * self.signs).sum(dtype=wide), size, scale])
+            given = torch.linalg.vector_norm(u, dtype=wide) * abs(slope) if slope else torch.zeros_like(size)
+            found = torch.stack([(k * self.signs).sum(dtype=wide), size, given])
         if again:
             self.later.append((i, found))
         else:
@@ -57,4 +57,5 @@ class Outputs:
         later = torch.stack([found for _, found in self.later])
         self.later.clear()
         gap = (first - later)[:, :2].abs()
-        return not bool((gap <= self.tolerance * first[:, 2:]).all())
+        scale = self.gain * first[:, 1:2] + first[:, 2:]
+        return not bool((gap <= self.tolerance * scale).all())

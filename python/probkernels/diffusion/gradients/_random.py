@@ -19,13 +19,14 @@ class Source(NamedTuple):
 
     get: Callable[[], Any]
     set: Callable[[Any], object]
+    slow: bool = False  # tens of microseconds a look
 
 
 def sources(model: nn.Module, device: torch.device) -> list[Source]:
     """Those of torch, Python and NumPy, and every generator that a module of ``model`` holds."""
     devices = {t.device for t in (*model.parameters(), *model.buffers())} | {device}
-    found = [Source(torch.get_rng_state, torch.set_rng_state), Source(random.getstate, random.setstate)]
-    found.append(Source(lambda: _numpy(np.random.get_state(legacy=False)), _set_numpy))
+    found = [Source(torch.get_rng_state, torch.set_rng_state), Source(random.getstate, random.setstate, slow=True)]
+    found.append(Source(lambda: _numpy(np.random.get_state(legacy=False)), _set_numpy, slow=True))
     for d in sorted(map(str, devices)):
         if torch.device(d).type in ("cuda", "xpu"):
             of_device = torch.get_device_module(d)
@@ -77,7 +78,8 @@ class Surroundings:
         self.sources = sources(model, device)
         self.states: dict[int, list[Any]] = {}  # before evaluation i; neighbors share what is equal
         self.last: list[Any] = []
-        self.drew = False  # whether any evaluation drew random numbers
+        self.drew = False  # whether the first evaluation drew random numbers
+        self.moved = False  # whether any source moved during the run
 
     @torch.compiler.disable
     def now(self) -> list[Any]:
@@ -106,17 +108,32 @@ class Surroundings:
     @contextlib.contextmanager
     def recording(self, i: int) -> Iterator[None]:
         """Around evaluation i of the forward pass; a second time, it draws what it drew at first."""
-        if i in self.states and self.drew:
-            self.restore(self.states[i])
-        before = self.states[i] = self.now()
+        before, self.states[i] = self.last, self.now()
+        self.moved |= bool(before) and any(a is not b for a, b in zip(before, self.last, strict=True))
         yield
-        if not self.drew:
-            self.drew = any(old is not new for old, new in zip(before, self.now(), strict=True))
+        if i == 0:
+            self.look()
+
+    @torch.compiler.disable
+    def look(self) -> None:
+        """After the first evaluation: what it did not draw from is slow to watch, and no longer watched."""
+        before, after = self.states[0], self.now()
+        moved = [a is not b for a, b in zip(before, after, strict=True)]
+        self.drew = self.moved = any(moved)
+        kept = [j for j, source in enumerate(self.sources) if moved[j] or not source.slow]
+        self.sources = [self.sources[j] for j in kept]
+        self.states[0], self.last = [before[j] for j in kept], [after[j] for j in kept]
+
+    @torch.compiler.disable
+    def finish(self) -> None:
+        """After the last evaluation."""
+        before = self.last
+        self.moved |= any(a is not b for a, b in zip(before, self.now(), strict=True))
 
     @contextlib.contextmanager
     def replaying(self) -> Iterator[None]:
         """Around a backward pass, after which every source goes on from where it was."""
-        if not self.drew:
+        if not self.moved:
             yield
             return
         outside = [source.get() for source in self.sources]
@@ -127,5 +144,5 @@ class Surroundings:
 
     def replay(self, i: int) -> None:
         """Before evaluation i of the backward pass."""
-        if self.drew:
+        if self.moved and i in self.states:
             self.restore(self.states[i])

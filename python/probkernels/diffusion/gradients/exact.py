@@ -183,9 +183,14 @@ class Plan:
             self.snapshots.start(self.returns_to, registers)
             registers = step(scheme.steps - 1, self.snapshots.reach(scheme.steps - 1, step))
         self.refuse_infinite(finite)
-        self.net.refuse_drift()
+        self.finish()
         assert registers[0] is not None
         return registers[0], inputs, states
+
+    def finish(self) -> None:
+        """All evaluations of the forward pass are done."""
+        self.surroundings.finish()
+        self.net.refuse_drift()
 
     def revisit(self, n: int) -> Registers:
         """The registers before step n, from the nearest snapshot; the graphs of its evaluations are kept."""

@@ -106,7 +106,7 @@ class Leapfrog:
             y = self.moved(y, p, h)
             self.plan.after(n, self.input(y, self.last))
         self.refuse_overflow()
-        self.plan.net.refuse_drift()
+        self.plan.finish()
         return State(y, p, rest)
 
     def refuse_overflow(self) -> None:
