@@ -87,7 +87,7 @@ def sample(
         last_k: of "exact". Calls of the net before the last k steps count as constants, which biases the gradient and
             makes it cheaper; None for none.
         progress: show a progress bar.
-        callback: called as ``callback(n, x)`` after step n.
+        callback: called as ``callback(n, x)`` after step n. It must not write to x, in any mode: that raises.
         options: of the solver, for instance ``eta``.
 
     Returns:
@@ -101,7 +101,9 @@ def sample(
             ``guidance``.
         FloatingPointError: with these, the net gave NaN or infinity; the text names the step.
         NotImplementedError: a second derivative, but of "autograd".
-        RuntimeError: with "reversible", in the backward pass: the net does not give the same bits again.
+        RuntimeError: with "exact", "reversible" and "continuous": the net was changed during the run or before the
+            backward pass, or gives other outputs there ("reversible": other bits); the text names what changed.
+            Training flags, replaced parameters and random numbers are put back for the calls.
 
     Example:
         >>> import torch
@@ -126,7 +128,7 @@ def sample(
         def after(n: int, x: Tensor) -> None:
             bar.update()
             if callback is not None:
-                callback(n, x)
+                _show(callback, n, x)
 
         if grad == "exact":
             return gradients.exact(made, after, store, last_k)
@@ -136,6 +138,18 @@ def sample(
             return gradients.continuous(made, after, solver)
         with torch.set_grad_enabled(grad is not None and torch.is_grad_enabled()):
             return run(made.scheme, made.predict, x_T, made.noise, after)
+
+
+def _show(callback: Callable[[int, Tensor], None], n: int, x: Tensor) -> None:
+    """Calls it; x is the run's own, and a write to it would change the sample, but not all of its gradient."""
+    if x.is_inference():  # torch counts no writes to these
+        callback(n, x.clone())
+        return
+    before = x._version
+    callback(n, x)
+    if x._version != before:
+        expected, hint = "a function that leaves x as it is", "work on x.clone()"
+        raise ValueError(message("sample", "callback", expected, f"one that wrote to it after step {n}", hint))
 
 
 def prepare(

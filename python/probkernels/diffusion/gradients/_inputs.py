@@ -55,10 +55,11 @@ def refuse_batch_norm(model: nn.Module) -> None:
             )
 
 
-def refuse_undeclared(output: Tensor, declared: Sequence[Tensor]) -> None:
-    """Every leaf of the graph of ``output`` is among the declared tensors: others would silently get no gradient."""
+def undeclared(output: Tensor, declared: Sequence[Tensor]) -> list[Tensor]:
+    """Leaves of the graph of ``output`` that are not among the declared tensors."""
     known = {id(t) for t in declared}
     stops = {t.grad_fn for t in declared if t.grad_fn is not None}
+    found: list[Tensor] = []
     seen, waiting = set(stops), [output.grad_fn]
     while waiting:
         node = waiting.pop()
@@ -67,39 +68,17 @@ def refuse_undeclared(output: Tensor, declared: Sequence[Tensor]) -> None:
         seen.add(node)
         leaf = getattr(node, "variable", None)
         if leaf is not None and id(leaf) not in known:
-            expected = "a net whose tensors that require a gradient are its parameters, buffers or the condition"
-            hint = "register it as a parameter, pass it as cond, or use grad='autograd'"
-            raise ValueError(message("sample", "model", expected, checks.describe(leaf), hint))
+            found.append(leaf)
         waiting += [parent for parent, _ in node.next_functions]
+    return found
 
 
-class Surroundings:
-    """Autocast as it was when the run began, and random numbers that each evaluation can draw again."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.autocast = torch.is_autocast_enabled(device.type)
-        self.dtype = torch.get_autocast_dtype(device.type)
-        self.seed: int | None = None  # None: the net draws no random numbers
-
-    def random_state(self) -> list[Tensor]:
-        """Of every generator that the net may use."""
-        return [torch.get_rng_state(), *([torch.cuda.get_rng_state(self.device)] if self.device.type == "cuda" else [])]
-
-    def draw_seed(self) -> None:
-        """From here on, evaluation i draws what a seed and i determine."""
-        self.seed = int(torch.randint(2**62, ()))
-
-    @contextlib.contextmanager
-    def around(self, i: int) -> Iterator[None]:
-        """Wraps evaluation i. Casts of weights are not kept: one made without a graph must not serve one with it."""
-        with contextlib.ExitStack() as stack:
-            if self.autocast:
-                stack.enter_context(torch.autocast(self.device.type, self.dtype, cache_enabled=False))
-            if self.seed is not None:
-                stack.enter_context(torch.random.fork_rng([self.device] if self.device.type == "cuda" else []))
-                torch.manual_seed(self.seed + i)
-            yield
+def refuse_undeclared(found: Sequence[Tensor]) -> None:
+    """Others than the declared tensors would silently get no gradient."""
+    if found:
+        expected = "a net whose tensors that require a gradient are its parameters, buffers or the condition"
+        hint = "register it as a parameter, pass it as cond, or use grad='autograd'"
+        raise ValueError(message("sample", "model", expected, checks.describe(found[0]), hint))
 
 
 @contextlib.contextmanager

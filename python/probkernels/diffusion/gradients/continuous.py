@@ -46,13 +46,22 @@ class Adjoint:
         stages = scheme.t.shape[1]
         rows = [points[i : i + stages] for i in range(0, len(points), stages)]
         self.back = Plan(replace(made, scheme=scheme, points=rows), plan.after, 0, None)
-        self.back.surroundings = plan.surroundings
+        self.back.surroundings, self.back.net, self.back.outputs = plan.surroundings, plan.net, plan.outputs
+        self.back.ends = self.back.places[:1]
+        last = len(rows)
+        starts = {(i, 0): plan.index[last - i, 0] for i in range(1, last)} if made.scheme.kind == scheme.kind else {}
+        self.back.index = {place: starts.get(place, -1) for place in self.back.places}  # calls of the forward pass
         self.h = process.rho(times.flip(0)).diff().tolist()  # positive
         self.alpha = process.alpha(scheme.t).tolist()  # of every stage
         self.ends = float(process.alpha(times[0])), float(process.alpha(times[-1]))
 
     def backward(self, grad: Tensor, states: list[Tensor]) -> Gradients:
         """All gradients, from that of the sample (B, *S); ``states`` are x_0 .. x_N, the sample last."""
+        with self.back.replaying():
+            return self.sweep(grad, states)
+
+    def sweep(self, grad: Tensor, states: list[Tensor]) -> Gradients:
+        """:meth:`backward` from interval to interval."""
         found = Gradients(self.back)
         a = grad * self.ends[1]
         for i, (h, x) in enumerate(zip(self.h, reversed(states), strict=False)):
@@ -100,7 +109,7 @@ class Continuous(torch.autograd.Function):
         plan, back = adjoint.plan, adjoint.back
         refuse_batch_norm(plan.made.model)
         sample, inputs, _ = plan.forward()
-        if plan.surroundings.seed is not None:
+        if plan.surroundings.drew:
             hint = "call model.eval(): a net that draws random numbers solves no ODE; or use grad='exact'"
             raise ValueError(message("sample", "model", "a net that draws no random numbers", "one that does", hint))
         stages = len(adjoint.rows)
@@ -115,6 +124,7 @@ class Continuous(torch.autograd.Function):
         if torch.is_grad_enabled():
             hint = "Hint: use grad='autograd' for second derivatives"
             raise NotImplementedError(f"sample: grad='continuous' has no second derivative (create_graph=True). {hint}")
+        ctx.adjoint.plan.refuse_changes()
         states = list(ctx.saved_tensors)[ctx.others :]
         return (None, *ctx.adjoint.backward(grads[0], states).in_order())
 

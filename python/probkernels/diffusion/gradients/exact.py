@@ -8,7 +8,8 @@ from there again.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -16,11 +17,20 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from ..solvers.scheme import Model, Registers, Term, advance, all_terms, combine, plan, terms
-from ._inputs import Surroundings, counting_bytes, learned, refuse_batch_norm, refuse_undeclared, replaced, tensors_in
+from ._inputs import counting_bytes, refuse_batch_norm, refuse_undeclared, replaced, tensors_in, undeclared
+from ._net import Net, version
+from ._outputs import Outputs, tolerance
+from ._random import Surroundings
 from .revolve import Snapshots
 
 if TYPE_CHECKING:
     from ..sample import Run
+
+
+SAME = (
+    "Hint: its attributes, caches and other state must be as in the forward pass, and its random numbers come from "
+    "torch, NumPy, Python or generators that its modules hold; or use grad='autograd'"
+)
 
 
 class Call(NamedTuple):
@@ -51,19 +61,26 @@ class Plan:
         snapshots: Snapshots | None = None,
     ) -> None:
         self.made, self.scheme, self.after = made, made.scheme, after
-        self.surroundings = Surroundings(made.x.device)
+        self.net = Net(made.model)
+        self.surroundings = Surroundings(made.model, made.x.device)
         self.guide = list(tensors_in(made.guide))
         self.leaves = [t.detach().requires_grad_(t.requires_grad) for t in self.guide]
         fresh = iter(self.leaves)
         self.arguments = replaced(made.guide, lambda _: next(fresh))
-        self.parameters = learned(made.model)
+        self.parameters = self.net.parameters
+        floats = [*(m.tensor for m in self.net.tensors), *self.parameters, made.x]
+        cast = self.surroundings.dtype if self.surroundings.autocast else None
+        self.outputs = Outputs(tolerance(floats, cast, made.x.device), made.guide["guidance"])
+        self.again = False  # whether calls are those of a backward pass
         self.places = [(n, s) for n in range(self.scheme.steps) for s in self.scheme.used[n].nonzero()[:, 0].tolist()]
+        self.ends = self.places[1:][-1:]  # calls that are looked through for undeclared tensors, beside the first
+        given = {"x_T": made.x, "noise": made.noise.given}
+        self.given = [(name, t, version(t)) for name, t in given.items() if t is not None]
         self.index = {place: i for i, place in enumerate(self.places)}
         self.first_step = 0 if last_k is None else max(self.scheme.steps - last_k, 0)
         self.budget, self.snapshots = budget, snapshots
         self.steps, self.draws = plan(self.scheme), self.scheme.draws
         self.kept: dict[int, Call] = {}  # evaluations of which the graph is kept
-        self.sharded = any(isinstance(p, DTensor) for p in self.parameters)  # FSDP2, which accumulates by itself
         self.graphs = 0  # of how many evaluations, the last ones, the graph is kept
         self.learns = any(c.requires_grad for c in self.scheme.parts())
         self.returns_to = 0 if self.learns else self.first_step  # the first step that the backward pass needs
@@ -82,7 +99,10 @@ class Plan:
 
     def call(self, place: tuple[int, int], u: Tensor, graph: bool) -> Call:
         """The net at u (B, *S)."""
-        with torch.set_grad_enabled(graph), self.surroundings.around(self.index[place]):
+        i, own = self.index[place], self.net.aliased() if graph else contextlib.nullcontext()
+        if self.again:
+            self.surroundings.replay(i)
+        with torch.set_grad_enabled(graph), self.surroundings.cast(), own:
             u = u.detach().requires_grad_(graph)
             t = self.scheme.t[place].detach().requires_grad_(graph and self.scheme.t.requires_grad)
             if t.requires_grad:
@@ -90,29 +110,45 @@ class Plan:
             else:
                 point = self.made.points[place[0]][place[1]]
                 k = self.made.model.predict_at(point, self.scheme.kind, u, **self.arguments)
-            return Call(k, u, t)
+        if self.again:
+            self.outputs.add(i, k, u, self.slope(place), again=True)
+        if graph and not self.net.sharded and place in self.ends:
+            refuse_undeclared(undeclared(k, [u, t, *self.leaves, *self.net.leaves]))
+        return Call(k, u, t)
+
+    def slope(self, place: tuple[int, int]) -> float:
+        """The factor of u in the prediction, whose rounding is not the net's."""
+        point = self.made.points[place[0]][place[1]]
+        of_data = self.made.model.clip is not None and self.scheme.kind == "eps"
+        return float(torch.as_tensor(point.back_x if of_data else point.on_x).detach())
 
     def first_call(self, u: Tensor) -> Call:
-        """The first evaluation: shows what the net depends on, whether it is random and how large its graph is."""
-        place, before = self.places[0], self.surroundings.random_state()
-        if self.sharded:  # its graph ends in tensors that FSDP2 gathers and frees, neither known nor counted here
-            call = self.call(place, u, graph=False)
-        else:
-            with counting_bytes([*self.parameters, *self.leaves, u]) as count:
-                call = self.call(place, u, graph=True)
-            refuse_undeclared(call.k, [call.u, call.t, *self.leaves, *self.parameters])
-            if count():
-                self.graphs = min(self.budget // count(), len(self.places))
-        pairs = zip(before, self.surroundings.random_state(), strict=True)
-        if any(not torch.equal(old, new) for old, new in pairs):
-            self.surroundings.draw_seed()
-            call = self.call(place, u, graph=not self.sharded)
+        """The first evaluation: shows what the net depends on, and how large its graph is."""
+        place, net = self.places[0], self.net
+        if net.sharded:  # its graph ends in tensors that FSDP2 gathers and frees, neither known nor counted here
+            return self.call(place, u, graph=False)
+        with counting_bytes([*self.parameters, *self.leaves, u]) as count:
+            net.inside = bool(net.reducers)  # DDP looks for the parameters themselves, and prepares for their gradients
+            call = self.call(place, u, graph=True)
+            net.inside = False
+        if count():
+            self.graphs = min(self.budget // count(), len(self.places) - len(net.reducers[:1]))
+        others = undeclared(call.k, [call.u, call.t, *self.leaves, *(self.parameters if net.reducers else net.leaves)])
+        if any(id(t) in net.own for t in others) and not net.direct:
+            net.be_direct()
+            self.surroundings.restore(self.surroundings.states[0])
+            return self.first_call(u)
+        refuse_undeclared(others)
         return call
 
     def evaluate(self, place: tuple[int, int], u: Tensor) -> Tensor:
         """The net's output (B, *S) in the forward pass."""
         i = self.index[place]
-        call = self.first_call(u) if i == 0 else self.call(place, u, graph=i >= len(self.places) - self.graphs)
+        with self.surroundings.recording(i):
+            call = self.first_call(u) if i == 0 else self.call(place, u, graph=i >= len(self.places) - self.graphs)
+        self.outputs.add(i, call.k, u, self.slope(place), again=False)
+        if i == 0:
+            self.net.called()
         if i >= len(self.places) - self.graphs and place[0] >= self.first_step:
             self.kept[i] = call
         return call.k.detach()
@@ -147,8 +183,14 @@ class Plan:
             self.snapshots.start(self.returns_to, registers)
             registers = step(scheme.steps - 1, self.snapshots.reach(scheme.steps - 1, step))
         self.refuse_infinite(finite)
+        self.finish()
         assert registers[0] is not None
         return registers[0], inputs, states
+
+    def finish(self) -> None:
+        """All evaluations of the forward pass are done."""
+        self.surroundings.finish()
+        self.net.refuse_drift()
 
     def revisit(self, n: int) -> Registers:
         """The registers before step n, from the nearest snapshot; the graphs of its evaluations are kept."""
@@ -177,8 +219,31 @@ class Plan:
             t = float(self.scheme.t[n, s].detach())
             raise FloatingPointError(f"sample: the net gave NaN or infinity in step {n}, at t = {t:.6g}")
 
+    def refuse_changes(self) -> None:
+        """Before a backward pass: what it needs is what the forward pass had."""
+        names = [name for name, t, before in self.given if version(t) != before]
+        self.net.refuse_changes([f"'{name}' was modified by an inplace operation" for name in names])
+
+    @contextlib.contextmanager
+    def replaying(self) -> Iterator[None]:
+        """Around a backward pass: calls of the net are those of the forward pass, or it raises."""
+        self.again = True
+        try:
+            with self.net.as_it_was(), self.surroundings.replaying():
+                yield
+        finally:
+            self.again = False
+            differ = self.outputs.differ()
+        if differ:
+            raise RuntimeError(f"sample: the net gave other outputs in the backward pass{self.net.suspects()}. {SAME}")
+
     def backward(self, grad: Tensor, inputs: list[Tensor], states: list[Registers]) -> Gradients:
         """All gradients, from that of the sample (B, *S)."""
+        with self.replaying():
+            return self.sweep(grad, inputs, states)
+
+    def sweep(self, grad: Tensor, inputs: list[Tensor], states: list[Registers]) -> Gradients:
+        """:meth:`backward` from step to step."""
         found, scheme = Gradients(self), self.scheme
         registers, stages = scheme.carry.shape[1], scheme.t.shape[1]
         draws = self.draws if self.learns or found.noise is not None else [False] * scheme.steps
@@ -219,7 +284,7 @@ class Plan:
         wanted = [call.u, *([call.t] if call.t.requires_grad else []), *found.active]
         along = along.to(call.k.dtype)
         grads: list[Tensor | None]
-        if self.sharded:
+        if self.net.sharded:
             torch.autograd.backward(call.k, along)
             grads = [t.grad for t in wanted]
             for t in wanted:
@@ -239,7 +304,7 @@ class Gradients:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.x: Tensor | None = None
-        self.targets = [*plan.leaves, *plan.parameters]
+        self.targets = [*plan.leaves, *plan.net.leaves]
         self.active = [t for t in self.targets if t.requires_grad and not isinstance(t, DTensor)]
         self.sums: list[Tensor | None] = [None] * len(self.active)
         given = plan.made.noise.given
@@ -320,6 +385,7 @@ class Exact(torch.autograd.Function):
         if torch.is_grad_enabled():
             hint = "Hint: use grad='autograd' for second derivatives"
             raise NotImplementedError(f"sample: grad='exact' has no second derivative (create_graph=True). {hint}")
+        ctx.plan.refuse_changes()
         evaluations, others = ctx.counts
         saved, width = list(ctx.saved_tensors)[others:], ctx.plan.scheme.carry.shape[1]  # versions are checked here
         inputs, flat = saved[:evaluations], saved[evaluations:]

@@ -106,6 +106,7 @@ class Leapfrog:
             y = self.moved(y, p, h)
             self.plan.after(n, self.input(y, self.last))
         self.refuse_overflow()
+        self.plan.finish()
         return State(y, p, rest)
 
     def refuse_overflow(self) -> None:
@@ -117,6 +118,11 @@ class Leapfrog:
 
     def backward(self, grad: Tensor, state: State) -> Gradients:
         """Undoes the run and pulls the gradient of the sample (B, *S) back along it."""
+        with self.plan.replaying():
+            return self.sweep(grad, state)
+
+    def sweep(self, grad: Tensor, state: State) -> Gradients:
+        """:meth:`backward` from step to step."""
         found, (y, p, rest) = Gradients(self.plan), state
         to_y, to_p = grad * self.last, torch.zeros_like(grad)
         for n in reversed(range(len(self.h))):
@@ -139,7 +145,7 @@ class Leapfrog:
         """The run has come back to where it began, to the bit, or its net is not the same function it was."""
         if not (torch.equal(y, self.start()) and torch.equal(p, self.rounded(e.double() * ONE))):
             hint = "Hint: the net must give the same bits again, with a graph or without; use grad='exact'"
-            raise RuntimeError(f"sample: running backwards did not end at x_T. {hint}")
+            raise RuntimeError(f"sample: running backwards did not end at x_T{self.plan.net.suspects()}. {hint}")
 
 
 class Reversible(torch.autograd.Function):
@@ -162,6 +168,7 @@ class Reversible(torch.autograd.Function):
         if torch.is_grad_enabled():
             hint = "Hint: use grad='autograd' for second derivatives"
             raise NotImplementedError(f"sample: grad='reversible' has no second derivative (create_graph=True). {hint}")
+        ctx.leapfrog.plan.refuse_changes()
         y, p, *rest = ctx.saved_tensors[ctx.others :]
         state = State(y, p, rest[0] if rest else None)
         return (None, *ctx.leapfrog.backward(grads[0], state).in_order())

@@ -1,0 +1,257 @@
+"""The net of a run as the forward pass found it: what has changed since, and having it back for calling it again."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.nn.modules import module as torch_module
+from torch.nn.parallel import DistributedDataParallel
+
+from ..._core.errors import message
+from ._inputs import learned
+
+HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+GLOBAL_HOOKS = tuple("_global" + name for name in HOOKS)
+
+
+class Member(NamedTuple):
+    """A parameter or buffer of one module."""
+
+    name: str
+    module: nn.Module
+    store: str  # of the module's dicts
+    key: str
+    tensor: Tensor
+    learns: bool
+    version: int | None
+
+    def now(self) -> Tensor | None:
+        """What the module has in its place."""
+        found: Tensor | None = getattr(self.module, self.store).get(self.key)
+        return found
+
+
+def version(t: Tensor) -> int | None:
+    """How often a tensor was written to, where torch counts it."""
+    return None if t.is_inference() else t._version
+
+
+def alias(t: Tensor) -> Tensor:
+    """A leaf with t's values, storage and Python attributes, and none of its hooks."""
+    other = nn.Parameter(t.detach()) if isinstance(t, nn.Parameter) else t.detach().requires_grad_()
+    vars(other).update(vars(t))
+    return other
+
+
+def hooks(module: nn.Module) -> tuple[Any, ...]:
+    """Which hooks a module has, and whether its forward was replaced."""
+    return (*(tuple(getattr(module, name, ())) for name in HOOKS), vars(module).get("forward"))
+
+
+def global_hooks() -> tuple[Any, ...]:
+    """Which hooks all modules have."""
+    return tuple(tuple(getattr(torch_module, name, ())) for name in GLOBAL_HOOKS)
+
+
+def plain(modules: dict[str, nn.Module]) -> dict[str, Any]:
+    """Numbers, texts and flags among the attributes: what may explain other outputs."""
+    return {
+        f"{path}.{key}".lstrip("."): value
+        for path, module in modules.items()
+        for key, value in vars(module).items()
+        if key != "training" and isinstance(value, (bool, int, float, str, type(None)))
+    }
+
+
+class Net:
+    """What a run depends on beside its inputs.
+
+    Calls with a graph find leaves of our own in place of the parameters: hooks of these run once, when autograd adds
+    up what the backward pass returns. Where that cannot be (``direct``), they are differentiated themselves.
+
+    Args:
+        model: the denoiser.
+    """
+
+    @torch.compiler.disable
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.parameters = learned(model)
+        self.sharded = any(isinstance(p, DTensor) for p in self.parameters)  # FSDP2, which accumulates by itself
+        self.direct = self.sharded or any(isinstance(m, torch.jit.ScriptModule) for m in model.modules())
+        self.reducers = [m for m in model.modules() if isinstance(m, DistributedDataParallel)]
+        self.leaves = self.parameters if self.direct else [alias(p) for p in self.parameters]
+        self.own = {id(p): leaf for p, leaf in zip(self.parameters, self.leaves, strict=True)}
+        self.inside = False
+        self.moving: dict[str, Tensor] = {}  # what the first call wrote to, as it left it
+        self.remember()
+        self.refuse_hooks()
+
+    def members(self) -> list[Member]:
+        """All tensors but what is sharded, which comes and goes."""
+        return [
+            Member(f"{path}.{key}".lstrip("."), module, store, key, t, t.requires_grad, version(t))
+            for path, module in self.model.named_modules()
+            for store in (("_buffers",) if self.sharded else ("_parameters", "_buffers"))
+            for key, t in getattr(module, store).items()
+            if t is not None and not isinstance(t, DTensor)
+        ]
+
+    def remember(self) -> None:
+        """The net is what it should be later on."""
+        self.modules = dict(self.model.named_modules())
+        self.hooks = {path: hooks(module) for path, module in self.modules.items()}
+        self.global_hooks = global_hooks()
+        self.training = {path: module.training for path, module in self.modules.items()}
+        self.tensors = self.members()
+        self.plain = plain(self.modules)
+
+    @torch.compiler.disable
+    def called(self) -> None:
+        """The first call is over, and may have made and filled what the net keeps."""
+        before = {m.name: (id(m.tensor), m.version) for m in self.tensors}
+        self.remember()
+        moved = [m for m in self.tensors if before.get(m.name) != (id(m.tensor), m.version)]
+        self.moving = {m.name: m.tensor.detach().clone() for m in moved}
+
+    @torch.compiler.disable
+    def be_direct(self) -> None:
+        """The net has its parameters from elsewhere than its modules' dicts, so we cannot replace them."""
+        self.direct, self.leaves = True, self.parameters
+        self.refuse_hooks()
+
+    def refuse_hooks(self) -> None:
+        """On parameters, where they would run once a call."""
+        if not self.direct or self.sharded:
+            return
+        for name, p in self.model.named_parameters():
+            if p.requires_grad and p._backward_hooks:
+                expected = "parameters without hooks, as the net is scripted or keeps other references to them"
+                raise ValueError(message("sample", "model", expected, f"one on {name}", "use grad='autograd'"))
+
+    def written(self) -> list[str]:
+        """Tensors that the first call wrote to, and that have other values since."""
+        found = []
+        for m in self.tensors:
+            known, now = self.moving.get(m.name), m.now()
+            if known is not None and (now is None or not torch.equal(now.detach(), known)):
+                found.append(m.name)
+        return found
+
+    def changed(self) -> list[str]:
+        """What is not as it was, and cannot be had back."""
+        modules = dict(self.model.named_modules())
+        found = [f"module '{path}' was added" for path in modules if path not in self.modules]
+        for path, module in self.modules.items():
+            if path not in modules or modules[path] is not module:
+                found.append(f"module '{path}' was removed or replaced")
+            elif hooks(module) != self.hooks[path]:
+                found.append(f"hooks or forward() of '{path}' were changed")
+        if global_hooks() != self.global_hooks:
+            found.append("hooks of all modules were changed")
+        for m in self.tensors:
+            if m.name not in self.moving and version(m.tensor) != m.version:
+                found.append(f"'{m.name}' was modified by an inplace operation")
+            elif m.key not in getattr(m.module, m.store):
+                found.append(f"'{m.name}' was removed")
+        return found
+
+    def turned(self) -> list[str]:
+        """What is not as it was in the modules, and can be had back."""
+        found = [
+            f"'{m.name}' was replaced" for m in self.tensors if m.name not in self.moving and m.now() is not m.tensor
+        ]
+        found += [f"requires_grad of '{m.name}'" for m in self.tensors if m.tensor.requires_grad != m.learns]
+        return found
+
+    def switched(self) -> list[str]:
+        """Modules whose training flag is not as it was."""
+        return [
+            f"'{path}.training'".replace("'.", "'")
+            for path, m in self.modules.items()
+            if m.training != self.training[path]
+        ]
+
+    @torch.compiler.disable
+    def refuse_drift(self) -> None:
+        """At the end of the forward pass: all calls were of one net."""
+        written = self.written()
+        if written:
+            expected, hint = "a net that leaves its buffers as they are", "call model.eval(), or use grad='autograd'"
+            raise ValueError(message("sample", "model", expected, f"one whose calls change '{written[0]}'", hint))
+        self.refuse([*self.changed(), *self.turned(), *self.switched()], "during the run")
+
+    @torch.compiler.disable
+    def refuse_changes(self, others: list[str]) -> None:
+        """At the start of the backward pass; ``others`` were changed too."""
+        written = [f"'{name}' was modified by an inplace operation" for name in self.written()]
+        self.refuse(
+            [*others, *self.changed(), *written, *(self.turned() if self.direct else [])], "since the forward pass"
+        )
+
+    def refuse(self, found: list[str], when: str) -> None:
+        """Calls again would not be those of the forward pass."""
+        if found:
+            more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+            hint = "Hint: make changes after backward(), or use grad='autograd'"
+            raise RuntimeError(f"sample: changed {when}: {', '.join(found[:3])}{more}. {hint}")
+
+    def suspects(self) -> str:
+        """Plain attributes that are not as they were: what outputs may differ by."""
+        now = plain(self.modules)
+        found = [
+            f"'{key}' from {old!r:.40} to {now.get(key)!r:.40}"
+            for key, old in self.plain.items()
+            if now.get(key) != old
+        ]
+        return f"; changed: {', '.join(found[:3])}" if found else ""
+
+    @contextlib.contextmanager
+    def as_it_was(self) -> Iterator[None]:
+        """Training flags and tensors of the forward pass; DDP stays out of it."""
+        with contextlib.ExitStack() as stack:
+            for path, module in self.modules.items():
+                if module.training != self.training[path]:
+                    stack.callback(setattr, module, "training", module.training)
+                    module.training = self.training[path]
+            stack.enter_context(self.aliased())
+            yield
+
+    @contextlib.contextmanager
+    def aliased(self) -> Iterator[None]:
+        """Our own leaves in place of the parameters, and tensors of the forward pass in place of later ones."""
+        if self.direct or self.inside:
+            yield
+            return
+        put: list[tuple[dict[str, Any], str, Any]] = []
+        self.inside = True
+        try:
+            for m in self.tensors:
+                store, now = getattr(m.module, m.store), m.now()
+                wanted = self.own.get(id(m.tensor), m.tensor)
+                if wanted.requires_grad and not m.learns:
+                    wanted = m.tensor.detach()
+                if wanted is not now and m.key in store:
+                    put.append((store, m.key, now))
+                    store[m.key] = wanted
+            with self.unsynchronised():
+                yield
+        finally:
+            self.inside = False
+            for store, key, now in reversed(put):
+                store[key] = now
+
+    @contextlib.contextmanager
+    def unsynchronised(self) -> Iterator[None]:
+        """DDP waits for gradients of the parameters themselves, and so must not see our leaves."""
+        with contextlib.ExitStack() as stack:
+            for module in self.reducers:
+                stack.callback(setattr, module, "require_forward_param_sync", module.require_forward_param_sync)
+                stack.enter_context(module.no_sync())
+                module.require_forward_param_sync = False
+            yield

@@ -1,0 +1,61 @@
+"""Two numbers of every output of the net: a later call must give them again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+
+def tolerance(tensors: Iterable[Tensor], autocast: torch.dtype | None, device: torch.device) -> float:
+    """Relative rounding that kernels with and without a graph may differ by, in the coarsest dtype of the net."""
+    dtypes = {t.dtype for t in tensors if t.is_floating_point()} | ({autocast} if autocast else set())
+    eps = max(torch.finfo(dtype).eps for dtype in dtypes)
+    if device.type == "cuda" and torch.float32 in dtypes:
+        eps = max(eps, 2.0**-10)  # TF32, which convolutions use by default
+    return float(4 * eps**0.75)
+
+
+class Outputs:
+    """Signed sums and norms of outputs, on their device: they are looked at once, at the end of a backward pass.
+
+    Args:
+        tolerance: relative, of either number.
+        guidance: w in u + w (c - u), whose rounding grows with it.
+    """
+
+    def __init__(self, tolerance: float, guidance: float | Tensor | None) -> None:
+        self.tolerance = tolerance
+        self.gain = 1 if guidance is None else 1 + 2 * torch.as_tensor(guidance).detach().abs().max()
+        self.first: dict[int, Tensor] = {}
+        self.later: list[tuple[int, Tensor]] = []
+        self.signs: Tensor | None = None
+
+    def add(self, i: int, k: Tensor, u: Tensor, slope: float, again: bool) -> None:
+        """Output k (B, *S) of evaluation i, which contains slope u: its rounding counts too."""
+        if again and i not in self.first:
+            return
+        with torch.no_grad():
+            wide = torch.float32 if k.device.type == "mps" else torch.float64
+            if self.signs is None:
+                order = torch.arange(k.numel(), device=k.device).view(k.shape)
+                self.signs = ((order * 40503 >> 7) % 2 * 2 - 1).to(torch.int8)
+            size = torch.linalg.vector_norm(k, dtype=wide)
+            given = torch.linalg.vector_norm(u, dtype=wide) * abs(slope) if slope else torch.zeros_like(size)
+            found = torch.stack([(k * self.signs).sum(dtype=wide), size, given])
+        if again:
+            self.later.append((i, found))
+        else:
+            self.first.setdefault(i, found)
+
+    def differ(self) -> bool:
+        """Whether any later output was another than the first; forgets the later ones."""
+        if not self.later:
+            return False
+        first = torch.stack([self.first[i] for i, _ in self.later])
+        later = torch.stack([found for _, found in self.later])
+        self.later.clear()
+        gap = (first - later)[:, :2].abs()
+        scale = self.gain * first[:, 1:2] + first[:, 2:]
+        return not bool((gap <= self.tolerance * scale).all())
