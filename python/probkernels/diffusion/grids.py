@@ -7,6 +7,7 @@ from torch import Tensor
 
 from .._core import checks
 from .._core.errors import message
+from ._device import on_cpu
 from .chain import VPDiscrete
 from .process import Process
 
@@ -31,6 +32,7 @@ def check_times(op: str, process: Process, times: Tensor) -> None:
         raise ValueError(message(op, "times", f"times within 0 .. {process.t_max}", got))
 
 
+@on_cpu
 def grid(
     process: Process, steps: int, kind: str = "t", *, t_min: float | None = None, t_max: float | None = None
 ) -> Tensor:

@@ -19,7 +19,6 @@ from .grids import check_times, one_of_both
 from .sample import Run, execute, prepare, sample
 from .solvers.runge_kutta import explicit
 
-
 EXECUTED = ("grad", "store", "last_k", "progress", "callback")  # options of sample() that do not say what is run
 
 

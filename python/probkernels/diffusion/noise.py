@@ -40,12 +40,7 @@ class StepNoise:
     """
 
     def __init__(
-        self,
-        like: Tensor,
-        generator: torch.Generator | None = None,
-        given: Tensor | None = None,
-        *,
-        draws: bool = True,
+        self, like: Tensor, generator: torch.Generator | None = None, given: Tensor | None = None, *, draws: bool = True
     ) -> None:
         self.shape, self.dtype, self.device, self.given = like.shape, like.dtype, like.device, given
         self.seed = 0

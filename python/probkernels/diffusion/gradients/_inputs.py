@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..._core import checks
 from ..._core.errors import message
 
+
 def learned(model: nn.Module) -> list[Tensor]:
     """Parameters and buffers of ``model`` that require a gradient."""
     return [t for t in (*model.parameters(), *model.buffers()) if t.requires_grad]
