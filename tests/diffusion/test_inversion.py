@@ -125,7 +125,8 @@ def test_other_processes() -> None:
     for process, times in ((EDM(), None), (VPDiscrete.linear(), grid(VPDiscrete.linear(), 20, t_min=0.01))):
         model = Denoiser(denoiser().net, process, pred="v")
         x0 = (leaf(9, DIMS).detach() * 64).round() / 64
-        latent = invert(model, x0, times=times, steps=None if times is not None else 20, grid="edm")
+        how = {"steps": 20, "grid": "edm"} if times is None else {"times": times}
+        latent = invert(model, x0, **how)
         assert near(decode(model, latent), x0)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -187,3 +188,60 @@ def test_wrong_input_raises(change: dict[str, object], error: type[Exception]) -
         how["cond"] = None
     with pytest.raises(error, match="expected"):
         fit(**how)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_average_of_half_precision_moves(dtype: torch.dtype) -> None:
+    """An update of 0.001 of the gap is less than half a rounding step: in half precision it would change nothing."""
+    net = nn.Linear(1, 1, bias=False).to(dtype)
+    nn.init.ones_(net.weight)
+    ema = EMA(net, 0.999)
+    nn.init.constant_(net.weight, 1.5)
+    for n in range(3000):
+        ema.update(net)
+        if n == 1499:
+            kept = copy.deepcopy(ema.state_dict())
+    right = 1.5 - 0.5 * 0.999**3000
+    assert ema.module.weight.dtype is dtype
+    assert ema.module.weight.item() == torch.tensor(right).to(dtype).item()
+    assert ema.wide["weight"].item() == pytest.approx(right, abs=1e-4)
+    again = EMA(net, 0.999)
+    again.load_state_dict(kept)
+    for _ in range(1500):
+        again.update(net)
+    assert again.updates == 3000 and torch.equal(again.wide["weight"], ema.wide["weight"])
+    with torch.no_grad():
+        ema.module.weight.fill_(8.0)  # what is written to the module counts
+    ema.update(net)
+    assert ema.wide["weight"].item() == pytest.approx(8 - 6.5e-3)
+    with pytest.raises(ModelMismatchError, match="another module"):
+        EMA(nn.Linear(1, 1), 0.9).load_state_dict(kept)
+
+
+def test_resumes_exactly_in_half_precision(tmp_path: Path) -> None:
+    x0, label = toy()
+    how = {"null": torch.tensor(2), "steps": 6, "batch_size": 8, "progress": False}
+
+    def loss(model: Denoiser, x: Tensor, cond: Tensor, generator: torch.Generator) -> Tensor:
+        return model.x0(x.bfloat16(), 0.5, cond).float().square().mean()
+
+    class Half(Net):
+        def forward(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+            return super().forward(x, t.to(x), cond)
+
+    def half() -> Denoiser:
+        torch.manual_seed(0)
+        return Denoiser(Half(), VP(), pred="v").bfloat16()
+
+    def stopping(part: float) -> float:
+        if part >= 0.5:
+            raise Stop
+        return 1.0
+
+    whole = fit(half(), x0, label, loss=loss, lr=lambda part: 1.0, **how)
+    file = tmp_path / "c.safetensors"
+    with pytest.raises(Stop):
+        fit(half(), x0, label, loss=loss, lr=stopping, checkpoint=file, checkpoint_every=3, **how)
+    rest = fit(half(), x0, label, loss=loss, lr=lambda part: 1.0, checkpoint=file, checkpoint_every=3, **how)
+    assert rest.losses == whole.losses
+    assert same(rest.model, whole.model) and same(rest.average, whole.average)

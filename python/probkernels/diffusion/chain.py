@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .._core import checks
 from .._core.errors import message
+from ._device import on_cpu
 from .process import Process, Time, check_interval, double
 
 
@@ -44,6 +45,7 @@ class VPDiscrete(Process):
     t_max: float = 1.0
     knots: Tensor = field(init=False, repr=False)  # (N + 1,): log alpha at t = 0, 1/N, .. 1
 
+    @on_cpu
     def __post_init__(self) -> None:
         betas = torch.as_tensor(self.betas).to(device="cpu", dtype=torch.float64)
         good = betas.ndim == 1 and len(betas) > 0
@@ -58,16 +60,19 @@ class VPDiscrete(Process):
         return len(self.betas)
 
     @classmethod
+    @on_cpu
     def linear(cls, n: int = 1000, start: float = 1e-4, stop: float = 0.02) -> VPDiscrete:
         """Betas that grow linearly from ``start`` to ``stop``, as in DDPM."""
         return cls(torch.linspace(start, stop, n, dtype=torch.float64))
 
     @classmethod
+    @on_cpu
     def scaled_linear(cls, n: int = 1000, start: float = 0.00085, stop: float = 0.012) -> VPDiscrete:
         """Betas whose square roots grow linearly, as in Stable Diffusion."""
         return cls(torch.linspace(start**0.5, stop**0.5, n, dtype=torch.float64).square())
 
     @classmethod
+    @on_cpu
     def cosine(cls, n: int = 1000, offset: float = 0.008, largest: float = 0.999) -> VPDiscrete:
         """alpha^2 that falls as a squared cosine (Nichol and Dhariwal, ICML 2021); betas of at most ``largest``."""
         at = torch.arange(n + 1, dtype=torch.float64) / n
@@ -75,6 +80,7 @@ class VPDiscrete(Process):
         return cls((1 - kept[1:] / kept[:-1]).clamp_max(largest))
 
     @classmethod
+    @on_cpu
     def sigmoid(cls, n: int = 1000, start: float = 1e-4, stop: float = 0.02) -> VPDiscrete:
         """Betas that grow from ``start`` to ``stop`` as a logistic function does from -6 to 6."""
         return cls(torch.linspace(-6, 6, n, dtype=torch.float64).sigmoid() * (stop - start) + start)

@@ -11,26 +11,13 @@ from torch import Tensor, nn
 
 from .._core import checks
 from .._core.errors import message
+from ._net import PLAIN, Setting, call, join, wide
 from .chain import VPDiscrete
 from .process import Process, Time, double, spread
 
 PREDICTIONS = ("eps", "v", "x0", "score", "flow", "edm")
 KINDS = ("eps", "x0")
 Clip = float | tuple[float, float] | None
-
-
-def join(first: Any, second: Any, like: Tensor) -> Any:
-    """Two conditions as one batch; tensors, or tuples, lists and dicts of them. A row alone stands for a batch."""
-    if isinstance(first, Tensor) and isinstance(second, Tensor):
-        whole = (like.shape[0], *max((first, second), key=lambda t: t.ndim).shape[1:])
-        return torch.cat([first.expand(whole), second.expand(whole)])
-    if isinstance(first, dict) and isinstance(second, dict) and first.keys() == second.keys():
-        return {key: join(first[key], second[key], like) for key in first}
-    if isinstance(first, (tuple, list)) and type(first) is type(second) and len(first) == len(second):
-        return type(first)(join(a, b, like) for a, b in zip(first, second, strict=True))
-    expected = "tensors, or tuples, lists or dicts of the same form as 'cond'"
-    hint = "guidance compares a condition with the one that means none, for instance a null token"
-    raise TypeError(message("Denoiser", "uncond", expected, checks.describe(first), hint))
 
 
 def times_of(t: Time, x: Tensor) -> Tensor:
@@ -58,16 +45,17 @@ class Denoiser(nn.Module):
 
     Args:
         net: called as ``net(x, t)``, or ``net(x, t, cond)`` where there is a condition; x (B, *S); t (B,) in
-            x's dtype, but float32 at least.
+            x's dtype, but float32 at least. It may write to all three: they are copies. Conditions are tensors, or
+            nested tuples, lists and dicts of tensors and anything else.
         process: what noises the data.
         pred: what the net's output (B, *S) is. "eps": the noise. "x0": the data. "v": alpha eps - sigma x0. "score":
             -eps / sigma. "flow": eps - x0. "edm": F in x0 = c_skip y + c_out F(c_in y), with y = x / alpha; such
-            a net is given c_in y in place of x, and log(rho) / 4 in place of t.
+            a net is given c_in y in place of x, and log(rho) / 4 in place of t unless ``time`` says otherwise.
         clip: bounds on the predicted data: a number c for -c .. c, or a pair. Noise and score follow the clipped data.
         dynamic: quantile in (0, 1] of each sample's absolute values, between ranks as numpy's; what exceeds ``clip`` is
             scaled down by it, not cut. Or a pair of it and the most to scale down from.
-        time: what the net is given in place of t: a function of it. By default, the step of a :class:`VPDiscrete`
-            process, t N - 1, and t itself of every other.
+        time: what the net is given in place of t: a function of it. By default, log(rho) / 4 for "edm", the step of a
+            :class:`VPDiscrete` process, t N - 1, and t itself of every other.
         sigma_data: standard deviation of the data, for "edm".
         variance: the net's output is (B, 2 C, ...), the second half being what :func:`hybrid_loss` trains: where the
             variance of a step lies between its two bounds. :func:`learned_ancestral` uses it, other samplers leave
@@ -128,12 +116,13 @@ class Denoiser(nn.Module):
             x: (B, *S) float, noised to time ``t``.
             t: 0-d or (B,).
             cond: what the net is given as its third argument; None for nothing.
-            uncond: the condition that means none, for guidance; its rows may be one for all.
+            uncond: the condition that means none, for guidance only; its rows may be one for all.
             guidance: w in u + w (c - u), where c and u are the outputs with either condition: one call of the net with
                 2B rows, those of ``uncond`` first. A number, or a tensor 0-d or (B,).
         """
         self._check(x, t)
-        return self._guided(self.point("x0", times_of(t, x)), x, cond, uncond, guidance)
+        output = self._guided(self.point("x0", times_of(t, x)), x, cond, uncond, guidance, PLAIN)
+        return output if guidance is None else output.to(x.dtype)
 
     def eps(self, x: Tensor, t: Time, cond: Any = None, **guide: Any) -> Tensor:
         """The predicted noise (B, *S); arguments of :meth:`forward`."""
@@ -145,13 +134,18 @@ class Denoiser(nn.Module):
 
     def v(self, x: Tensor, t: Time, cond: Any = None, **guide: Any) -> Tensor:
         """The predicted velocity alpha eps - sigma x0 (B, *S); arguments of :meth:`forward`."""
-        data = self.predict("x0", x, t, cond, **guide)
+        checks.float_tensor("Denoiser", "x", x, "complex data go through torch.view_as_real")
+        u = x.to(wide(x.dtype))
+        data = self.predict("x0", u, t, cond, **{"setting": Setting(x.dtype), **guide})
         a, s = self.process.alpha(t), self.process.sigma(t)
-        return spread(a / s, x) * x - spread((a * a + s * s) / s, x) * data
+        return (spread(a / s, u) * u - spread((a * a + s * s) / s, u) * data).to(x.dtype)
 
     def score(self, x: Tensor, t: Time, cond: Any = None, **guide: Any) -> Tensor:
         """The predicted gradient of log p_t (B, *S); arguments of :meth:`forward`."""
-        return self.predict("eps", x, t, cond, **guide) * spread(-1 / self.process.sigma(t), x)
+        checks.float_tensor("Denoiser", "x", x, "complex data go through torch.view_as_real")
+        u = x.to(wide(x.dtype))
+        noise = self.predict("eps", u, t, cond, **{"setting": Setting(x.dtype), **guide})
+        return (noise * spread(-1 / self.process.sigma(t), u)).to(x.dtype)
 
     def predict(self, kind: str, x: Tensor, t: Time, cond: Any = None, **guide: Any) -> Tensor:
         """:meth:`eps` or :meth:`x0`, as ``kind`` says."""
@@ -168,27 +162,37 @@ class Denoiser(nn.Module):
         *,
         uncond: Any = None,
         guidance: float | Tensor | None = None,
+        setting: Setting = PLAIN,
     ) -> Tensor:
-        """:meth:`predict` with what depends on the time computed before, by :meth:`point` or :meth:`points`."""
-        return self.convert(point, kind, self._guided(point, x, cond, uncond, guidance), x)
+        """:meth:`predict` with what depends on the time computed before, by :meth:`point` or :meth:`points`.
+
+        ``setting`` is what a sampler asks of all its calls.
+        """
+        return self.convert(point, kind, self._guided(point, x, cond, uncond, guidance, setting), x)
 
     def convert(self, point: Point, kind: str, output: Tensor, x: Tensor) -> Tensor:
-        """Noise or data out of the net's output (B, *S) at x (B, *S)."""
-        value = spread(point.on_x, x) * x + spread(point.on_output, x) * output
-        if self.clip is None:
-            return value
-        data = self._clipped(value)
-        return data if kind == "x0" else spread(point.back_x, x) * x - spread(point.back_data, x) * data
+        """Noise or data out of the net's output (B, *S) at x (B, *S), in x's dtype: rounded once, at the end.
+
+        The factors grow with 1 / alpha, and overflow in float16.
+        """
+        u = x.to(wide(x.dtype))
+        value = spread(point.on_x, u) * u + spread(point.on_output, u) * output.to(u.dtype)
+        if self.clip is not None:
+            value = self._clipped(value)
+            if kind != "x0":
+                value = spread(point.back_x, u) * u - spread(point.back_data, u) * value
+        return value.to(x.dtype)
 
     def point(self, kind: str, t: Tensor) -> Point:
         """What predicting ``kind`` needs of times of any shape, float64."""
         a, s = self.process.alpha(t), self.process.sigma(t)
-        if self.pred == "edm":
-            given, scale = self.process.rho(t).log() / 4, self._edm(t)[2] / a
-        elif self.time is not None:
-            given, scale = self.time(t), None
+        scale = self._edm(t)[2] / a if self.pred == "edm" else None
+        if self.time is not None:
+            given = self.time(t)
+        elif self.pred == "edm":
+            given = self.process.rho(t).log() / 4
         else:
-            given, scale = self.process.index(t) if isinstance(self.process, VPDiscrete) else t, None
+            given = self.process.index(t) if isinstance(self.process, VPDiscrete) else t
         on_x, on_output = self.coefficients(kind if self.clip is None else "x0", t)
         return Point(given, scale, on_x, on_output, 1 / s, a / s)
 
@@ -245,57 +249,57 @@ class Denoiser(nn.Module):
         return self.both_at(self.point("x0", times_of(t, x)), x, cond, uncond=uncond, guidance=guidance)
 
     def both_at(
-        self, point: Point, x: Tensor, cond: Any = None, *, uncond: Any = None, guidance: float | Tensor | None = None
+        self,
+        point: Point,
+        x: Tensor,
+        cond: Any = None,
+        *,
+        uncond: Any = None,
+        guidance: float | Tensor | None = None,
+        setting: Setting = PLAIN,
     ) -> tuple[Tensor, Tensor]:
         """:meth:`both` with what depends on the time computed before."""
-        if guidance is None:
-            output, part = self._whole(point, x, cond).chunk(2, 1)
-            return output, part
-        u, c = self._with_and_without(point, x, cond, uncond, self._whole)
+        u, c = self._outputs(point, x, cond, uncond, guidance, setting)
         output, part = c.chunk(2, 1)
-        return self._mixed(u.chunk(2, 1)[0], output, guidance), part
+        return (output if u is None else _mixed(u.chunk(2, 1)[0], output, guidance)), part
 
-    def _guided(self, point: Point, x: Tensor, cond: Any, uncond: Any, guidance: float | Tensor | None) -> Tensor:
+    def _guided(
+        self, point: Point, x: Tensor, cond: Any, uncond: Any, guidance: float | Tensor | None, setting: Setting
+    ) -> Tensor:
+        u, c = self._outputs(point, x, cond, uncond, guidance, setting)
+        if self.variance:
+            u, c = None if u is None else u.chunk(2, 1)[0], c.chunk(2, 1)[0]
+        return c if u is None else _mixed(u, c, guidance)
+
+    def _outputs(
+        self, point: Point, x: Tensor, cond: Any, uncond: Any, guidance: float | Tensor | None, setting: Setting
+    ) -> tuple[Tensor | None, Tensor]:
+        """The net's outputs with ``uncond``, if there is guidance, and with ``cond``, in one call."""
         if guidance is None:
-            return self._call(point, x, cond)
-        return self._mixed(*self._with_and_without(point, x, cond, uncond, self._call), guidance)
-
-    def _with_and_without(
-        self, point: Point, x: Tensor, cond: Any, uncond: Any, call: Callable[[Point, Tensor, Any], Tensor]
-    ) -> tuple[Tensor, Tensor]:
-        """Outputs with ``uncond`` and with ``cond``, in one call."""
+            if uncond is not None:
+                hint = "guidance=1.0 is 'cond' alone; leave out uncond for that"
+                raise ValueError(message("Denoiser", "guidance", "its strength, as uncond is given", "None", hint))
+            return None, self._whole(point, x, cond, setting)
         if cond is None or uncond is None:
             hint = "guidance compares the two; uncond is for instance the null token"
             missing = "cond" if cond is None else "uncond"
             raise ValueError(message("Denoiser", missing, "a condition, as guidance is given", "None", hint))
         doubled = Point(*(c.repeat(2) if isinstance(c, Tensor) and c.ndim else c for c in point))  # type: ignore[arg-type]
-        u, c = call(doubled, torch.cat([x, x]), join(uncond, cond, x)).chunk(2)
+        u, c = self._whole(doubled, torch.cat([x, x]), join(uncond, cond, x), setting).chunk(2)
         return u, c
 
-    @staticmethod
-    def _mixed(u: Tensor, c: Tensor, guidance: float | Tensor) -> Tensor:
-        w = spread(guidance, c) if isinstance(guidance, Tensor) else guidance
-        return u + w * (c - u)
-
-    def _call(self, point: Point, x: Tensor, cond: Any) -> Tensor:
-        output = self._whole(point, x, cond)
-        return output.chunk(2, 1)[0] if self.variance else output
-
-    def _whole(self, point: Point, x: Tensor, cond: Any) -> Tensor:
+    def _whole(self, point: Point, x: Tensor, cond: Any, setting: Setting) -> Tensor:
+        rows, precise, narrow = x.shape[0], wide(x.dtype), setting.dtype or x.dtype
         if point.scale is not None:
+            x = x.to(precise)
             x = x * spread(point.scale, x)
-        wide, rows = torch.promote_types(x.dtype, torch.float32), x.shape[0]
         if isinstance(point.given, Tensor):
-            given = point.given.to(device=x.device, dtype=wide).expand(rows)
+            given = point.given.to(device=x.device, dtype=precise).expand(rows).clone()
         else:
-            given = torch.full((rows,), point.given, device=x.device, dtype=wide)
-        output = self.net(x, given) if cond is None else self.net(x, given, cond)
-        wanted = (len(x), 2 * x.shape[1], *x.shape[2:]) if self.variance else tuple(x.shape)
-        if tuple(output.shape) != wanted:
-            hint = "" if self.variance else "a net that also predicts variances needs variance=True"
-            got = f"shape {tuple(output.shape)}"
-            raise ValueError(message("Denoiser", "net", f"an output of shape {wanted}", got, hint))
-        return output
+            given = torch.full((rows,), point.given, device=x.device, dtype=precise)
+        shape = (rows, 2 * x.shape[1], *x.shape[2:]) if self.variance else tuple(x.shape)
+        hint = "" if self.variance else "a net that also predicts variances needs variance=True"
+        return call(self.net, x.to(narrow, copy=True), given, cond, shape, hint, setting)
 
     def _clipped(self, data: Tensor) -> Tensor:
         low, high = self.clip or (-torch.inf, torch.inf)
@@ -314,6 +318,13 @@ class Denoiser(nn.Module):
             raise ValueError(message("Denoiser", "x", "shape (B, *S)", "shape ()"))
         if isinstance(t, Tensor) and t.ndim and t.shape != x.shape[:1]:
             checks.shape("Denoiser", "t", t, x.shape[:1], "(or 0-d): one time a sample")
+
+
+def _mixed(u: Tensor, c: Tensor, guidance: float | Tensor | None) -> Tensor:
+    """u + w (c - u) (B, *S), float32 at least."""
+    assert guidance is not None
+    u, c = u.to(wide(u.dtype)), c.to(wide(c.dtype))
+    return u + spread(guidance, c) * (c - u)
 
 
 def _bounds(clip: Clip) -> tuple[float, float] | None:

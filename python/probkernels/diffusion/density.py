@@ -11,12 +11,12 @@ from tqdm import tqdm
 
 from .._core import checks
 from .._core.errors import message
+from ._net import outside_inference, refuse_running_statistics, replaced, setting_of, wide
 from .denoiser import Denoiser
-from .gradients._inputs import refuse_batch_norm
 from .gradients.continuous import TABLEAUX
 from .inversion import check_data, ode_times
 from .solvers.runge_kutta import explicit
-from .solvers.scheme import run
+from .solvers.scheme import Scheme, run
 
 TRACES = ("exact", "hutchinson")
 
@@ -29,7 +29,7 @@ def log_prob(
     solver: str = "heun",
     steps: int | None = None,
     times: Tensor | None = None,
-    grid: str = "lambda",
+    grid: str | None = None,
     trace: str = "exact",
     probes: int = 1,
     generator: torch.Generator | None = None,
@@ -48,7 +48,7 @@ def log_prob(
         solver: "ddim" (Euler's method), "heun", "midpoint" or "rk4", for state and trace alike.
         steps: how many, spaced by ``grid``; or
         times: (N+1,) float64, falling. The last must have some noise.
-        grid: see :func:`grid`.
+        grid: of ``steps``, see :func:`grid`; "lambda" by default.
         trace: "exact": D vector-Jacobian products a call. "hutchinson": ``probes`` of them, without bias in the trace:
             the mean of v^T J v over signs v, which stay the same for the whole run.
         probes: of "hutchinson".
@@ -60,7 +60,8 @@ def log_prob(
         (B,) float64. No gradient passes.
 
     Raises:
-        TypeError, ValueError: as :func:`encode`; an unknown trace, no probe, batch normalisation in training mode.
+        TypeError, ValueError: as :func:`encode`; an unknown trace, no probe, batch normalisation in training mode; a
+            network that draws random numbers.
 
     Reference:
         Song et al., Score-Based Generative Modeling through Stochastic Differential Equations, ICLR 2021; Grathwohl et
@@ -82,35 +83,50 @@ def log_prob(
     checks.one_of("log_prob", "trace", trace, TRACES)
     if isinstance(probes, bool) or not isinstance(probes, int) or probes < 1:
         raise ValueError(message("log_prob", "probes", "a whole number >= 1", checks.describe(probes)))
-    refuse_batch_norm(model)
-    rising = ode_times("log_prob", model, steps, times, grid).detach().cpu().flip(0)
-    scheme = explicit(TABLEAUX[solver])(model.process, rising)
+    if trace == "exact" and (probes != 1 or generator is not None):
+        name, got = ("probes", repr(probes)) if probes != 1 else ("generator", "a generator")
+        raise ValueError(message("log_prob", name, "none, as trace is 'exact'", got, "give trace='hutchinson'"))
+    refuse_running_statistics("log_prob", model)
+    with torch.inference_mode(False):  # which would leave the traces out without a word
+        rising = ode_times("log_prob", model, steps, times, grid, "lambda").detach().clone().cpu().flip(0)
+        scheme = explicit(TABLEAUX[solver])(model.process, rising)
+        setting = setting_of(model, x0, "log_prob")
+        guide = {**replaced({"cond": cond, **guide}, outside_inference), "setting": setting}
+        signs = _signs(x0, probes, generator) if trace == "hutchinson" else None
+        return _integrated(model, outside_inference(x0).to(wide(x0.dtype)), scheme, signs, guide, progress)
+
+
+def _integrated(
+    model: Denoiser, x0: Tensor, scheme: Scheme, signs: list[Tensor] | None, guide: dict[str, Any], progress: bool
+) -> Tensor:
+    """log p (B,) of x0 (B, *S) by a scheme whose times rise."""
+    rising, process = scheme.times, model.process
     rows, size = len(x0), math.prod(x0.shape[1:])
-    alpha = model.process.alpha(scheme.t)
-    weights = scheme.gather[:, 0] / model.process.alpha(rising)[1:, None] * alpha  # (N, S): of the traces
-    signs = _signs(x0, probes, generator) if trace == "hutchinson" else None
+    weights = scheme.gather[:, 0] / process.alpha(rising)[1:, None] * process.alpha(scheme.t)  # (N, S): of the traces
     points = [[model.point("eps", t) for t in row] for row in scheme.t]
     total = torch.zeros(rows, dtype=torch.float64, device=x0.device)
 
     def evaluate(n: int, s: int, u: Tensor) -> Tensor:
         with torch.enable_grad():
             u = u.detach().requires_grad_()
-            eps = model.predict_at(points[n][s], "eps", u, cond, **guide)
+            eps = model.predict_at(points[n][s], "eps", u, **guide)
         total.add_(float(weights[n, s]) * _trace(eps, u, signs))
         return eps.detach()
 
     with torch.no_grad(), tqdm(total=scheme.steps, desc="log_prob", disable=checks.hidden(progress)) as bar:
         x_T = run(scheme, evaluate, x0, lambda n: x0, lambda n, x: bar.update() and None)
-        last, std = x_T.double().flatten(1), float(model.process.sigma(rising[-1]))
+        last, std = x_T.double().flatten(1), float(process.sigma(rising[-1]))
         prior = -0.5 * (last / std).square().sum(1) - size * (math.log(std) + 0.5 * math.log(2 * math.pi))
-        stretch = model.process.log_alpha(rising[-1]) - model.process.log_alpha(rising[0])
+        stretch = process.log_alpha(rising[-1]) - process.log_alpha(rising[0])
         return prior + total + size * float(stretch)
 
 
 def _signs(x0: Tensor, probes: int, generator: torch.Generator | None) -> list[Tensor]:
     """Rademacher vectors (B, *S)."""
     shape = (probes, *x0.shape)
-    return list((torch.randint(2, shape, generator=generator) * 2 - 1).to(x0))
+    device = "cpu" if generator is None else generator.device
+    signs = torch.randint(2, shape, generator=generator, device=device) * 2 - 1
+    return list(signs.to(device=x0.device, dtype=wide(x0.dtype)))
 
 
 def _trace(eps: Tensor, u: Tensor, signs: list[Tensor] | None) -> Tensor:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
+from operator import mul
 from typing import Any
 
 import torch
@@ -148,7 +150,7 @@ def from_diffusers(scheduler: Any) -> SchedulerSettings:
     checks.one_of("from_diffusers", "_class_name", name, (*CHAINS, *EDMS, *FLOWS))
     if name in FLOWS:
         n = config.get("num_train_timesteps", 1000)
-        return SchedulerSettings(FlowMatching(), {"pred": "flow", "time": lambda t: t * n}, name, config)
+        return SchedulerSettings(FlowMatching(), {"pred": "flow", "time": partial(mul, n)}, name, config)
     if name in EDMS:
         return _edm(name, config)
     kind = config.get("prediction_type", "epsilon")

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from .._core import checks
 from .._core.errors import message
+from ._device import on_cpu
 from .chain import VPDiscrete
 from .process import Process
 
@@ -31,6 +32,7 @@ def check_times(op: str, process: Process, times: Tensor) -> None:
         raise ValueError(message(op, "times", f"times within 0 .. {process.t_max}", got))
 
 
+@on_cpu
 def grid(
     process: Process, steps: int, kind: str = "t", *, t_min: float | None = None, t_max: float | None = None
 ) -> Tensor:
@@ -42,8 +44,8 @@ def grid(
         kind: what is spaced evenly: time ("t"), its square root ("quadratic"), the log signal-to-noise ratio
             ("lambda"), the noise-to-signal ratio ("rho") or its 7th root ("edm"). For :class:`VPDiscrete` also
             "leading", "trailing" and "linspace", which visit whole steps of the chain in the three ways that other
-            libraries name so, and end at t = 0.
-        t_min: the end, by default the process's own.
+            libraries name so, and end at the process's ``t_min``.
+        t_min: the end, by default the process's own; not of those that visit whole steps.
         t_max: the beginning, likewise.
 
     Returns:
@@ -64,12 +66,31 @@ def grid(
         raise ValueError(message("grid", "steps", "at least one step", repr(steps)))
     checks.one_of("grid", "kind", kind, SPACED + INDEXED)
     if kind in INDEXED:
+        if t_min is not None or t_max is not None:
+            name, value = ("t_min", t_min) if t_max is None else ("t_max", t_max)
+            hint = "cut the times yourself, or space evenly in t"
+            raise ValueError(message("grid", name, f"none: {kind!r} visits the whole chain", repr(value), hint))
         return _visits(process, steps, kind)
-    ends = torch.tensor([t_max or process.t_max, process.t_min if t_min is None else t_min], dtype=torch.float64)
+    start, end = process.t_max if t_max is None else t_max, process.t_min if t_min is None else t_min
+    ends = torch.tensor([start, end], dtype=torch.float64)
     check_times("grid", process, ends)
     times = _spaced(process, ends, steps, kind)
     times[0], times[-1] = ends
     check_times("grid", process, times)
+    return times
+
+
+def one_of_both(
+    op: str, process: Process, steps: int | None, times: Tensor | None, kind: str | None, default: str
+) -> Tensor:
+    """The times: those given, or ``steps`` of them spaced by ``kind``, or else by ``default``."""
+    if (steps is None) == (times is None):
+        raise ValueError(message(op, "steps", "one of 'steps' and 'times'", "neither" if steps is None else "both"))
+    if times is None:
+        assert steps is not None
+        return grid(process, steps, default if kind is None else kind)
+    if kind is not None:
+        raise ValueError(message(op, "grid", "none, as 'times' are given", repr(kind), "give 'steps' with 'grid'"))
     return times
 
 
@@ -106,6 +127,6 @@ def _visits(process: Process, steps: int, kind: str) -> Tensor:
         index = (n - count * n / steps).round() - 1
     else:
         index = (torch.arange(steps + 1, dtype=torch.float64) * ((n - 1) / steps)).round().flip(0)[:-1]  # as numpy's
-    times = torch.cat([(index + 1) / n, torch.zeros(1, dtype=torch.float64)])
+    times = torch.cat([(index + 1) / n, torch.tensor([process.t_min], dtype=torch.float64)])
     check_times("grid", process, times)
     return times

@@ -12,14 +12,14 @@ from tqdm import tqdm
 from .._core import checks
 from .._core.errors import message
 from .denoiser import Denoiser
-from .gradients._inputs import refuse_batch_norm
 from .gradients.continuous import TABLEAUX
 from .gradients.exact import Plan
 from .gradients.reversible import ONE, Leapfrog
-from .grids import check_times
-from .grids import grid as make_grid
-from .sample import Run, prepare, sample
+from .grids import check_times, one_of_both
+from .sample import Run, execute, prepare, sample
 from .solvers.runge_kutta import explicit
+
+EXECUTED = ("grad", "store", "last_k", "progress", "callback")  # options of sample() that do not say what is run
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,13 +52,11 @@ def check_data(op: str, model: Denoiser, x0: Tensor) -> None:
     checks.float_tensor(op, "x0", x0, "complex data go through torch.view_as_real")
 
 
-def ode_times(op: str, model: Denoiser, steps: int | None, times: Tensor | None, grid: str) -> Tensor:
+def ode_times(
+    op: str, model: Denoiser, steps: int | None, times: Tensor | None, grid: str | None, default: str = "t"
+) -> Tensor:
     """(N+1,) float64, falling, with noise at the end and signal at the start: what runs of the ODE from data need."""
-    if (steps is None) == (times is None):
-        raise ValueError(message(op, "steps", "one of 'steps' and 'times'", "neither" if steps is None else "both"))
-    if times is None:
-        assert steps is not None
-        times = make_grid(model.process, steps, grid)
+    times = one_of_both(op, model.process, steps, times, grid, default)
     check_times(op, model.process, times)
     noise = model.process.rho(times.detach())
     if not (float(noise[-1]) > 0 and bool(noise.isfinite().all())):
@@ -75,7 +73,7 @@ def encode(
     solver: str = "ddim",
     steps: int | None = None,
     times: Tensor | None = None,
-    grid: str = "t",
+    grid: str | None = None,
     **options: Any,
 ) -> Tensor:
     """The noise x_T that the probability-flow ODE connects with data: "DDIM inversion", or by better methods.
@@ -88,7 +86,7 @@ def encode(
         solver: "ddim" (Euler's method on dy / d rho = eps), "heun", "midpoint" or "rk4".
         steps: how many, spaced by ``grid``; or
         times: (N+1,) float64, falling, as for sampling. The last must have some noise.
-        grid: see :func:`grid`.
+        grid: of ``steps``, see :func:`grid`; "t" by default.
         options: of :func:`sample`: ``cond``, ``uncond``, ``guidance``, ``grad`` (None, "autograd" or "exact"),
             ``store``, ``last_k``, ``progress``, ``callback``. Gradients reach x0 in place of x_T.
 
@@ -116,7 +114,9 @@ def encode(
     check_data("encode", model, x0)
     checks.one_of("encode", "solver", solver, [*TABLEAUX])
     times = ode_times("encode", model, steps, times, grid)
-    return sample(model, x0, solver=explicit(TABLEAUX[solver])(model.process, times.cpu().flip(0)), **options)
+    run = {key: options.pop(key) for key in EXECUTED if key in options}
+    scheme = explicit(TABLEAUX[solver])(model.process, times.cpu().flip(0))
+    return execute(prepare(model, x0, solver=scheme, ode="encode", **options), **run).to(x0.dtype)
 
 
 def decode(model: Denoiser, latent: Tensor | Latent, **options: Any) -> Tensor:
@@ -158,7 +158,7 @@ def decode(model: Denoiser, latent: Tensor | Latent, **options: Any) -> Tensor:
         torch.no_grad(),
         tqdm(total=len(latent.times) - 1, disable=checks.hidden(options.pop("progress", False))) as bar,
     ):
-        frog = _leapfrog(prepare(model, latent.x, solver="alf", times=latent.times, **options))
+        frog = _leapfrog(prepare(model, latent.x, solver="alf", times=latent.times, ode="decode", **options))
         y, p = latent.y, latent.p
         for n, (h, alpha) in enumerate(zip(frog.h, frog.middle, strict=True)):
             y = frog.moved(y, p, h)
@@ -166,7 +166,7 @@ def decode(model: Denoiser, latent: Tensor | Latent, **options: Any) -> Tensor:
             y = frog.moved(y, p, h)
             bar.update()
         frog.refuse_overflow()
-        return frog.input(y, frog.last)
+        return frog.input(y, frog.last).to(latent.x.dtype)
 
 
 def invert(
@@ -175,7 +175,7 @@ def invert(
     *,
     steps: int | None = None,
     times: Tensor | None = None,
-    grid: str = "t",
+    grid: str | None = None,
     cond: Any = None,
     uncond: Any = None,
     guidance: float | Tensor | None = None,
@@ -192,7 +192,7 @@ def invert(
         x0: (B, *S) float: data, at the last of the times.
         steps: how many, spaced by ``grid``; or
         times: (N+1,) float64, falling, as for sampling. The last must have some noise.
-        grid: see :func:`grid`.
+        grid: of ``steps``, see :func:`grid`; "t" by default.
         cond: see :meth:`Denoiser.forward`, as for the next two.
         uncond: the condition that means none.
         guidance: its strength w.
@@ -223,34 +223,24 @@ def invert(
         raise NotImplementedError(message("invert", "x0", expected, "one that does", "encode() has gradients"))
     times = ode_times("invert", model, steps, times, grid).detach()
     with torch.no_grad(), tqdm(total=len(times) - 1, desc="invert", disable=checks.hidden(progress)) as bar:
-        made = prepare(model, x0, solver="alf", times=times, cond=cond, uncond=uncond, guidance=guidance)
+        given = {"cond": cond, "uncond": uncond, "guidance": guidance}
+        made = prepare(model, x0, solver="alf", times=times, ode="invert", **given)
         frog = _leapfrog(made)
         y = frog.rounded(x0.double() * (ONE / frog.last))
-        p = frog.rounded(_start_noise(made, x0, float(times[-1])).double() * ONE)
+        p = frog.rounded(model.eps(made.x.detach(), float(times[-1]), **made.guide).double() * ONE)
         for n in reversed(range(len(frog.h))):
             y = frog.moved(y, p, -frog.h[n])
             p, _ = frog.unkicked(p, None, _noise(frog, n, frog.input(y, frog.middle[n])))
             y = frog.moved(y, p, -frog.h[n])
             bar.update()
         frog.refuse_overflow()
-    return Latent(y, p, times.cpu(), frog.input(y, frog.first))
+    return Latent(y, p, times.cpu(), frog.input(y, frog.first).to(x0.dtype))
 
 
 def _leapfrog(made: Run) -> Leapfrog:
-    refuse_batch_norm(made.model)
     return Leapfrog(Plan(made, lambda n, x: None, 0, None), 1.0)
 
 
 def _noise(frog: Leapfrog, n: int, u: Tensor) -> Tensor:
     """The net's noise (B, *S) in the middle of step n, whose row in ALF's scheme is n + 1."""
     return frog.plan.call((n + 1, 0), u, graph=False).k
-
-
-def _start_noise(made: Run, x0: Tensor, t: float) -> Tensor:
-    """The net's noise (B, *S) at the data; shows whether it is random."""
-    before = torch.get_rng_state()
-    noise = made.model.eps(x0.detach(), t, **made.guide)
-    if not torch.equal(before, torch.get_rng_state()):
-        hint = "call model.eval()"
-        raise ValueError(message("invert", "model", "a net that draws no random numbers", "one that does", hint))
-    return noise

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from .._core import checks
 from .._core.errors import message
+from ._net import refuse_running_statistics
 from .chain import VPDiscrete
 from .denoiser import Denoiser, times_of
 from .losses import dsm_loss
@@ -57,8 +58,8 @@ def discretised_gaussian_nll(x: Tensor, mean: Tensor, log_std: Tensor, bins: int
         raise ValueError(message("discretised_gaussian_nll", "bins", "at least 2", repr(bins)))
     half, scale = 1 / (bins - 1), (-log_std).exp()
     upper, lower = (x + half - mean) * scale, (x - half - mean) * scale
-    upper = torch.where(x > 1 - half, torch.inf, upper)
-    lower = torch.where(x < -1 + half, -torch.inf, lower)
+    upper = upper.masked_fill(x > 1 - half, torch.inf)
+    lower = lower.masked_fill(x < -1 + half, -torch.inf)
     # of two values of the distribution function near 1 the difference is lost; in the other tail it is not
     flip = lower > 0
     low, high = torch.where(flip, -upper, lower), torch.where(flip, -lower, upper)
@@ -129,13 +130,20 @@ def vlb_term(
     if bool(((index < 0) | (index >= len(chain))).any()):
         raise ValueError(message("vlb_term", "index", f"steps in 0 .. {len(chain) - 1}", str(index.tolist())))
     t = (index.double() + 1) / len(chain)
+    if noise is not None and generator is not None:
+        hint = "it draws the noise where none is given"
+        raise ValueError(message("vlb_term", "generator", "none, as noise is given", "a generator", hint))
+    given_dtype = x0.dtype  # half precision is the net's alone: variances overflow in it
+    precise = torch.promote_types(given_dtype, torch.float32)
     if noise is None:
-        noise = torch.randn(x0.shape, generator=generator, dtype=x0.dtype, device=x0.device)
-    x = chain.noised(x0, t, noise)
+        noise = torch.randn(x0.shape, generator=generator, dtype=precise, device=x0.device)
+    x0 = x0.to(precise)
+    x = chain.noised(x0, t, noise.to(precise))
+    given = x.to(given_dtype)
     if variance == "learned":
-        output, share = model.both(x, t, cond)
+        output, share = (part.to(precise) for part in model.both(given, t, cond))
     else:
-        output, share = model.forward(x, t, cond), None
+        output, share = model.forward(given, t, cond), None
     predicted = model.convert(model.point("x0", times_of(t, x)), "x0", output, x)
     on_x, on_data, narrow, wide = (spread(c, x0) for c in _posterior(chain, index.to(x0.device)))
     if detach_mean:
@@ -208,6 +216,7 @@ def bits_per_dim(
         torch.Size([4])
     """
     chain = chain_of("bits_per_dim", model)
+    refuse_running_statistics("bits_per_dim", model)
     n = len(chain)
     last_mean = spread(chain.alpha(1.0), x0) * x0
     last_var = (2 * chain.sigma(1.0).log()).to(x0)
@@ -260,8 +269,8 @@ def hybrid_loss(
     """
     chain = chain_of("hybrid_loss", model)
     checks.non_negative("hybrid_loss", "share", share)
-    index = torch.randint(len(chain), x0.shape[:1], generator=generator)
-    noise = torch.randn(x0.shape, generator=generator).to(x0)
+    index = torch.randint(len(chain), x0.shape[:1], generator=generator, device="cpu")
+    noise = torch.randn(x0.shape, generator=generator, device="cpu").to(x0)
     simple = dsm_loss(model, x0, cond, t=(index.double() + 1) / len(chain), noise=noise)
     index = index.to(x0.device)
     terms = vlb_term(model, x0, index, cond, noise=noise, variance="learned", bins=bins, detach_mean=True)

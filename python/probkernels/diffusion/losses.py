@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .._core import checks
 from .._core.errors import message
+from ._device import on_cpu
 from .chain import VPDiscrete
 from .denoiser import Denoiser
 from .process import Process, double, spread
@@ -56,6 +57,7 @@ def loss_weight(process: Process, t: Tensor, weight: str, *, sigma_data: float =
     }[weight]
 
 
+@on_cpu
 def draw_times(
     process: Process, size: int, *, kind: str = "uniform", generator: torch.Generator | None = None
 ) -> Tensor:

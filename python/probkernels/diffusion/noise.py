@@ -26,9 +26,10 @@ class StepNoise:
         like: (B, *S), whose shape, dtype and device the noise has.
         generator: gives one number, the seed; None for torch's own.
         given: (N, B, *S), returned in place of draws; may require a gradient.
+        draws: False for a run that needs none, which then leaves the generator as it is.
 
     Raises:
-        TypeError, ValueError: given noise that does not fit.
+        TypeError, ValueError: given noise that does not fit, or noise and generator both.
 
     Example:
         >>> import torch
@@ -38,15 +39,20 @@ class StepNoise:
         (True, False)
     """
 
-    def __init__(self, like: Tensor, generator: torch.Generator | None = None, given: Tensor | None = None) -> None:
+    def __init__(
+        self, like: Tensor, generator: torch.Generator | None = None, given: Tensor | None = None, *, draws: bool = True
+    ) -> None:
         self.shape, self.dtype, self.device, self.given = like.shape, like.dtype, like.device, given
+        self.seed = 0
         if given is not None:
+            if generator is not None:
+                hint = "it seeds the noise that is drawn where none is given"
+                raise ValueError(message("StepNoise", "generator", "none, as noise is given", "a generator", hint))
             checks.float_tensor("StepNoise", "given", given)
             if given.shape[1:] != like.shape:
                 got = f"shape {tuple(given.shape)}"
                 raise ValueError(message("StepNoise", "given", f"shape (N, {', '.join(map(str, like.shape))})", got))
-            self.seed = 0
-        else:
+        elif draws:
             device = "cpu" if generator is None else generator.device
             self.seed = int(torch.randint(2**62, (), generator=generator, device=device))
 

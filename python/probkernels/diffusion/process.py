@@ -20,7 +20,7 @@ Time = Tensor | float
 
 def double(t: Time) -> Tensor:
     """``t`` in float64: coefficients are differences of near numbers, too fine for the data's dtype."""
-    return t.double() if isinstance(t, Tensor) else torch.tensor(t, dtype=torch.float64)
+    return t.double() if isinstance(t, Tensor) else torch.tensor(t, dtype=torch.float64, device="cpu")
 
 
 @overload

@@ -13,8 +13,9 @@ from tqdm import tqdm
 from .._core import checks
 from .._core.errors import message
 from . import gradients
+from ._net import outside_inference, refuse_running_statistics, replaced, setting_of, wide
 from .denoiser import Denoiser, Point
-from .grids import grid as make_grid
+from .grids import one_of_both
 from .noise import StepNoise
 from .solvers.build import scheme as make_scheme
 from .solvers.scheme import Scheme, from_table, run
@@ -29,9 +30,9 @@ class Run:
 
     scheme: Scheme
     model: Denoiser
-    x: Tensor  # x_T (B, *S)
+    x: Tensor  # x_T (B, *S), float32 at least
     noise: StepNoise
-    guide: dict[str, Any]  # cond, uncond, guidance
+    guide: dict[str, Any]  # cond, uncond, guidance, and the setting of all calls
     points: list[list[Point]]  # of step n and stage s
 
     def predict(self, n: int, s: int, x: Tensor) -> Tensor:
@@ -46,7 +47,7 @@ def sample(
     solver: str | Table | Scheme = "dpmpp_2m",
     steps: int | None = None,
     times: Tensor | None = None,
-    grid: str = "t",
+    grid: str | None = None,
     cond: Any = None,
     uncond: Any = None,
     guidance: float | Tensor | None = None,
@@ -67,13 +68,13 @@ def sample(
         solver: a name (see :func:`table` and :func:`scheme`), or coefficients made before.
         steps: how many, spaced by ``grid``; or
         times: (N+1,) float64, falling.
-        grid: what is spaced evenly, see :func:`grid`.
+        grid: what is spaced evenly, with ``steps``: see :func:`grid`; "t" by default.
         cond: see :meth:`Denoiser.forward`, as for the next two; for the whole batch.
         uncond: the condition that means none.
         guidance: its strength w.
         generator: gives the seed of the noise that solvers with noise add. The noise of a step depends on that seed and
             the step alone.
-        noise: (rows, B, *S) in place of that, one row a step of the scheme.
+        noise: (rows, B, *S) in place of that, one row a step of the scheme. Solvers without noise ignore both.
         grad: None: no gradient, and no graph. "autograd": the graph of all steps, as torch makes it. "exact": the same
             gradient, to x_T, the net's parameters, conditions, guidance, given noise and coefficients, for the memory
             of one call's graph: the net is called again in the backward pass. "reversible": the same for "alf" in
@@ -87,16 +88,17 @@ def sample(
         last_k: of "exact". Calls of the net before the last k steps count as constants, which biases the gradient and
             makes it cheaper; None for none.
         progress: show a progress bar.
-        callback: called as ``callback(n, x)`` after step n. It must not write to x, in any mode: that raises.
+        callback: called as ``callback(n, x)`` after step n; x is float32 at least. It must not write to x, in any mode:
+            that raises.
         options: of the solver, for instance ``eta``.
 
     Returns:
-        (B, *S), in x_T's dtype.
+        (B, *S), in x_T's dtype. With half precision the net is given and gives that, and all else is float32.
 
     Raises:
-        TypeError: no denoiser, x_T no floating-point tensor.
-        ValueError: neither or both of ``steps`` and ``times``, or what the grid, solver and model refuse; with "exact",
-            "reversible" and "continuous" also batch normalisation in training mode, and a net that depends on a tensor
+        TypeError: no denoiser, x_T no floating-point tensor, a net that gives none.
+        ValueError: neither or both of ``steps`` and ``times``, batch normalisation in training mode, or what the grid,
+            solver and model refuse; with "exact", "reversible" and "continuous" also a net that depends on a tensor
             that requires a gradient and is neither its parameter nor buffer nor in ``cond``, ``uncond`` or
             ``guidance``.
         FloatingPointError: with these, the net gave NaN or infinity; the text names the step.
@@ -116,13 +118,28 @@ def sample(
         >>> bool(((x - 1).abs() < 1e-2).all())
         True
     """
-    checks.one_of("sample", "grad", grad, MODES)
-    if grad != "exact" and (store != "states" or last_k is not None):
-        raise ValueError(message("sample", "grad", "'exact', as 'store' or 'last_k' is given", repr(grad)))
     made = prepare(
         model, x_T, solver=solver, steps=steps, times=times, grid=grid, cond=cond, uncond=uncond, guidance=guidance,
         generator=generator, noise=noise, **options,
     )  # fmt: skip
+    damping = options.get("damping", 1.0)
+    return execute(made, grad, store, last_k, progress, callback, solver, damping).to(x_T.dtype)
+
+
+def execute(
+    made: Run,
+    grad: str | None = None,
+    store: str | int = "states",
+    last_k: int | None = None,
+    progress: bool = False,
+    callback: Callable[[int, Tensor], None] | None = None,
+    solver: str | Table | Scheme = "",
+    damping: float = 1.0,
+) -> Tensor:
+    """The end of a run (B, *S), float32 at least; arguments of :func:`sample`."""
+    checks.one_of("sample", "grad", grad, MODES)
+    if grad != "exact" and (store != "states" or last_k is not None):
+        raise ValueError(message("sample", "grad", "'exact', as 'store' or 'last_k' is given", repr(grad)))
     with tqdm(total=made.scheme.steps, desc="sample", disable=checks.hidden(progress)) as bar:
 
         def after(n: int, x: Tensor) -> None:
@@ -133,11 +150,11 @@ def sample(
         if grad == "exact":
             return gradients.exact(made, after, store, last_k)
         if grad == "reversible":
-            return gradients.reversible(made, after, solver, options.get("damping", 1.0))
+            return gradients.reversible(made, after, solver, damping)
         if grad == "continuous":
             return gradients.continuous(made, after, solver)
         with torch.set_grad_enabled(grad is not None and torch.is_grad_enabled()):
-            return run(made.scheme, made.predict, x_T, made.noise, after)
+            return run(made.scheme, made.predict, made.x, made.noise, after)
 
 
 def _show(callback: Callable[[int, Tensor], None], n: int, x: Tensor) -> None:
@@ -159,19 +176,24 @@ def prepare(
     solver: str | Table | Scheme,
     steps: int | None = None,
     times: Tensor | None = None,
-    grid: str = "t",
+    grid: str | None = None,
     cond: Any = None,
     uncond: Any = None,
     guidance: float | Tensor | None = None,
     generator: torch.Generator | None = None,
     noise: Tensor | None = None,
+    ode: str = "",
     **options: Any,
 ) -> Run:
-    """Checks the arguments of :func:`sample` and resolves them into a :class:`Run`."""
+    """Checks the arguments of :func:`sample` and resolves them into a :class:`Run`.
+
+    ``ode`` names the function that solves an ODE, whose net may draw no random numbers.
+    """
     if not isinstance(model, Denoiser):
         hint = "wrap the network: Denoiser(net, process, pred=...)"
         raise TypeError(message("sample", "model", "a Denoiser", checks.describe(model), hint))
     checks.float_tensor("sample", "x_T", x_T, "complex data go through torch.view_as_real")
+    refuse_running_statistics(ode or "sample", model)
     made = _resolve(model, solver, steps, times, grid, options)
     first = float(made.t[0, 0].detach())
     if float(model.process.alpha(first)) == 0 and model.needs_signal(made.kind):
@@ -180,10 +202,11 @@ def prepare(
     if noise is not None and len(noise) != made.steps:
         expected = f"{made.steps} rows, one for each of the scheme's"
         raise ValueError(message("sample", "noise", expected, f"shape {tuple(noise.shape)}"))
-    draws = noise is not None or any(made.draws)
-    source = StepNoise(x_T, generator if draws else torch.Generator(), noise)
-    guide = {"cond": cond, "uncond": uncond, "guidance": guidance}
-    return Run(made, model, x_T, source, guide, _points(model, made))
+    x = outside_inference(x_T).to(wide(x_T.dtype))
+    source = StepNoise(x, generator, None if noise is None else outside_inference(noise), draws=any(made.draws))
+    given = {"cond": cond, "uncond": uncond, "guidance": guidance}
+    guide = {**replaced(given, outside_inference), "setting": setting_of(model, x_T, ode)}
+    return Run(made, model, x, source, guide, _points(model, made))
 
 
 def _points(model: Denoiser, scheme: Scheme) -> list[list[Point]]:
@@ -200,20 +223,15 @@ def _resolve(
     solver: str | Table | Scheme,
     steps: int | None,
     times: Tensor | None,
-    grid: str,
+    grid: str | None,
     options: dict[str, Any],
 ) -> Scheme:
     if not isinstance(solver, str):
         if not isinstance(solver, (Table, Scheme)):
             raise TypeError(message("sample", "solver", "a name, a Table or a Scheme", checks.describe(solver)))
-        if steps is not None or times is not None or options:
-            expected = "no steps, times or options: the coefficients have them"
+        if steps is not None or times is not None or grid is not None or options:
+            expected = "no steps, times, grid or options: the coefficients have them"
             raise ValueError(message("sample", "solver", expected, f"a {type(solver).__name__} and some"))
         return from_table(solver) if isinstance(solver, Table) else solver
-    if (steps is None) == (times is None):
-        got = "neither" if steps is None else "both"
-        raise ValueError(message("sample", "steps", "one of 'steps' and 'times'", got))
-    if times is None:
-        assert steps is not None
-        times = make_grid(model.process, steps, grid)
+    times = one_of_both("sample", model.process, steps, times, grid, "t")
     return make_scheme(model.process, times, solver, **options)

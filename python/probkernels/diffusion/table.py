@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .._core import checks
 from .._core.errors import message
+from ._device import on_cpu
 from .grids import check_times
 from .process import Process
 
@@ -318,6 +319,7 @@ METHODS = {
 }
 
 
+@on_cpu
 def table(process: Process, times: Tensor, solver: str = "ddim", *, eta: float | None = None) -> Table:
     """The coefficients of a sampler.
 

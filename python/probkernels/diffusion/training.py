@@ -20,10 +20,14 @@ from .losses import dsm_loss
 from .noise import mixed
 
 FORMAT = "probkernels.diffusion-training"
+HALF = (torch.float16, torch.bfloat16)
 
 
 class EMA:
     """An exponential moving average of a module's parameters; buffers are copied.
+
+    Averages of half precision are kept in float32, in ``wide``, as theirs would stand still: an update of less than
+    half a rounding step changes nothing. ``module`` has them rounded.
 
     Args:
         module: what is averaged; is not changed.
@@ -51,16 +55,49 @@ class EMA:
         checks.fraction("EMA", "decay", decay)
         self.module = copy.deepcopy(module).eval().requires_grad_(False)
         self.decay, self.warm_up, self.updates = decay, warm_up, 0
+        self.wide = {name: p.float() for name, p in self.module.named_parameters() if p.dtype in HALF}
 
     @torch.no_grad()
     def update(self, module: nn.Module) -> None:
         """Moves the average towards ``module``, 1 - decay of the way."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates)) if self.warm_up else self.decay
         self.updates += 1
-        for mine, theirs in zip(self.module.parameters(), module.parameters(), strict=True):
-            mine.lerp_(theirs.detach(), 1 - decay)
+        for (name, mine), theirs in zip(self.module.named_parameters(), module.parameters(), strict=True):
+            if mine.dtype in HALF:
+                self.wide[name] = self._precise(name, mine).lerp_(theirs.detach().float(), 1 - decay)
+                mine.copy_(self.wide[name])
+            else:
+                mine.lerp_(theirs.detach(), 1 - decay)
         for ours, other in zip(self.module.buffers(), module.buffers(), strict=True):
             ours.copy_(other)
+
+    def _precise(self, name: str, rounded: Tensor) -> Tensor:
+        """The float32 average of a parameter; where something else was written to the module, that."""
+        kept = self.wide.get(name)
+        if kept is None:
+            return rounded.float()
+        kept = kept.to(rounded.device)
+        return torch.where(kept.to(rounded.dtype) == rounded, kept, rounded.float())
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that :meth:`load_state_dict` needs to go on with the same averages."""
+        return {"module": self.module.state_dict(), "wide": dict(self.wide), "updates": self.updates}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes over what :meth:`state_dict` gave.
+
+        Raises:
+            ModelMismatchError: it is of another module.
+        """
+        halves = {name for name, p in self.module.named_parameters() if p.dtype in HALF}
+        if set(state["wide"]) != halves:
+            theirs = sorted(state["wide"])[:3]
+            raise ModelMismatchError(
+                f"EMA: averages of another module: float32 ones of {theirs}, not {sorted(halves)[:3]}"
+            )
+        self.module.load_state_dict(state["module"])
+        self.wide = {name: t.detach().float().clone() for name, t in state["wide"].items()}
+        self.updates = state["updates"]
 
 
 def drop_condition(cond: Tensor, null: Tensor, share: float, generator: torch.Generator | None = None) -> Tensor:
@@ -85,7 +122,7 @@ def drop_condition(cond: Tensor, null: Tensor, share: float, generator: torch.Ge
         tensor([0, 0, 0])
     """
     checks.unit_interval("drop_condition", "share", share)
-    gone = (torch.rand(len(cond), generator=generator) < share).to(cond.device)
+    gone = (torch.rand(len(cond), generator=generator, device="cpu") < share).to(cond.device)
     return torch.where(gone.view(-1, *[1] * (cond.ndim - 1)), null.to(cond), cond)
 
 
@@ -112,14 +149,14 @@ def fit(
     cond: Tensor | None = None,
     *,
     null: Tensor | None = None,
-    drop: float = 0.1,
+    drop: float | None = None,
     steps: int = 1000,
     batch_size: int = 256,
     optimizer: torch.optim.Optimizer | None = None,
     lr: Callable[[float], float] | None = None,
     ema: float = 0.999,
     weight: str | None = None,
-    times: str = "stratified",
+    times: str | None = None,
     loss: Callable[..., Tensor] | None = None,
     seed: int = 0,
     checkpoint: str | Path | None = None,
@@ -136,7 +173,7 @@ def fit(
         x0: (N, *S) data, on any device.
         cond: (N, ...) of the data.
         null: the condition that means none, to train for guidance.
-        drop: the share of conditions that ``null`` replaces.
+        drop: the share of conditions that ``null`` replaces, 0.1 by default.
         steps: in all, those before the checkpoint included.
         batch_size: rows a step.
         optimizer: of the model's parameters; by default Adam with rate 2e-3.
@@ -144,8 +181,9 @@ def fit(
             after each quarter.
         ema: decay of the averaged weights.
         weight: see :func:`dsm_loss`.
-        times: see :func:`draw_times`.
-        loss: called as ``loss(model, x0, cond, generator=...)`` in place of :func:`dsm_loss`.
+        times: see :func:`draw_times`; "stratified" by default.
+        loss: called as ``loss(model, x0, cond, generator=...)`` in place of :func:`dsm_loss`, with its own weight and
+            times.
         seed: of everything drawn.
         checkpoint: a file that is written whole or not at all while training; if it exists, training goes on from it.
         checkpoint_every: steps between writing it.
@@ -170,6 +208,8 @@ def fit(
         3
     """
     _check(model, x0, cond, steps, batch_size, checkpoint_every)
+    _refuse_unused(cond, null, drop, loss, weight, times)
+    drop, times = 0.1 if drop is None else drop, "stratified" if times is None else times
     device = next(model.parameters()).device
     optimizer = optimizer or torch.optim.Adam(model.parameters(), lr=2e-3)
     rates = [group["lr"] for group in optimizer.param_groups]
@@ -195,8 +235,8 @@ def fit(
     model.train()
     with tqdm(total=steps, initial=len(losses), disable=checks.hidden(progress), unit="step") as bar:
         for n in range(len(losses), steps):
-            generator = torch.Generator().manual_seed(mixed(seed, n))
-            rows = torch.randint(len(x0), (batch_size,), generator=generator)
+            generator = torch.Generator("cpu").manual_seed(mixed(seed, n))
+            rows = torch.randint(len(x0), (batch_size,), generator=generator, device="cpu")
             c = None if cond is None else cond[rows.to(cond.device)].to(device)
             if c is not None and null is not None:
                 c = drop_condition(c, null, drop, generator)
@@ -220,6 +260,18 @@ def fit(
     averaged = average.module
     assert isinstance(averaged, Denoiser)
     return Training(model, averaged, losses)
+
+
+def _refuse_unused(cond: object, null: object, drop: object, loss: object, weight: object, times: object) -> None:
+    """Arguments that nothing would look at."""
+    if null is not None and cond is None:
+        raise ValueError(message("fit", "null", "none, as there is no cond to replace", "a condition"))
+    if drop is not None and null is None:
+        hint = "null is what dropped conditions become"
+        raise ValueError(message("fit", "drop", "none, as there is no null", repr(drop), hint))
+    for name, value in (("weight", weight), ("times", times)):
+        if loss is not None and value is not None:
+            raise ValueError(message("fit", name, "none, as loss is given", repr(value), "the loss has its own"))
 
 
 def _halving(part: float) -> float:
@@ -248,8 +300,9 @@ def _write(
 ) -> None:  # fmt: skip
     tensors = {f"model/{name}": t for name, t in model.state_dict().items()}
     tensors |= {f"average/{name}": t for name, t in average.module.state_dict().items()}
-    tensors["losses"] = torch.tensor(losses, dtype=torch.float64)
-    tensors["factors"] = torch.tensor(factors, dtype=torch.float64)
+    tensors |= {f"wide/{name}": t for name, t in average.wide.items()}
+    tensors["losses"] = torch.tensor(losses, dtype=torch.float64, device="cpu")
+    tensors["factors"] = torch.tensor(factors, dtype=torch.float64, device="cpu")
     numbers: dict[str, Any] = {}
     for index, entry in optimizer.state_dict()["state"].items():
         for name, value in entry.items():
@@ -277,7 +330,9 @@ def _read(
     changed = sorted(key for key in {*theirs, *facts} if theirs.get(key) != facts.get(key))
     if changed:
         raise _another(file, changed)
-    parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "optimizer": {}, "losses": {}, "factors": {}}
+    parts: dict[str, dict[str, Tensor]] = {
+        part: {} for part in ("model", "average", "wide", "optimizer", "losses", "factors")
+    }
     for name, tensor in tensors.items():
         part, _, rest = name.partition("/")
         parts[part][rest] = tensor
@@ -287,8 +342,9 @@ def _read(
         state.setdefault(int(index), {})[key] = value
     try:
         model.load_state_dict(parts["model"])
-        average.module.load_state_dict(parts["average"])
-    except RuntimeError as error:
+        losses = parts["losses"][""].tolist()
+        average.load_state_dict({"module": parts["average"], "wide": parts["wide"], "updates": len(losses)})
+    except (RuntimeError, ModelMismatchError) as error:
         raise ModelMismatchError(f"'{file}': a checkpoint of another model: {error}") from None
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    return parts["losses"][""].tolist(), parts["factors"][""].tolist()
+    return losses, parts["factors"][""].tolist()

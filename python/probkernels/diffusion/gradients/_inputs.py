@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,47 +11,10 @@ from torch import Tensor, nn
 from ..._core import checks
 from ..._core.errors import message
 
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-
-
-def tensors_in(value: Any) -> Iterator[Tensor]:
-    """The tensors in nested tuples, lists and dicts, in order."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from tensors_in(item)
-    elif isinstance(value, (tuple, list)):
-        for item in value:
-            yield from tensors_in(item)
-
-
-def replaced(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """``value`` with every tensor in it changed."""
-    if isinstance(value, Tensor):
-        return change(value)
-    if isinstance(value, dict):
-        return {key: replaced(item, change) for key, item in value.items()}
-    if isinstance(value, (tuple, list)):
-        return type(value)(replaced(item, change) for item in value)
-    return value
-
 
 def learned(model: nn.Module) -> list[Tensor]:
     """Parameters and buffers of ``model`` that require a gradient."""
     return [t for t in (*model.parameters(), *model.buffers()) if t.requires_grad]
-
-
-def refuse_batch_norm(model: nn.Module) -> None:
-    """A net that normalises by its batch and counts it would be run twice, and so count twice."""
-    for name, module in model.named_modules():
-        if isinstance(module, NORMS) and module.training:
-            hint = (
-                "call model.eval(): running statistics would be updated in the forward and again in the backward pass"
-            )
-            raise ValueError(
-                message("sample", "model", "batch normalisation in eval mode", f"{name} in training", hint)
-            )
 
 
 def undeclared(output: Tensor, declared: Sequence[Tensor]) -> list[Tensor]:

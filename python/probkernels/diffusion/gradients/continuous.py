@@ -19,7 +19,6 @@ from torch.distributed.tensor import DTensor
 from ..._core.errors import message
 from ..solvers.runge_kutta import HEUN, MIDPOINT, RK4, Tableau, explicit
 from ..solvers.scheme import combine, terms
-from ._inputs import refuse_batch_norm
 from .exact import Gradients, Plan
 
 if TYPE_CHECKING:
@@ -107,7 +106,6 @@ class Continuous(torch.autograd.Function):
     def forward(ctx: Any, adjoint: Adjoint, *tensors: Tensor) -> Tensor:
         """Runs the sampler."""
         plan, back = adjoint.plan, adjoint.back
-        refuse_batch_norm(plan.made.model)
         sample, inputs, _ = plan.forward()
         if plan.surroundings.drew:
             hint = "call model.eval(): a net that draws random numbers solves no ODE; or use grad='exact'"

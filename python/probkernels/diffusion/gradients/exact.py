@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from .._net import replaced, tensors_in
 from ..solvers.scheme import Model, Registers, Term, advance, all_terms, combine, plan, terms
-from ._inputs import counting_bytes, refuse_batch_norm, refuse_undeclared, replaced, tensors_in, undeclared
+from ._inputs import counting_bytes, refuse_undeclared, undeclared
 from ._net import Net, version
 from ._outputs import Outputs, tolerance
 from ._random import Surroundings
@@ -372,7 +373,6 @@ class Exact(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, plan: Plan, *tensors: Tensor) -> Tensor:
         """Runs the sampler."""
-        refuse_batch_norm(plan.made.model)
         sample, inputs, states = plan.forward()
         flat = [t for registers in states for t in registers]
         ctx.plan, ctx.counts = plan, (len(inputs), len(plan.parameters) + len(plan.leaves))

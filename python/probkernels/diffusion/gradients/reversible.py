@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from ..._core.errors import message
-from ._inputs import refuse_batch_norm
 from .exact import Gradients, Plan
 
 if TYPE_CHECKING:
@@ -155,7 +154,6 @@ class Reversible(torch.autograd.Function):
     def forward(ctx: Any, leapfrog: Leapfrog, *tensors: Tensor) -> Tensor:
         """Runs the sampler."""
         plan = leapfrog.plan
-        refuse_batch_norm(plan.made.model)
         state = leapfrog.forward()
         ctx.leapfrog, ctx.others = leapfrog, len(plan.parameters) + len(plan.leaves) + 1
         rest = [] if state.rest is None else [state.rest]

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..._core import checks
 from ..._core.errors import message
+from .._device import on_cpu
 from ..grids import check_times
 from ..process import Process
 from ..table import METHODS, table
@@ -29,6 +30,7 @@ BUILDERS: dict[str, Callable[..., Scheme]] = {
 SOLVERS = [*METHODS, *BUILDERS]
 
 
+@on_cpu
 def scheme(process: Process, times: Tensor, solver: str = "ddim", **options: Any) -> Scheme:
     """A sampler as a :class:`Scheme`: those of :func:`table`, and
 

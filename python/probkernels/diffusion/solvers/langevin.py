@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..._core import checks
 from ..._core.errors import message
+from .._net import refuse_running_statistics, setting_of, wide
 from ..denoiser import Denoiser
 from ..grids import check_times
 from ..noise import StepNoise
@@ -118,11 +119,16 @@ def predictor_corrector(
         raise NotImplementedError(
             message("predictor_corrector", "x_T", "a tensor that requires no gradient", "one that does", "use sample()")
         )
+    if isinstance(inner, bool) or not isinstance(inner, int) or inner < 0:
+        raise ValueError(message("predictor_corrector", "inner", "a whole number >= 0", checks.describe(inner)))
+    refuse_running_statistics("predictor_corrector", model)
     rows = table(model.process, times, predictor)
-    source = StepNoise(x_T, generator)
+    x = x_T.to(wide(x_T.dtype))
+    source = StepNoise(x, generator)
     keeps = (model.process.alpha(rows.t) / model.process.alpha(rows.times[1:])).square()  # (N,)
     with torch.no_grad():
-        return _alternate(model, x_T, rows, keeps, source, snr, inner, partial(model.predict, **guide))
+        predict = partial(model.predict, **guide, setting=setting_of(model, x_T))
+        return _alternate(model, x, rows, keeps, source, snr, inner, predict).to(x_T.dtype)
 
 
 def _alternate(

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..._core import checks
 from ..._core.errors import message
+from .._net import outside_inference, refuse_running_statistics, replaced, setting_of, wide
 from ..denoiser import Denoiser
 from ..grids import check_times
 from ..noise import StepNoise
@@ -74,9 +75,12 @@ def learned_ancestral(
     if noise is not None and len(noise) != len(times) - 1:
         expected = f"{len(times) - 1} rows, one a step"
         raise ValueError(message("learned_ancestral", "noise", expected, f"shape {tuple(noise.shape)}"))
-    source = StepNoise(x_T, generator, noise)
+    refuse_running_statistics("learned_ancestral", model)
+    x = outside_inference(x_T).to(wide(x_T.dtype))
+    source = StepNoise(x, generator, noise)
+    guide = {**replaced(guide, outside_inference), "setting": setting_of(model, x_T)}
     with torch.set_grad_enabled(grad is not None and torch.is_grad_enabled()):
-        return _run(model, x_T, times.cpu(), source, callback, guide)
+        return _run(model, x, times.cpu(), source, callback, guide).to(x_T.dtype)
 
 
 def _run(

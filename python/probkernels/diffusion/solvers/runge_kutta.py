@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..._core import checks
+from .._device import on_cpu
 from ..process import Process
 from ..table import ends
 from .scheme import Scheme, zeros
@@ -22,6 +23,7 @@ RK4: Tableau = ([0, 0.5, 0.5, 1], [[], [0.5], [0, 0.5], [0, 0, 1]], [1 / 6, 1 / 
 def explicit(tableau: Tableau) -> Callable[[Process, Tensor], Scheme]:
     """dy / drho = eps by an explicit method, y = x / alpha. A step to rho = 0 is Euler's: no model is asked there."""
 
+    @on_cpu
     def build(process: Process, times: Tensor) -> Scheme:
         return _heights(process, times, tableau, process.rho(times)[:-1], torch.zeros(len(times) - 1))
 

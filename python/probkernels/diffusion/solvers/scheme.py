@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .._device import on_cpu
 from ..process import spread
 from ..table import Table
 
@@ -174,6 +175,7 @@ def run(scheme: Scheme, model: Model, x: Tensor, noise: Noise, after: Callable[[
     return now
 
 
+@on_cpu
 def zeros(n: int, stages: int, registers: int) -> dict[str, Tensor]:
     """Coefficients of a scheme, all zero."""
     shapes = {

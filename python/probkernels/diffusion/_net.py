@@ -1,0 +1,160 @@
+"""How a network is called: what it is given, what it may do, and what is expected of its output."""
+
+from __future__ import annotations
+
+import copy
+import random
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .._core import checks
+from .._core.errors import message
+
+# --- conditions: tensors, or nested tuples, lists and dicts of tensors and of anything else ---
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """The tensors in nested tuples, lists and dicts, in order."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from tensors_in(item)
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from tensors_in(item)
+
+
+def replaced(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """``value`` with every tensor in it changed; its containers are new ones of the same types."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, dict):
+        return _like_dict(value, {key: replaced(item, change) for key, item in value.items()})
+    if isinstance(value, (tuple, list)):
+        return _like_sequence(value, [replaced(item, change) for item in value])
+    return value
+
+
+def _like_dict(form: dict[Any, Any], items: dict[Any, Any]) -> dict[Any, Any]:
+    """``items`` in a dict of the form's type, for instance a defaultdict."""
+    if type(form) is dict:
+        return items
+    made = copy.copy(form)
+    for key, item in items.items():
+        made[key] = item
+    return made
+
+
+def _like_sequence(form: Any, items: list[Any]) -> Any:
+    """``items`` in a tuple, named tuple or list of the form's type."""
+    return form._make(items) if hasattr(form, "_make") else type(form)(items)
+
+
+def join(first: Any, second: Any, like: Tensor) -> Any:
+    """Two conditions as one batch. A row alone stands for a batch; what is no tensor must be the same in both."""
+    if isinstance(first, Tensor) and isinstance(second, Tensor):
+        whole = (like.shape[0], *max((first, second), key=lambda t: t.ndim).shape[1:])
+        return torch.cat([first.expand(whole), second.expand(whole)])
+    if type(first) is type(second):
+        if isinstance(first, dict) and first.keys() == second.keys():
+            return _like_dict(first, {key: join(first[key], second[key], like) for key in first})
+        if isinstance(first, (tuple, list)) and len(first) == len(second):
+            return _like_sequence(first, [join(a, b, like) for a, b in zip(first, second, strict=True)])
+        if first is None or (isinstance(first, (bool, int, float, str)) and first == second):
+            return first
+    expected = "tensors, or tuples, lists or dicts of the same form as 'cond', the same in all that is no tensor"
+    hint = "guidance compares a condition with the one that means none, for instance a null token"
+    raise TypeError(message("Denoiser", "uncond", expected, checks.describe(first), hint))
+
+
+def outside_inference(t: Tensor) -> Tensor:
+    """``t``, or a copy that autograd can keep if ``t`` was made in inference mode, which has ended."""
+    return t.clone() if t.is_inference() and not torch.is_inference_mode_enabled() else t
+
+
+# --- what a net may not do ---
+
+
+class RandomNumbers:
+    """The generators that a net may draw from: torch's, Python's, NumPy's, and those that its modules hold."""
+
+    def __init__(self, net: nn.Module, device: torch.device) -> None:
+        self.cuda = device if device.type == "cuda" else None
+        held = [value for module in net.modules() for value in vars(module).values()]
+        self.own = [value for value in held if isinstance(value, torch.Generator)]
+
+    def states(self) -> list[Any]:
+        """Comparable, by ``==``."""
+        tensors = [torch.get_rng_state(), *(g.get_state() for g in self.own)]
+        if self.cuda is not None:
+            tensors.append(torch.cuda.get_rng_state(self.cuda))
+        found: list[Any] = [t.numpy().tobytes() for t in tensors] + [random.getstate()]
+        numpy = sys.modules.get("numpy")
+        if numpy is not None:
+            name, keys, *rest = numpy.random.get_state()
+            found.append((name, keys.tobytes(), *rest))
+        return found
+
+
+def refuse_running_statistics(op: str, model: nn.Module) -> None:
+    """A net that counts its batches would take the states of a sampler for data, and count them at every call."""
+    for name, module in model.named_modules():
+        if module.training and any(key.startswith("running_") for key, _ in module.named_buffers(recurse=False)):
+            hint = "call model.eval(): every call of the net would update the running statistics"
+            raise ValueError(message(op, "model", "batch normalisation in eval mode", f"{name} in training", hint))
+
+
+# --- the call ---
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What one run asks of all its calls.
+
+    dtype: what the net is given; by default that of the state, which is wider where data have half precision.
+    ode: the function that solves an ODE, so that the net may draw no random numbers; "" for none.
+    numbers: its generators, if there is such a function.
+    """
+
+    dtype: torch.dtype | None = None
+    ode: str = ""
+    numbers: RandomNumbers | None = None
+
+
+PLAIN = Setting()
+
+
+def setting_of(model: nn.Module, x: Tensor, ode: str = "") -> Setting:
+    """Of a run that starts at the data or noise x (B, *S)."""
+    return Setting(x.dtype, ode, RandomNumbers(model, x.device) if ode else None)
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """Float32 at least: what is computed with half precision between two calls of the net."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def call(net: nn.Module, x: Tensor, t: Tensor, cond: Any, shape: tuple[int, ...], hint: str, how: Setting) -> Tensor:
+    """The output (of ``shape``) at x and t, which the caller has no other use for: the net may write to them."""
+    before = how.numbers.states() if how.numbers is not None else None
+    output = net(x, t) if cond is None else net(x, t, replaced(cond, Tensor.clone))
+    if how.numbers is not None and how.numbers.states() != before:
+        advice = "call model.eval()"
+        raise ValueError(message(how.ode, "model", "a net that draws no random numbers", "one that does", advice))
+    if not isinstance(output, Tensor):
+        advice = "wrap the net in a module that returns the tensor alone, for instance net(...).sample or net(...)[0]"
+        got = f"an output of type {type(output).__name__}"
+        raise TypeError(message("Denoiser", "net", "a tensor as output", got, advice))
+    if output.dtype not in checks.FLOATS:
+        advice = "complex outputs go through torch.view_as_real" if output.is_complex() else ""
+        raise TypeError(message("Denoiser", "net", "an output of floating-point numbers", str(output.dtype), advice))
+    if tuple(output.shape) != shape:
+        got = f"shape {tuple(output.shape)}"
+        raise ValueError(message("Denoiser", "net", f"an output of shape {shape}", got, hint))
+    return output
