@@ -12,7 +12,7 @@ from torch import Tensor
 from .._core import checks
 from .._core.errors import message
 from .grids import check_times
-from .process import Process
+from .process import Process, root
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,8 +166,13 @@ class Spans(NamedTuple):
 def spans(e: Ends) -> Spans:
     """Differences of log(alpha / sigma) = -log rho; 1 stands in for a last step that is infinite (it has order 1)."""
     h = torch.where(e.s1 > 0, e.r.log() - torch.where(e.s1 > 0, e.r1, 1.0).log(), 1.0)
-    # a first step from pure noise is infinite too: what it gave then counts for nothing in the differences
-    return Spans(h, before(h, 1) / h, before(h, 2) / h)
+    return Spans(h, *(_over(before(h, steps), h) for steps in (1, 2)))
+
+
+def _over(earlier: Tensor, h: Tensor) -> Tensor:
+    """A first step from pure noise is infinite: what it gave counts for nothing in differences, nor does its slope."""
+    finite = earlier.isfinite()
+    return torch.where(finite, torch.where(finite, earlier, 1.0) / h, torch.inf)
 
 
 Phi = tuple[Tensor, Tensor, Tensor, Tensor]  # (N,) each: of m, of D1 at order 2, of D1 at order 3, of D2
@@ -184,7 +189,8 @@ def differences(e: Ends, order: int, phi: Phi) -> Tensor:
     b = torch.where(warm(e, 2)[:, None], b + phi[1][:, None] * second, b)
     if order == 2:
         return b
-    older = column(zero, 1 / r1, -1 / r1)
+    r0, r1 = (torch.where(warm(e, 3), r, 1.0) for r in (r0, r1))  # others are not used, and their ratios may be NaN
+    second, older = column(1 / r0, -1 / r0, zero), column(zero, 1 / r1, -1 / r1)
     slope = second + (r0 / (r0 + r1))[:, None] * (second - older)
     curve = (second - older) / (r0 + r1)[:, None]
     third = column(phi[0], zero, zero) + phi[2][:, None] * slope + phi[3][:, None] * curve
@@ -229,13 +235,13 @@ def ddim(e: Ends, eta: float) -> Coefficients:
     if not eta:
         return e.a1 / e.a, column(e.a1 * (e.r1 - e.r)), torch.zeros_like(e.a)
     d = posterior_std(e, eta)
-    return e.a1 / e.a, column((e.s1.square() - d.square()).clamp_min(0).sqrt() - e.a1 * e.r), d
+    return e.a1 / e.a, column(root((e.s1.square() - d.square()).clamp_min(0)) - e.a1 * e.r), d
 
 
 def ddim_data(e: Ends, eta: float) -> Coefficients:
     """The same in the data: it can start from pure noise."""
     d = posterior_std(e, eta) if eta else torch.zeros_like(e.a)
-    kept = ((e.s1.square() - d.square()).clamp_min(0).sqrt() if eta else e.s1) / e.s
+    kept = (root((e.s1.square() - d.square()).clamp_min(0)) if eta else e.s1) / e.s
     return kept, column(e.a1 - e.a * kept), d
 
 
