@@ -12,7 +12,7 @@ from tqdm import tqdm
 from .._core import checks
 from .._core.errors import message
 from .denoiser import Denoiser
-from .gradients._inputs import refuse_batch_norm
+from .gradients._inputs import refuse_batch_norm, refuse_undeclared, tensors_in
 from .gradients.continuous import TABLEAUX
 from .inversion import check_data, ode_times
 from .solvers.runge_kutta import explicit
@@ -57,7 +57,9 @@ def log_prob(
         guide: ``uncond`` and ``guidance``.
 
     Returns:
-        (B,) float64. No gradient passes.
+        (B,) float64, with the gradient of the steps taken to x0, parameters, conditions, guidance, times and whatever
+        else the net or the process is made of, by autograd: the graphs of all calls and of their traces are kept. Under
+        ``torch.no_grad()``, or where nothing requires a gradient, nothing is kept.
 
     Raises:
         TypeError, ValueError: as :func:`encode`; an unknown trace, no probe, batch normalisation in training mode.
@@ -83,28 +85,35 @@ def log_prob(
     if isinstance(probes, bool) or not isinstance(probes, int) or probes < 1:
         raise ValueError(message("log_prob", "probes", "a whole number >= 1", checks.describe(probes)))
     refuse_batch_norm(model)
-    rising = ode_times("log_prob", model, steps, times, grid).detach().cpu().flip(0)
+    rising = ode_times("log_prob", model, steps, times, grid).cpu().flip(0)
     scheme = explicit(TABLEAUX[solver])(model.process, rising)
-    rows, size = len(x0), math.prod(x0.shape[1:])
+    size = math.prod(x0.shape[1:])
     alpha = model.process.alpha(scheme.t)
     weights = scheme.gather[:, 0] / model.process.alpha(rising)[1:, None] * alpha  # (N, S): of the traces
     signs = _signs(x0, probes, generator) if trace == "hutchinson" else None
-    points = [[model.point("eps", t) for t in row] for row in scheme.t]
-    total = torch.zeros(rows, dtype=torch.float64, device=x0.device)
+    points = dict(zip(scheme.places, model.points("eps", scheme.t[scheme.used]), strict=True))
+    live = [live for point in points.values() for live in point.live()]
+    learned = [x0, *tensors_in((cond, guide)), *live, weights, *scheme.parts(), *model.parameters(), *model.buffers()]
+    enabled = torch.is_grad_enabled()
+    graph = enabled and any(t.requires_grad for t in learned)
+    traces: list[Tensor] = []
 
     def evaluate(n: int, s: int, u: Tensor) -> Tensor:
         with torch.enable_grad():
-            u = u.detach().requires_grad_()
-            eps = model.predict_at(points[n][s], "eps", u, cond, **guide)
-        total.add_(float(weights[n, s]) * _trace(eps, u, signs))
-        return eps.detach()
+            # of its own: what else depends on the state, for instance a condition, is no part of the Jacobian
+            u = u.view_as(u) if graph and u.requires_grad else u.detach().requires_grad_()
+            eps = model.predict_at(points[n, s], "eps", u, cond, **guide)
+        if enabled and not graph:
+            refuse_undeclared(eps, [u])
+        traces.append(weights[n, s] * _trace(eps, u, signs, graph))
+        return eps if graph else eps.detach()
 
-    with torch.no_grad(), tqdm(total=scheme.steps, desc="log_prob", disable=not progress) as bar:
+    with torch.set_grad_enabled(graph), tqdm(total=scheme.steps, desc="log_prob", disable=not progress) as bar:
         x_T = run(scheme, evaluate, x0, lambda n: x0, lambda n, x: bar.update() and None)
-        last, std = x_T.double().flatten(1), float(model.process.sigma(rising[-1]))
-        prior = -0.5 * (last / std).square().sum(1) - size * (math.log(std) + 0.5 * math.log(2 * math.pi))
+        last, std = x_T.double().flatten(1), model.process.sigma(rising[-1])
+        prior = -0.5 * (last / std).square().sum(1) - size * (std.log() + 0.5 * math.log(2 * math.pi))
         stretch = model.process.log_alpha(rising[-1]) - model.process.log_alpha(rising[0])
-        return prior + total + size * float(stretch)
+        return prior + torch.stack(traces).sum(0) + size * stretch
 
 
 def _signs(x0: Tensor, probes: int, generator: torch.Generator | None) -> list[Tensor]:
@@ -113,20 +122,21 @@ def _signs(x0: Tensor, probes: int, generator: torch.Generator | None) -> list[T
     return list((torch.randint(2, shape, generator=generator) * 2 - 1).to(x0))
 
 
-def _trace(eps: Tensor, u: Tensor, signs: list[Tensor] | None) -> Tensor:
-    """(B,) float64: the trace of d eps / d u (B, *S) of every row, or its mean estimate by signs."""
+def _trace(eps: Tensor, u: Tensor, signs: list[Tensor] | None, graph: bool) -> Tensor:
+    """(B,) float64: the trace of d eps / d u (B, *S) of every row, or its mean estimate by signs; with its graph."""
     if not eps.requires_grad:
         return torch.zeros(len(u), dtype=torch.float64, device=u.device)
     if signs is not None:
-        found = [(_pulled(eps, u, v) * v).double().flatten(1).sum(1) for v in signs]
+        found = [(_pulled(eps, u, v, graph) * v).double().flatten(1).sum(1) for v in signs]
         return torch.stack(found).mean(0)
     total = torch.zeros(len(u), dtype=torch.float64, device=u.device)
     for i in range(math.prod(u.shape[1:])):
         basis = torch.zeros_like(eps)
         basis.flatten(1)[:, i] = 1
-        total += _pulled(eps, u, basis).flatten(1)[:, i]
+        total = total + _pulled(eps, u, basis, graph).flatten(1)[:, i]
     return total
 
 
-def _pulled(eps: Tensor, u: Tensor, v: Tensor) -> Tensor:
-    return torch.autograd.grad(eps, u, v.to(eps.dtype), retain_graph=True)[0]
+def _pulled(eps: Tensor, u: Tensor, v: Tensor, graph: bool) -> Tensor:
+    grad = torch.autograd.grad(eps, u, v.to(eps.dtype), retain_graph=True, create_graph=graph, allow_unused=True)[0]
+    return torch.zeros_like(u) if grad is None else grad

@@ -60,7 +60,7 @@ def ode_times(op: str, model: Denoiser, steps: int | None, times: Tensor | None,
         assert steps is not None
         times = make_grid(model.process, steps, grid)
     check_times(op, model.process, times)
-    noise = model.process.rho(times.detach())
+    noise = model.process.rho(times.detach()).detach()
     if not (float(noise[-1]) > 0 and bool(noise.isfinite().all())):
         expected = "some noise at the last time, where the data are, and some signal at the first"
         got = f"sigma / alpha of {float(noise[-1]):g} and {float(noise[0]):g}"
