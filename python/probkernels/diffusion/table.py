@@ -338,7 +338,8 @@ def table(process: Process, times: Tensor, solver: str = "ddim", *, eta: float |
     | ``euler_maruyama``, ``reverse_diffusion`` | of the reverse SDE; the last step adds no noise |
     | ``euler`` | Euler's method for the probability-flow ODE in t |
 
-    Multistep solvers use what history there is, and order 1 for a step to sigma = 0.
+    Multistep solvers use what history there is, so the first step has order 1, and order 1 for a step to sigma = 0.
+    ``dpm3m`` and ``dpmpp_3m`` are the published formulas, which converge at order 2: they use half the second derivative.
 
     Args:
         process: what noised the data.
