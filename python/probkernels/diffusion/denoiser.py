@@ -56,7 +56,8 @@ class Point(NamedTuple):
     def with_live(self, values: Tensor) -> Point:
         """This point with the entries of :meth:`live` (k,) changed."""
         fresh = iter(values)
-        return Point(*(next(fresh) if isinstance(v, Tensor) and v.requires_grad else v for v in self))
+        entries: list[Any] = [next(fresh) if isinstance(v, Tensor) and v.requires_grad else v for v in self]
+        return Point(*entries)
 
 
 class Denoiser(nn.Module):

@@ -339,7 +339,7 @@ def table(process: Process, times: Tensor, solver: str = "ddim", *, eta: float |
     | ``euler`` | Euler's method for the probability-flow ODE in t |
 
     Multistep solvers use what history there is, so the first step has order 1, and order 1 for a step to sigma = 0.
-    ``dpm3m`` and ``dpmpp_3m`` are the published formulas, which converge at order 2: they use half the second derivative.
+    ``dpm3m`` and ``dpmpp_3m`` are as published, which gives order 2: half the second derivative enters.
 
     Args:
         process: what noised the data.
