@@ -7,8 +7,13 @@ from typing import Any
 import pytest
 import torch
 from probkernels.diffusion import EDM, Denoiser, FlowMatching, Process, VPDiscrete, from_diffusers, sample
+from probkernels.diffusion._diffusers_keys import KEYS
 from torch import Tensor, nn
 
+DPM = {"_class_name": "DPMSolverMultistepScheduler"}
+EULER = {"_class_name": "EulerDiscreteScheduler"}
+UNIPC = {"_class_name": "UniPCMultistepScheduler"}
+FLOW = {"_class_name": "FlowMatchEulerDiscreteScheduler"}
 SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
 
@@ -66,7 +71,11 @@ def test_trained_betas() -> None:
         (lambda: from_diffusers({"variance_type": "learned"}), ValueError, "'variance_type'"),
         (lambda: from_diffusers({"_class_name": "EDMEulerScheduler", "rho": 5.0}), ValueError, "'rho'"),
         (lambda: from_diffusers({"timestep_spacing": "even"}).times(5), ValueError, "'timestep_spacing'"),
-        (lambda: from_diffusers({"use_karras_sigmas": True}).times(5), ValueError, "without 'use_karras_sigmas'"),
+        (
+            lambda: from_diffusers({**UNIPC, "use_karras_sigmas": True}).times(5),
+            ValueError,
+            "without 'use_karras_sigmas'",
+        ),
         (lambda: from_diffusers({}).times(0), ValueError, "'steps'"),
     ],
 )
@@ -75,7 +84,109 @@ def test_what_is_not_read(call: Any, error: type[Exception], text: str) -> None:
         call()
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"no_such_setting": 3},
+        {"no_such_flag": True},
+        {**EULER, "sigma_max": 700.0},
+        {**EULER, "sigma_min": 0.002},
+        {**UNIPC, "sigma_max": 50.0},
+        {**DPM, "use_flow_sigmas": True},
+        {**FLOW, "stochastic_sampling": True},
+        {"_class_name": "DDIMScheduler", "timestep_type": "continuous"},
+        {"_class_name": "EulerAncestralDiscreteScheduler", "use_karras_sigmas": True},
+        {"_class_name": "DDIMScheduler", "lambda_min_clipped": -5.1},
+        {"_class_name": "DEISMultistepScheduler", "rescale_betas_zero_snr": True},
+        {**EULER, "thresholding": True},
+        {**DPM, "shift": 3.0},
+        {"_class_name": "EDMEulerScheduler", "beta_end": 0.012},
+        {**EULER, "timestep_type": "other"},
+    ],
+    ids=lambda config: list(config)[-1],
+)
+def test_every_setting_with_an_effect_is_read_or_refused(config: dict[str, Any]) -> None:
+    key = list(config)[-1]
+    with pytest.raises(ValueError, match=f"'{key}'"):
+        from_diffusers(config)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {**EULER, "interpolation_type": "log_linear"}, {**FLOW, "shift_terminal": 0.1}, {**FLOW, "invert_sigmas": True},
+        {**UNIPC, "use_beta_sigmas": True}, {**DPM, "final_sigmas_type": "other"},
+    ],
+)  # fmt: skip
+def test_other_spacings_are_refused_where_times_are_asked_for(config: dict[str, Any]) -> None:
+    settings = from_diffusers(config)
+    with pytest.raises(ValueError, match=list(config)[-1]):
+        settings.times(5)
+
+
+def test_defaults_and_leftovers_of_other_classes_change_nothing() -> None:
+    """What stored files carry from the class they were made of, which diffusers drops."""
+    left = {
+        "skip_prk_steps": True, "set_alpha_to_one": False, "clip_sample": True, "interpolation_type": "linear",
+        "timestep_type": "discrete", "sigma_min": None, "use_karras_sigmas": False, "_diffusers_version": "0.42.1",
+    }  # fmt: skip
+    plain, full = from_diffusers(DPM), from_diffusers({**DPM, **left})
+    assert full.denoiser == plain.denoiser == {"pred": "eps"}
+    assert torch.equal(full.times(7), plain.times(7)) and full.times(7)[-1] == 0
+
+
+def test_continuous_times() -> None:
+    """A network of such a scheduler is given log(sigma) / 4, as with EDM."""
+    settings = from_diffusers({**EULER, "prediction_type": "v_prediction", "timestep_type": "continuous"})
+    model = Denoiser(nn.Identity(), settings.process, **settings.denoiser)
+    t = torch.tensor([0.002, 0.5, 1.0], dtype=torch.float64)
+    assert torch.equal(model.point("x0", t).given, settings.process.rho(t).log() / 4)
+    settings = from_diffusers({**EULER, "timestep_type": "continuous"})  # only with v, as theirs
+    assert settings.denoiser == {"pred": "eps"}
+
+
+def test_clipped_lambda() -> None:
+    """Steps with less signal are left out: of the cosine chain, the last 4, of log ratios below -5.1."""
+    config = {**DPM, "beta_schedule": "squaredcos_cap_v2", "lambda_min_clipped": -5.1}
+    chain = VPDiscrete.cosine()
+    steps = int((chain.lam(torch.arange(1, 1001, dtype=torch.float64) / 1000) >= -5.1).sum())
+    assert steps == 996
+    for spacing in ("linspace", "trailing"):
+        times = from_diffusers({**config, "timestep_spacing": spacing}).times(10)
+        assert times[0] == steps / 1000 and chain.lam(times[0]) >= -5.1
+    assert from_diffusers({**config, "timestep_spacing": "leading"}).times(10)[0] == (10 * (996 // 11) + 1) / 1000
+
+
+def test_thresholding_of_edm() -> None:
+    config = {"_class_name": "EDMDPMSolverMultistepScheduler", "thresholding": True, "sample_max_value": 2.0}
+    found = from_diffusers(config).denoiser
+    assert found == {"pred": "edm", "sigma_data": 0.5, "clip": 1.0, "dynamic": (0.995, 2.0)}
+
+
 # --- with diffusers ---
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_the_keys_of_every_class(name: str) -> None:
+    """Each setting that theirs takes is listed; those of its siblings too are refused or have no effect."""
+    assert set(theirs(name).config) - {"_use_default_values"} <= KEYS[name]
+
+
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+def test_clipped_lambda_as_theirs(spacing: str) -> None:
+    how = {"beta_schedule": "squaredcos_cap_v2", "lambda_min_clipped": -5.1, "timestep_spacing": spacing}
+    scheduler = theirs("DPMSolverMultistepScheduler", **how)
+    scheduler.set_timesteps(10)
+    times = from_diffusers(scheduler).times(10)
+    assert torch.equal((times[: len(scheduler.timesteps)] * 1000 - 1).round().long(), scheduler.timesteps.long())
+
+
+def test_continuous_times_as_theirs() -> None:
+    scheduler = theirs("EulerDiscreteScheduler", prediction_type="v_prediction", timestep_type="continuous")
+    scheduler.set_timesteps(10)
+    settings = from_diffusers(scheduler)
+    given = settings.denoiser["time"](settings.times(10)[:-1])
+    assert torch.allclose(given, scheduler.timesteps.double(), atol=2e-3)  # fractional steps are interpolated otherwise
 
 
 @pytest.mark.parametrize("schedule", ["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"])

@@ -260,3 +260,92 @@ def test_hybrid_loss() -> None:
 def test_wrong_input_raises(call: object, error: type[Exception]) -> None:
     with pytest.raises(error, match="expected"):
         call(torch.randn(4, 1))
+
+
+# --- where no signal is left ---
+
+ENDED = [VPDiscrete.linear(50).zero_terminal_snr(), FlowMatching()]
+WEIGHTS = ["eps", "x0", "v", "score", "flow", "edm", "min_snr", "likelihood"]
+
+
+def near_the_end(pred: str, process: Process, weight: str, t: float) -> Tensor:
+    x0, noise = data(4)[:2]
+
+    class Shifted(nn.Module):
+        """Any output that is not right, and finite at any time."""
+
+        def forward(self, x: Tensor, t: Tensor) -> Tensor:
+            return torch.tanh(x) + t[:, None]
+
+    return dsm_loss(Denoiser(Shifted(), process, pred=pred), x0, weight=weight, t=torch.tensor(t), noise=noise)
+
+
+@pytest.mark.parametrize("process", ENDED, ids=lambda p: type(p).__name__)
+@pytest.mark.parametrize("weight", WEIGHTS)
+@pytest.mark.parametrize("pred", PREDICTIONS)
+def test_losses_without_signal_are_limits(pred: str, weight: str, process: Process) -> None:
+    torch.manual_seed(0)
+    end = near_the_end(pred, process, weight, 1.0)
+    torch.manual_seed(0)
+    near = near_the_end(pred, process, weight, 1.0 - 1e-9)
+    no_limit = pred in ("eps", "score") and weight in ("x0", "v", "flow", "edm", "likelihood")
+    assert end.isinf() if no_limit else torch.allclose(end, near, rtol=1e-5, atol=1e-6)
+    assert not no_limit or near > 1e6  # it grows beyond all bounds, and is no NaN
+
+
+@pytest.mark.parametrize("process", ENDED, ids=lambda p: type(p).__name__)
+@pytest.mark.parametrize("weight", WEIGHTS)
+def test_weights_without_signal_are_limits(weight: str, process: Process) -> None:
+    end, near = (loss_weight(process, torch.tensor([t]).double(), weight) for t in (1.0, 1.0 - 1e-9))
+    assert torch.allclose(end, near, rtol=1e-5, atol=1e-6)
+
+
+def test_training_reaches_the_end_of_a_chain() -> None:
+    """Whole batches at t = 1, forward and backward."""
+    for weight in ("min_snr", "likelihood"):
+        net = nn.Linear(3, 3).double()
+
+        class Net(nn.Module):
+            def __init__(self, inner: nn.Module) -> None:
+                super().__init__()
+                self.inner = inner
+
+            def forward(self, x: Tensor, t: Tensor) -> Tensor:
+                return self.inner(x)
+
+        loss = dsm_loss(Denoiser(Net(net), ENDED[0], pred="v"), data(8)[0], weight=weight, t=torch.ones(8))
+        loss.backward()
+        assert loss.isfinite() and net.weight.grad.isfinite().all()
+
+
+def test_what_has_no_limit_is_refused() -> None:
+    chain, x0 = ENDED[0], torch.zeros(2, 3, dtype=torch.float64)
+    with pytest.raises(ValueError, match="'t': expected times with some signal left, as pred is 'edm'"):
+        dsm_loss(Denoiser(nn.Identity(), chain, pred="edm"), x0, t=torch.ones(2))
+    model = Denoiser(Known(mixture(VPDiscrete.linear(50)), "eps"), chain, time=lambda t: t)
+    for call in (
+        lambda: vlb_term(model, x0, torch.tensor([3, 49])),
+        lambda: bits_per_dim(model, x0),
+        lambda: hybrid_loss(model, x0),
+    ):
+        with pytest.raises(ValueError, match="'model': expected some signal after the last step, as pred is 'eps'"):
+            call()
+    assert vlb_term(model, x0, torch.tensor([3, 48])).isfinite().all()
+
+
+def test_the_bound_of_a_chain_that_ends_without_signal() -> None:
+    chain = ENDED[0]
+    x0 = torch.zeros(2, 3, dtype=torch.float64)
+    net = Known(mixture(VPDiscrete.linear(50)), "v")
+    assert bits_per_dim(Denoiser(net, chain, pred="v", time=lambda t: t), x0).isfinite().all()
+
+
+def test_the_bound_has_no_gradient_and_says_so() -> None:
+    model = Denoiser(nn.Identity(), VPDiscrete.linear(5), pred="x0")
+    x0 = torch.zeros(2, 3, requires_grad=True)
+    with pytest.raises(NotImplementedError, match=r"'x0': expected a tensor that requires no gradient.*vlb_term"):
+        bits_per_dim(model, x0)
+    with torch.no_grad():
+        assert not bits_per_dim(
+            Denoiser(Known(gaussian(model.process), "x0"), model.process, pred="x0"), x0
+        ).requires_grad

@@ -100,7 +100,8 @@ def test_the_exact_flow_of_the_gaussian() -> None:
 
 
 ORDERS = {
-    "ddim": 1, "euler": 1, "ab2": 2, "ab3": 3, "deis2": 2, "deis": 3, "dpm2m": 2, "dpmpp_2m": 2, "heun": 2,
+    "ddim": 1, "euler": 1, "ab2": 2, "ab3": 3, "deis2": 2, "deis": 3, "dpm2m": 2, "dpmpp_2m": 2, "dpm3m": 2,
+    "dpmpp_3m": 2, "heun": 2,
     "midpoint": 2, "rk4": 4, "dpm2s": 2, "dpm3s": 3, "dpmpp_2s": 2, "alf": 2, "obelm": 2,
 }  # fmt: skip
 
@@ -111,6 +112,28 @@ def test_orders(solver: str) -> None:
     kind = {"dpm": "lambda", "dei": "edm"}.get(solver[:3], "t")
     errors = [abs(solve(mixture(), 0.3, solver=solver, steps=n, grid=kind)[0] - EXACT[0]) for n in (80, 160)]
     assert torch.tensor(errors[0] / errors[1]).log2().item() > ORDERS[solver] - 0.25
+
+
+@pytest.mark.parametrize(
+    ("solver", "order"), [("dpm2m", 2), ("dpmpp_2m", 2), ("dpm3m", 2), ("dpmpp_3m", 2), ("ab3", 3)]
+)
+def test_local_orders_of_multistep_methods(solver: str, order: int) -> None:
+    """One step with an exact state and history is off by h^(order + 1).
+
+    The published formulas of dpm3m and dpmpp_3m multiply half the second derivative by the weight of a whole one.
+    """
+    process, errors = VP(), []
+    for h in (0.004, 0.002):
+        lam = process.lam(0.5) + h * torch.arange(6, dtype=torch.float64)
+        rows = table(process, process.t_of_lam(lam), solver)
+        z = 0.3  # data N(1/2, 1/4): the exact flow keeps it
+        a, s = process.alpha(rows.times), process.sigma(rows.times)
+        deviation = (a * a / 4 + s * s).sqrt()
+        x = a / 2 + z * deviation
+        outputs = s * z / deviation if rows.kind == "eps" else (x - s * s * z / deviation) / a
+        got = rows.a[4] * x[4] + sum(rows.b[4, j] * outputs[4 - j] for j in range(rows.b.shape[1]))
+        errors.append(abs(float(got - x[5])))
+    assert torch.tensor(errors[0] / errors[1]).log2().item() == pytest.approx(order + 1, abs=0.25)
 
 
 @pytest.mark.parametrize(("options", "order"), [({"order": 1}, 2), ({"order": 2}, 2.7), ({"order": 3}, 2.7)])

@@ -54,7 +54,9 @@ class VPDiscrete(Process):
             raise ValueError(message("VPDiscrete", "betas", expected, checks.describe(self.betas)))
         check_interval("VPDiscrete", self)
         object.__setattr__(self, "betas", betas)
-        object.__setattr__(self, "knots", F.pad(0.5 * torch.log1p(-betas).cumsum(0), (1, 0)))
+        ended = betas == 1  # the logarithm is infinite there, and so its slope; the last step does not use either
+        change = torch.where(ended, -torch.inf, torch.log1p(-torch.where(ended, 0.0, betas)))
+        object.__setattr__(self, "knots", F.pad(0.5 * change.cumsum(0), (1, 0)))
 
     def __len__(self) -> int:
         return len(self.betas)
@@ -112,6 +114,10 @@ class VPDiscrete(Process):
         place = self._place(t)
         low, change, finite = self._segment(place)
         part = t * len(self) - place
+        # without noise (t = 0) and without signal the betas count for nothing, but roots and logarithms have infinite
+        # slopes, and 0 must win
+        change = torch.where(part == 0, change.detach(), change)
+        low = torch.where(finite | (part < 1), low, low.detach())
         return low + torch.where(finite, part * change, torch.log1p(-torch.where(finite, 0.0, part)))
 
     def sigma(self, t: Time) -> Tensor:

@@ -36,6 +36,16 @@ class Point(NamedTuple):
     back_x: Tensor | float  # eps = back_x x - back_data x0
     back_data: Tensor | float
 
+    def live(self) -> list[Tensor]:
+        """The entries that carry a gradient."""
+        return [value for value in self if isinstance(value, Tensor) and value.requires_grad]
+
+    def with_live(self, values: Tensor) -> Point:
+        """This point with the entries of :meth:`live` (k,) changed."""
+        fresh = iter(values)
+        entries: list[Any] = [next(fresh) if isinstance(v, Tensor) and v.requires_grad else v for v in self]
+        return Point(*entries)
+
 
 class Denoiser(nn.Module):
     """A network that denoises, whatever it was trained to predict.
@@ -197,8 +207,11 @@ class Denoiser(nn.Module):
         return Point(given, scale, on_x, on_output, 1 / s, a / s)
 
     def points(self, kind: str, t: Tensor) -> list[Point]:
-        """:meth:`point` at each of some times (n,), in numbers: a loop over them then has nothing to compute."""
-        columns = [value.tolist() if isinstance(value, Tensor) else [value] * len(t) for value in self.point(kind, t)]
+        """:meth:`point` at each of some times (n,), in numbers: a loop over them then has nothing to compute.
+
+        What carries a gradient, to the times, the process or ``time``, stays a tensor, 0-d.
+        """
+        columns = [_entries(value, len(t)) for value in self.point(kind, t)]
         return [Point(*row) for row in zip(*columns, strict=True)]
 
     def coefficients(self, kind: str, t: Time) -> tuple[Tensor, Tensor]:
@@ -325,6 +338,13 @@ def _mixed(u: Tensor, c: Tensor, guidance: float | Tensor | None) -> Tensor:
     assert guidance is not None
     u, c = u.to(wide(u.dtype)), c.to(wide(c.dtype))
     return u + spread(guidance, c) * (c - u)
+
+
+def _entries(value: Tensor | float | None, n: int) -> list[Any]:
+    """One value a time: numbers, or 0-d tensors if they carry a gradient."""
+    if not isinstance(value, Tensor):
+        return [value] * n
+    return list(value.expand(n)) if value.requires_grad else value.expand(n).tolist()
 
 
 def _bounds(clip: Clip) -> tuple[float, float] | None:

@@ -11,8 +11,9 @@ from tqdm import tqdm
 
 from .._core import checks
 from .._core.errors import message
-from ._net import outside_inference, refuse_running_statistics, replaced, setting_of, wide
+from ._net import outside_inference, refuse_running_statistics, replaced, setting_of, tensors_in, wide
 from .denoiser import Denoiser
+from .gradients._inputs import refuse_undeclared, undeclared
 from .gradients.continuous import TABLEAUX
 from .inversion import check_data, ode_times
 from .solvers.runge_kutta import explicit
@@ -57,7 +58,9 @@ def log_prob(
         guide: ``uncond`` and ``guidance``.
 
     Returns:
-        (B,) float64. No gradient passes.
+        (B,) float64, with the gradient of the steps taken to x0, parameters, conditions, guidance, times and whatever
+        else the net or the process is made of, by autograd: the graphs of all calls and of their traces are kept. Under
+        ``torch.no_grad()``, or where nothing requires a gradient, nothing is kept.
 
     Raises:
         TypeError, ValueError: as :func:`encode`; an unknown trace, no probe, batch normalisation in training mode; a
@@ -88,7 +91,7 @@ def log_prob(
         raise ValueError(message("log_prob", name, "none, as trace is 'exact'", got, "give trace='hutchinson'"))
     refuse_running_statistics("log_prob", model)
     with torch.inference_mode(False):  # which would leave the traces out without a word
-        rising = ode_times("log_prob", model, steps, times, grid, "lambda").detach().clone().cpu().flip(0)
+        rising = ode_times("log_prob", model, steps, times, grid, "lambda").clone().cpu().flip(0)
         scheme = explicit(TABLEAUX[solver])(model.process, rising)
         setting = setting_of(model, x0, "log_prob")
         guide = {**replaced({"cond": cond, **guide}, outside_inference), "setting": setting}
@@ -100,25 +103,34 @@ def _integrated(
     model: Denoiser, x0: Tensor, scheme: Scheme, signs: list[Tensor] | None, guide: dict[str, Any], progress: bool
 ) -> Tensor:
     """log p (B,) of x0 (B, *S) by a scheme whose times rise."""
-    rising, process = scheme.times, model.process
-    rows, size = len(x0), math.prod(x0.shape[1:])
+    rising, process, size = scheme.times, model.process, math.prod(x0.shape[1:])
     weights = scheme.gather[:, 0] / process.alpha(rising)[1:, None] * process.alpha(scheme.t)  # (N, S): of the traces
-    points = [[model.point("eps", t) for t in row] for row in scheme.t]
-    total = torch.zeros(rows, dtype=torch.float64, device=x0.device)
+    points = dict(zip(scheme.places, model.points("eps", scheme.t[scheme.used]), strict=True))
+    live = [live for point in points.values() for live in point.live()]
+    learned = [x0, *tensors_in(guide), *live, weights, *scheme.parts(), *model.parameters(), *model.buffers()]
+    enabled = torch.is_grad_enabled()
+    graph = enabled and any(t.requires_grad for t in learned)
+    traces: list[Tensor] = []
 
     def evaluate(n: int, s: int, u: Tensor) -> Tensor:
         with torch.enable_grad():
-            u = u.detach().requires_grad_()
-            eps = model.predict_at(points[n][s], "eps", u, **guide)
-        total.add_(float(weights[n, s]) * _trace(eps, u, signs))
-        return eps.detach()
+            # of its own: what else depends on the state, for instance a condition, is no part of the Jacobian
+            u = u.view_as(u) if graph and u.requires_grad else u.detach().requires_grad_()
+            eps = model.predict_at(points[n, s], "eps", u, **guide)
+        if enabled and not graph:
+            refuse_undeclared(undeclared(eps, [u]))
+        traces.append(weights[n, s] * _trace(eps, u, signs, graph))
+        return eps if graph else eps.detach()
 
-    with torch.no_grad(), tqdm(total=scheme.steps, desc="log_prob", disable=checks.hidden(progress)) as bar:
+    with (
+        torch.set_grad_enabled(graph),
+        tqdm(total=scheme.steps, desc="log_prob", disable=checks.hidden(progress)) as bar,
+    ):
         x_T = run(scheme, evaluate, x0, lambda n: x0, lambda n, x: bar.update() and None)
-        last, std = x_T.double().flatten(1), float(process.sigma(rising[-1]))
-        prior = -0.5 * (last / std).square().sum(1) - size * (math.log(std) + 0.5 * math.log(2 * math.pi))
+        last, std = x_T.double().flatten(1), process.sigma(rising[-1])
+        prior = -0.5 * (last / std).square().sum(1) - size * (std.log() + 0.5 * math.log(2 * math.pi))
         stretch = process.log_alpha(rising[-1]) - process.log_alpha(rising[0])
-        return prior + total + size * float(stretch)
+        return prior + torch.stack(traces).sum(0) + size * stretch
 
 
 def _signs(x0: Tensor, probes: int, generator: torch.Generator | None) -> list[Tensor]:
@@ -129,20 +141,21 @@ def _signs(x0: Tensor, probes: int, generator: torch.Generator | None) -> list[T
     return list(signs.to(device=x0.device, dtype=wide(x0.dtype)))
 
 
-def _trace(eps: Tensor, u: Tensor, signs: list[Tensor] | None) -> Tensor:
-    """(B,) float64: the trace of d eps / d u (B, *S) of every row, or its mean estimate by signs."""
+def _trace(eps: Tensor, u: Tensor, signs: list[Tensor] | None, graph: bool) -> Tensor:
+    """(B,) float64: the trace of d eps / d u (B, *S) of every row, or its mean estimate by signs; with its graph."""
     if not eps.requires_grad:
         return torch.zeros(len(u), dtype=torch.float64, device=u.device)
     if signs is not None:
-        found = [(_pulled(eps, u, v) * v).double().flatten(1).sum(1) for v in signs]
+        found = [(_pulled(eps, u, v, graph) * v).double().flatten(1).sum(1) for v in signs]
         return torch.stack(found).mean(0)
     total = torch.zeros(len(u), dtype=torch.float64, device=u.device)
     for i in range(math.prod(u.shape[1:])):
         basis = torch.zeros_like(eps)
         basis.flatten(1)[:, i] = 1
-        total += _pulled(eps, u, basis).flatten(1)[:, i]
+        total = total + _pulled(eps, u, basis, graph).flatten(1)[:, i]
     return total
 
 
-def _pulled(eps: Tensor, u: Tensor, v: Tensor) -> Tensor:
-    return torch.autograd.grad(eps, u, v.to(eps.dtype), retain_graph=True)[0]
+def _pulled(eps: Tensor, u: Tensor, v: Tensor, graph: bool) -> Tensor:
+    grad = torch.autograd.grad(eps, u, v.to(eps.dtype), retain_graph=True, create_graph=graph, allow_unused=True)[0]
+    return torch.zeros_like(u) if grad is None else grad

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -13,11 +14,10 @@ from torch import Tensor
 
 from .._core import checks
 from .._core.errors import message
+from ._diffusers_keys import SPACINGS, Config, changed, own_settings
 from .chain import VPDiscrete
 from .grids import check_times, grid
 from .process import EDM, FlowMatching, Process
-
-Config = Mapping[str, Any]
 
 CHAINS = {
     "DDPMScheduler": "leading",  # and how its steps are spaced where the config does not say
@@ -33,10 +33,6 @@ ONE_MORE = ("DPM", "UniPC", "DEIS")  # these space one step more and leave out t
 EDMS = ("EDMEulerScheduler", "EDMDPMSolverMultistepScheduler")
 FLOWS = ("FlowMatchEulerDiscreteScheduler",)
 PREDICTIONS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
-OTHER_SPACINGS = (
-    "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas", "use_flow_sigmas",
-    "use_dynamic_shifting", "shift_terminal", "invert_sigmas",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -47,7 +43,7 @@ class SchedulerSettings:
         process: what noised the data.
         denoiser: keyword arguments of :class:`Denoiser`.
         name: the scheduler's class.
-        config: the rest of its settings.
+        config: the settings that the class has.
 
     Example:
         >>> from probkernels.diffusion import from_diffusers
@@ -70,10 +66,11 @@ class SchedulerSettings:
         """
         if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
             raise ValueError(message("from_diffusers", "steps", "a whole number >= 1", checks.describe(steps)))
-        for key in OTHER_SPACINGS:
-            if self.config.get(key):
+        for key in sorted(SPACINGS):
+            if changed(key, self.config.get(key)):
                 hint = "give sample() times of your own, for instance grid(process, steps, 'edm')"
-                raise ValueError(message("from_diffusers", "config", f"a spacing without '{key}'", "one with it", hint))
+                got = repr(self.config[key])
+                raise ValueError(message("from_diffusers", "config", f"a spacing without '{key}'", got, hint))
         if isinstance(self.process, VPDiscrete):
             visited, end = self._visited(self.process, steps), self._end(len(self.process))
         elif isinstance(self.process, EDM):
@@ -91,20 +88,33 @@ class SchedulerSettings:
         n, spacing = len(chain), self.config.get("timestep_spacing", CHAINS[self.name])
         checks.one_of("from_diffusers", "timestep_spacing", spacing, ("leading", "trailing", "linspace"))
         more = 1 if self.name.startswith(ONE_MORE) else 0
-        if spacing == "trailing":
+        last = n - self._clipped(chain)
+        if spacing == "trailing" and last == n:
             return grid(chain, steps, "trailing")[:-1]
+        if spacing == "trailing":
+            left = last - torch.arange(steps, dtype=torch.float64) * (n / steps)
+            return left[left > 0].round() / n
         if spacing == "leading":
-            index = torch.arange(more, steps + more, dtype=torch.float64) * (n // (steps + more))
+            index = torch.arange(more, steps + more, dtype=torch.float64) * (last // (steps + more))
             index = index + self.config.get("steps_offset", 0)
         else:
-            index = torch.arange(steps + more, dtype=torch.float64) * ((n - 1) / max(steps + more - 1, 1))
-            index = index.clamp_max(n - 1)[more:]  # numpy's linspace to the bit: halves are rounded below
+            index = torch.arange(steps + more, dtype=torch.float64) * ((last - 1) / max(steps + more - 1, 1))
+            index = index.clamp_max(last - 1)[more:]  # numpy's linspace to the bit: halves are rounded below
             index = index if self.name.startswith("Euler") else index.round()
         return (index.flip(0) + 1) / n
+
+    def _clipped(self, chain: VPDiscrete) -> int:
+        """How many steps at the end of a chain are left out, as too little signal remains."""
+        least = self.config.get("lambda_min_clipped")
+        if least is None or least == -math.inf:
+            return 0
+        at = torch.arange(1, len(chain) + 1, dtype=torch.float64) / len(chain)
+        return int((chain.lam(at) < least).sum())
 
     def _end(self, n: int) -> float:
         """Without noise, or at the chain's first step."""
         ending = self.config.get("final_sigmas_type", "sigma_min" if self.name.startswith("DEIS") else "zero")
+        checks.one_of("from_diffusers", "final_sigmas_type", ending, ("zero", "sigma_min"))
         return 0.0 if self.config.get("set_alpha_to_one", True) and ending != "sigma_min" else 1 / n
 
     def _shifted(self, steps: int) -> Tensor:
@@ -129,7 +139,9 @@ def from_diffusers(scheduler: Any) -> SchedulerSettings:
 
     Raises:
         TypeError: neither.
-        ValueError: a scheduler, schedule or prediction type that is not read.
+        ValueError: a scheduler, schedule or prediction type that is not read, or any setting that has an effect and is
+            not read; of settings that the class lacks, and diffusers so ignores, those that stored files often have
+            are dropped, and others that are not at their default refused.
 
     Reference:
         von Platen et al., Diffusers: State-of-the-art diffusion models, 2022, https://github.com/huggingface/diffusers.
@@ -148,6 +160,7 @@ def from_diffusers(scheduler: Any) -> SchedulerSettings:
         raise TypeError(message("from_diffusers", "scheduler", expected, checks.describe(scheduler)))
     name = type(scheduler).__name__ if config is not scheduler else config.get("_class_name", "DDPMScheduler")
     checks.one_of("from_diffusers", "_class_name", name, (*CHAINS, *EDMS, *FLOWS))
+    config = own_settings(name, config)
     if name in FLOWS:
         n = config.get("num_train_timesteps", 1000)
         return SchedulerSettings(FlowMatching(), {"pred": "flow", "time": partial(mul, n)}, name, config)
@@ -156,11 +169,16 @@ def from_diffusers(scheduler: Any) -> SchedulerSettings:
     kind = config.get("prediction_type", "epsilon")
     checks.one_of("from_diffusers", "prediction_type", kind, tuple(PREDICTIONS))
     denoiser = {"pred": PREDICTIONS[kind], **_clipping(name, config)}
+    chain = _chain(config)
+    timing = config.get("timestep_type", "discrete")
+    checks.one_of("from_diffusers", "timestep_type", timing, ("discrete", "continuous"))
+    if timing == "continuous" and kind == "v_prediction":  # with others diffusers does not use it
+        denoiser["time"] = lambda t: chain.rho(t).log() / 4
     if config.get("variance_type") == "learned_range":
         denoiser["variance"] = True
     elif config.get("variance_type") == "learned":
         raise ValueError(message("from_diffusers", "variance_type", "'learned_range', or none learned", "'learned'"))
-    return SchedulerSettings(_chain(config), denoiser, name, config)
+    return SchedulerSettings(chain, denoiser, name, config)
 
 
 def _edm(name: str, config: Config) -> SchedulerSettings:
@@ -170,7 +188,8 @@ def _edm(name: str, config: Config) -> SchedulerSettings:
     if config.get("rho", 7.0) != 7.0:
         raise ValueError(message("from_diffusers", "rho", "7", repr(config["rho"])))
     process = EDM(config.get("sigma_min", 0.002), config.get("sigma_max", 80.0))
-    return SchedulerSettings(process, {"pred": "edm", "sigma_data": config.get("sigma_data", 0.5)}, name, config)
+    denoiser = {"pred": "edm", "sigma_data": config.get("sigma_data", 0.5), **_clipping(name, config)}
+    return SchedulerSettings(process, denoiser, name, config)
 
 
 def _chain(config: Config) -> VPDiscrete:

@@ -58,7 +58,7 @@ def ode_times(
     """(N+1,) float64, falling, with noise at the end and signal at the start: what runs of the ODE from data need."""
     times = one_of_both(op, model.process, steps, times, grid, default)
     check_times(op, model.process, times)
-    noise = model.process.rho(times.detach())
+    noise = model.process.rho(times.detach()).detach()
     if not (float(noise[-1]) > 0 and bool(noise.isfinite().all())):
         expected = "some noise at the last time, where the data are, and some signal at the first"
         got = f"sigma / alpha of {float(noise[-1]):g} and {float(noise[0]):g}"

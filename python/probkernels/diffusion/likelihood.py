@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from .._core import checks
 from .._core.errors import message
-from ._net import refuse_running_statistics
+from ._net import refuse_running_statistics, tensors_in
 from .chain import VPDiscrete
 from .denoiser import Denoiser, times_of
 from .losses import dsm_loss
@@ -77,6 +77,16 @@ def chain_of(op: str, model: Denoiser) -> VPDiscrete:
     return model.process
 
 
+def _refuse_no_signal(op: str, model: Denoiser, index: Tensor | None) -> None:
+    """Where nothing of the data is left, a chain's last step may be, noise says nothing about them."""
+    chain = chain_of(op, model)
+    last = index is None or bool((index == len(chain) - 1).any())
+    if last and model.needs_signal("x0") and float(chain.alpha(1.0).detach()) == 0:
+        expected = f"some signal after the last step, as pred is {model.pred!r}"
+        hint = "use a network with pred 'x0', 'v' or 'flow'"
+        raise ValueError(message(op, "model", expected, "a chain with zero terminal SNR", hint))
+
+
 def vlb_term(
     model: Denoiser,
     x0: Tensor,
@@ -108,7 +118,8 @@ def vlb_term(
         (B,), float32 at least.
 
     Raises:
-        TypeError, ValueError: no chain, unknown variance, index out of range.
+        TypeError, ValueError: no chain, unknown variance, index out of range; the last step of a chain with zero
+            terminal SNR for predictions of noise, which say nothing about the data there.
 
     Reference:
         Ho et al., NeurIPS 2020; Nichol and Dhariwal, Improved DDPM, ICML 2021.
@@ -129,6 +140,7 @@ def vlb_term(
     checks.shape("vlb_term", "index", index, x0.shape[:1], "one step a sample")
     if bool(((index < 0) | (index >= len(chain))).any()):
         raise ValueError(message("vlb_term", "index", f"steps in 0 .. {len(chain) - 1}", str(index.tolist())))
+    _refuse_no_signal("vlb_term", model, index)
     t = (index.double() + 1) / len(chain)
     if noise is not None and generator is not None:
         hint = "it draws the noise where none is given"
@@ -175,7 +187,6 @@ def _posterior(chain: VPDiscrete, index: Tensor) -> tuple[Tensor, Tensor, Tensor
     return ratio * s12 / s2, a1 * beta / s2, narrow.log(), beta.log()
 
 
-@torch.no_grad()
 def bits_per_dim(
     model: Denoiser,
     x0: Tensor,
@@ -198,10 +209,11 @@ def bits_per_dim(
         progress: show a progress bar.
 
     Returns:
-        (B,): its mean over many draws of the noise is the bound.
+        (B,): its mean over many draws of the noise is the bound. No gradient passes: train with :func:`vlb_term`.
 
     Raises:
         TypeError, ValueError: as :func:`vlb_term`.
+        NotImplementedError: for an x0 or condition that requires a gradient.
 
     Reference:
         Ho et al., Denoising Diffusion Probabilistic Models, NeurIPS 2020.
@@ -215,6 +227,17 @@ def bits_per_dim(
         >>> bits_per_dim(Denoiser(Zero(), VPDiscrete.linear(50), pred="x0"), torch.zeros(4, 8)).shape
         torch.Size([4])
     """
+    _refuse_no_signal("bits_per_dim", model, None)
+    if torch.is_grad_enabled() and any(t.requires_grad for t in tensors_in((x0, cond))):
+        expected = "a tensor that requires no gradient, nor such a condition"
+        raise NotImplementedError(message("bits_per_dim", "x0", expected, "one that does", "sum vlb_term() over steps"))
+    with torch.no_grad():
+        return _bound(model, x0, cond, variance, bins, generator, progress)
+
+
+def _bound(
+    model: Denoiser, x0: Tensor, cond: Any, variance: str, bins: int, generator: torch.Generator | None, progress: bool
+) -> Tensor:
     chain = chain_of("bits_per_dim", model)
     refuse_running_statistics("bits_per_dim", model)
     n = len(chain)
@@ -267,6 +290,7 @@ def hybrid_loss(
         >>> hybrid_loss(model, torch.zeros(3, 2)).ndim
         0
     """
+    _refuse_no_signal("hybrid_loss", model, None)
     chain = chain_of("hybrid_loss", model)
     checks.non_negative("hybrid_loss", "share", share)
     index = torch.randint(len(chain), x0.shape[:1], generator=generator, device="cpu")

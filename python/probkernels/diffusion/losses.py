@@ -25,7 +25,7 @@ def loss_weight(process: Process, t: Tensor, weight: str, *, sigma_data: float =
     All losses are weights on one error, as eps - predicted eps = -(alpha / sigma) (x0 - predicted x0), and so on:
     "eps" snr = (alpha / sigma)^2; "x0" 1; "v" (alpha^2 / sigma + sigma)^2; "score" snr / sigma^2; "flow"
     (1 + alpha / sigma)^2; "edm" (rho^2 + sd^2) / (rho sd)^2; "min_snr" the least of snr and ``most``; "likelihood"
-    g^2 snr / sigma^2.
+    g^2 snr / sigma^2. Where no signal is left (snr 0) they have their limits.
 
     Raises:
         ValueError: unknown weight.
@@ -41,19 +41,30 @@ def loss_weight(process: Process, t: Tensor, weight: str, *, sigma_data: float =
         tensor([4.], dtype=torch.float64)
     """
     checks.one_of("loss_weight", "weight", weight, WEIGHTS)
-    a, s, rho = process.alpha(t), process.sigma(t), process.rho(t)
-    snr = (a / s).square()
     if weight == "min_snr":
-        return snr.clamp_max(most)
+        return (process.alpha(t) / process.sigma(t)).square().clamp_max(most)
+    factor, signal = _weight(process, t, weight, sigma_data, most)
+    a2 = process.alpha(t).square()
+    if not signal:
+        return factor
+    # without signal g^2 may be infinite, but alpha^2 g^2 = alpha^2 (sigma^2)' - 2 alpha alpha' sigma^2 is 0
+    return torch.where(a2 > 0, a2 * torch.where(a2 > 0, factor, 1.0), a2)
+
+
+def _weight(process: Process, t: Tensor, weight: str, sigma_data: float, most: float) -> tuple[Tensor, bool]:
+    """A weight without its factor alpha^2, and whether it has that: ratios of weights have limits where alpha is 0."""
+    a, s = process.alpha(t), process.sigma(t)
+    a2, s2 = a.square(), s.square()
     if weight == "likelihood":
-        return process.diffusion2(t) * snr / s.square()
+        return process.diffusion2(t) / s2.square(), True
     return {
-        "eps": snr,
-        "x0": torch.ones_like(snr),
-        "v": (a * a / s + s).square(),
-        "score": snr / s.square(),
-        "flow": (1 + a / s).square(),
-        "edm": (rho.square() + sigma_data**2) / (rho * sigma_data).square(),
+        "eps": (1 / s2, True),
+        "x0": (torch.ones_like(s2), False),
+        "v": (((a2 + s2) / s).square(), False),
+        "score": (1 / s2.square(), True),
+        "flow": (((a + s) / s).square(), False),
+        "edm": ((s2 + a2 * sigma_data**2) / (s2 * sigma_data**2), False),
+        "min_snr": (torch.minimum(1 / s2, most / a2), True),
     }[weight]
 
 
@@ -129,7 +140,8 @@ def dsm_loss(
         0-d or (B,), float32 at least.
 
     Raises:
-        TypeError, ValueError: no denoiser, data that are no float tensor, unknown weight or times.
+        TypeError, ValueError: no denoiser, data that are no float tensor, unknown weight or times; times without any
+            signal for pred "edm", whose network is given log(sigma / alpha).
 
     Reference:
         Vincent, A Connection Between Score Matching and Denoising Autoencoders, 2011; Ho et al., NeurIPS 2020.
@@ -150,7 +162,11 @@ def dsm_loss(
     checks.one_of("dsm_loss", "weight", weight, (None, *WEIGHTS))
     if t is None:
         t = draw_times(model.process, len(x0), kind=times, generator=generator)
-    t = double(t).to(x0.device)
+    t = double(t)
+    if model.pred == "edm" and bool((model.process.alpha(t) == 0).any()):
+        hint = "draw earlier times, or use a network with another prediction"
+        raise ValueError(message("dsm_loss", "t", "times with some signal left, as pred is 'edm'", "one without", hint))
+    t = t.to(x0.device)
     if noise is None:
         wide = torch.promote_types(x0.dtype, torch.float32)
         noise = torch.randn(x0.shape, generator=generator, dtype=wide, device="cpu" if generator else x0.device)
@@ -158,16 +174,20 @@ def dsm_loss(
     output = model.forward(model.process.noised(x0, t, noise), t, cond)
     error = _own_error(model, output, x0, noise, t)
     wide_error = error.to(torch.promote_types(error.dtype, torch.float32)).flatten(1).square().mean(1)  # (B,)
-    own = model.pred
-    if weight is not None and weight != own:
-        theirs = loss_weight(model.process, t, weight, sigma_data=model.sigma_data)
-        wide_error = wide_error * (theirs / _own_weight(model, t)).to(wide_error)
+    if weight is not None and weight != model.pred:
+        wide_error = wide_error * _ratio(model, t, weight).to(wide_error)
     return wide_error.mean() if reduce else wide_error
 
 
-def _own_weight(model: Denoiser, t: Tensor) -> Tensor:
-    """Of the network's own output: x0 = p x + q output, so errors of the output are those of x0 over q."""
-    return model.coefficients("x0", t)[1].square().reciprocal()
+def _ratio(model: Denoiser, t: Tensor, weight: str) -> Tensor:
+    """The weight over that of the network's own prediction; infinite where only the latter is without signal."""
+    theirs, signal = _weight(model.process, t, weight, model.sigma_data, MIN_SNR)
+    own, own_signal = _weight(model.process, t, model.pred, model.sigma_data, MIN_SNR)
+    if signal == own_signal:
+        return theirs / own
+    if signal:
+        return loss_weight(model.process, t, weight, sigma_data=model.sigma_data) / own
+    return theirs / (own * model.process.alpha(t).square())
 
 
 def _own_error(model: Denoiser, output: Tensor, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:

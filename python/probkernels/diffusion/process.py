@@ -23,6 +23,11 @@ def double(t: Time) -> Tensor:
     return t.double() if isinstance(t, Tensor) else torch.tensor(t, dtype=torch.float64, device="cpu")
 
 
+def root(x: Tensor) -> Tensor:
+    """The square root, with slope 0 in place of infinity where x is 0 (there it is 0 whatever the parameters are)."""
+    return torch.where(x > 0, torch.where(x > 0, x, 1.0).sqrt(), x.detach().sqrt())
+
+
 @overload
 def spread(coefficient: Tensor, x: Tensor) -> Tensor: ...
 @overload
@@ -93,7 +98,7 @@ class Process:
     @property
     def prior_std(self) -> float:
         """Standard deviation of the noise that sampling starts from."""
-        return float(self.sigma(self.t_max))
+        return float(self.sigma(self.t_max).detach())
 
     def noised(self, x0: Tensor, t: Time, noise: Tensor) -> Tensor:
         """x_t (B, *S) from data x0 (B, *S), times 0-d or (B,), and standard normal noise (B, *S)."""

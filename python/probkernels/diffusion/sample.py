@@ -33,11 +33,11 @@ class Run:
     x: Tensor  # x_T (B, *S), float32 at least
     noise: StepNoise
     guide: dict[str, Any]  # cond, uncond, guidance, and the setting of all calls
-    points: list[list[Point]]  # of step n and stage s
+    points: dict[tuple[int, int], Point]  # of every step and stage at which the net is called
 
     def predict(self, n: int, s: int, x: Tensor) -> Tensor:
         """The model's output (B, *S) of the scheme's kind at its time t[n, s]."""
-        return self.model.predict_at(self.points[n][s], self.scheme.kind, x, **self.guide)
+        return self.model.predict_at(self.points[n, s], self.scheme.kind, x, **self.guide)
 
 
 def sample(
@@ -195,8 +195,8 @@ def prepare(
     checks.float_tensor("sample", "x_T", x_T, "complex data go through torch.view_as_real")
     refuse_running_statistics(ode or "sample", model)
     made = _resolve(model, solver, steps, times, grid, options)
-    first = float(made.t[0, 0].detach())
-    if float(model.process.alpha(first)) == 0 and model.needs_signal(made.kind):
+    first = model.process.alpha(made.t[0, 0].detach()).detach()
+    if float(first) == 0 and model.needs_signal(made.kind):
         hint = "start a little earlier, or use a network with pred 'x0', 'v' or 'flow'"
         raise ValueError(message("sample", "times", f"some signal at the start for '{model.pred}'", "none", hint))
     if noise is not None and len(noise) != made.steps:
@@ -209,13 +209,9 @@ def prepare(
     return Run(made, model, x, source, guide, _points(model, made))
 
 
-def _points(model: Denoiser, scheme: Scheme) -> list[list[Point]]:
-    """In numbers, or in tensors if the times carry a gradient."""
-    n, stages = scheme.t.shape
-    if scheme.t.requires_grad:
-        return [[model.point(scheme.kind, t) for t in row] for row in scheme.t]
-    points = model.points(scheme.kind, scheme.t.flatten())
-    return [points[i * stages : (i + 1) * stages] for i in range(n)]
+def _points(model: Denoiser, scheme: Scheme) -> dict[tuple[int, int], Point]:
+    """What the net needs of the times of its calls. At others slopes may be infinite: where no noise is left."""
+    return dict(zip(scheme.places, model.points(scheme.kind, scheme.t[scheme.used]), strict=True))
 
 
 def _resolve(

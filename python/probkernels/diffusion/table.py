@@ -13,7 +13,7 @@ from .._core import checks
 from .._core.errors import message
 from ._device import on_cpu
 from .grids import check_times
-from .process import Process
+from .process import Process, root
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,8 +167,13 @@ class Spans(NamedTuple):
 def spans(e: Ends) -> Spans:
     """Differences of log(alpha / sigma) = -log rho; 1 stands in for a last step that is infinite (it has order 1)."""
     h = torch.where(e.s1 > 0, e.r.log() - torch.where(e.s1 > 0, e.r1, 1.0).log(), 1.0)
-    # a first step from pure noise is infinite too: what it gave then counts for nothing in the differences
-    return Spans(h, before(h, 1) / h, before(h, 2) / h)
+    return Spans(h, *(_over(before(h, steps), h) for steps in (1, 2)))
+
+
+def _over(earlier: Tensor, h: Tensor) -> Tensor:
+    """A first step from pure noise is infinite: what it gave counts for nothing in differences, nor does its slope."""
+    finite = earlier.isfinite()
+    return torch.where(finite, torch.where(finite, earlier, 1.0) / h, torch.inf)
 
 
 Phi = tuple[Tensor, Tensor, Tensor, Tensor]  # (N,) each: of m, of D1 at order 2, of D1 at order 3, of D2
@@ -185,7 +190,8 @@ def differences(e: Ends, order: int, phi: Phi) -> Tensor:
     b = torch.where(warm(e, 2)[:, None], b + phi[1][:, None] * second, b)
     if order == 2:
         return b
-    older = column(zero, 1 / r1, -1 / r1)
+    r0, r1 = (torch.where(warm(e, 3), r, 1.0) for r in (r0, r1))  # others are not used, and their ratios may be NaN
+    second, older = column(1 / r0, -1 / r0, zero), column(zero, 1 / r1, -1 / r1)
     slope = second + (r0 / (r0 + r1))[:, None] * (second - older)
     curve = (second - older) / (r0 + r1)[:, None]
     third = column(phi[0], zero, zero) + phi[2][:, None] * slope + phi[3][:, None] * curve
@@ -230,13 +236,13 @@ def ddim(e: Ends, eta: float) -> Coefficients:
     if not eta:
         return e.a1 / e.a, column(e.a1 * (e.r1 - e.r)), torch.zeros_like(e.a)
     d = posterior_std(e, eta)
-    return e.a1 / e.a, column((e.s1.square() - d.square()).clamp_min(0).sqrt() - e.a1 * e.r), d
+    return e.a1 / e.a, column(root((e.s1.square() - d.square()).clamp_min(0)) - e.a1 * e.r), d
 
 
 def ddim_data(e: Ends, eta: float) -> Coefficients:
     """The same in the data: it can start from pure noise."""
     d = posterior_std(e, eta) if eta else torch.zeros_like(e.a)
-    kept = ((e.s1.square() - d.square()).clamp_min(0).sqrt() if eta else e.s1) / e.s
+    kept = (root((e.s1.square() - d.square()).clamp_min(0)) if eta else e.s1) / e.s
     return kept, column(e.a1 - e.a * kept), d
 
 
@@ -334,7 +340,8 @@ def table(process: Process, times: Tensor, solver: str = "ddim", *, eta: float |
     | ``euler_maruyama``, ``reverse_diffusion`` | of the reverse SDE; the last step adds no noise |
     | ``euler`` | Euler's method for the probability-flow ODE in t |
 
-    Multistep solvers use what history there is, and order 1 for a step to sigma = 0.
+    Multistep solvers use what history there is, so the first step has order 1, and order 1 for a step to sigma = 0.
+    ``dpm3m`` and ``dpmpp_3m`` are as published, which gives order 2: half the second derivative enters.
 
     Args:
         process: what noised the data.

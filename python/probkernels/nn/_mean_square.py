@@ -272,5 +272,5 @@ class MeanSquareNorm(nn.Module):
         return bool((self.running_psi2.isfinite() & (self.running_psi2 > 1e-30)).all())
 
     def __getstate__(self) -> dict[str, Any]:
-        calls = {"_calls": [], "_without_grad": deque(maxlen=REMEMBERED)}
+        calls: dict[str, Any] = {"_calls": [], "_without_grad": deque(maxlen=REMEMBERED)}
         return {**self.__dict__, **calls}  # graphs are not copied, so neither are their calls

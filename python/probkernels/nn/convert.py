@@ -44,7 +44,7 @@ def convert_layernorm(model: nn.Module, **settings: Any) -> nn.Module:
     kept = []
     for path, module in model.named_modules():
         if _is_layer_norm(module):
-            norms[module] = _convert_one(module, path, settings)  # type: ignore[arg-type]
+            norms[module] = _convert_one(module, path, settings)
             log.info("convert_layernorm: replaced '%s'", path)
         elif _looks_like_one(module):
             kept.append(f"'{path}' ({type(module).__name__})")

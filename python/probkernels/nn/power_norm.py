@@ -145,6 +145,7 @@ class PowerNorm(MeanSquareNorm):
         if first is None:
             psi2, nu = self._denominator(batch, self.iters), self.running_nu
         else:
+            assert first.nu is not None
             psi2, nu = first.psi2, first.nu
         y, mean_sq, psi2, nu = self._normalise(x, mask, psi2, nu, rows=self._count_rows(x, mask))
         self._record(y, _Call(psi2.detach(), nu.detach(), mean_sq))

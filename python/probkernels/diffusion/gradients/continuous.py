@@ -41,13 +41,10 @@ class Adjoint:
         process, times = made.model.process, made.scheme.times.detach()
         self.plan, self.rows, self.weights = plan, tableau[1], tableau[2]
         scheme = explicit(tableau)(process, times.flip(0))
-        points = made.model.points("eps", scheme.t.flatten())
-        stages = scheme.t.shape[1]
-        rows = [points[i : i + stages] for i in range(0, len(points), stages)]
-        self.back = Plan(replace(made, scheme=scheme, points=rows), plan.after, 0, None)
+        points = dict(zip(scheme.places, made.model.points("eps", scheme.t[scheme.used]), strict=True))
+        self.back = Plan(replace(made, scheme=scheme, points=points), plan.after, 0, None)
         self.back.surroundings, self.back.net, self.back.outputs = plan.surroundings, plan.net, plan.outputs
-        self.back.ends = self.back.places[:1]
-        last = len(rows)
+        last = scheme.steps
         starts = {(i, 0): plan.index[last - i, 0] for i in range(1, last)} if made.scheme.kind == scheme.kind else {}
         self.back.index = {place: starts.get(place, -1) for place in self.back.places}  # calls of the forward pass
         self.h = process.rho(times.flip(0)).diff().tolist()  # positive
@@ -91,6 +88,7 @@ class Adjoint:
     ) -> tuple[Tensor, Tensor]:
         """eps at u (B, *S), and J^T along; ``share`` of what else it depends on is added to ``found``."""
         call = self.back.call(place, u, graph=True)
+        self.back.refuse_undeclared(call)
         if not call.k.requires_grad:
             return call.k.detach(), torch.zeros_like(u)
         active = found.active if share else []
@@ -135,13 +133,13 @@ def run(made: Run, after: Callable[[int, Tensor], None], solver: object) -> Tens
     if any(made.scheme.draws):
         expected = "no noise, as grad is 'continuous'"
         raise ValueError(message("sample", "eta", expected, "some in every step", "use grad='exact'"))
-    if any(c.requires_grad for c in (made.scheme.t, *made.scheme.parts())):
-        expected, hint = "times without a gradient, as grad is 'continuous'", "use grad='exact'"
-        raise ValueError(message("sample", "times", expected, "times that require one", hint))
+    plan = Plan(made, after, 0, None)
+    if any(c.requires_grad for c in plan.coefficients):
+        expected = "times without a gradient, such a process and 'time', as grad is 'continuous'"
+        raise ValueError(message("sample", "times", expected, "one that requires a gradient", "use grad='exact'"))
     if float(made.model.process.sigma(made.scheme.times[-1])) == 0:
         expected, hint = "some noise at the end, as grad is 'continuous'", "grid(..., t_min=...) ends earlier"
         raise ValueError(message("sample", "times", expected, "none", hint))
-    plan = Plan(made, after, 0, None)
     if any(isinstance(p, DTensor) for p in plan.parameters):
         expected = "parameters that are not sharded, as grad is 'continuous'"
         raise ValueError(message("sample", "model", expected, "DTensors", "use grad='exact'"))

@@ -35,11 +35,14 @@ SAME = (
 
 
 class Call(NamedTuple):
-    """One evaluation with a graph: the output k (B, *S), and the leaves u (B, *S) and t () that it was made of."""
+    """One evaluation with a graph: the output k (B, *S), and the leaves that it was made of.
+
+    These are u (B, *S) and ``live``: what of its :class:`Point` carries a gradient, to times, process or ``time``.
+    """
 
     k: Tensor
     u: Tensor
-    t: Tensor
+    live: Tensor
 
 
 class Plan:
@@ -73,8 +76,7 @@ class Plan:
         cast = self.surroundings.dtype if self.surroundings.autocast else None
         self.outputs = Outputs(tolerance(floats, cast, made.x.device), made.guide["guidance"])
         self.again = False  # whether calls are those of a backward pass
-        self.places = [(n, s) for n in range(self.scheme.steps) for s in self.scheme.used[n].nonzero()[:, 0].tolist()]
-        self.ends = self.places[1:][-1:]  # calls that are looked through for undeclared tensors, beside the first
+        self.places = self.scheme.places
         given = {"x_T": made.x, "noise": made.noise.given}
         self.given = [(name, t, version(t)) for name, t in given.items() if t is not None]
         self.index = {place: i for i, place in enumerate(self.places)}
@@ -86,7 +88,9 @@ class Plan:
         self.learns = any(c.requires_grad for c in self.scheme.parts())
         self.returns_to = 0 if self.learns else self.first_step  # the first step that the backward pass needs
         self.skipped = sum(n < self.returns_to for n, _ in self.places)  # evaluations before it
-        self.coefficients = (self.scheme.t, *self.scheme.parts())
+        live = [made.points[place].live() for place in self.places]
+        self.live = torch.stack([torch.stack(row).double() for row in live]) if any(live) else torch.zeros(len(live), 0)
+        self.coefficients = (self.live, *self.scheme.parts())
 
     def inputs(self) -> list[Tensor]:
         """What the sample is differentiated by: x_T, noise, coefficients, conditions, parameters."""
@@ -105,21 +109,17 @@ class Plan:
             self.surroundings.replay(i)
         with torch.set_grad_enabled(graph), self.surroundings.cast(), own:
             u = u.detach().requires_grad_(graph)
-            t = self.scheme.t[place].detach().requires_grad_(graph and self.scheme.t.requires_grad)
-            if t.requires_grad:
-                k = self.made.model.predict(self.scheme.kind, u, t, **self.arguments)
-            else:
-                point = self.made.points[place[0]][place[1]]
-                k = self.made.model.predict_at(point, self.scheme.kind, u, **self.arguments)
+            point, live = self.made.points[place], self.live[i].detach()
+            if self.live.requires_grad:
+                point = point.with_live(live.requires_grad_(graph))
+            k = self.made.model.predict_at(point, self.scheme.kind, u, **self.arguments)
         if self.again:
             self.outputs.add(i, k, u, self.slope(place), again=True)
-        if graph and not self.net.sharded and place in self.ends:
-            refuse_undeclared(undeclared(k, [u, t, *self.leaves, *self.net.leaves]))
-        return Call(k, u, t)
+        return Call(k, u, live)
 
     def slope(self, place: tuple[int, int]) -> float:
         """The factor of u in the prediction, whose rounding is not the net's."""
-        point = self.made.points[place[0]][place[1]]
+        point = self.made.points[place]
         of_data = self.made.model.clip is not None and self.scheme.kind == "eps"
         return float(torch.as_tensor(point.back_x if of_data else point.on_x).detach())
 
@@ -134,13 +134,19 @@ class Plan:
             net.inside = False
         if count():
             self.graphs = min(self.budget // count(), len(self.places) - len(net.reducers[:1]))
-        others = undeclared(call.k, [call.u, call.t, *self.leaves, *(self.parameters if net.reducers else net.leaves)])
+        leaves = self.parameters if net.reducers else net.leaves
+        others = undeclared(call.k, [call.u, call.live, *self.leaves, *leaves])
         if any(id(t) in net.own for t in others) and not net.direct:
             net.be_direct()
             self.surroundings.restore(self.surroundings.states[0])
             return self.first_call(u)
         refuse_undeclared(others)
         return call
+
+    def refuse_undeclared(self, call: Call) -> None:
+        """See there; FSDP2's graphs end in tensors that it gathers and frees, which are not known here."""
+        if not self.net.sharded:
+            refuse_undeclared(undeclared(call.k, [call.u, call.live, *self.leaves, *self.net.leaves]))
 
     def evaluate(self, place: tuple[int, int], u: Tensor) -> Tensor:
         """The net's output (B, *S) in the forward pass."""
@@ -282,7 +288,8 @@ class Plan:
         call = self.kept.pop(self.index[place], None) or self.call(place, u, graph=True)
         if along is None or not call.k.requires_grad or place[0] < self.first_step:
             return None, call.k.detach()
-        wanted = [call.u, *([call.t] if call.t.requires_grad else []), *found.active]
+        self.refuse_undeclared(call)  # of every call: what a net depends on may change with the time
+        wanted = [call.u, *([call.live] if call.live.requires_grad else []), *found.active]
         along = along.to(call.k.dtype)
         grads: list[Tensor | None]
         if self.net.sharded:
@@ -293,8 +300,8 @@ class Plan:
         else:
             grads = list(torch.autograd.grad(call.k, wanted, along, allow_unused=True))
         own = grads.pop(0)
-        if call.t.requires_grad:
-            found.add_time(place, grads.pop(0))
+        if call.live.requires_grad:
+            found.add_point(self.index[place], grads.pop(0))
         found.add(grads)
         return own, call.k.detach()
 
@@ -321,9 +328,9 @@ class Gradients:
             elif grad is not None:
                 total.add_(grad)
 
-    def add_time(self, place: tuple[int, int], grad: Tensor | None) -> None:
+    def add_point(self, i: int, grad: Tensor | None) -> None:
         if grad is not None and self.parts[0] is not None:
-            self.parts[0][place] += grad
+            self.parts[0][i] += grad
 
     def add_noise(self, n: int, z: Tensor | None, cotangents: Registers, stages: list[Tensor | None]) -> None:
         if self.noise is None or z is None:
@@ -343,16 +350,16 @@ class Gradients:
         cotangents: Registers,
         stages: list[Tensor | None],
     ) -> None:
-        """d / d coefficient = <cotangent of what it adds to, what it multiplies>, where it is not zero."""
+        """d / d coefficient = <cotangent of what it adds to, what it multiplies>, for zeros too."""
         factors = ((stages, registers), (stages, outputs), (stages, [z]), (cotangents, registers),
                    (cotangents, outputs), (cotangents, [z]))  # fmt: skip
-        for part, coefficients, (left, right) in zip(self.parts[1:], self.plan.coefficients[1:], factors, strict=True):
+        for part, (left, right) in zip(self.parts[1:], factors, strict=True):
             if part is None:
                 continue
-            for i, j in coefficients[n].detach().view(len(left), -1).nonzero().tolist():
-                a, b = left[i], right[j]
-                if a is not None and b is not None:
-                    part[n].view(len(left), -1)[i, j] = (a.double() * b.double()).sum().cpu()
+            for i, a in enumerate(left):
+                for j, b in enumerate(right):
+                    if a is not None and b is not None:
+                        part[n].view(len(left), -1)[i, j] = (a.double() * b.double()).sum().cpu()
 
     def in_order(self) -> list[Tensor | None]:
         """As :meth:`Plan.inputs`."""

@@ -179,8 +179,8 @@ def run(made: Run, after: Callable[[int, Tensor], None], solver: object, damping
         raise ValueError(message("sample", "solver", "'alf', as grad is 'reversible'", repr(solver), hint))
     if not 0.5 + 2.0 ** -(SHIFT + 1) <= damping <= 1:
         raise ValueError(message("sample", "damping", "a number in (1/2, 1], as grad is 'reversible'", repr(damping)))
-    if any(c.requires_grad for c in (made.scheme.t, *made.scheme.parts())):
-        expected, hint = "times without a gradient, as grad is 'reversible'", "use grad='exact'"
-        raise ValueError(message("sample", "times", expected, "times that require one", hint))
     plan = Plan(made, after, 0, None)
+    if plan.learns:
+        expected = "times without a gradient, and such a process, as grad is 'reversible'"
+        raise ValueError(message("sample", "times", expected, "one that requires a gradient", "use grad='exact'"))
     return Reversible.apply(Leapfrog(plan, damping), *plan.inputs())

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..._core import checks
 from ..._core.errors import message
-from .._net import refuse_running_statistics, setting_of, wide
+from .._net import refuse_running_statistics, setting_of, tensors_in, wide
 from ..denoiser import Denoiser
 from ..grids import check_times
 from ..noise import StepNoise
@@ -95,7 +95,7 @@ def predictor_corrector(
 
     Raises:
         TypeError, ValueError: as :func:`sample`.
-        NotImplementedError: for an x_T that requires a gradient.
+        NotImplementedError: for an x_T, times, process, condition or guidance that requires a gradient.
 
     Reference:
         Song et al., Score-Based Generative Modeling through Stochastic Differential Equations, ICLR 2021.
@@ -115,14 +115,14 @@ def predictor_corrector(
     checks.float_tensor("predictor_corrector", "x_T", x_T)
     checks.one_of("predictor_corrector", "predictor", predictor, PREDICTORS)
     checks.positive("predictor_corrector", "snr", snr)
-    if torch.is_grad_enabled() and x_T.requires_grad:
-        raise NotImplementedError(
-            message("predictor_corrector", "x_T", "a tensor that requires no gradient", "one that does", "use sample()")
-        )
     if isinstance(inner, bool) or not isinstance(inner, int) or inner < 0:
         raise ValueError(message("predictor_corrector", "inner", "a whole number >= 0", checks.describe(inner)))
     refuse_running_statistics("predictor_corrector", model)
     rows = table(model.process, times, predictor)
+    given = tensors_in((x_T, rows.a, rows.b, guide))
+    if torch.is_grad_enabled() and any(t.requires_grad for t in given):
+        expected = "a tensor that requires no gradient, nor such times, process, condition or guidance"
+        raise NotImplementedError(message("predictor_corrector", "x_T", expected, "one that does", "use sample()"))
     x = x_T.to(wide(x_T.dtype))
     source = StepNoise(x, generator)
     keeps = (model.process.alpha(rows.t) / model.process.alpha(rows.times[1:])).square()  # (N,)

@@ -14,6 +14,7 @@ from .._net import outside_inference, refuse_running_statistics, replaced, setti
 from ..denoiser import Denoiser
 from ..grids import check_times
 from ..noise import StepNoise
+from ..process import spread
 from ..table import ends, step_variance, table
 
 
@@ -92,14 +93,15 @@ def _run(
     guide: dict[str, Any],
 ) -> Tensor:
     mean = table(model.process, times, "ancestral")
-    narrow, wide = mean.d.log(), step_variance(ends(model.process, times)).log() / 2  # (N,): logs of deviations
+    ends_without = mean.d == 0  # no noise is drawn there; the slope of its logarithm would be infinite
+    narrow = torch.where(ends_without, 1.0, mean.d).log()  # (N,): logs of deviations, as the next
+    wide = step_variance(ends(model.process, times)).log() / 2
     for n, point in enumerate(model.points("x0", times[:-1])):
         output, share = model.both_at(point, x, **guide)
         data = model.convert(point, "x0", output, x)
-        noised = float(mean.d[n]) > 0
-        x = float(mean.a[n]) * x + float(mean.b[n, 0]) * data
-        if noised:
-            log_std = float(narrow[n]) + (share + 1) * (float(wide[n] - narrow[n]) / 2)
+        x = spread(mean.a[n], x) * x + spread(mean.b[n, 0], x) * data
+        if not ends_without[n]:
+            log_std = spread(narrow[n], x) + (share + 1) * spread((wide[n] - narrow[n]) / 2, x)
             x = x + log_std.exp() * source(n)
         if callback is not None:
             callback(n, x)

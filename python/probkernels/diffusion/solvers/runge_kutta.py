@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..._core import checks
 from .._device import on_cpu
-from ..process import Process
+from ..process import Process, root
 from ..table import ends
 from .scheme import Scheme, zeros
 
@@ -74,9 +74,7 @@ def edm_stochastic(
     gamma = min(churn / len(rho), math.sqrt(2) - 1)
     raised = rho * torch.where((rho >= s_min) & (rho <= s_max), 1 + gamma, 1.0)
     raised = torch.minimum(raised, process.rho(process.t_max))
-    extra = raised.square() - rho.square()
-    root = torch.where(extra > 0, extra, 1.0).sqrt()  # the root's slope at 0 is infinite
-    added = process.alpha(times[:-1]) * s_noise * torch.where(extra > 0, root, 0.0)
+    added = process.alpha(times[:-1]) * s_noise * root((raised.square() - rho.square()).clamp_min(0))
     return _heights(process, times, HEUN, raised, added)
 
 

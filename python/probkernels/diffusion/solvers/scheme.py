@@ -79,6 +79,11 @@ class Scheme:
         return int(self.used.sum())
 
     @property
+    def places(self) -> list[tuple[int, int]]:
+        """Steps and stages at which the model is called, in order: as of ``t[used]``."""
+        return [(n, s) for n, row in enumerate(self.used.tolist()) for s, used in enumerate(row) if used]
+
+    @property
     def draws(self) -> list[bool]:
         """Which steps use noise."""
         return ((self.noise != 0).any(1) | (self.input_noise != 0).any(1)).tolist()
@@ -92,8 +97,10 @@ Term = tuple[float | Tensor, int]  # coefficient and place
 
 
 def terms(row: Tensor) -> list[Term]:
-    """The coefficients (n,) that count; as tensors where they carry a gradient, else as numbers."""
-    return [(row[i] if row.requires_grad else c, i) for i, c in enumerate(row.tolist()) if c]
+    """The coefficients (n,) that count: numbers but 0; all, as tensors, if they carry a gradient, as 0 has one too."""
+    if row.requires_grad:
+        return list(zip(row, range(len(row)), strict=True))
+    return [(c, i) for i, c in enumerate(row.tolist()) if c]
 
 
 def combine(sums: Iterable[tuple[list[Term], Sequence[Tensor | None]]], like: Tensor) -> Tensor | None:
@@ -101,7 +108,7 @@ def combine(sums: Iterable[tuple[list[Term], Sequence[Tensor | None]]], like: Te
     total: Tensor | None = None
     for weights, values in sums:
         for c, i in weights:
-            value = values[i]
+            value = values[i] if i < len(values) else None  # of a stage yet to come
             if value is None:
                 continue
             part = value if isinstance(c, float) and c == 1.0 else spread(c, like) * value
@@ -143,10 +150,9 @@ def plan(scheme: Scheme) -> list[Step]:
 def all_terms(coefficients: Tensor) -> list[list[Term]]:
     """:func:`terms` of every row of (N, R, n): N R lists."""
     rows = coefficients.flatten(0, 1)
-    live = rows.requires_grad
-    return [
-        [(rows[r, i] if live else c, i) for i, c in enumerate(numbers) if c] for r, numbers in enumerate(rows.tolist())
-    ]
+    if rows.requires_grad:
+        return [terms(row) for row in rows]
+    return [[(c, i) for i, c in enumerate(numbers) if c] for numbers in rows.tolist()]
 
 
 def advance(step: Step, n: int, registers: Registers, model: Model, z: Tensor | None, like: Tensor) -> Registers:
