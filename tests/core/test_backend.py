@@ -45,8 +45,7 @@ def test_forcing_restores_after_an_error() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "reason"),
-    [("cuda", "it runs cuda tensors, not cpu ones"), ("triton", "it runs cuda tensors"), ("metal", "not a backend")],
+    ("name", "reason"), [("cuda", "it runs cuda tensors, not cpu ones"), ("triton", "it runs cuda tensors")]
 )
 def test_forcing_what_cannot_run_says_why(name: str, reason: str) -> None:
     with pk.use_backend(name), pytest.raises(pk.BackendError, match=reason):

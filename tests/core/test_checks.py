@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import probkernels as pk
 import pytest
 import torch
@@ -62,7 +64,16 @@ def test_names_that_are_nearly_right_get_a_hint() -> None:
         pass
 
 
+def test_a_terminal_and_a_notebook_get_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: False, raising=False)
+    assert checks.hidden(True) and checks.hidden(False)
+    monkeypatch.setitem(sys.modules, "ipykernel", sys)
+    assert not checks.hidden(True) and checks.hidden(False)
+    monkeypatch.delitem(sys.modules, "ipykernel")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    assert not checks.hidden(True) and checks.hidden(False)
+
+
 def test_a_log_file_gets_no_bar(capfd: pytest.CaptureFixture[str]) -> None:
-    assert checks.hidden(True) is None and checks.hidden(False) is True
     pk.codec.IntegerFlow([4] * 3, couplings=1, hidden=4).fit(torch.zeros(3, 3).long(), epochs=1)
     assert capfd.readouterr().err == ""

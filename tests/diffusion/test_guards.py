@@ -110,7 +110,8 @@ def test_tensors_made_in_inference_mode(grad: str | None, solver: str) -> None:
 def test_log_prob_in_inference_mode() -> None:
     """There autograd makes no graph, and the traces were left out without a word."""
     model = Denoiser(Net(), VP(), pred="v")
-    right = log_prob(model, noise(), noise(seed=2), steps=4)
+    with torch.no_grad():
+        right = log_prob(model, noise(), noise(seed=2), steps=4)
     with torch.inference_mode():
         assert torch.equal(log_prob(model, noise(), noise(seed=2), steps=4), right)
 

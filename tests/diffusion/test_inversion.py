@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
@@ -130,7 +131,8 @@ def test_other_processes() -> None:
         assert near(decode(model, latent), x0)
 
 
-def test_progress(capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     model, x0 = denoiser(), leaf(2, DIMS).detach()
     decode(model, invert(model, x0, steps=3, progress=True), progress=True)
     assert capsys.readouterr().err.count("3/3") >= 2

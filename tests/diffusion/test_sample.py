@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import sys
 
 import pytest
 import torch
@@ -264,7 +265,8 @@ def test_dtypes(dtype: torch.dtype) -> None:
     assert (low.double() - wide).abs().mean() < {torch.float32: 1e-5}.get(dtype, 0.05)
 
 
-def test_callback_and_progress(capsys: pytest.CaptureFixture[str]) -> None:
+def test_callback_and_progress(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     seen: list[int] = []
     x = sample(mixture(), torch.randn(2, 1), steps=4, progress=True, callback=lambda n, state: seen.append(n))
     assert seen == [0, 1, 2, 3] and x.shape == (2, 1)

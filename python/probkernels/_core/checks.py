@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
@@ -79,9 +80,9 @@ def not_rising(value: torch.Tensor, most: int, step: int = 0) -> str:
     return offender(value, wrong) if bool(wrong.any()) else ""
 
 
-def hidden(progress: bool) -> bool | None:
-    """What tqdm's ``disable`` takes: None shows a bar on a terminal alone, and none in a log file."""
-    return None if progress else True
+def hidden(progress: bool) -> bool:
+    """What tqdm's ``disable`` takes: a bar is shown on a terminal and in a notebook, but not in a log file."""
+    return not (progress and (sys.stderr.isatty() or "ipykernel" in sys.modules))
 
 
 def nearest(value: object, allowed: Iterable[object]) -> str:

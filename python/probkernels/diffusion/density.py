@@ -90,7 +90,8 @@ def log_prob(
         name, got = ("probes", repr(probes)) if probes != 1 else ("generator", "a generator")
         raise ValueError(message("log_prob", name, "none, as trace is 'exact'", got, "give trace='hutchinson'"))
     refuse_running_statistics("log_prob", model)
-    with torch.inference_mode(False):  # which would leave the traces out without a word
+    enabled = torch.is_grad_enabled()
+    with torch.inference_mode(False), torch.set_grad_enabled(enabled):  # in inference mode there would be no traces
         rising = ode_times("log_prob", model, steps, times, grid, "lambda").clone().cpu().flip(0)
         scheme = explicit(TABLEAUX[solver])(model.process, rising)
         setting = setting_of(model, x0, "log_prob")

@@ -50,8 +50,7 @@ class Loop:
         unit: str = "step",
     ) -> None:
         self.steps, self.done, self.save, self.save_every = steps, start, save, save_every
-        # disable=None shows the bar on a terminal only: a log file would keep every line
-        self.bar = tqdm(total=steps, initial=start, disable=None if progress else True, unit=unit)
+        self.bar = tqdm(total=steps, initial=start, disable=checks.hidden(progress), unit=unit)
         self.interrupt = DeferredInterrupt()
         self.stopped = False
 

@@ -89,7 +89,8 @@ class Plan:
         self.returns_to = 0 if self.learns else self.first_step  # the first step that the backward pass needs
         self.skipped = sum(n < self.returns_to for n, _ in self.places)  # evaluations before it
         live = [made.points[place].live() for place in self.places]
-        self.live = torch.stack([torch.stack(row).double() for row in live]) if any(live) else torch.zeros(len(live), 0)
+        none = torch.zeros(len(live), 0, device="cpu")
+        self.live = torch.stack([torch.stack(row).double() for row in live]) if any(live) else none
         self.coefficients = (self.live, *self.scheme.parts())
 
     def inputs(self) -> list[Tensor]:
@@ -121,7 +122,8 @@ class Plan:
         """The factor of u in the prediction, whose rounding is not the net's."""
         point = self.made.points[place]
         of_data = self.made.model.clip is not None and self.scheme.kind == "eps"
-        return float(torch.as_tensor(point.back_x if of_data else point.on_x).detach())
+        factor = point.back_x if of_data else point.on_x
+        return float(factor.detach() if isinstance(factor, Tensor) else factor)
 
     def first_call(self, u: Tensor) -> Call:
         """The first evaluation: shows what the net depends on, and how large its graph is."""
