@@ -57,6 +57,8 @@ def convert_layernorm(model: nn.Module, **settings: Any) -> nn.Module:
         for name, child in module._modules.items():  # named_children() would show a layer with two names once
             if child is not None:
                 setattr(module, name, convert(child))
+        if isinstance(module, nn.TransformerEncoderLayer):
+            module.activation_relu_or_gelu = 0  # torch's fused inference path computes LayerNorms, whatever the norm
         if isinstance(module, nn.TransformerEncoder):
             module.use_nested_tensor = False  # only torch's fused inference path takes them
         return module
