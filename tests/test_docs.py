@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from probkernels import reproduce
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs/pages").rglob("*.md"))]
@@ -44,3 +45,9 @@ def test_site_builds_without_a_warning(tmp_path: Path) -> None:
     config = ROOT / "docs/mkdocs.yml"
     python("-m", "mkdocs", "build", "--strict", "--config-file", str(config), "--site-dir", str(tmp_path), cwd=ROOT)
     assert "PowerNorm" in (tmp_path / "ops/power_norm.html").read_text()
+    assert all(f"methods/{name}.html" in (tmp_path / "reproduction.html").read_text() for name in reproduce.names())
+    assert "ops/rans.html" in (tmp_path / "index.html").read_text()
+
+
+def test_every_method_has_a_page() -> None:
+    assert sorted(path.stem for path in (ROOT / "docs/pages/methods").glob("*.md")) == reproduce.names()
