@@ -1,13 +1,38 @@
-"""probkernels: CUDA, Triton and C++ kernels for probabilistic deep learning, with exact derivatives."""
+"""probkernels: CUDA, Triton and C++ kernels for probabilistic deep learning, with exact derivatives.
 
+Rooms load when they are first used: ``import probkernels`` costs nothing, not even torch.
+"""
+
+from __future__ import annotations
+
+import importlib
 from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
 
-from . import circuits, diffusion, nn, ops, optim, sparse
-from ._core.backend import use_backend
 from ._core.errors import BackendError, CorruptStreamError, ModelMismatchError
 
+if TYPE_CHECKING:
+    from . import circuits, codec, diffusion, nn, ops, optim, sparse, training
+    from ._core.backend import use_backend
+
+ROOMS = ("circuits", "codec", "diffusion", "nn", "ops", "optim", "sparse", "training")
 __version__ = version("probkernels")
 __all__ = [
-    "BackendError", "CorruptStreamError", "ModelMismatchError", "circuits", "diffusion", "nn", "ops", "optim", "sparse",
-    "use_backend",
+    "BackendError", "CorruptStreamError", "ModelMismatchError", "circuits", "codec", "diffusion", "nn", "ops", "optim",
+    "sparse", "training", "use_backend",
 ]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a room, or ``use_backend``, at its first use."""
+    if name in ROOMS:
+        return importlib.import_module(f"{__name__}.{name}")
+    if name == "use_backend":
+        from ._core.backend import use_backend
+
+        return use_backend
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import probkernels  # noqa: F401 - registers the ops
+import probkernels.ops  # noqa: F401 - registers the ops
 import pytest
 import torch
 import torch.autograd.forward_ad as forward_ad
