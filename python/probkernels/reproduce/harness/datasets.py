@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from . import data_files
+
 DIGITS_TRAIN = 1297  # of 1,797; the others, by other writers, are the test set
 FOLD = 1097  # of those, to fit on where the other 200 choose a setting
-MNIST_KEYS = ("xtr", "ytr", "xte")
 
 
 @dataclass(frozen=True)
@@ -68,20 +69,13 @@ def mnist(folder: Path) -> Images:
         FileNotFoundError: no such file.
         ValueError: other contents.
     """
-    path = folder / "mnist.npz"
-    if not path.is_file():
-        hint = f"it holds the arrays {', '.join(MNIST_KEYS)}; without --data only the digits are used"
-        raise FileNotFoundError(f"reproduce circuits: expected a file '{path}', got none. Hint: {hint}")
-    with np.load(path) as file:
-        absent = [key for key in MNIST_KEYS if key not in file]
-        if absent:
-            raise ValueError(f"reproduce circuits: '{path}': expected an array '{absent[0]}', got {file.files}")
-        train, labels, test = (np.asarray(file[key]) for key in MNIST_KEYS)
+    path, arrays = folder / "mnist.npz", data_files.load(folder, "mnist")
+    train, labels, test = (arrays[key] for key in data_files.KNOWN["mnist"].arrays)
     for key, array in (("xtr", train), ("xte", test)):
         shape = array.reshape(len(array), -1).shape if array.ndim > 1 else array.shape
         if array.dtype != np.uint8 or len(shape) != 2 or math.isqrt(shape[1]) ** 2 != shape[1]:
             wanted = "square images of uint8"
-            raise ValueError(f"reproduce circuits: '{path}': expected {wanted} in '{key}', got {array.dtype} {shape}")
+            raise ValueError(f"reproduce: '{path}': expected {wanted} in '{key}', got {array.dtype} {shape}")
     rows = [torch.from_numpy(array.reshape(len(array), -1)) for array in (train, test)]
     return Images(rows[0], torch.from_numpy(labels.astype(np.int64)), rows[1], None, 256)
 
