@@ -247,7 +247,7 @@ class Net:
         now = plain(self.modules)
         added = {place: MISSING for place in now if place not in self.names}
         for (path, key), value in (self.steady | added).items():
-            attributes = vars(self.modules[path])
+            attributes = self.modules[path].__dict__
             if now.get((path, key), MISSING) is not value and now.get((path, key), MISSING) != value:
                 stack.callback(_put, attributes, key, attributes.get(key, MISSING))
                 _put(attributes, key, value)
