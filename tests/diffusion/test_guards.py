@@ -8,6 +8,8 @@ import pickle
 import random
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,6 +35,7 @@ from probkernels.diffusion import (
     invert,
     learned_ancestral,
     log_prob,
+    loss_weight,
     predictor_corrector,
     sample,
 )
@@ -49,9 +52,21 @@ class Pair(NamedTuple):
     b: Any
 
 
+@dataclass(frozen=True)
+class Record:
+    a: Tensor
+    b: Any
+
+
+@dataclass(slots=True)
+class Slots:
+    a: Tensor
+    b: Any
+
+
 class Sums(nn.Module):
     def forward(self, x: Tensor, t: Tensor, cond: Any) -> Tensor:
-        a, b = (cond.a, cond.b) if isinstance(cond, Pair) else (cond["a"], cond["b"])
+        a, b = (cond["a"], cond["b"]) if isinstance(cond, dict) else (cond.a, cond.b)
         if isinstance(cond, defaultdict):
             assert cond["missing"] == []
         return 0 * x + a * (1.0 if b is None or isinstance(b, str) else b[0])
@@ -66,8 +81,20 @@ class Sums(nn.Module):
         lambda a, b: Pair(a * b, None),
         lambda a, b: {"a": a * b, "b": "a word"},
         lambda a, b: defaultdict(list, {"a": a, "b": (b,)}),
+        lambda a, b: Record(a, (b,)),
+        lambda a, b: Slots(a * b, "a word"),
+        lambda a, b: SimpleNamespace(a=a, b=[b]),
     ],
-    ids=["named tuple", "dict with None", "named tuple with None", "dict with a word", "defaultdict"],
+    ids=[
+        "named tuple",
+        "dict with None",
+        "named tuple with None",
+        "dict with a word",
+        "defaultdict",
+        "dataclass",
+        "slots",
+        "namespace",
+    ],
 )
 def test_conditions_of_every_form(form: Callable[[Tensor, Tensor], Any], grad: str | None) -> None:
     a, b = noise(3, 4, seed=1).requires_grad_(), torch.full((3, 1), 2.0)
@@ -84,6 +111,19 @@ def test_conditions_of_every_form(form: Callable[[Tensor, Tensor], Any], grad: s
 class Plain(nn.Module):
     def forward(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
         return 0 * x + cond
+
+
+@pytest.mark.parametrize("form", [Record, Slots])
+def test_records_are_copies(form: Callable[[Tensor, Any], Any]) -> None:
+    """A net that writes to a condition, as everywhere."""
+
+    class Writes(nn.Module):
+        def forward(self, x: Tensor, t: Tensor, cond: Any) -> Tensor:
+            return 0 * x + cond.a.mul_(2)
+
+    cond = form(torch.ones(3, 4), None)
+    sample(Denoiser(Writes(), VP(), pred="v"), noise(), steps=3, cond=cond)
+    assert bool((cond.a == 1).all())
 
 
 def test_conditions_that_differ_in_what_is_no_tensor() -> None:
@@ -143,6 +183,7 @@ ODES = {
     "log_prob": lambda m: log_prob(m, noise(), steps=3),
     "encode": lambda m: encode(m, noise(), steps=3),
     "invert": lambda m: invert(m, noise(), steps=3),
+    "bits_per_dim": lambda m: bits_per_dim(Denoiser(m.net, VPDiscrete.linear(3)), noise()),
 }
 
 
@@ -203,6 +244,9 @@ def test_ends_of_grids() -> None:
     with pytest.raises(ValueError, match="fall strictly"):
         grid(VP(), 2, t_max=0.0)
     assert grid(chain, 2, t_max=0.5).tolist() == [0.5, 0.25, 0.0]
+    assert grid(VP(), 2, t_max=torch.tensor(0.5, dtype=torch.float64), t_min=0.1)[0] == 0.5
+    with pytest.raises(ValueError, match="'t_max': expected a number without a gradient"):
+        grid(VP(), 2, t_max=torch.tensor(0.5, requires_grad=True))
     ended = VPDiscrete(chain.betas, t_min=1e-4)
     assert grid(ended, 2, "trailing").tolist() == [1.0, 0.5, 1e-4]
 
@@ -238,6 +282,10 @@ FIT = {"steps": 1, "batch_size": 2, "progress": False}
         (lambda m, x: log_prob(m, x, steps=2, probes=3), "probes"),
         (lambda m, x: log_prob(m, x, steps=2, generator=seeded()), "generator"),
         (lambda m, x: sample(m, x, solver="ancestral", steps=2, noise=x.repeat(2, 1, 1), generator=seeded()), "gen"),
+        (lambda m, x: dsm_loss(m, x, t=torch.ones(3) / 2, times="uniform"), "times"),
+        (lambda m, x: dsm_loss(m, x, t=torch.ones(3) / 2, noise=x, generator=seeded()), "generator"),
+        (lambda m, x: loss_weight(VP(), torch.ones(3) / 2, "eps", most=5.0), "most"),
+        (lambda m, x: loss_weight(VP(), torch.ones(3) / 2, "min_snr", sigma_data=1.0), "sigma_data"),
         (lambda m, x: StepNoise(x, seeded(), x[None]), "generator"),
         (lambda m, x: predictor_corrector(m, x, grid(VP(), 2), inner=-1), "inner"),
         (lambda m, x: predictor_corrector(m, x, grid(VP(), 2), uncond=x), "guidance"),
@@ -250,6 +298,33 @@ FIT = {"steps": 1, "batch_size": 2, "progress": False}
 def test_arguments_that_would_be_dropped(call: Callable[[Denoiser, Tensor], Any], name: str) -> None:
     with pytest.raises(ValueError, match=f"argument '{name}.*expected"):
         call(Denoiser(Net(), VP(), pred="v"), noise())
+
+
+@pytest.mark.parametrize(
+    ("solver", "options", "text"),
+    [
+        ("ddim", {"etaa": 0.5}, "expected one of eta, as solver is 'ddim', got 'etaa'. Hint: did you mean 'eta'"),
+        ("unipc", {"ordr": 2}, "expected one of order, variant, as solver is 'unipc', got 'ordr'.*'order'"),
+        ("heun", {"eta": 0.5}, "expected none, as solver is 'heun', got 'eta'"),
+    ],
+)
+def test_options_that_a_solver_has_not(solver: str, options: dict[str, Any], text: str) -> None:
+    with pytest.raises(TypeError, match=text):
+        sample(Denoiser(Net(), VP()), noise(), solver=solver, steps=2, **options)
+
+
+@pytest.mark.parametrize("op", ["sample", "log_prob", "encode", "invert", "dsm_loss", "predictor_corrector"])
+def test_data_without_a_batch(op: str) -> None:
+    calls = {
+        "sample": lambda m, x: sample(m, x, steps=2),
+        "dsm_loss": dsm_loss,
+        "predictor_corrector": lambda m, x: predictor_corrector(m, x, grid(VP(), 2)),
+        "log_prob": lambda m, x: log_prob(m, x, steps=2),
+        "encode": lambda m, x: encode(m, x, steps=2),
+        "invert": lambda m, x: invert(m, x, steps=2),
+    }
+    with pytest.raises(ValueError, match=rf"{op}: argument 'x.*': expected shape \(B, \*S\), got shape \(\)"):
+        calls[op](Denoiser(Net(), VP()), torch.ones(()))
 
 
 # --- torch's own ways ---
@@ -304,4 +379,11 @@ def test_another_default_device() -> None:
         dsm_loss(model, x), dsm_loss(model, x, generator=cpu)
         of_chain = Denoiser(model.net, chain)
         bits_per_dim(of_chain, x.clamp(-1, 1))
+        for name in (
+            "DDIMScheduler",
+            "DPMSolverMultistepScheduler",
+            "EDMEulerScheduler",
+            "FlowMatchEulerDiscreteScheduler",
+        ):
+            assert from_diffusers({"_class_name": name, "clip_sample": False}).times(5).device.type == "cpu"
         fit(of_chain, x, steps=1, batch_size=2, progress=False)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-import random
-import sys
-from collections.abc import Callable, Iterator
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -14,12 +15,13 @@ from torch import Tensor, nn
 
 from .._core import checks
 from .._core.errors import message
+from ._random import Source, equal, sources
 
-# --- conditions: tensors, or nested tuples, lists and dicts of tensors and of anything else ---
+# --- conditions: tensors, or nested tuples, lists, dicts and dataclasses of tensors and of anything else ---
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
-    """The tensors in nested tuples, lists and dicts, in order."""
+    """The tensors in nested tuples, lists, dicts and dataclasses, in order."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, dict):
@@ -27,6 +29,9 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
             yield from tensors_in(item)
     elif isinstance(value, (tuple, list)):
         for item in value:
+            yield from tensors_in(item)
+    elif is_record(value):
+        for item in _attributes(value).values():
             yield from tensors_in(item)
 
 
@@ -38,7 +43,31 @@ def replaced(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
         return _like_dict(value, {key: replaced(item, change) for key, item in value.items()})
     if isinstance(value, (tuple, list)):
         return _like_sequence(value, [replaced(item, change) for item in value])
+    if is_record(value):
+        return _like_record(value, {key: replaced(item, change) for key, item in _attributes(value).items()})
     return value
+
+
+def is_record(value: Any) -> bool:
+    """An instance of a dataclass, or a namespace: its attributes are all there is."""
+    dataclass = dataclasses.is_dataclass(value) and not isinstance(value, type)
+    return dataclass or isinstance(value, SimpleNamespace)
+
+
+def _attributes(record: Any) -> dict[str, Any]:
+    """Those of a record, with slots or without."""
+    found = dict(vars(record)) if hasattr(record, "__dict__") else {}
+    if dataclasses.is_dataclass(record):
+        found |= {f.name: getattr(record, f.name) for f in dataclasses.fields(record) if hasattr(record, f.name)}
+    return found
+
+
+def _like_record(form: Any, items: dict[str, Any]) -> Any:
+    """A copy of ``form`` whose attributes are ``items``, frozen or not."""
+    made = copy.copy(form)
+    for key, item in items.items():
+        object.__setattr__(made, key, item)
+    return made
 
 
 def _like_dict(form: dict[Any, Any], items: dict[Any, Any]) -> dict[Any, Any]:
@@ -66,9 +95,11 @@ def join(first: Any, second: Any, like: Tensor) -> Any:
             return _like_dict(first, {key: join(first[key], second[key], like) for key in first})
         if isinstance(first, (tuple, list)) and len(first) == len(second):
             return _like_sequence(first, [join(a, b, like) for a, b in zip(first, second, strict=True)])
+        if is_record(first):
+            return _like_record(first, join(_attributes(first), _attributes(second), like))
         if first is None or (isinstance(first, (bool, int, float, str)) and first == second):
             return first
-    expected = "tensors, or tuples, lists or dicts of the same form as 'cond', the same in all that is no tensor"
+    expected = "tensors, or tuples, lists, dicts or dataclasses as 'cond', the same in all that is no tensor"
     hint = "guidance compares a condition with the one that means none, for instance a null token"
     raise TypeError(message("Denoiser", "uncond", expected, checks.describe(first), hint))
 
@@ -81,25 +112,12 @@ def outside_inference(t: Tensor) -> Tensor:
 # --- what a net may not do ---
 
 
-class RandomNumbers:
-    """The generators that a net may draw from: torch's, Python's, NumPy's, and those that its modules hold."""
-
-    def __init__(self, net: nn.Module, device: torch.device) -> None:
-        self.cuda = device if device.type == "cuda" else None
-        held = [value for module in net.modules() for value in vars(module).values()]
-        self.own = [value for value in held if isinstance(value, torch.Generator)]
-
-    def states(self) -> list[Any]:
-        """Comparable, by ``==``."""
-        tensors = [torch.get_rng_state(), *(g.get_state() for g in self.own)]
-        if self.cuda is not None:
-            tensors.append(torch.cuda.get_rng_state(self.cuda))
-        found: list[Any] = [t.numpy().tobytes() for t in tensors] + [random.getstate()]
-        numpy = sys.modules.get("numpy")
-        if numpy is not None:
-            name, keys, *rest = numpy.random.get_state()
-            found.append((name, keys.tobytes(), *rest))
-        return found
+def check_state(op: str, name: str, x: object) -> None:
+    """``x`` is a floating-point tensor (B, *S)."""
+    checks.float_tensor(op, name, x, "complex data go through torch.view_as_real")
+    assert isinstance(x, Tensor)
+    if x.ndim < 1:
+        raise ValueError(message(op, name, "shape (B, *S)", "shape ()", "one sample alone is a batch of one: x[None]"))
 
 
 def refuse_running_statistics(op: str, model: nn.Module) -> None:
@@ -108,6 +126,16 @@ def refuse_running_statistics(op: str, model: nn.Module) -> None:
         if module.training and any(key.startswith("running_") for key, _ in module.named_buffers(recurse=False)):
             hint = "call model.eval(): every call of the net would update the running statistics"
             raise ValueError(message(op, "model", "batch normalisation in eval mode", f"{name} in training", hint))
+
+
+@contextlib.contextmanager
+def drawing_nothing(op: str, generators: Sequence[Source]) -> Iterator[None]:
+    """Around a call of a net that must not draw from any of these."""
+    before = [source.get() for source in generators]
+    yield
+    if not all(equal(state, source.get()) for state, source in zip(before, generators, strict=True)):
+        hint = "call model.eval()"
+        raise ValueError(message(op, "model", "a net that draws no random numbers", "one that does", hint))
 
 
 # --- the call ---
@@ -119,12 +147,12 @@ class Setting:
 
     dtype: what the net is given; by default that of the state, which is wider where data have half precision.
     ode: the function that solves an ODE, so that the net may draw no random numbers; "" for none.
-    numbers: its generators, if there is such a function.
+    generators: what such a net might draw from.
     """
 
     dtype: torch.dtype | None = None
     ode: str = ""
-    numbers: RandomNumbers | None = None
+    generators: Sequence[Source] = ()
 
 
 PLAIN = Setting()
@@ -132,7 +160,7 @@ PLAIN = Setting()
 
 def setting_of(model: nn.Module, x: Tensor, ode: str = "") -> Setting:
     """Of a run that starts at the data or noise x (B, *S)."""
-    return Setting(x.dtype, ode, RandomNumbers(model, x.device) if ode else None)
+    return Setting(x.dtype, ode, sources(model, x.device) if ode else ())
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
@@ -142,11 +170,8 @@ def wide(dtype: torch.dtype) -> torch.dtype:
 
 def call(net: nn.Module, x: Tensor, t: Tensor, cond: Any, shape: tuple[int, ...], hint: str, how: Setting) -> Tensor:
     """The output (of ``shape``) at x and t, which the caller has no other use for: the net may write to them."""
-    before = how.numbers.states() if how.numbers is not None else None
-    output = net(x, t) if cond is None else net(x, t, replaced(cond, Tensor.clone))
-    if how.numbers is not None and how.numbers.states() != before:
-        advice = "call model.eval()"
-        raise ValueError(message(how.ode, "model", "a net that draws no random numbers", "one that does", advice))
+    with drawing_nothing(how.ode, how.generators):
+        output = net(x, t) if cond is None else net(x, t, replaced(cond, Tensor.clone))
     if not isinstance(output, Tensor):
         advice = "wrap the net in a module that returns the tensor alone, for instance net(...).sample or net(...)[0]"
         got = f"an output of type {type(output).__name__}"

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .._core import checks
 from .._core.errors import message
-from ._net import PLAIN, Setting, call, join, wide
+from ._net import PLAIN, Setting, call, check_state, join, wide
 from .chain import VPDiscrete
 from .process import Process, Time, double, spread
 
@@ -56,7 +56,7 @@ class Denoiser(nn.Module):
     Args:
         net: called as ``net(x, t)``, or ``net(x, t, cond)`` where there is a condition; x (B, *S); t (B,) in
             x's dtype, but float32 at least. It may write to all three: they are copies. Conditions are tensors, or
-            nested tuples, lists and dicts of tensors and anything else.
+            nested tuples, lists, dicts and dataclasses of tensors and anything else.
         process: what noises the data.
         pred: what the net's output (B, *S) is. "eps": the noise. "x0": the data. "v": alpha eps - sigma x0. "score":
             -eps / sigma. "flow": eps - x0. "edm": F in x0 = c_skip y + c_out F(c_in y), with y = x / alpha; such
@@ -144,7 +144,7 @@ class Denoiser(nn.Module):
 
     def v(self, x: Tensor, t: Time, cond: Any = None, **guide: Any) -> Tensor:
         """The predicted velocity alpha eps - sigma x0 (B, *S); arguments of :meth:`forward`."""
-        checks.float_tensor("Denoiser", "x", x, "complex data go through torch.view_as_real")
+        check_state("Denoiser", "x", x)
         u = x.to(wide(x.dtype))
         data = self.predict("x0", u, t, cond, **{"setting": Setting(x.dtype), **guide})
         a, s = self.process.alpha(t), self.process.sigma(t)
@@ -152,7 +152,7 @@ class Denoiser(nn.Module):
 
     def score(self, x: Tensor, t: Time, cond: Any = None, **guide: Any) -> Tensor:
         """The predicted gradient of log p_t (B, *S); arguments of :meth:`forward`."""
-        checks.float_tensor("Denoiser", "x", x, "complex data go through torch.view_as_real")
+        check_state("Denoiser", "x", x)
         u = x.to(wide(x.dtype))
         noise = self.predict("eps", u, t, cond, **{"setting": Setting(x.dtype), **guide})
         return (noise * spread(-1 / self.process.sigma(t), u)).to(x.dtype)
@@ -326,9 +326,7 @@ class Denoiser(nn.Module):
         return torch.minimum(torch.maximum(data, -reach), reach) * (high / reach)
 
     def _check(self, x: Tensor, t: Time) -> None:
-        checks.float_tensor("Denoiser", "x", x, "complex data go through torch.view_as_real")
-        if x.ndim < 1:
-            raise ValueError(message("Denoiser", "x", "shape (B, *S)", "shape ()"))
+        check_state("Denoiser", "x", x)
         if isinstance(t, Tensor) and t.ndim and t.shape != x.shape[:1]:
             checks.shape("Denoiser", "t", t, x.shape[:1], "(or 0-d): one time a sample")
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .._core import checks
 from .._core.errors import message
+from ._device import on_cpu
 from ._diffusers_keys import SPACINGS, Config, changed, own_settings
 from .chain import VPDiscrete
 from .grids import check_times, grid
@@ -56,6 +57,7 @@ class SchedulerSettings:
     name: str
     config: Config
 
+    @on_cpu
     def times(self, steps: int) -> Tensor:
         """The times (N+1,) at which the scheduler stops with ``steps`` steps, float64.
 
@@ -126,6 +128,7 @@ class SchedulerSettings:
         return shift * t / (1 + (shift - 1) * t)
 
 
+@on_cpu
 def from_diffusers(scheduler: Any) -> SchedulerSettings:
     """Reads a scheduler of the diffusers library, which need not be installed.
 

@@ -53,7 +53,8 @@ def grid(
 
     Raises:
         TypeError: ``steps`` no whole number.
-        ValueError: unknown kind, no step, or ends at which what is to be spaced evenly is infinite.
+        ValueError: unknown kind, no step, ends with a gradient, or at which what is to be spaced evenly is
+            infinite.
 
     Example:
         >>> from probkernels.diffusion import VP, grid
@@ -71,6 +72,10 @@ def grid(
             hint = "cut the times yourself, or space evenly in t"
             raise ValueError(message("grid", name, f"none: {kind!r} visits the whole chain", repr(value), hint))
         return _visits(process, steps, kind)
+    for name, value in (("t_min", t_min), ("t_max", t_max)):
+        if isinstance(value, Tensor) and value.requires_grad:
+            hint = "make such times yourself, for instance t_max * grid(...)"
+            raise ValueError(message("grid", name, "a number without a gradient", "one that requires it", hint))
     start, end = process.t_max if t_max is None else t_max, process.t_min if t_min is None else t_min
     ends = torch.tensor([start, end], dtype=torch.float64)
     check_times("grid", process, ends)

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from .._core import checks
 from .._core.errors import message
+from ._net import check_state
 from .denoiser import Denoiser
 from .gradients.continuous import TABLEAUX
 from .gradients.exact import Plan
@@ -49,7 +50,7 @@ def check_data(op: str, model: Denoiser, x0: Tensor) -> None:
     if not isinstance(model, Denoiser):
         hint = "wrap the network: Denoiser(net, process, pred=...)"
         raise TypeError(message(op, "model", "a Denoiser", checks.describe(model), hint))
-    checks.float_tensor(op, "x0", x0, "complex data go through torch.view_as_real")
+    check_state(op, "x0", x0)
 
 
 def ode_times(

@@ -11,7 +11,8 @@ from tqdm import tqdm
 
 from .._core import checks
 from .._core.errors import message
-from ._net import refuse_running_statistics, tensors_in
+from ._net import check_state, drawing_nothing, refuse_running_statistics, tensors_in, wide
+from ._random import sources
 from .chain import VPDiscrete
 from .denoiser import Denoiser, times_of
 from .losses import dsm_loss
@@ -135,7 +136,7 @@ def vlb_term(
         True
     """
     chain = chain_of("vlb_term", model)
-    checks.float_tensor("vlb_term", "x0", x0)
+    check_state("vlb_term", "x0", x0)
     checks.one_of("vlb_term", "variance", variance, VARIANCES)
     checks.shape("vlb_term", "index", index, x0.shape[:1], "one step a sample")
     if bool(((index < 0) | (index >= len(chain))).any()):
@@ -146,7 +147,7 @@ def vlb_term(
         hint = "it draws the noise where none is given"
         raise ValueError(message("vlb_term", "generator", "none, as noise is given", "a generator", hint))
     given_dtype = x0.dtype  # half precision is the net's alone: variances overflow in it
-    precise = torch.promote_types(given_dtype, torch.float32)
+    precise = wide(given_dtype)
     if noise is None:
         noise = torch.randn(x0.shape, generator=generator, dtype=precise, device=x0.device)
     x0 = x0.to(precise)
@@ -157,13 +158,13 @@ def vlb_term(
     else:
         output, share = model.forward(given, t, cond), None
     predicted = model.convert(model.point("x0", times_of(t, x)), "x0", output, x)
-    on_x, on_data, narrow, wide = (spread(c, x0) for c in _posterior(chain, index.to(x0.device)))
+    on_x, on_data, narrow, broad = (spread(c, x0) for c in _posterior(chain, index.to(x0.device)))
     if detach_mean:
         predicted = predicted.detach()
-    log_var = {"posterior": narrow, "beta": wide}.get(variance)
+    log_var = {"posterior": narrow, "beta": broad}.get(variance)
     if log_var is None:
         assert share is not None
-        log_var = narrow + (share + 1) / 2 * (wide - narrow)
+        log_var = narrow + (share + 1) / 2 * (broad - narrow)
     mean = on_x * x + on_data * predicted
     kl = gaussian_kl(on_x * x + on_data * x0, narrow, mean, log_var)
     first = discretised_gaussian_nll(x0, mean, log_var / 2, bins)
@@ -212,7 +213,7 @@ def bits_per_dim(
         (B,): its mean over many draws of the noise is the bound. No gradient passes: train with :func:`vlb_term`.
 
     Raises:
-        TypeError, ValueError: as :func:`vlb_term`.
+        TypeError, ValueError: as :func:`vlb_term`; a network that draws random numbers.
         NotImplementedError: for an x0 or condition that requires a gradient.
 
     Reference:
@@ -240,14 +241,17 @@ def _bound(
 ) -> Tensor:
     chain = chain_of("bits_per_dim", model)
     refuse_running_statistics("bits_per_dim", model)
-    n = len(chain)
+    check_state("bits_per_dim", "x0", x0)
+    n, watched = len(chain), sources(model, x0.device)
     last_mean = spread(chain.alpha(1.0), x0) * x0
     last_var = (2 * chain.sigma(1.0).log()).to(x0)
     zero = torch.zeros_like(last_var)
     total = gaussian_kl(last_mean, last_var, zero, zero).flatten(1).mean(1) / NATS_PER_BIT
     for i in tqdm(range(n), desc="bits per dimension", disable=checks.hidden(progress)):
         index = torch.full(x0.shape[:1], i, device=x0.device)
-        total = total + vlb_term(model, x0, index, cond, variance=variance, bins=bins, generator=generator)
+        noise = torch.randn(x0.shape, generator=generator, dtype=wide(x0.dtype), device=x0.device)
+        with drawing_nothing("bits_per_dim", watched):
+            total = total + vlb_term(model, x0, index, cond, noise=noise, variance=variance, bins=bins)
     return total
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from .._core import checks
 from .._core.errors import message
 from ._device import on_cpu
+from ._net import check_state
 from .chain import VPDiscrete
 from .denoiser import Denoiser
 from .process import Process, double, spread
@@ -17,18 +18,22 @@ from .process import Process, double, spread
 WEIGHTS = ("eps", "x0", "v", "score", "flow", "edm", "min_snr", "likelihood")
 LOG_SIGMA = (-1.2, 1.2)  # mean and deviation of EDM's log noise at training
 MIN_SNR = 5.0
+SIGMA_DATA = 0.5
 
 
-def loss_weight(process: Process, t: Tensor, weight: str, *, sigma_data: float = 0.5, most: float = MIN_SNR) -> Tensor:
+def loss_weight(
+    process: Process, t: Tensor, weight: str, *, sigma_data: float | None = None, most: float | None = None
+) -> Tensor:
     """(B,) float64: what |x0 - predicted x0|^2 is multiplied by at times t (B,).
 
     All losses are weights on one error, as eps - predicted eps = -(alpha / sigma) (x0 - predicted x0), and so on:
     "eps" snr = (alpha / sigma)^2; "x0" 1; "v" (alpha^2 / sigma + sigma)^2; "score" snr / sigma^2; "flow"
     (1 + alpha / sigma)^2; "edm" (rho^2 + sd^2) / (rho sd)^2; "min_snr" the least of snr and ``most``; "likelihood"
-    g^2 snr / sigma^2. Where no signal is left (snr 0) they have their limits.
+    g^2 snr / sigma^2. Where no signal is left (snr 0) they have their limits. ``sigma_data`` is of "edm", by
+    default 0.5, and ``most`` of "min_snr", by default 5.
 
     Raises:
-        ValueError: unknown weight.
+        ValueError: unknown weight, or a setting of another one.
 
     Reference:
         Hang et al., Min-SNR Weighting, ICCV 2023; Karras et al., NeurIPS 2022; Song et al., Maximum Likelihood Training
@@ -41,6 +46,16 @@ def loss_weight(process: Process, t: Tensor, weight: str, *, sigma_data: float =
         tensor([4.], dtype=torch.float64)
     """
     checks.one_of("loss_weight", "weight", weight, WEIGHTS)
+    for name, value, of in (("sigma_data", sigma_data, "edm"), ("most", most, "min_snr")):
+        if value is not None and weight != of:
+            raise ValueError(message("loss_weight", name, f"none, as weight is {weight!r}", repr(value), f"of {of!r}"))
+    return _limited(
+        process, t, weight, SIGMA_DATA if sigma_data is None else sigma_data, MIN_SNR if most is None else most
+    )
+
+
+def _limited(process: Process, t: Tensor, weight: str, sigma_data: float, most: float = MIN_SNR) -> Tensor:
+    """:func:`loss_weight`, with its settings."""
     if weight == "min_snr":
         return (process.alpha(t) / process.sigma(t)).square().clamp_max(most)
     factor, signal = _weight(process, t, weight, sigma_data, most)
@@ -117,7 +132,7 @@ def dsm_loss(
     weight: str | None = None,
     t: Tensor | None = None,
     noise: Tensor | None = None,
-    times: str = "uniform",
+    times: str | None = None,
     generator: torch.Generator | None = None,
     reduce: bool = True,
 ) -> Tensor:
@@ -131,7 +146,7 @@ def dsm_loss(
         x0: (B, *S) float, the data.
         cond: of the network.
         weight: see :func:`loss_weight`; by default that of the network's own prediction, the "simple" loss.
-        t: (B,) times, or 0-d; by default :func:`draw_times` of kind ``times``.
+        t: (B,) times, or 0-d; by default :func:`draw_times` of kind ``times``, which is "uniform" by default.
         noise: (B, *S); by default drawn.
         generator: of what is drawn: a CPU generator, whose noise is then the same on every device.
         reduce: the mean over the batch, a 0-d tensor, else (B,).
@@ -140,8 +155,9 @@ def dsm_loss(
         0-d or (B,), float32 at least.
 
     Raises:
-        TypeError, ValueError: no denoiser, data that are no float tensor, unknown weight or times; times without any
-            signal for pred "edm", whose network is given log(sigma / alpha).
+        TypeError, ValueError: no denoiser, data that are no float tensor, unknown weight or times; ``times`` beside
+            ``t``; a ``generator`` where nothing is drawn; times without any signal for pred "edm", whose network is
+            given log(sigma / alpha).
 
     Reference:
         Vincent, A Connection Between Score Matching and Denoising Autoencoders, 2011; Ho et al., NeurIPS 2020.
@@ -158,10 +174,14 @@ def dsm_loss(
     """
     if not isinstance(model, Denoiser):
         raise TypeError(message("dsm_loss", "model", "a Denoiser", checks.describe(model)))
-    checks.float_tensor("dsm_loss", "x0", x0)
+    check_state("dsm_loss", "x0", x0)
     checks.one_of("dsm_loss", "weight", weight, (None, *WEIGHTS))
+    if t is not None and times is not None:
+        raise ValueError(message("dsm_loss", "times", "none, as t is given", repr(times)))
+    if t is not None and noise is not None and generator is not None:
+        raise ValueError(message("dsm_loss", "generator", "none, as t and noise are given", "a generator"))
     if t is None:
-        t = draw_times(model.process, len(x0), kind=times, generator=generator)
+        t = draw_times(model.process, len(x0), kind="uniform" if times is None else times, generator=generator)
     t = double(t)
     if model.pred == "edm" and bool((model.process.alpha(t) == 0).any()):
         hint = "draw earlier times, or use a network with another prediction"
@@ -186,7 +206,7 @@ def _ratio(model: Denoiser, t: Tensor, weight: str) -> Tensor:
     if signal == own_signal:
         return theirs / own
     if signal:
-        return loss_weight(model.process, t, weight, sigma_data=model.sigma_data) / own
+        return _limited(model.process, t, weight, model.sigma_data) / own
     return theirs / (own * model.process.alpha(t).square())
 
 

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from .._core import checks
 from .._core.errors import message
 from . import gradients
-from ._net import outside_inference, refuse_running_statistics, replaced, setting_of, wide
+from ._net import check_state, outside_inference, refuse_running_statistics, replaced, setting_of, wide
 from .denoiser import Denoiser, Point
 from .grids import one_of_both
 from .noise import StepNoise
@@ -120,7 +120,7 @@ def sample(
     """
     made = prepare(
         model, x_T, solver=solver, steps=steps, times=times, grid=grid, cond=cond, uncond=uncond, guidance=guidance,
-        generator=generator, noise=noise, **options,
+        generator=generator, noise=noise, ode="sample" if grad == "continuous" else "", **options,
     )  # fmt: skip
     damping = options.get("damping", 1.0)
     return execute(made, grad, store, last_k, progress, callback, solver, damping).to(x_T.dtype)
@@ -192,7 +192,7 @@ def prepare(
     if not isinstance(model, Denoiser):
         hint = "wrap the network: Denoiser(net, process, pred=...)"
         raise TypeError(message("sample", "model", "a Denoiser", checks.describe(model), hint))
-    checks.float_tensor("sample", "x_T", x_T, "complex data go through torch.view_as_real")
+    check_state("sample", "x_T", x_T)
     refuse_running_statistics(ode or "sample", model)
     made = _resolve(model, solver, steps, times, grid, options)
     first = model.process.alpha(made.t[0, 0].detach()).detach()

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from .._core import checks, digests, files
 from .._core.errors import CorruptStreamError, ModelMismatchError, message
+from ._net import check_state
 from .denoiser import Denoiser
 from .losses import dsm_loss
 from .noise import mixed
@@ -281,7 +282,7 @@ def _halving(part: float) -> float:
 def _check(model: Denoiser, x0: Tensor, cond: Tensor | None, *counts: int) -> None:
     if not isinstance(model, Denoiser):
         raise TypeError(message("fit", "model", "a Denoiser", checks.describe(model)))
-    checks.float_tensor("fit", "x0", x0)
+    check_state("fit", "x0", x0)
     if len(x0) == 0:
         raise ValueError(message("fit", "x0", "at least one row of data", "none"))
     if cond is not None and len(cond) != len(x0):

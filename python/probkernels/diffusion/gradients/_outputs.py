@@ -7,6 +7,11 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+SAME = (
+    "Hint: its attributes, caches and other state must be as in the forward pass, and its random numbers come from "
+    "torch or generators that its modules hold, or from Python or NumPy from the first call on; or use grad='autograd'"
+)
+
 
 def tolerance(tensors: Iterable[Tensor], autocast: torch.dtype | None, device: torch.device) -> float:
     """Relative rounding that kernels with and without a graph may differ by, in the coarsest dtype of the net."""
@@ -42,8 +47,12 @@ class Outputs:
                 order = torch.arange(k.numel(), device=k.device).view(k.shape)
                 self.signs = ((order * 40503 >> 7) % 2 * 2 - 1).to(torch.int8)
             size = torch.linalg.vector_norm(k, dtype=wide)
-            given = torch.linalg.vector_norm(u, dtype=wide) * abs(slope) if slope else torch.zeros_like(size)
-            found = torch.stack([(k * self.signs).sum(dtype=wide), size, given])
+            numbers = [(k * self.signs).sum(dtype=wide), size]
+            if not again:
+                numbers.append(
+                    torch.linalg.vector_norm(u, dtype=wide) * abs(slope) if slope else torch.zeros_like(size)
+                )
+            found = torch.stack(numbers)
         if again:
             self.later.append((i, found))
         else:
@@ -56,6 +65,6 @@ class Outputs:
         first = torch.stack([self.first[i] for i, _ in self.later])
         later = torch.stack([found for _, found in self.later])
         self.later.clear()
-        gap = (first - later)[:, :2].abs()
+        gap = (first[:, :2] - later).abs()
         scale = self.gain * first[:, 1:2] + first[:, 2:]
         return not bool((gap <= self.tolerance * scale).all())

@@ -105,9 +105,6 @@ class Continuous(torch.autograd.Function):
         """Runs the sampler."""
         plan, back = adjoint.plan, adjoint.back
         sample, inputs, _ = plan.forward()
-        if plan.surroundings.drew:
-            hint = "call model.eval(): a net that draws random numbers solves no ODE; or use grad='exact'"
-            raise ValueError(message("sample", "model", "a net that draws no random numbers", "one that does", hint))
         stages = len(adjoint.rows)
         states = [*inputs[::stages], sample]
         ctx.adjoint, ctx.others = adjoint, len(back.parameters) + len(back.leaves)

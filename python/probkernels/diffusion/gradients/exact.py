@@ -19,19 +19,13 @@ from torch.distributed.tensor import DTensor
 from .._net import replaced, tensors_in
 from ..solvers.scheme import Model, Registers, Term, advance, all_terms, combine, plan, terms
 from ._inputs import counting_bytes, refuse_undeclared, undeclared
-from ._net import Net, version
-from ._outputs import Outputs, tolerance
-from ._random import Surroundings
+from ._model_state import Net, version
+from ._outputs import SAME, Outputs, tolerance
+from ._surroundings import Surroundings
 from .revolve import Snapshots
 
 if TYPE_CHECKING:
     from ..sample import Run
-
-
-SAME = (
-    "Hint: its attributes, caches and other state must be as in the forward pass, and its random numbers come from "
-    "torch, NumPy, Python or generators that its modules hold; or use grad='autograd'"
-)
 
 
 class Call(NamedTuple):
@@ -244,7 +238,11 @@ class Plan:
             self.again = False
             differ = self.outputs.differ()
         if differ:
-            raise RuntimeError(f"sample: the net gave other outputs in the backward pass{self.net.suspects()}. {SAME}")
+            raise RuntimeError(f"sample: the net gave other outputs in the backward pass{self.suspects()}. {SAME}")
+
+    def suspects(self) -> str:
+        """What outputs may differ by."""
+        return self.net.suspects() + self.surroundings.suspects()
 
     def backward(self, grad: Tensor, inputs: list[Tensor], states: list[Registers]) -> Gradients:
         """All gradients, from that of the sample (B, *S)."""

@@ -144,7 +144,7 @@ class Leapfrog:
         """The run has come back to where it began, to the bit, or its net is not the same function it was."""
         if not (torch.equal(y, self.start()) and torch.equal(p, self.rounded(e.double() * ONE))):
             hint = "Hint: the net must give the same bits again, with a graph or without; use grad='exact'"
-            raise RuntimeError(f"sample: running backwards did not end at x_T{self.plan.net.suspects()}. {hint}")
+            raise RuntimeError(f"sample: running backwards did not end at x_T{self.plan.suspects()}. {hint}")
 
 
 class Reversible(torch.autograd.Function):

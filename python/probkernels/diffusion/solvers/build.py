@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -63,6 +64,13 @@ def scheme(process: Process, times: Tensor, solver: str = "ddim", **options: Any
         20
     """
     checks.one_of("scheme", "solver", solver, SOLVERS)
+    builder = table if solver in METHODS else BUILDERS[solver]
+    allowed = [name for name in list(inspect.signature(builder).parameters)[2:] if name != "solver"]
+    for name in options:
+        if name not in allowed:
+            expected = f"one of {', '.join(allowed)}" if allowed else "none"
+            hint = checks.nearest(name, allowed)
+            raise TypeError(message("scheme", "options", f"{expected}, as solver is '{solver}'", f"'{name}'", hint))
     if solver in METHODS:
         return from_table(table(process, times, solver, **options))
     check_times("scheme", process, times)

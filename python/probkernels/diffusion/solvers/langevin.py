@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..._core import checks
 from ..._core.errors import message
-from .._net import refuse_running_statistics, setting_of, tensors_in, wide
+from .._net import check_state, refuse_running_statistics, setting_of, tensors_in, wide
 from ..denoiser import Denoiser
 from ..grids import check_times
 from ..noise import StepNoise
@@ -112,7 +112,7 @@ def predictor_corrector(
     """
     if not isinstance(model, Denoiser):
         raise TypeError(message("predictor_corrector", "model", "a Denoiser", checks.describe(model)))
-    checks.float_tensor("predictor_corrector", "x_T", x_T)
+    check_state("predictor_corrector", "x_T", x_T)
     checks.one_of("predictor_corrector", "predictor", predictor, PREDICTORS)
     checks.positive("predictor_corrector", "snr", snr)
     if isinstance(inner, bool) or not isinstance(inner, int) or inner < 0:

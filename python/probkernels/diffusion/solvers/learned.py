@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..._core import checks
 from ..._core.errors import message
-from .._net import outside_inference, refuse_running_statistics, replaced, setting_of, wide
+from .._net import check_state, outside_inference, refuse_running_statistics, replaced, setting_of, wide
 from ..denoiser import Denoiser
 from ..grids import check_times
 from ..noise import StepNoise
@@ -70,7 +70,7 @@ def learned_ancestral(
     if not model.variance:
         hint = "sample(..., solver='ancestral') has the posterior's variance, 'ancestral_beta' the forward step's"
         raise ValueError(message("learned_ancestral", "model", "a denoiser with variance=True", "one without", hint))
-    checks.float_tensor("learned_ancestral", "x_T", x_T)
+    check_state("learned_ancestral", "x_T", x_T)
     checks.one_of("learned_ancestral", "grad", grad, (None, "autograd"))
     check_times("learned_ancestral", model.process, times)
     if noise is not None and len(noise) != len(times) - 1:

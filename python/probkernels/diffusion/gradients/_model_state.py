@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from types import BuiltinFunctionType, FunctionType
 from typing import Any, NamedTuple
 
 import torch
@@ -16,6 +17,9 @@ from ..._core.errors import message
 from ._inputs import learned
 
 HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+PLAIN = (bool, int, float, str, type(None), torch.dtype, FunctionType, BuiltinFunctionType)
+MISSING = object()
+WRAPPERS = ("torch.nn.parallel", "torch.distributed", "torch._dynamo")
 GLOBAL_HOOKS = tuple("_global" + name for name in HOOKS)
 
 
@@ -58,13 +62,23 @@ def global_hooks() -> tuple[Any, ...]:
     return tuple(tuple(getattr(torch_module, name, ())) for name in GLOBAL_HOOKS)
 
 
-def plain(modules: dict[str, nn.Module]) -> dict[str, Any]:
-    """Numbers, texts and flags among the attributes: what may explain other outputs."""
+def _put(attributes: dict[str, Any], key: str, value: Any) -> None:
+    """Sets an attribute, or takes it away."""
+    if value is MISSING:
+        attributes.pop(key, None)
+    else:
+        attributes[key] = value
+
+
+def plain(modules: dict[str, nn.Module]) -> dict[tuple[str, str], Any]:
+    """Numbers, texts, flags and functions among the attributes, by path and name; those of torch's wrappers are its
+    own."""
     return {
-        f"{path}.{key}".lstrip("."): value
+        (path, key): value
         for path, module in modules.items()
+        if not type(module).__module__.startswith(WRAPPERS)
         for key, value in vars(module).items()
-        if key != "training" and isinstance(value, (bool, int, float, str, type(None)))
+        if key not in ("training", "forward") and isinstance(value, PLAIN)
     }
 
 
@@ -88,6 +102,8 @@ class Net:
         self.leaves = self.parameters if self.direct else [alias(p) for p in self.parameters]
         self.own = {id(p): leaf for p, leaf in zip(self.parameters, self.leaves, strict=True)}
         self.inside = False
+        self.steady: dict[tuple[str, str], Any] = {}  # plain attributes that were the same in all calls
+        self.names: set[tuple[str, str]] = set()  # of all attributes after them
         self.moving: dict[str, Tensor] = {}  # what the first call wrote to, as it left it
         self.remember()
         self.refuse_hooks()
@@ -185,6 +201,9 @@ class Net:
             expected, hint = "a net that leaves its buffers as they are", "call model.eval(), or use grad='autograd'"
             raise ValueError(message("sample", "model", expected, f"one whose calls change '{written[0]}'", hint))
         self.refuse([*self.changed(), *self.turned(), *self.switched()], "during the run")
+        now = plain(self.modules)
+        self.steady = {place: value for place, value in self.plain.items() if place in now and now[place] == value}
+        self.names = {(path, key) for path, module in self.modules.items() for key in vars(module)}
 
     @torch.compiler.disable
     def refuse_changes(self, others: list[str]) -> None:
@@ -205,22 +224,33 @@ class Net:
         """Plain attributes that are not as they were: what outputs may differ by."""
         now = plain(self.modules)
         found = [
-            f"'{key}' from {old!r:.40} to {now.get(key)!r:.40}"
-            for key, old in self.plain.items()
-            if now.get(key) != old
+            f"'{'.'.join(place).lstrip('.')}' from {old!r:.40} to {now.get(place)!r:.40}"
+            for place, old in self.plain.items()
+            if now.get(place) != old
         ]
         return f"; changed: {', '.join(found[:3])}" if found else ""
 
     @contextlib.contextmanager
     def as_it_was(self) -> Iterator[None]:
-        """Training flags and tensors of the forward pass; DDP stays out of it."""
+        """Training flags, plain attributes and tensors of the forward pass; DDP stays out of it."""
         with contextlib.ExitStack() as stack:
             for path, module in self.modules.items():
                 if module.training != self.training[path]:
                     stack.callback(setattr, module, "training", module.training)
                     module.training = self.training[path]
+            self.restore_plain(stack)
             stack.enter_context(self.aliased())
             yield
+
+    def restore_plain(self, stack: contextlib.ExitStack) -> None:
+        """Attributes that no call changed are what they were, and new ones, which may hide a class's, are away."""
+        now = plain(self.modules)
+        added = {place: MISSING for place in now if place not in self.names}
+        for (path, key), value in (self.steady | added).items():
+            attributes = self.modules[path].__dict__
+            if now.get((path, key), MISSING) is not value and now.get((path, key), MISSING) != value:
+                stack.callback(_put, attributes, key, attributes.get(key, MISSING))
+                _put(attributes, key, value)
 
     @contextlib.contextmanager
     def aliased(self) -> Iterator[None]:

@@ -3,63 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import pickle
-import random
-from collections.abc import Callable, Iterator
-from functools import partial
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-
-class Source(NamedTuple):
-    """Something that random numbers come from; its state compares and can be set again."""
-
-    get: Callable[[], Any]
-    set: Callable[[Any], object]
-    slow: bool = False  # tens of microseconds a look
-
-
-def sources(model: nn.Module, device: torch.device) -> list[Source]:
-    """Those of torch, Python and NumPy, and every generator that a module of ``model`` holds."""
-    devices = {t.device for t in (*model.parameters(), *model.buffers())} | {device}
-    found = [Source(torch.get_rng_state, torch.set_rng_state), Source(random.getstate, random.setstate, slow=True)]
-    found.append(Source(lambda: _numpy(np.random.get_state(legacy=False)), _set_numpy, slow=True))
-    for d in sorted(map(str, devices)):
-        if torch.device(d).type in ("cuda", "xpu"):
-            of_device = torch.get_device_module(d)
-            found.append(Source(partial(of_device.get_rng_state, d), partial(of_device.set_rng_state, device=d)))
-    return found + [source for module in model.modules() for source in _held(vars(module), 2)]
-
-
-def _held(value: Any, depth: int) -> Iterator[Source]:
-    if isinstance(value, torch.Generator):
-        yield Source(value.get_state, value.set_state)
-    elif isinstance(value, random.Random):
-        yield Source(value.getstate, value.setstate)
-    elif isinstance(value, np.random.RandomState):
-        yield Source(lambda: _numpy(value.get_state(legacy=False)), lambda s: value.set_state(pickle.loads(s)))
-    elif isinstance(value, np.random.Generator):
-        bits = value.bit_generator
-        yield Source(lambda: _numpy(bits.state), lambda s: setattr(bits, "state", pickle.loads(s)))
-    elif depth and isinstance(value, (dict, list, tuple)):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from _held(item, depth - 1)
-
-
-def _numpy(state: Any) -> bytes:
-    """Comparable, where dicts of arrays are not."""
-    return pickle.dumps(state)
-
-
-def _set_numpy(state: bytes) -> None:
-    np.random.set_state(pickle.loads(state))
-
-
-def _equal(a: Any, b: Any) -> bool:
-    return torch.equal(a, b) if isinstance(a, Tensor) else bool(a == b)
+from .._random import Source, equal, sources
 
 
 class Surroundings:
@@ -78,15 +28,16 @@ class Surroundings:
         self.sources = sources(model, device)
         self.states: dict[int, list[Any]] = {}  # before evaluation i; neighbors share what is equal
         self.last: list[Any] = []
-        self.drew = False  # whether the first evaluation drew random numbers
         self.moved = False  # whether any source moved during the run
+        self.unwatched: list[tuple[Source, Any]] = []  # and their states after the first evaluation
+        self.late: list[str] = []  # names of those that moved nevertheless
 
     @torch.compiler.disable
     def now(self) -> list[Any]:
         """The state of every source; the last object where it has not moved."""
         found = [source.get() for source in self.sources]
         if self.last:
-            found = [old if _equal(old, new) else new for old, new in zip(self.last, found, strict=True)]
+            found = [old if equal(old, new) else new for old, new in zip(self.last, found, strict=True)]
         self.last = found
         return found
 
@@ -119,8 +70,9 @@ class Surroundings:
         """After the first evaluation: what it did not draw from is slow to watch, and no longer watched."""
         before, after = self.states[0], self.now()
         moved = [a is not b for a, b in zip(before, after, strict=True)]
-        self.drew = self.moved = any(moved)
+        self.moved = any(moved)
         kept = [j for j, source in enumerate(self.sources) if moved[j] or not source.slow]
+        self.unwatched = [(source, after[j]) for j, source in enumerate(self.sources) if j not in kept]
         self.sources = [self.sources[j] for j in kept]
         self.states[0], self.last = [before[j] for j in kept], [after[j] for j in kept]
 
@@ -129,6 +81,13 @@ class Surroundings:
         """After the last evaluation."""
         before = self.last
         self.moved |= any(a is not b for a, b in zip(before, self.now(), strict=True))
+        self.late = [source.name for source, state in self.unwatched if not equal(source.get(), state)]
+        self.unwatched.clear()
+
+    def suspects(self) -> str:
+        """What outputs may differ by: numbers that were drawn in later calls alone, and are not drawn again."""
+        names = " and ".join(self.late)
+        return f"; {names} numbers were drawn after its first call, and none in that" if names else ""
 
     @contextlib.contextmanager
     def replaying(self) -> Iterator[None]:

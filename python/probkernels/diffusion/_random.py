@@ -1,0 +1,66 @@
+"""Where random numbers come from: what a net may draw from, and what can be drawn again."""
+
+from __future__ import annotations
+
+import pickle
+import random
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+class Source(NamedTuple):
+    """Something that random numbers come from; its state compares and can be set again."""
+
+    get: Callable[[], Any]
+    set: Callable[[Any], object]
+    slow: bool = False  # tens of microseconds a look
+    name: str = ""  # of slow ones
+
+
+def sources(model: nn.Module, device: torch.device) -> list[Source]:
+    """Those of torch, Python and NumPy, and every generator that a module of ``model`` holds."""
+    devices = {t.device for t in (*model.parameters(), *model.buffers())} | {device}
+    found = [
+        Source(torch.get_rng_state, torch.set_rng_state),
+        Source(random.getstate, random.setstate, True, "Python's random"),
+    ]
+    found.append(Source(lambda: _numpy(np.random.get_state(legacy=False)), _set_numpy, True, "NumPy's random"))
+    for d in sorted(map(str, devices)):
+        if torch.device(d).type in ("cuda", "xpu"):
+            of_device = torch.get_device_module(d)
+            found.append(Source(partial(of_device.get_rng_state, d), partial(of_device.set_rng_state, device=d)))
+    return found + [source for module in model.modules() for source in _held(vars(module), 2)]
+
+
+def _held(value: Any, depth: int) -> Iterator[Source]:
+    if isinstance(value, torch.Generator):
+        yield Source(value.get_state, value.set_state)
+    elif isinstance(value, random.Random):
+        yield Source(value.getstate, value.setstate)
+    elif isinstance(value, np.random.RandomState):
+        yield Source(lambda: _numpy(value.get_state(legacy=False)), lambda s: value.set_state(pickle.loads(s)))
+    elif isinstance(value, np.random.Generator):
+        bits = value.bit_generator
+        yield Source(lambda: _numpy(bits.state), lambda s: setattr(bits, "state", pickle.loads(s)))
+    elif depth and isinstance(value, (dict, list, tuple)):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _held(item, depth - 1)
+
+
+def _numpy(state: Any) -> bytes:
+    """Comparable, where dicts of arrays are not."""
+    return pickle.dumps(state)
+
+
+def _set_numpy(state: bytes) -> None:
+    np.random.set_state(pickle.loads(state))
+
+
+def equal(a: Any, b: Any) -> bool:
+    """Whether two states are the same."""
+    return torch.equal(a, b) if isinstance(a, Tensor) else bool(a == b)
