@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..ops import Selection
-from ._slots import whole
+from .slots import whole
 
 
 @torch.no_grad()

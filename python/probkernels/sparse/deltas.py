@@ -8,8 +8,8 @@ from torch import nn
 from .._core.errors import ModelMismatchError, message
 from ..ops import Selection
 from . import _beside
-from ._slots import read, same, sharded, write
 from .delta import Delta, mix, no_adapter
+from .slots import read, same, sharded, write
 
 
 class Deltas:

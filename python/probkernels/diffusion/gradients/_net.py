@@ -13,6 +13,7 @@ from torch.nn.modules import module as torch_module
 from torch.nn.parallel import DistributedDataParallel
 
 from ..._core.errors import message
+from ..._core.registry import uncompiled
 from ._inputs import learned
 
 HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
@@ -78,7 +79,7 @@ class Net:
         model: the denoiser.
     """
 
-    @torch.compiler.disable
+    @uncompiled
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self.parameters = learned(model)
@@ -111,7 +112,7 @@ class Net:
         self.tensors = self.members()
         self.plain = plain(self.modules)
 
-    @torch.compiler.disable
+    @uncompiled
     def called(self) -> None:
         """The first call is over, and may have made and filled what the net keeps."""
         before = {m.name: (id(m.tensor), m.version) for m in self.tensors}
@@ -119,7 +120,7 @@ class Net:
         moved = [m for m in self.tensors if before.get(m.name) != (id(m.tensor), m.version)]
         self.moving = {m.name: m.tensor.detach().clone() for m in moved}
 
-    @torch.compiler.disable
+    @uncompiled
     def be_direct(self) -> None:
         """The net has its parameters from elsewhere than its modules' dicts, so we cannot replace them."""
         self.direct, self.leaves = True, self.parameters
@@ -177,7 +178,7 @@ class Net:
             if m.training != self.training[path]
         ]
 
-    @torch.compiler.disable
+    @uncompiled
     def refuse_drift(self) -> None:
         """At the end of the forward pass: all calls were of one net."""
         written = self.written()
@@ -186,7 +187,7 @@ class Net:
             raise ValueError(message("sample", "model", expected, f"one whose calls change '{written[0]}'", hint))
         self.refuse([*self.changed(), *self.turned(), *self.switched()], "during the run")
 
-    @torch.compiler.disable
+    @uncompiled
     def refuse_changes(self, others: list[str]) -> None:
         """At the start of the backward pass; ``others`` were changed too."""
         written = [f"'{name}' was modified by an inplace operation" for name in self.written()]

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..._core.registry import uncompiled
+
 
 class Source(NamedTuple):
     """Something that random numbers come from; its state compares and can be set again."""
@@ -70,7 +72,7 @@ class Surroundings:
         device: of the run.
     """
 
-    @torch.compiler.disable
+    @uncompiled
     def __init__(self, model: nn.Module, device: torch.device) -> None:
         self.device = device
         self.autocast = torch.is_autocast_enabled(device.type)
@@ -81,7 +83,7 @@ class Surroundings:
         self.drew = False  # whether the first evaluation drew random numbers
         self.moved = False  # whether any source moved during the run
 
-    @torch.compiler.disable
+    @uncompiled
     def now(self) -> list[Any]:
         """The state of every source; the last object where it has not moved."""
         found = [source.get() for source in self.sources]
@@ -90,7 +92,7 @@ class Surroundings:
         self.last = found
         return found
 
-    @torch.compiler.disable
+    @uncompiled
     def restore(self, states: list[Any]) -> None:
         """Every source goes on from its state."""
         for source, state in zip(self.sources, states, strict=True):
@@ -114,7 +116,7 @@ class Surroundings:
         if i == 0:
             self.look()
 
-    @torch.compiler.disable
+    @uncompiled
     def look(self) -> None:
         """After the first evaluation: what it did not draw from is slow to watch, and no longer watched."""
         before, after = self.states[0], self.now()
@@ -124,7 +126,7 @@ class Surroundings:
         self.sources = [self.sources[j] for j in kept]
         self.states[0], self.last = [before[j] for j in kept], [after[j] for j in kept]
 
-    @torch.compiler.disable
+    @uncompiled
     def finish(self) -> None:
         """After the last evaluation."""
         before = self.last
