@@ -28,8 +28,8 @@ class PowerNorm(MeanSquareNorm):
     recomputation moves nothing, ``torch.autograd.grad`` moves psi2 but not nu, and a batch whose statistic is not
     finite, or that has no valid row, leaves the state as it was. State is float32 (float64 after ``.double()``).
 
-    nu is in units of the gradient, so of the loss times a GradScaler's scale, which a module cannot see. Where the scale
-    changes, call :meth:`rescale_nu` with new over old scale; before unscaled training, with 1 over the last scale.
+    nu is in units of the gradient, so of the loss times a GradScaler's scale, which a module cannot see. Where the
+    scale changes, call :meth:`rescale_nu` with new over old scale; before unscaled training, with 1 over the last one.
 
     Args:
         num_features: C, the size of the last dimension.
@@ -162,8 +162,8 @@ class PowerNorm(MeanSquareNorm):
     def _refuse_transforms(self) -> None:
         if not torch.compiler.is_compiling() and HAVE_PRIVATE_NAMES and transforms_active():
             raise NotImplementedError(
-                f"{self._op}: in training its backward moves running_nu, which torch.func and vmap cannot. Hint: eval(), "
-                "or PowerNormV with its running_psi2 given to functional_call"
+                f"{self._op}: in training its backward moves running_nu, which torch.func and vmap cannot. Hint: "
+                "eval(), or PowerNormV with its running_psi2 given to functional_call"
             )
 
     def _normalise(

@@ -30,7 +30,7 @@ def digest(t: Tensor) -> str:
 
 @torch.no_grad()
 def sketch(weight: Tensor) -> tuple[int, int]:
-    """Two sums over the bits of a weight, or of this process's shard, where it is: unlike a digest no copy leaves a GPU.
+    """Two sums over the bits of a weight, or of this process's shard, computed on its device.
 
     The first sees every change of one entry, the second that entries changed places.
     """
