@@ -37,4 +37,4 @@ def sketch(weight: Tensor) -> tuple[int, int]:
     held = weight if sharded(weight) is None else sharded(weight).to_local()
     bits = held.detach().contiguous().view(-1).view(BITS[weight.element_size()])
     sums = torch.stack([bits.sum(dtype=torch.int64), (bits[1:] ^ bits[:-1]).sum(dtype=torch.int64)])
-    return tuple(sums.tolist())  # type: ignore[return-value]
+    return tuple(sums.tolist())

@@ -136,8 +136,8 @@ class Deltas:
                 hint = "make new Deltas, with deltas of the model as it is now"
                 raise ModelMismatchError(f"Deltas.set: '{key}' was changed since it was last set. Hint: {hint}")
 
-    def _keys(self) -> set[str]:
-        return {key for selections in self._selections.values() for key in selections}
+    def _keys(self) -> list[str]:
+        return list(dict.fromkeys(key for selections in self._selections.values() for key in selections))
 
     def _users(self, names: list[str], key: str) -> int:
         return sum(key in self._selections[name] for name in names)
