@@ -260,8 +260,7 @@ struct Backward {
       for (int k = 0; k < ratio.kRegisters; ++k)
         ratio.part[k] = below.part[k] > limit.part[k] ? typename Vec<A, B>::Register{} : ratio.part[k];
       for (int lane = 0; lane < lanes; ++lane)
-        if (lane_of(below, lane) > lane_of(limit, lane) && at[lane] != -kInfinity<A>)
-          far->push_back({o, b + lane});
+        if (lane_of(below, lane) > lane_of(limit, lane) && at[lane] != -kInfinity<A>) far->push_back({o, b + lane});
     }
     return ratio;
   }

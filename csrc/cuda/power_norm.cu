@@ -125,9 +125,7 @@ struct Backward {
   bool is_pad[kTeamRows];
 
   __device__ __forceinline__ A z(int k, int i) const { return x[k].get(i) * r[k]; }
-  __device__ __forceinline__ A grad_z(int k, int i) const {
-    return g[k].get(i) * p[i] - z(k, i) * q[i];
-  }
+  __device__ __forceinline__ A grad_z(int k, int i) const { return g[k].get(i) * p[i] - z(k, i) * q[i]; }
   __device__ __forceinline__ void load(const Rows<T>& in, const Place<V>& at, const T* grad_y) {
     load_rows(in.tiling, at, in.x, x);
     load_rows(in.tiling, at, grad_y, g);

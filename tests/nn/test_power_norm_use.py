@@ -326,3 +326,29 @@ def test_pn_v_module_equals_its_op_and_evaluates_on_running_state() -> None:
     with use_backend("reference"):
         expected = norm.eval()(x)
     torch.testing.assert_close(norm(x), expected)
+
+
+# --- functional calls ---
+
+
+def test_a_functional_call_moves_the_state_it_was_given_and_no_other() -> None:
+    norm, twin = nn.PowerNorm(4), nn.PowerNorm(4)
+    before = state(norm)
+    given = {name: t.clone() for name, t in norm.named_buffers()}
+    for _ in range(3):
+        x = torch.randn(6, 4)
+        torch.func.functional_call(norm, given, (x,)).sin().sum().backward()
+        twin(x).sin().sum().backward()
+    same_state(given, {name: t for name, t in state(twin).items() if name in given})
+    same_state(state(norm), before)
+    norm(x).sin().sum().backward()
+    assert norm.running_nu.any()
+
+
+@pytest.mark.parametrize("vmapped", [False, True])
+def test_training_under_transforms_is_refused(vmapped: bool) -> None:
+    norm = nn.PowerNorm(4)
+    transform = torch.func.vmap if vmapped else torch.func.grad
+    with pytest.raises(NotImplementedError, match=r"PowerNorm: in training.*eval\(\)"):
+        transform(lambda x: norm(x).sum())(torch.randn(2, 6, 4))
+    assert norm.iters == 0

@@ -162,8 +162,9 @@ def test_statistics_of_another_shape_or_dtype_are_refused() -> None:
 # --- Deltas on a base that was replaced ---
 
 
+@pytest.mark.parametrize("unselected", [False, True])
 @pytest.mark.parametrize("alphas", [{}, {"style": 1.0}, {"style": 0.4}])
-def test_a_replaced_base_is_noticed(alphas: dict[str, float]) -> None:
+def test_a_replaced_base_is_noticed(alphas: dict[str, float], unselected: bool) -> None:
     torch.manual_seed(0)
     base = nn.Linear(64, 32)
     tuned = copy.deepcopy(base)
@@ -174,6 +175,10 @@ def test_a_replaced_base_is_noticed(alphas: dict[str, float]) -> None:
     deltas.add("style", adapter.delta())
     deltas.set(alphas)
     other = nn.Linear(64, 32)
+    if unselected:  # other weights, of which the entries that the delta trained are the same
+        with torch.no_grad():
+            for name, selection in adapter.selections.items():
+                selection.scatter_(other.get_parameter(name), selection.gather(base.get_parameter(name).detach()))
     base.load_state_dict(other.state_dict())
     for wrong in ({}, {"style": 1.0}):
         with pytest.raises(pk.ModelMismatchError, match="was changed since it was last set"):

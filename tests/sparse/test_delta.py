@@ -262,7 +262,7 @@ def test_a_model_with_an_adapter_is_refused() -> None:
 # --- writing ---
 
 
-@pytest.mark.parametrize("moment", ["fsync", "chmod", "replace"])
+@pytest.mark.parametrize("moment", ["fsync", "fchmod", "replace"])
 def test_a_killed_writer_leaves_the_old_file(moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "delta"
     files.write(path, {"x": torch.zeros(3)}, {"a": "b"})

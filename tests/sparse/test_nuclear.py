@@ -93,3 +93,14 @@ def test_bad_arguments() -> None:
         pk.sparse.nuclear_norm(torch.ones(3, 3), "svd")
     with pytest.raises(TypeError, match="argument 'a'"):
         pk.sparse.polar(torch.ones(3, 3, dtype=torch.int64))
+
+
+def test_what_has_no_derivative_raises() -> None:
+    """A second derivative that the engine would pass by is told, and not lost."""
+    a = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    (first,) = torch.autograd.grad(pk.sparse.nuclear_norm(a), a, create_graph=True)
+    with pytest.raises(NotImplementedError, match=r"nuclear_norm.*second derivative.*matrix_norm"):
+        (a.sum() + first.square().sum()).backward()
+    for transform in (torch.func.grad, torch.func.vmap):
+        with pytest.raises(NotImplementedError, match=r"nuclear_norm.*torch\.func.*matrix_norm"):
+            transform(pk.sparse.nuclear_norm)(torch.randn(2, 3, 4) if transform is torch.func.vmap else a.detach())

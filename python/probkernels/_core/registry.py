@@ -23,6 +23,7 @@ try:  # private names, used nowhere else; without them ops fall back to torch.li
     from torch._C import _dispatch_tls_is_dispatch_key_included as key_included
     from torch._C import _get_tracing_state, _parse_dispatch_key
     from torch._C import _len_torch_dispatch_stack as count_modes
+    from torch._compile import _disable_dynamo as uncompiled
     from torch._functorch.utils import enable_single_level_autograd_function
     from torch.autograd import _profiler_enabled as profiling
     from torch.autograd.function import _SingleLevelFunction
@@ -30,6 +31,7 @@ try:  # private names, used nowhere else; without them ops fall back to torch.li
     HAVE_PRIVATE_NAMES = True
 except ImportError:  # pragma: no cover - depends on the torch version
     HAVE_PRIVATE_NAMES = False
+    uncompiled = torch.compiler.disable
 
 NAMESPACE = "probkernels"
 LIBRARY = torch.library.Library(NAMESPACE, "DEF")

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .._core.registry import assert_later
+from .._core.registry import assert_later, uncompiled
 
 TAGS = 61  # small, so that sums of squares over thousands of ranks are exact in float32
 
@@ -71,7 +71,7 @@ class Reductions:
         self.open: list[_Call] = []  # forwards without a reduction of nu's gradient
         self.arrived: list[_Call] = []  # forwards whose gradient has come
 
-    @torch.compiler.disable
+    @uncompiled
     def _start(
         self, mean: Tensor, rows: Tensor | float, tag: int, apply: Callable[[Tensor], None] | None = None
     ) -> _Pending:
@@ -83,19 +83,19 @@ class Reductions:
         buffer = torch.cat([torch.where(count > 0, mean * count, 0), count, *rest])
         return _Pending(dist.all_reduce(buffer, group=self.group, async_op=True), buffer, apply)
 
-    @torch.compiler.disable
+    @uncompiled
     def mean_square(self, mean_sq: Tensor, rows: Tensor | float, apply: Callable[[Tensor], None]) -> None:
         """Starts to average a forward's statistic; ``apply`` takes the result when it is settled."""
         self.number += 1
         self.pending.append(self._start(mean_sq, rows, 2 * self.number, apply))
 
-    @torch.compiler.disable
+    @uncompiled
     def mean_square_now(self, mean_sq: Tensor, rows: Tensor | float) -> Tensor:
         """Averages a forward's statistic and waits for it."""
         self.number += 1
         return self._start(mean_sq, rows, 2 * self.number).wait()
 
-    @torch.compiler.disable
+    @uncompiled
     def probe(self, probe: Tensor, rows: Tensor | float) -> Tensor:
         """The probe for a forward of so many rows, whose backward is now awaited."""
         call = _Call(self.number, rows)
@@ -112,14 +112,14 @@ class Reductions:
             call.grad = None
         self.open = [call for call in self.open if call not in calls]
 
-    @torch.compiler.disable
+    @uncompiled
     def close(self, like: Tensor, apply: Callable[[Tensor], None]) -> None:
         """Takes part in the reductions of forwards that have had no backward here."""
         for call in self.open:
             self.pending.append(self._start(torch.zeros_like(like), 0.0, 2 * call.number + 1, apply))
         self.open = []
 
-    @torch.compiler.disable
+    @uncompiled
     def settle(self) -> None:
         """Applies what all-reduces have brought, in order."""
         pending, self.pending = self.pending, []

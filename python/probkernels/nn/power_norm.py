@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from .._core import checks
 from .._core.errors import message
+from .._core.registry import HAVE_PRIVATE_NAMES, transforms_active
 from ..ops.power_norm import FWD, STATS, V_FWD
 from ._mean_square import MeanSquareNorm, _Call, move_towards
 from ._sync import Reductions
@@ -24,8 +26,10 @@ class PowerNorm(MeanSquareNorm):
     subtracts a running estimate nu of what the exact gradient through the batch statistic would subtract. Both move
     once for every forward that records gradients and its backward: a forward under ``no_grad`` or a checkpoint's
     recomputation moves nothing, ``torch.autograd.grad`` moves psi2 but not nu, and a batch whose statistic is not
-    finite, or that has no valid row, leaves the state as it was. State is float32 (float64 after ``.double()``). nu is
-    in units of the loss: see :meth:`rescale_nu` where the loss is scaled.
+    finite, or that has no valid row, leaves the state as it was. State is float32 (float64 after ``.double()``).
+
+    nu is in units of the gradient, so of the loss times a GradScaler's scale, which a module cannot see. Where the
+    scale changes, call :meth:`rescale_nu` with new over old scale; before unscaled training, with 1 over the last one.
 
     Args:
         num_features: C, the size of the last dimension.
@@ -140,6 +144,7 @@ class PowerNorm(MeanSquareNorm):
             y, mean_sq, psi2, _ = self._normalise(x, mask, self._denominator(batch, self.iters + 1), None)
             self._remember(_Call(psi2, None if torch.compiler.is_compiling() else self.running_nu.clone(), mean_sq))
             return y
+        self._refuse_transforms()
         self._count()
         first = self._first_without_grad(x, mask)
         if first is None:
@@ -153,6 +158,13 @@ class PowerNorm(MeanSquareNorm):
         return y
 
     # --- forward ---
+
+    def _refuse_transforms(self) -> None:
+        if not torch.compiler.is_compiling() and HAVE_PRIVATE_NAMES and transforms_active():
+            raise NotImplementedError(
+                f"{self._op}: in training its backward moves running_nu, which torch.func and vmap cannot. Hint: "
+                "eval(), or PowerNormV with its running_psi2 given to functional_call"
+            )
 
     def _normalise(
         self, x: Tensor, mask: Tensor | None, psi2: Tensor, nu: Tensor | None, rows: Tensor | float | None = None
@@ -215,21 +227,22 @@ class PowerNorm(MeanSquareNorm):
     # --- nu, moved from the hook on the probe ---
 
     def _make_probe(self) -> None:
-        owner = weakref.ref(self)
+        owner, nu = weakref.ref(self), weakref.ref(self.running_nu)
         self._probe = torch.zeros_like(self.running_nu).requires_grad_()
+        self._probe_of = nu  # the tensor that the probe's gradients move: a functional call may give another
 
         def hook(probe: Tensor) -> None:
-            module, grad = owner(), probe.grad
+            module, state, grad = owner(), nu(), probe.grad
             probe.grad = None
-            if module is not None and grad is not None:
-                module._nu_arrived(grad)
+            if module is not None and state is not None and grad is not None:
+                module._nu_arrived(grad, state)
 
         self._probe.register_post_accumulate_grad_hook(hook)
 
     def _fit_probe(self) -> None:
-        """Makes the probe anew where the state has been replaced, by a loader of checkpoints for example."""
+        """Makes the probe anew where the state was replaced, by a loader of checkpoints or a functional call."""
         probe, nu = self._probe, self.running_nu
-        if probe.device != nu.device or probe.dtype is not nu.dtype or probe.shape != nu.shape:
+        if self._probe_of() is not nu or probe.device != nu.device or probe.dtype is not nu.dtype:
             self._make_probe()
 
     def _make_ready(self) -> None:
@@ -244,20 +257,20 @@ class PowerNorm(MeanSquareNorm):
         return self
 
     @torch.no_grad()
-    def _nu_arrived(self, grad: Tensor) -> None:
-        """``grad`` (C) is -mean(a x_hat), summed over the forwards of this backward."""
+    def _nu_arrived(self, grad: Tensor, nu: Tensor) -> None:
+        """``grad`` (C) is -mean(a x_hat), summed over the forwards of this backward whose state was ``nu``."""
         if self._count_in_backward:
             self._count_in_backward = False
             if self._warming_up:
                 self._saw_iters(self._iters_seen + 1)
         if self._reductions is None:
-            self._move_nu(grad)
+            self._move_nu(grad, nu)
         else:
-            self._reductions.nu_arrived(self._move_nu)
+            self._reductions.nu_arrived(partial(self._move_nu, nu=nu))
 
-    def _move_nu(self, grad: Tensor) -> None:
+    def _move_nu(self, grad: Tensor, nu: Tensor | None = None) -> None:
         finite = torch.where(grad.abs() < float("inf"), grad, 0)  # also where loss scaling has overflowed
-        self.running_nu.sub_(finite, alpha=1 - self.alpha_bkw)
+        (self.running_nu if nu is None else nu).sub_(finite, alpha=1 - self.alpha_bkw)
 
     # --- synchronised statistics ---
 
@@ -314,7 +327,7 @@ class PowerNorm(MeanSquareNorm):
     def __getstate__(self) -> dict[str, Any]:
         self._settle()
         state = super().__getstate__()
-        del state["_probe"], state["_reductions"]
+        del state["_probe"], state["_probe_of"], state["_reductions"]
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:

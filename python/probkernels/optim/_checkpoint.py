@@ -15,8 +15,8 @@ from .._core.errors import ModelMismatchError
 from ..ops import Selection, dequantise_blocks, quantise_blocks
 from ..ops.sparse_adamw import BLOCK
 from ..reference.selection import pack, unpack
-from ..sparse._slots import Slot, places
-from ..sparse._state import pack_selection, unpack_selection
+from ..sparse.slots import Slot, places
+from ..sparse.state import pack_selection, unpack_selection
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 SIGNED = {"exp_avg": True, "exp_avg_sq": False}
@@ -47,7 +47,7 @@ def _padded(t: Tensor, size: int) -> Tensor:
 
 
 def entry_of(part: dict[str, Any], slot: Slot, state: dict[str, Any], kind: str) -> dict[str, Any]:
-    """The state of one parameter for a checkpoint: of the adapter's part (sparse/_state.py) and of the moments."""
+    """The state of one parameter for a checkpoint: of the adapter's part (sparse/state.py) and of the moments."""
     count, device = slot.first.count, part["values"].device
     if MOMENTS[0] not in state:
         zeros = torch.zeros(slot.selection.count, dtype=part["values"].dtype, device=device)

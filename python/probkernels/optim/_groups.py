@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from .._core import checks
 from .._core.errors import message
-from ..sparse._state import Held
+from ..sparse.state import Held
 
 OPTIONS = ("lr", "betas", "eps", "weight_decay")
 

@@ -16,10 +16,10 @@ from .._core import checks
 from .._core.errors import ModelMismatchError, message
 from ..ops import Selection, sparse_adamw_
 from ..sparse import attach, polar
-from ..sparse._choose import Target
-from ..sparse._slots import Slot, places, read, sharded
 from ..sparse.adapter import LOW_RANK_ABOVE
+from ..sparse.choose import Target
 from ..sparse.nuclear import masked
+from ..sparse.slots import Slot, places, read, sharded
 from ._checkpoint import GROUP_KEYS, KINDS, MOMENTS, entry_of, in_full, moments_of, part_of, start
 from ._groups import find_groups, split
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .._core.errors import ModelMismatchError, message
 from ._checksum import digest
-from ._slots import SUFFIX, slots_of, whole
+from .slots import SUFFIX, slots_of, whole
 
 
 @dataclass(eq=False)

@@ -1,18 +1,31 @@
-"""Autograd: forward with the frozen weight, backward with the gradient of its selected entries only."""
+"""Autograd: forward with the frozen weight, backward with the gradient of its selected entries only.
+
+Backward functions are differentiable themselves. torch's ``once_differentiable`` would not do: its error is raised only
+where the engine passes by, so that a gradient penalty, or an inner step of meta-learning, silently loses its gradient.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from ..ops import Selection
 from ..ops.sampled_matmul import CONV, MATMUL
 from ..ops.selection import GATHER, INDEX
 
-Encoding = tuple[Tensor | None, Tensor | None, Tensor | None]  # index, words, ranks of a selection
+Encoding = Sequence[Tensor | None]  # index, words, ranks of a selection
+
+
+def _differentiable(weight: Tensor, values: Tensor, selection: Encoding) -> Tensor:
+    """The weight; where the backward is to be differentiated, as a function of values (count)."""
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return weight
+    chosen = Selection(weight.shape, values.numel(), *selection)
+    return chosen.scatter(weight, chosen.gather(weight) + (values - values.detach()).to(weight.dtype))
 
 
 class Selected(torch.autograd.Function):
@@ -26,7 +39,6 @@ class Selected(torch.autograd.Function):
         return weight.detach()
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """grad (...) -> (count)."""
         dense = grad.to_dense() if grad.is_sparse else grad.contiguous()
@@ -41,22 +53,21 @@ class Linear(torch.autograd.Function):
         ctx: Any, values: Tensor, weight: Tensor, x: Tensor, bias: Tensor | None, *selection: Tensor | None
     ) -> Tensor:
         """As F.linear."""
-        ctx.save_for_backward(x, weight, *selection)
+        ctx.save_for_backward(x, weight, values, *selection)
         ctx.count, ctx.dtype = values.numel(), values.dtype
         return F.linear(x, weight, bias)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """grad (..., O) -> gradients of values (count), x (..., I) and bias (O)."""
-        x, weight, *selection = ctx.saved_tensors
+        x, weight, held, *selection = ctx.saved_tensors
         wants_values, _, wants_x, wants_bias, *_ = ctx.needs_input_grad
         rows = grad.reshape(-1, grad.shape[-1])  # (T, O)
         values = grad_x = bias = None
         if wants_values:
             values = MATMUL.call(rows, x.reshape(-1, x.shape[-1]), *selection, ctx.count).to(ctx.dtype)
         if wants_x:
-            grad_x = grad.matmul(weight.to(grad.dtype))
+            grad_x = grad.matmul(_differentiable(weight, held, selection).to(grad.dtype))
         if wants_bias:
             bias = rows.sum(0, dtype=ctx.dtype)
         return values, None, grad_x, bias, None, None, None
@@ -81,17 +92,16 @@ class Conv(torch.autograd.Function):
         groups: int,
     ) -> Tensor:
         """As F.conv1d, F.conv2d or F.conv3d."""
-        ctx.save_for_backward(x, weight, index, words, ranks)
+        ctx.save_for_backward(x, weight, values, index, words, ranks)
         ctx.count, ctx.dtype = values.numel(), values.dtype
         ctx.settings = stride, padding, dilation, groups
         convolve = (F.conv1d, F.conv2d, F.conv3d)[x.dim() - 3]
         return convolve(x, weight, bias, stride, padding, dilation, groups)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """grad (N, O, *out) -> gradients of values (count), x (N, I, *in) and bias (O)."""
-        x, weight, *selection = ctx.saved_tensors
+        x, weight, held, *selection = ctx.saved_tensors
         stride, padding, dilation, groups = ctx.settings
         wants_values, _, wants_x, wants_bias, *_ = ctx.needs_input_grad
         values = grad_x = bias = None
@@ -101,7 +111,7 @@ class Conv(torch.autograd.Function):
             values = sampled.to(ctx.dtype)
         if wants_x:
             out_padding = [0] * len(stride)
-            dense = weight.to(grad.dtype)
+            dense = _differentiable(weight, held, selection).to(grad.dtype)
             grad_x = torch.ops.aten.convolution_backward(
                 grad, x, dense, None, stride, padding, dilation, False, out_padding, groups, [True, False, False]
             )[0]
@@ -123,7 +133,6 @@ class Embedding(torch.autograd.Function):
         return F.embedding(ids, weight)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """grad (..., D) -> (count): sums over the looked-up rows only."""
         ids, *selection = ctx.saved_tensors

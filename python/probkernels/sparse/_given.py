@@ -6,7 +6,7 @@ import torch.autograd.forward_ad as forward_ad
 from torch import Tensor, nn
 
 from .._core import registry
-from ._slots import Slot
+from .slots import Slot
 
 
 def is_given(weight: Tensor) -> bool:

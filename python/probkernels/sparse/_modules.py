@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .._core.errors import message
 from ._functions import Conv, Embedding, Linear, Selected
 from ._given import compose, is_given, transformed
-from ._slots import LIVE, SUFFIX, Slot, same, sharded, slots_of, sync
+from .slots import LIVE, SUFFIX, Slot, same, sharded, slots_of, sync, watch_optimizers
 
 DENSE = 0.5  # above this density a dense gradient, gathered, is faster than a sampled one
 
@@ -26,7 +26,12 @@ def swap(module: nn.Module, slots: dict[str, Slot]) -> None:
     module.__dict__["_sparse_slots"] = slots
     base: Class = type(module)
     module.__class__ = selected_class(base, tuple(slots))
+    _live(module)
+
+
+def _live(module: nn.Module) -> None:
     LIVE.add(module)
+    watch_optimizers()
 
 
 def unswap(module: nn.Module) -> None:
@@ -63,7 +68,7 @@ class _Values:
 
     def __setstate__(self: Any, state: Any) -> None:
         super().__setstate__(state)  # type: ignore[misc]
-        LIVE.add(self)
+        _live(self)
 
     def register_parameter(self: Any, name: str, param: Any) -> None:
         """Tying a weight to the one it is tied to already, as tie_weights() does, changes nothing.

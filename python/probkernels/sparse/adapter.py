@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from .._core.errors import message
 from ..ops import Selection
-from . import _beside, _state
+from . import _beside
+from . import state as states
 from ._modules import standin, unswap
-from ._slots import MARK, SUFFIX, Slot, read, resize, settle, slots_of, sync, tuned, write
 from .delta import Delta
-from .nuclear import SlotNuclear
+from .nuclear import SlotNuclear, refuse_transforms
+from .slots import MARK, SUFFIX, Slot, read, resize, settle, slots_of, sync, tuned, write
 
 LOW_RANK_ABOVE = 64  # the low-rank loss is for matrices whose both sides exceed this (official code)
 
@@ -204,6 +205,7 @@ class Adapter:
         Raises:
             ValueError: there are not so many matrices.
         """
+        refuse_transforms("nuclear_penalty")
         terms = []
         for slot, weight, values in self.draw(n, larger_than):
             slot.refresh(weight, values)
@@ -219,7 +221,7 @@ class Adapter:
 
         And what else training changed: buffers, such as running statistics, and parameters trained along.
         """
-        return _state.delta_of(self.held(), self.model)
+        return states.delta_of(self.held(), self.model)
 
     def save(self, path: str | Path, dtype: torch.dtype | None = None) -> None:
         """Writes :meth:`delta` to a file; see :meth:`Delta.save`."""
@@ -232,7 +234,7 @@ class Adapter:
             CorruptStreamError: the file is damaged.
             ModelMismatchError: it belongs to another base model or selection.
         """
-        _state.load_delta(self.held(), self.model, Delta.load(path))
+        states.load_delta(self.held(), self.model, Delta.load(path))
 
     @torch.no_grad()
     def merge(self, alpha: float = 1.0) -> nn.Module:
@@ -298,7 +300,7 @@ class Adapter:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on training: selections, values, base and random state. Tensors and plain Python."""
-        return _state.state_of(self.held(), self.model, self.generator)
+        return states.state_of(self.held(), self.model, self.generator)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from :meth:`state_dict`, whatever values and stage this adapter has.
@@ -306,4 +308,4 @@ class Adapter:
         Raises:
             ModelMismatchError: the state belongs to another model: names, shapes or frozen entries differ.
         """
-        _state.load_state(self.held(), self.model, state, self.generator)
+        states.load_state(self.held(), self.model, state, self.generator)

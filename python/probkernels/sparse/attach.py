@@ -10,10 +10,10 @@ from torch import nn
 from .._core import checks
 from .._core.errors import message
 from ._beside import remember
-from ._choose import Home, Target, choose, find_homes
 from ._modules import standin, swap
-from ._slots import SUFFIX, Rule, Slot, read, values_dtype
 from .adapter import Adapter
+from .choose import Home, Target, choose, find_homes
+from .slots import SUFFIX, Rule, Slot, read, values_dtype
 
 
 def attach(

@@ -17,7 +17,7 @@ from .._core.errors import CorruptStreamError, ModelMismatchError, message
 from ..ops import Selection, magnitude_select
 from . import _beside, _rice
 from ._checksum import frozen_checksum
-from ._slots import read, slots_of, write
+from .slots import read, slots_of, write
 
 FORMAT = "probkernels-sparse-delta"
 CHECKSUM_DIGITS = 16

@@ -8,8 +8,9 @@ from torch import nn
 from .._core.errors import ModelMismatchError, message
 from ..ops import Selection
 from . import _beside
-from ._slots import read, same, sharded, write
+from ._checksum import sketch
 from .delta import Delta, mix, no_adapter
+from .slots import read, write
 
 
 class Deltas:
@@ -42,7 +43,7 @@ class Deltas:
         self._selections: dict[str, dict[str, Selection]] = {}
         self._bases: dict[str, dict[str, torch.Tensor]] = {}
         self._beside: dict[str, torch.Tensor] = {}  # buffers and parameters trained along, of the base
-        self._written: dict[str, dict[str, torch.Tensor]] = {}  # entries as the last set() left them
+        self._left: dict[str, tuple[int, int]] = {}  # sketches of the weights as they were last left
 
     @torch.no_grad()
     def add(self, name: str, delta: Delta) -> None:
@@ -77,6 +78,7 @@ class Deltas:
         self.set({other: alpha for other, alpha in self.alphas.items() if other != name})
         for table in (self._deltas, self._selections, self._bases):
             table.pop(name)
+        self._left = {key: self._left[key] for key in self._keys()}
         needed = {key for delta in self._deltas.values() for key in delta.beside}
         self._beside = {key: t for key, t in self._beside.items() if key in needed}
 
@@ -116,9 +118,7 @@ class Deltas:
             parameters[key].copy_(total)
         self._set_beside(alphas)
         self.alphas = dict(alphas)
-        self._written = {
-            name: {key: read(parameters[key], s) for key, s in self._selections[name].items()} for name in active
-        }
+        self._left = {key: sketch(parameters[key]) for key in self._keys()}
 
     def _set_beside(self, alphas: dict[str, float]) -> None:
         """Puts the same sum into buffers and parameters trained along."""
@@ -130,15 +130,14 @@ class Deltas:
         _beside.put(self.model, made)
 
     def _check_base(self, parameters: dict[str, nn.Parameter]) -> None:
-        """Raises if the selected entries are not those that the last set() left: the base was replaced, say."""
-        for name, selections in self._selections.items():
-            if self._written and name not in self._written:
-                continue
-            left = self._written.get(name) or self._bases[name]
-            for key, selection in selections.items():
-                if sharded(parameters[key]) is None and not same(parameters[key], selection, left[key]):
-                    hint = "make new Deltas, with deltas of the model as it is now"
-                    raise ModelMismatchError(f"Deltas.set: '{key}' was changed since it was last set. Hint: {hint}")
+        """Raises if the weights are not what the last set() left: the base was replaced, say."""
+        for key, left in self._left.items():
+            if sketch(parameters[key]) != left:
+                hint = "make new Deltas, with deltas of the model as it is now"
+                raise ModelMismatchError(f"Deltas.set: '{key}' was changed since it was last set. Hint: {hint}")
+
+    def _keys(self) -> list[str]:
+        return list(dict.fromkeys(key for selections in self._selections.values() for key in selections))
 
     def _users(self, names: list[str], key: str) -> int:
         return sum(key in self._selections[name] for name in names)

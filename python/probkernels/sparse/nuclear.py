@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from .._core import checks
 from .._core.errors import message
-from ._slots import Slot, values_dtype
+from ._given import transformed
+from .slots import Slot, values_dtype
 
 NEGLIGIBLE = 1e-12  # of the largest eigenvalue of the Gram matrix: singular values below 1e-6 of the largest are none
 NEWTON_STEPS = 16
@@ -73,6 +73,7 @@ def nuclear_norm(a: Tensor, method: str | None = None) -> Tensor:
     Raises:
         TypeError: ``a`` is not floating-point.
         ValueError: ``a`` is not a matrix, or there is no such method.
+        NotImplementedError: under torch.func, vmap or forward mode, and where the gradient is differentiated again.
 
     Example:
         >>> import torch, probkernels as pk
@@ -82,20 +83,46 @@ def nuclear_norm(a: Tensor, method: str | None = None) -> Tensor:
         >>> round(norm.item(), 6), round(a.grad[0, 1].item(), 6)
         (8.944272, -0.447214)
     """
+    refuse_transforms("nuclear_norm")
     return _Nuclear.apply(a, method)
+
+
+def refuse_transforms(op: str) -> None:
+    """Raises where torch.func or vmap is at work."""
+    if transformed():
+        raise NotImplementedError(
+            f"{op}: torch.func, vmap and forward mode do not see through it. Hint: use autograd's backward(), or "
+            "torch.linalg.matrix_norm(a, 'nuc')"
+        )
+
+
+class _Once(torch.autograd.Function):
+    """A gradient, whose own derivative raises. torch's ``once_differentiable`` may drop it silently instead."""
+
+    @staticmethod
+    def forward(ctx: Any, gradient: Tensor, *of: Tensor) -> Tensor:
+        """``gradient`` itself; ``of`` is what it depends on."""
+        return gradient.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Raises."""
+        raise NotImplementedError(
+            "nuclear_norm: its second derivative does not exist. Hint: torch.linalg.matrix_norm(a, 'nuc') has one"
+        )
 
 
 class _Nuclear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, a: Tensor, method: str | None) -> Tensor:
         direction = polar(a, method)
-        ctx.save_for_backward(direction)
+        ctx.save_for_backward(direction, a)
         return (direction * a).sum()
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return grad * ctx.saved_tensors[0], None
+        direction, a = ctx.saved_tensors
+        return _Once.apply(grad * direction, a, grad), None
 
 
 def masked(slot: Slot, weight: Tensor, current: Tensor) -> Tensor:
@@ -113,11 +140,11 @@ class SlotNuclear(torch.autograd.Function):
         """A scalar."""
         dense = masked(slot, weight, current)
         direction = polar(dense, method)
-        ctx.save_for_backward(slot.selection.gather(direction))
+        ctx.save_for_backward(slot.selection.gather(direction), values)
         return (direction * dense).sum()
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """grad () -> (count)."""
-        return grad * ctx.saved_tensors[0], None, None, None, None
+        direction, values = ctx.saved_tensors
+        return _Once.apply(grad * direction, values, grad), None, None, None, None

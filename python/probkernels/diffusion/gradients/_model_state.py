@@ -14,6 +14,7 @@ from torch.nn.modules import module as torch_module
 from torch.nn.parallel import DistributedDataParallel
 
 from ..._core.errors import message
+from ..._core.registry import uncompiled
 from ._inputs import learned
 
 HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
@@ -92,7 +93,7 @@ class Net:
         model: the denoiser.
     """
 
-    @torch.compiler.disable
+    @uncompiled
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self.parameters = learned(model)
@@ -127,7 +128,7 @@ class Net:
         self.tensors = self.members()
         self.plain = plain(self.modules)
 
-    @torch.compiler.disable
+    @uncompiled
     def called(self) -> None:
         """The first call is over, and may have made and filled what the net keeps."""
         before = {m.name: (id(m.tensor), m.version) for m in self.tensors}
@@ -135,7 +136,7 @@ class Net:
         moved = [m for m in self.tensors if before.get(m.name) != (id(m.tensor), m.version)]
         self.moving = {m.name: m.tensor.detach().clone() for m in moved}
 
-    @torch.compiler.disable
+    @uncompiled
     def be_direct(self) -> None:
         """The net has its parameters from elsewhere than its modules' dicts, so we cannot replace them."""
         self.direct, self.leaves = True, self.parameters
@@ -193,7 +194,7 @@ class Net:
             if m.training != self.training[path]
         ]
 
-    @torch.compiler.disable
+    @uncompiled
     def refuse_drift(self) -> None:
         """At the end of the forward pass: all calls were of one net."""
         written = self.written()
@@ -205,7 +206,7 @@ class Net:
         self.steady = {place: value for place, value in self.plain.items() if place in now and now[place] == value}
         self.names = {(path, key) for path, module in self.modules.items() for key in vars(module)}
 
-    @torch.compiler.disable
+    @uncompiled
     def refuse_changes(self, others: list[str]) -> None:
         """At the start of the backward pass; ``others`` were changed too."""
         written = [f"'{name}' was modified by an inplace operation" for name in self.written()]

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..._core.registry import uncompiled
 from .._random import Source, equal, sources
 
 
@@ -20,7 +21,7 @@ class Surroundings:
         device: of the run.
     """
 
-    @torch.compiler.disable
+    @uncompiled
     def __init__(self, model: nn.Module, device: torch.device) -> None:
         self.device = device
         self.autocast = torch.is_autocast_enabled(device.type)
@@ -32,7 +33,7 @@ class Surroundings:
         self.unwatched: list[tuple[Source, Any]] = []  # and their states after the first evaluation
         self.late: list[str] = []  # names of those that moved nevertheless
 
-    @torch.compiler.disable
+    @uncompiled
     def now(self) -> list[Any]:
         """The state of every source; the last object where it has not moved."""
         found = [source.get() for source in self.sources]
@@ -41,7 +42,7 @@ class Surroundings:
         self.last = found
         return found
 
-    @torch.compiler.disable
+    @uncompiled
     def restore(self, states: list[Any]) -> None:
         """Every source goes on from its state."""
         for source, state in zip(self.sources, states, strict=True):
@@ -65,7 +66,7 @@ class Surroundings:
         if i == 0:
             self.look()
 
-    @torch.compiler.disable
+    @uncompiled
     def look(self) -> None:
         """After the first evaluation: what it did not draw from is slow to watch, and no longer watched."""
         before, after = self.states[0], self.now()
@@ -76,7 +77,7 @@ class Surroundings:
         self.sources = [self.sources[j] for j in kept]
         self.states[0], self.last = [before[j] for j in kept], [after[j] for j in kept]
 
-    @torch.compiler.disable
+    @uncompiled
     def finish(self) -> None:
         """After the last evaluation."""
         before = self.last

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from .._core import checks
 from .._core.errors import message
 from ..ops import Selection, magnitude_kth, magnitude_select
-from ._slots import SUFFIX, Rule, slots_of
+from .slots import SUFFIX, Rule, slots_of
 
 Target = None | str | Sequence[str] | Callable[[str, nn.Module, Tensor], bool]
 

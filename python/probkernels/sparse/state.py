@@ -12,8 +12,8 @@ from ..ops import Selection
 from . import _beside
 from ._checksum import frozen_checksum
 from ._modules import standin
-from ._slots import Slot, resize, settle, tuned
 from .delta import Delta, Part
+from .slots import Slot, resize, settle, tuned
 
 Held = list[tuple[Slot, nn.Parameter, nn.Parameter]]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import weakref
 from dataclasses import dataclass
@@ -208,6 +209,13 @@ def _write_shard(weight: Any, selection: Selection, values: Tensor) -> None:
 LIVE: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
 
+@functools.cache
+def watch_optimizers() -> None:
+    """Has every optimizer's step looked at from now on: nobody's who only imports this library."""
+    register_optimizer_step_pre_hook(_before_step)
+    register_optimizer_step_post_hook(_after_step)
+
+
 def slots_of(module: nn.Module) -> dict[str, Slot]:
     """Adapted parameters of this module itself, by attribute name."""
     return module.__dict__.get("_sparse_slots", {})
@@ -251,7 +259,3 @@ def _before_step(optimiser: torch.optim.Optimizer, *_: Any) -> None:
                     f"{type(optimiser).__name__}.step: its state is of other entries of '{slot.name}' than those "
                     f"trained now. Hint: {hint}"
                 )
-
-
-register_optimizer_step_pre_hook(_before_step)
-register_optimizer_step_post_hook(_after_step)
