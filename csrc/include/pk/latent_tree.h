@@ -115,18 +115,20 @@ struct PowerOfTwo {
   PK_HD A scale() const { return bit_cast<A>(Bits(kBias - exponent) << kMantissa); }
 };
 
-// 2^exponent of exponent <= 0; zero below the normal range.
+// 2^exponent, at least the least normal number and at most 1: a state that is positive stays so, and the exponent of one
+// that is zero does not matter.
 template <class A>
 PK_HD A power_of_two(int exponent) {
   using Power = PowerOfTwo<A>;
-  const int biased = exponent + Power::kBias;
-  return bit_cast<A>(typename Power::Bits(biased > 0 ? biased : 0) << Power::kMantissa);
+  const int biased = exponent > 0 ? Power::kBias : exponent + Power::kBias;
+  return bit_cast<A>(typename Power::Bits(biased > 1 ? biased : 1) << Power::kMantissa);
 }
 
-// How many powers of two a factor with these parameters may lie from 1. Numbers below the normal range count as zero.
+// Between which powers of two the positive parameters lie, and whether others are zero: so count those below the normal
+// range.
 struct Reach {
   template <int B, class A>
-  PK_HD static void run(const A* from, Int count, bool* zeros, int* reach) {
+  PK_HD static void run(const A* from, Int count, bool* zeros, int* low, int* high) {
     using Bits = typename PowerOfTwo<A>::Bits;
     constexpr Bits kNormal = Bits(1) << PowerOfTwo<A>::kMantissa, kMost = std::numeric_limits<Bits>::max();
     Bits least = kMost, lowest = kMost, most = 0;
@@ -139,7 +141,8 @@ struct Reach {
     }
     *zeros = lowest < kNormal;
     const auto exponent = [](Bits bits) { return int(bits >> PowerOfTwo<A>::kMantissa) - PowerOfTwo<A>::kBias; };
-    *reach = std::max(least == kMost ? 0 : -exponent(least), exponent(most) + 1);
+    *low = least == kMost ? 0 : exponent(least);
+    *high = exponent(most) + 1;
   }
 };
 
