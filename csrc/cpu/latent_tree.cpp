@@ -38,7 +38,7 @@ class Walk {
       ahead(n - 1, -1);
       if (node.latent()) {
         finish(node);
-        send(node);
+        node.lost > 0 ? send<true>(node) : send<false>(node);
       } else {
         times_leaves(node);
       }
@@ -115,30 +115,33 @@ class Walk {
     }
   }
 
-  // What the parent's product is multiplied by is stored too when flows are asked for.
+  // What the parent's product is multiplied by is stored too when flows are asked for, or when it is looked at.
+  template <bool kLook>
   PK_HD void send(const Node<A>& node) {
-    A *const m = tile_.data + node.m, *const to = tile_.data + node.to;
+    A *const m = kFlows ? tile_.data + node.m : tile_.ratios, *const to = tile_.data + node.to;
     const A* const before = node.first ? model_.ones : to;
     const Int stride = node.first ? 0 : node.above_width;
     product<B>(kTile, node.above_width, node.states, Broadcast<A>{tile_.data + node.e, node.width, 1}, node.up,
                [&](Int b, Int j, Register sum) PK_INLINE {
-                 if constexpr (kFlows) memcpy(m + b * node.above_width + j, &sum, B);
-                 if (node.lost > 0) find_lost(node, b, j, sum);
+                 if constexpr (kFlows || kLook) memcpy(m + b * node.above_width + j, &sum, B);
                  Register v;
                  memcpy(&v, before + b * stride + j, B);
                  v *= sum;
                  memcpy(to + b * node.above_width + j, &v, B);
                });
+    if constexpr (kLook) find_lost(node, m);
   }
 
-  // Marks an image of which one of these sums is small though terms of it are not zero: some may have flushed.
-  __attribute__((noinline)) void find_lost(const Node<A>& node, Int b, Int j, Register sum) {
-    const A* const e = tile_.data + node.e + b * node.width;
-    for (int i = 0; i < W && j + i < node.above; ++i) {
-      if (!(sum[i] < node.lost)) continue;
-      const A* const weight = node.up + j + i;
-      for (Int k = 0; k < node.states && !tile_.lost[b]; ++k)
-        tile_.lost[b] = weight[k * node.above_width] > 0 && e[k] > 0;
+  // Marks images of which a sum is small though terms of it are not zero: some may have flushed.
+  __attribute__((noinline)) void find_lost(const Node<A>& node, const A* sums) {
+    for (int b = 0; b < kTile; ++b) {
+      const A* const e = tile_.data + node.e + b * node.width;
+      for (Int i = 0; i < node.above && !tile_.lost[b]; ++i) {
+        if (!(sums[b * node.above_width + i] < node.lost)) continue;
+        const A* const weight = node.up + i;
+        for (Int k = 0; k < node.states; ++k)
+          if (weight[k * node.above_width] > 0 && e[k] > 0) tile_.lost[b] = true;
+      }
     }
   }
 
@@ -242,8 +245,8 @@ struct RunTile {
     const A* const p = tile.data + model.nodes[0].to;
     const Int stride = model.nodes[0].above_width;
     for (Int b = 0; b < tile.count; ++b)
-      log_prob[tile.first + b] = tile.lost[b] ? std::numeric_limits<A>::quiet_NaN()
-                                              : A(std::log(double(p[b * stride])) + M_LN2 * tile.exponents[b]);
+      log_prob[tile.first + b] =
+          tile.lost[b] ? PowerOfTwo<A>::kNaN : A(std::log(double(p[b * stride])) + M_LN2 * tile.exponents[b]);
     if constexpr (kFlows) {
       tile.set_posteriors();
       walk.down(*turns);

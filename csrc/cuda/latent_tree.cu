@@ -225,8 +225,8 @@ __global__ void __launch_bounds__(kThreads) walk_kernel(Group<A> in) {
   const int exponent = walk_up(shared, in, at, kFlows);
   if (threadIdx.x < kWarp && in.first + at < in.batch) {
     const A p = in.sent[in.nodes[0].sent * in.stride + at];
-    in.log_prob[in.first + at] = shared.lost[threadIdx.x] ? std::numeric_limits<A>::quiet_NaN()
-                                                          : A(log(double(p)) + 0.69314718055994530942 * exponent);
+    in.log_prob[in.first + at] =
+        shared.lost[threadIdx.x] ? PowerOfTwo<A>::kNaN : A(log(double(p)) + 0.69314718055994530942 * exponent);
   }
   if constexpr (kFlows) {
     __syncthreads();

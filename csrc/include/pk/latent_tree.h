@@ -105,7 +105,8 @@ struct PowerOfTwo {
   using Bits = std::conditional_t<sizeof(A) == 8, std::int64_t, std::int32_t>;
   static constexpr int kMantissa = sizeof(A) == 8 ? 52 : 23, kBias = sizeof(A) == 8 ? 1023 : 127;
   static constexpr A kLeast = std::numeric_limits<A>::min();  // the least normal number
-  static constexpr int kRange = kBias - 1;                    // powers of two that a number may lie from 1, either way
+  static constexpr A kNaN = std::numeric_limits<A>::quiet_NaN();
+  static constexpr int kRange = kBias - 1;  // powers of two that a number may lie from 1, either way
   int exponent;
 
   PK_HD explicit PowerOfTwo(A largest) {
@@ -115,8 +116,8 @@ struct PowerOfTwo {
   PK_HD A scale() const { return bit_cast<A>(Bits(kBias - exponent) << kMantissa); }
 };
 
-// 2^exponent, at least the least normal number and at most 1: a state that is positive stays so, and the exponent of one
-// that is zero does not matter.
+// 2^exponent, at least the least normal number and at most 1: a state that is positive stays so, and the exponent of
+// one that is zero does not matter.
 template <class A>
 PK_HD A power_of_two(int exponent) {
   using Power = PowerOfTwo<A>;

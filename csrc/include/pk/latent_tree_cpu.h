@@ -66,7 +66,7 @@ struct Node {
   Int x, x_to;                        // exponents of its product's states and of the parent's, -1: there are none
   Int q, from;                        // posteriors of its latent variable, and of the parent's
   A enough;                           // its own message's largest state from which others may flush
-  A lost;  // a sum of its matrix below may lack what counts, 0: none can be
+  A lost;                             // a sum of its matrix below may lack what counts, 0: none can be
   bool first, rescale, again;  // the first factor of the parent's product; take that one's exponents afterwards, again
 
   PK_HD bool latent() const { return up != nullptr; }
@@ -346,7 +346,7 @@ class Tile {
   std::int32_t exponents[kTile];
   bool lost[kTile];  // images of which a state flushed that counts
   A grads[kTile];    // what each image's flows are multiplied by
-  A least[kTile];  // messages below are taken for zero: a ratio would overflow
+  A least[kTile];    // messages below are taken for zero: a ratio would overflow
 
  private:
   Int top_, top_width_;

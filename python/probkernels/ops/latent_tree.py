@@ -266,9 +266,10 @@ def latent_tree(codes: Tensor, weights: Tensor, log_leaves: Tensor, tree: Tensor
         (B) log p(x), -inf where a sample is impossible. A sample's does not depend on the others. Differentiable in
         ``weights`` (linearly: zeros have a gradient too) and ``log_leaves`` any number of times; a sample that is
         impossible, and a parent's state from which a node's message is zero, add nothing to gradients.
-        Parameters below the normal range, 1.2e-38 in float32, count as zero, and so do states that are less likely than
-        that beside another once a node's children are multiplied: with weights that are not zero this is below
-        rounding.
+        Parameters below the normal range, 1.2e-38 in float32, count as zero. Where weights of zero (or nearly so) hide
+        the likeliest states, so that others count which lie out of range beside them, a sample is computed once more
+        with an exponent for every state: exact, but slower. On a GPU this takes weights of at most 1, and while a CUDA
+        graph is captured such samples come out as NaN.
 
     Raises:
         TypeError: a dtype is wrong.
