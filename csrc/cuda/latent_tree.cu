@@ -5,8 +5,7 @@
 // small, another may restore. For flows the block walks down again and leaves ratios and posteriors, from which two
 // kernels add up the flows of every matrix and every table: each entry has one thread that adds to it, images in order,
 // so there are no atomics and the same bits every time. Images go in groups that keep the scratch memory bounded. An
-// image that needs states which flushed (it takes zero weights) comes out as NaN, without flows: the caller computes it
-// otherwise.
+// image of which a state flushed that counts comes out as NaN, without flows: the caller computes it otherwise.
 #include "pk/gpu.h"
 #include "pk/latent_tree.h"
 
@@ -74,21 +73,6 @@ __device__ __forceinline__ void multiply(Shared<A>& shared, const A* matrix, Int
   }
 }
 
-// A product's state that is multiplied by v. `before`, its exponent so far, may be null: zero.
-template <class A>
-struct Factor {
-  A mantissa;
-  int exponent;
-  __device__ Factor(A product, const std::int32_t* before, A v) : exponent(before ? *before : 0) {
-    mantissa = taken(taken(product) * taken(v));
-  }
-  __device__ A taken(A v) {
-    const PowerOfTwo<A> power(v);
-    exponent += power.exponent;
-    return v * power.scale();
-  }
-};
-
 // Puts the states of factor(state) into a product (states, images), brought to a common exponent, which is returned:
 // the largest. States below 2^-kRange of that come out near that.
 template <class A, class Value>
@@ -114,13 +98,11 @@ __device__ __forceinline__ int align(Shared<A>& shared, int states, A* product, 
 // Whether a sum is small though terms of it are not zero: some may have flushed.
 template <class A>
 __device__ __forceinline__ bool is_lost(const Group<A>& in, const TreeNode& node, int row, const A* product, A sum) {
-  using Power = PowerOfTwo<A>;
-  int exponent = Power::kMantissa + 3 - Power::kRange;
+  int exponent = PowerOfTwo<A>::kMantissa + 3 - PowerOfTwo<A>::kRange;  // states times 2^-kRange, and rounding
   for (Int k = node.states; k > 1; k /= 2) ++exponent;
   if (!(sum < power_of_two<A>(exponent))) return false;
-  const A* const weight = in.weights + node.weights + row * node.states;
   for (Int k = 0; k < node.states; ++k)
-    if (weight[k] > A(0) && product[k * in.stride] > A(0)) return true;
+    if (in.weights[node.weights + row * node.states + k] > A(0) && product[k * in.stride] > A(0)) return true;
   return false;
 }
 

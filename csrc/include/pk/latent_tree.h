@@ -125,6 +125,21 @@ PK_HD A power_of_two(int exponent) {
   return bit_cast<A>(typename Power::Bits(biased > 1 ? biased : 1) << Power::kMantissa);
 }
 
+// A product's state that is multiplied by v. `before`, its exponent so far, may be null: zero.
+template <class A>
+struct Factor {
+  A mantissa;
+  int exponent;
+  PK_HD Factor(A product, const std::int32_t* before, A v) : exponent(before ? *before : 0) {
+    mantissa = taken(taken(product) * taken(v));
+  }
+  PK_HD A taken(A v) {
+    const PowerOfTwo<A> power(v);
+    exponent += power.exponent;
+    return v * power.scale();
+  }
+};
+
 // Between which powers of two the positive parameters lie, and whether others are zero: so count those below the normal
 // range.
 struct Reach {
