@@ -4,7 +4,8 @@
 // nothing, and the exponents are added up as integers; while a product has more factors than its range covers, every
 // state has an exponent of its own. Tiles have a fixed size, and threads add their flows to a node's
 // in the order of the tiles (Turns), so any number of threads gives the same bits, and what is left over in memory is
-// one tile's.
+// one tile's. An image that needs states which flushed (it takes zero weights) comes out as NaN, without flows: the
+// caller computes it otherwise.
 #include <cmath>
 #include <memory>
 
@@ -29,6 +30,7 @@ class Walk {
 
   PK_HD void up() {
     std::fill(tile_.exponents, tile_.exponents + kTile, 0);
+    std::fill(tile_.lost, tile_.lost + kTile, false);
     ahead(model_.count() - 1, -1);
     for (Int n = model_.count() - 1; n >= 0; --n) {
       const Node<A>& node = model_.nodes[n];
@@ -36,7 +38,7 @@ class Walk {
       ahead(n - 1, -1);
       if (node.latent()) {
         finish(node);
-        send(node);
+        node.lost > 0 ? send<true>(node) : send<false>(node);
       } else {
         times_leaves(node);
       }
@@ -113,19 +115,34 @@ class Walk {
     }
   }
 
-  // What the parent's product is multiplied by is stored too when flows are asked for.
+  // What the parent's product is multiplied by is stored too when flows are asked for, or when it is looked at.
+  template <bool kLook>
   PK_HD void send(const Node<A>& node) {
-    A *const m = tile_.data + node.m, *const to = tile_.data + node.to;
+    A *const m = kFlows ? tile_.data + node.m : tile_.ratios, *const to = tile_.data + node.to;
     const A* const before = node.first ? model_.ones : to;
     const Int stride = node.first ? 0 : node.above_width;
     product<B>(kTile, node.above_width, node.states, Broadcast<A>{tile_.data + node.e, node.width, 1}, node.up,
                [&](Int b, Int j, Register sum) PK_INLINE {
-                 if constexpr (kFlows) memcpy(m + b * node.above_width + j, &sum, B);
+                 if constexpr (kFlows || kLook) memcpy(m + b * node.above_width + j, &sum, B);
                  Register v;
                  memcpy(&v, before + b * stride + j, B);
                  v *= sum;
                  memcpy(to + b * node.above_width + j, &v, B);
                });
+    if constexpr (kLook) find_lost(node, m);
+  }
+
+  // Marks images of which a sum is small though terms of it are not zero: some may have flushed.
+  __attribute__((noinline)) void find_lost(const Node<A>& node, const A* sums) {
+    for (int b = 0; b < kTile; ++b) {
+      const A* const e = tile_.data + node.e + b * node.width;
+      for (Int i = 0; i < node.above && !tile_.lost[b]; ++i) {
+        if (!(sums[b * node.above_width + i] < node.lost)) continue;
+        const A* const weight = node.up + i;
+        for (Int k = 0; k < node.states; ++k)
+          if (weight[k * node.above_width] > 0 && e[k] > 0) tile_.lost[b] = true;
+      }
+    }
   }
 
   PK_HD void times_leaves(const Node<A>& node) {
@@ -228,7 +245,8 @@ struct RunTile {
     const A* const p = tile.data + model.nodes[0].to;
     const Int stride = model.nodes[0].above_width;
     for (Int b = 0; b < tile.count; ++b)
-      log_prob[tile.first + b] = A(std::log(double(p[b * stride])) + M_LN2 * tile.exponents[b]);
+      log_prob[tile.first + b] =
+          tile.lost[b] ? PowerOfTwo<A>::kNaN : A(std::log(double(p[b * stride])) + M_LN2 * tile.exponents[b]);
     if constexpr (kFlows) {
       tile.set_posteriors();
       walk.down(*turns);

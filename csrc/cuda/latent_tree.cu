@@ -4,7 +4,8 @@
 // which rounds nothing. Every state of a product has an exponent of its own until the last factor: what one makes
 // small, another may restore. For flows the block walks down again and leaves ratios and posteriors, from which two
 // kernels add up the flows of every matrix and every table: each entry has one thread that adds to it, images in order,
-// so there are no atomics and the same bits every time. Images go in groups that keep the scratch memory bounded.
+// so there are no atomics and the same bits every time. Images go in groups that keep the scratch memory bounded. An
+// image of which a state flushed that counts comes out as NaN, without flows: the caller computes it otherwise.
 #include "pk/gpu.h"
 #include "pk/latent_tree.h"
 
@@ -40,6 +41,7 @@ template <class A>
 struct Shared {
   A matrix[kSide][kSide + 1], x[kSide][kSide + 1];
   int largest[kWarps][kWarp];  // exponents
+  bool lost[kWarp];            // images of which a state flushed that counts
 };
 
 // done(row, sum over s of matrix(row, s) x(s)) for the rows of this thread, at its image. matrix(row, s) lies at
@@ -71,23 +73,8 @@ __device__ __forceinline__ void multiply(Shared<A>& shared, const A* matrix, Int
   }
 }
 
-// A product's state that is multiplied by v. `before`, its exponent so far, may be null: zero.
-template <class A>
-struct Factor {
-  A mantissa;
-  int exponent;
-  __device__ Factor(A product, const std::int32_t* before, A v) : exponent(before ? *before : 0) {
-    mantissa = taken(taken(product) * taken(v));
-  }
-  __device__ A taken(A v) {
-    const PowerOfTwo<A> power(v);
-    exponent += power.exponent;
-    return v * power.scale();
-  }
-};
-
 // Puts the states of factor(state) into a product (states, images), brought to a common exponent, which is returned:
-// the largest. States below 2^-kRange of that become zero.
+// the largest. States below 2^-kRange of that come out near that.
 template <class A, class Value>
 __device__ __forceinline__ int align(Shared<A>& shared, int states, A* product, Int stride, const Value& factor) {
   constexpr int kNone = -(1 << 30);
@@ -106,6 +93,17 @@ __device__ __forceinline__ int align(Shared<A>& shared, int states, A* product, 
   }
   __syncthreads();  // before the product or the maxima are used by others
   return largest == kNone ? 0 : largest;
+}
+
+// Whether a sum is small though terms of it are not zero: some may have flushed.
+template <class A>
+__device__ __forceinline__ bool is_lost(const Group<A>& in, const TreeNode& node, int row, const A* product, A sum) {
+  int exponent = PowerOfTwo<A>::kMantissa + 3 - PowerOfTwo<A>::kRange;  // states times 2^-kRange, and rounding
+  for (Int k = node.states; k > 1; k /= 2) ++exponent;
+  if (!(sum < power_of_two<A>(exponent))) return false;
+  for (Int k = 0; k < node.states; ++k)
+    if (in.weights[node.weights + row * node.states + k] > A(0) && product[k * in.stride] > A(0)) return true;
+  return false;
 }
 
 // One image's leaves of a node: value(state), 1 where the observation is missing.
@@ -133,8 +131,10 @@ __device__ __forceinline__ std::int32_t* exponents_at(const Group<A>& in, const 
 // Messages from the leaves to the root; returns the exponents that were taken out.
 template <class A>
 __device__ __forceinline__ int walk_up(Shared<A>& shared, const Group<A>& in, Int at, bool keep) {
-  const int warp = threadIdx.x / kWarp;
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   int exponent = 0;
+  if (warp == 0) shared.lost[lane] = false;
+  __syncthreads();
   for (Int n = in.count - 1; n >= 0; --n) {
     const Placed& placed = in.nodes[n];
     const TreeNode& node = placed.node;
@@ -143,6 +143,8 @@ __device__ __forceinline__ int walk_up(Shared<A>& shared, const Group<A>& in, In
     A* const parent = node.parent < 0 ? nullptr : in.products + in.nodes[node.parent].product * in.stride + at;
     std::int32_t* const exponents = node.parent < 0 ? nullptr : exponents_at(in, in.nodes[node.parent], at);
     const auto send = [&](int k, A sum) {
+      if (node.latent() && is_lost(in, node, k, in.products + placed.product * in.stride + at, sum))
+        shared.lost[lane] = true;
       if (node.latent() && (keep || !parent)) in.sent[placed.sent * in.stride + at + k * in.stride] = sum;
       if (!parent) return;
       const Int place = k * in.stride;
@@ -174,9 +176,9 @@ __device__ __forceinline__ int walk_up(Shared<A>& shared, const Group<A>& in, In
 // Posteriors from the root to the leaves; what was sent becomes the parent's posterior over it.
 template <class A>
 __device__ __forceinline__ void walk_down(Shared<A>& shared, const Group<A>& in, Int at) {
-  const int warp = threadIdx.x / kWarp;
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   const Int image = in.first + at;
-  const A counted = image >= in.batch ? A(0) : in.grad ? in.grad[image] : A(1);
+  const A counted = image >= in.batch || shared.lost[lane] ? A(0) : in.grad ? in.grad[image] : A(1);
   const A size = counted < A(0) ? -counted : counted;
   const A least = PowerOfTwo<A>::kLeast * (size > A(1) ? size : A(1));  // a ratio above would overflow
   for (Int n = 0; n < in.count; ++n) {
@@ -205,7 +207,8 @@ __global__ void __launch_bounds__(kThreads) walk_kernel(Group<A> in) {
   const int exponent = walk_up(shared, in, at, kFlows);
   if (threadIdx.x < kWarp && in.first + at < in.batch) {
     const A p = in.sent[in.nodes[0].sent * in.stride + at];
-    in.log_prob[in.first + at] = A(log(double(p)) + 0.69314718055994530942 * exponent);
+    in.log_prob[in.first + at] =
+        shared.lost[threadIdx.x] ? PowerOfTwo<A>::kNaN : A(log(double(p)) + 0.69314718055994530942 * exponent);
   }
   if constexpr (kFlows) {
     __syncthreads();

@@ -22,9 +22,15 @@ NEAR: dict[torch.dtype, dict[str, float]] = {
 
 
 def by_logarithms(model: Model, codes: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """log p (B), and the gradients of its sum in the logarithms of weights and leaves: flows, by autograd."""
+    """log p (B), and the gradients of its sum in the logarithms of weights and leaves: flows, by autograd.
+
+    The logarithm of zero is a number far below all others; samples that need one are impossible and have no flows.
+    """
     rows = model.tree.tolist()
-    log_weights, log_leaves = (t.to(dtype).double().log().requires_grad_() for t in (model.weights, model.leaves))
+    nothing = -1e15
+    log_weights, log_leaves = (
+        t.to(dtype).double().log().clamp(min=nothing).requires_grad_() for t in (model.weights, model.leaves)
+    )
     messages = [torch.zeros(codes.shape[1], row[1], dtype=torch.float64) for row in rows]
     log_p = torch.zeros(codes.shape[1])
     for n, (parent, _, variable, weights_at, *_) in reversed(list(enumerate(rows))):
@@ -39,7 +45,9 @@ def by_logarithms(model: Model, codes: Tensor, dtype: torch.dtype) -> tuple[Tens
             log_p = sent[:, 0]
         else:
             messages[parent] = messages[parent] + sent
-    return (log_p, *torch.autograd.grad(log_p.sum(), (log_weights, log_leaves)))
+    possible = log_p > nothing / 2
+    flows = torch.autograd.grad(log_p[possible].sum(), (log_weights, log_leaves))
+    return (log_p.detach().masked_fill(~possible, -torch.inf), *flows)
 
 
 def check(model: Model, codes: Tensor, on: torch.device, dtype: torch.dtype) -> None:
@@ -54,14 +62,15 @@ def check(model: Model, codes: Tensor, on: torch.device, dtype: torch.dtype) -> 
         torch.testing.assert_close(got.cpu().double(), flow, rtol=1e-4, atol=codes.shape[1] * NEAR[dtype]["atol"])
 
 
-def extreme(model: Model, orders: float, seed: int, base: float = 10.0) -> Model:
-    """Parameters down to base^-orders, the largest of a row or of a state near 1."""
+def extreme(model: Model, orders: float, seed: int, zeros: float = 0.0) -> Model:
+    """Parameters down to 10^-orders, a share of them zero."""
     generator = torch.Generator().manual_seed(seed)
-    sparse = []
-    for flat in (model.weights, model.leaves):
-        far = torch.rand(flat.shape, generator=generator, dtype=torch.float64) ** 2
-        sparse.append(base ** -(orders * far))
-    return Model(model.tree, *sparse)
+
+    def drawn(flat: Tensor) -> Tensor:
+        return torch.rand(flat.shape, generator=generator, dtype=torch.float64)
+
+    sparse = [10.0 ** -(orders * drawn(flat) ** 2) for flat in (model.weights, model.leaves)]
+    return Model(model.tree, *(flat * (drawn(flat) >= zeros) for flat in sparse))
 
 
 def star(children: int, states: int, latent: bool) -> Model:
@@ -75,7 +84,8 @@ def wide_models(draw: st.DrawFn) -> Model:
     torch.manual_seed(seed)
     shape = draw(st.sampled_from(["tree", "hub", "leaves"]))
     model = random_model(12, [states, 2], 3, seed) if shape == "tree" else star(40, states, shape == "hub")
-    return extreme(model, draw(st.sampled_from([1.0, 5.0, 12.0, 25.0])), seed)
+    zeros = draw(st.sampled_from([0.0, 0.1, 0.4]))
+    return extreme(model, draw(st.sampled_from([1.0, 5.0, 12.0, 25.0, 37.0])), seed, zeros)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
@@ -86,12 +96,14 @@ def test_any_tree_equals_logarithms(dtype: torch.dtype, model: Model) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("orders", [3.0, 10.0, 25.0])
+@pytest.mark.parametrize(("orders", "zeros"), [(3.0, 0.0), (10.0, 0.3), (25.0, 0.0), (37.0, 0.2)])
 @pytest.mark.parametrize("states", [2, 17])
-def test_extreme_trees_on_every_backend(on: torch.device, states: int, orders: float, dtype: torch.dtype) -> None:
+def test_extreme_trees_on_every_backend(
+    on: torch.device, states: int, orders: float, zeros: float, dtype: torch.dtype
+) -> None:
     torch.manual_seed(0)
     for seed, model in enumerate((random_model(15, [states, 3]), star(30, states, True), star(30, states, False))):
-        check(extreme(model, orders, seed), model.codes(34), on, dtype)
+        check(extreme(model, orders, seed, zeros), model.codes(34), on, dtype)
 
 
 def hub(children: int, leaf: float, weight: float) -> tuple[Model, Tensor]:
@@ -126,6 +138,57 @@ def test_few_factors_may_be_tiny_too(on: torch.device, small: float) -> None:
         model.tree, torch.tensor([0.5, 0.5]).double(), torch.cat([torch.stack([t, t]).flatten() for t in leaves])
     )
     check(model, torch.zeros(3, 1, dtype=torch.int32), on, torch.float32)
+
+
+def two_hubs(children: int, small: float, weights: Tensor) -> Model:
+    """Latent nodes A - B; B's ``children`` leaves favor its state 0, as many of A's undo that: p is far from zero."""
+    hung = [(parent, 2, 2 + k + parent * children, 2, False) for parent in (1, 0) for k in range(children)]
+    described = build([(NONE, 2, 0, 2, True), (0, 2, 1, 2, True), *hung])
+    one = torch.ones(2, 2, dtype=torch.float64)
+    favor = [torch.tensor([[first, second]] * 2).double() for first, second in ((1.0, small), (small, 1.0))]
+    leaves = torch.cat([one, one, *(favor[0] for _ in range(children)), *(favor[1] for _ in range(children))])
+    return Model(described.tree, torch.cat([torch.tensor([0.5, 0.5]).double(), weights.flatten()]), leaves.flatten())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("hidden", [0.0, 1e-37])
+def test_a_state_that_no_weight_leads_to_hides_no_other(on: torch.device, hidden: float, dtype: torch.dtype) -> None:
+    """A's state 1 needs B's state 1, a thousand orders of magnitude below B's state 0, and nothing else counts."""
+    codes = torch.zeros(302, 3, dtype=torch.int32)
+    codes[:, 2] = NONE
+    model = two_hubs(150, 1e-7, torch.tensor([[1.0, 0.0], [hidden, 1.0]]).double())
+    check(model, codes, on, dtype)
+    grad = torch.tensor([2.0, -1.0, 0.5], device=on, dtype=dtype)
+    weights, leaves = model.weights.to(on, dtype), model.leaves.to(on, dtype)
+    once = [pk.ops.latent_tree_flows(codes[:, b : b + 1].to(on), weights, leaves, model.tree)[1:] for b in range(3)]
+    together = pk.ops.latent_tree_flows(codes.to(on), weights, leaves, model.tree, grad=grad)[1:]
+    for got, parts in zip(together, zip(*once, strict=True), strict=True):
+        torch.testing.assert_close(got, sum(g * part for g, part in zip(grad, parts, strict=True)), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("far", range(1, 40, 3))
+def test_an_impossible_state_may_have_any_exponent(on: torch.device, far: int) -> None:
+    """Its factors but one favor it, by 2^(20 far): it is zero, and no infinity times zero."""
+    hung = [(0, 2, 1 + k, 2, False) for k in range(far + 1)]
+    described = build([(NONE, 2, 0, 2, True), *hung])
+    leaves = [[1.0, 1.0], [0.0, 1.0], *([1.0, 2.0**-20] for _ in range(far))]
+    tables = torch.tensor([[row, row] for row in leaves], dtype=torch.float64).flatten()
+    model = Model(described.tree, torch.tensor([0.5, 0.5]).double(), tables)
+    check(model, torch.zeros(far + 2, 1, dtype=torch.int32), on, torch.float32)
+
+
+@pytest.mark.parametrize("of", ["weights", "leaves"])
+@pytest.mark.parametrize("zeros", [0.0, 0.3])
+def test_nan_comes_out_as_nan(on: torch.device, of: str, zeros: float) -> None:
+    torch.manual_seed(0)
+    for seed, model in enumerate((random_model(15, [3, 2]), star(30, 3, True), star(30, 17, False))):
+        model = extreme(model, 3.0, seed, zeros)
+        getattr(model, of)[:] = torch.nan
+        codes = model.codes(5, missing=0.0).to(on)
+        weights, leaves = model.weights.to(on).float(), model.leaves.to(on).float()
+        assert pk.ops.latent_tree(codes, weights, leaves.log(), model.tree).isnan().all()
+        log_p, *flows = pk.ops.latent_tree_flows(codes, weights, leaves, model.tree)
+        assert log_p.isnan().all() and flows[0].isnan().any()
 
 
 @each_kernel

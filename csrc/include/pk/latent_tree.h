@@ -105,7 +105,8 @@ struct PowerOfTwo {
   using Bits = std::conditional_t<sizeof(A) == 8, std::int64_t, std::int32_t>;
   static constexpr int kMantissa = sizeof(A) == 8 ? 52 : 23, kBias = sizeof(A) == 8 ? 1023 : 127;
   static constexpr A kLeast = std::numeric_limits<A>::min();  // the least normal number
-  static constexpr int kRange = kBias - 1;                    // powers of two that a number may lie from 1, either way
+  static constexpr A kNaN = std::numeric_limits<A>::quiet_NaN();
+  static constexpr int kRange = kBias - 1;  // powers of two that a number may lie from 1, either way
   int exponent;
 
   PK_HD explicit PowerOfTwo(A largest) {
@@ -115,18 +116,35 @@ struct PowerOfTwo {
   PK_HD A scale() const { return bit_cast<A>(Bits(kBias - exponent) << kMantissa); }
 };
 
-// 2^exponent of exponent <= 0; zero below the normal range.
+// 2^exponent, at least the least normal number and at most 1: a state that is positive stays so, and the exponent of
+// one that is zero does not matter.
 template <class A>
 PK_HD A power_of_two(int exponent) {
   using Power = PowerOfTwo<A>;
-  const int biased = exponent + Power::kBias;
-  return bit_cast<A>(typename Power::Bits(biased > 0 ? biased : 0) << Power::kMantissa);
+  const int biased = exponent > 0 ? Power::kBias : exponent + Power::kBias;
+  return bit_cast<A>(typename Power::Bits(biased > 1 ? biased : 1) << Power::kMantissa);
 }
 
-// How many powers of two a factor with these parameters may lie from 1. Numbers below the normal range count as zero.
+// A product's state that is multiplied by v. `before`, its exponent so far, may be null: zero.
+template <class A>
+struct Factor {
+  A mantissa;
+  int exponent;
+  PK_HD Factor(A product, const std::int32_t* before, A v) : exponent(before ? *before : 0) {
+    mantissa = taken(taken(product) * taken(v));
+  }
+  PK_HD A taken(A v) {
+    const PowerOfTwo<A> power(v);
+    exponent += power.exponent;
+    return v * power.scale();
+  }
+};
+
+// Between which powers of two the positive parameters lie, and whether others are zero: so count those below the normal
+// range.
 struct Reach {
   template <int B, class A>
-  PK_HD static void run(const A* from, Int count, bool* zeros, int* reach) {
+  PK_HD static void run(const A* from, Int count, bool* zeros, int* low, int* high) {
     using Bits = typename PowerOfTwo<A>::Bits;
     constexpr Bits kNormal = Bits(1) << PowerOfTwo<A>::kMantissa, kMost = std::numeric_limits<Bits>::max();
     Bits least = kMost, lowest = kMost, most = 0;
@@ -139,7 +157,8 @@ struct Reach {
     }
     *zeros = lowest < kNormal;
     const auto exponent = [](Bits bits) { return int(bits >> PowerOfTwo<A>::kMantissa) - PowerOfTwo<A>::kBias; };
-    *reach = std::max(least == kMost ? 0 : -exponent(least), exponent(most) + 1);
+    *low = least == kMost ? 0 : exponent(least);
+    *high = exponent(most) + 1;
   }
 };
 

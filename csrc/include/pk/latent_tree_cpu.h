@@ -66,6 +66,7 @@ struct Node {
   Int x, x_to;                        // exponents of its product's states and of the parent's, -1: there are none
   Int q, from;                        // posteriors of its latent variable, and of the parent's
   A enough;                           // its own message's largest state from which others may flush
+  A lost;                             // a sum of its matrix below may lack what counts, 0: none can be
   bool first, rescale, again;  // the first factor of the parent's product; take that one's exponents afterwards, again
 
   PK_HD bool latent() const { return up != nullptr; }
@@ -151,8 +152,8 @@ void Model<A>::describe(Int n, const Problem<A>& problem) {
 }
 
 // Where a product of many factors could leave the range, so that its states' exponents are taken out before. What a
-// matrix sends is at least its least entry, as the largest state of a message is in [1, 2), unless entries are zero:
-// then nothing is known.
+// matrix sends is at least its least entry, as the largest state of a message is in [1, 2). If entries are zero, or as
+// small as what flushes, sums are looked at: those below `lost` may be made of states that flushed.
 template <class A>
 void Model<A>::set_rescales(const Problem<A>& problem) {
   constexpr int kRange = PowerOfTwo<A>::kRange, kMantissa = PowerOfTwo<A>::kMantissa;
@@ -164,13 +165,19 @@ void Model<A>::set_rescales(const Problem<A>& problem) {
     const bool latent = tree_[n].latent();
     const Int size = node.states * (latent ? node.above : node.categories);
     bool zeros = false;
-    int reach = 0;
-    run_best<Reach>(latent ? problem.weights + tree_[n].weights : problem.leaves + tree_[n].leaves, size, &zeros,
-                    &reach);
+    int low = 0, high = 0;
+    run_best<Reach>(latent ? problem.weights + tree_[n].weights : problem.leaves + tree_[n].leaves, size, &zeros, &low,
+                    &high);
+    int reach = std::max(-low, high);
     if (latent) {
       const int sum = std::ilogb(double(node.states)) + 2;  // a sum of so many, each times less than 2
+      const int lost = std::max(high, 0) + sum + kMantissa + 1 - kRange;
+      node.enough = std::ldexp(A(1), std::min(reach + kMantissa + 1 - kRange, 0));
+      if (zeros || low < lost) {
+        node.lost = std::ldexp(A(1), lost);
+        node.enough = std::numeric_limits<A>::infinity();
+      }
       reach = zeros ? kRange : reach + sum;
-      node.enough = std::ldexp(A(1), std::min(reach - sum + kMantissa + 1 - kRange, 0));
     }
     const Int parent = node.parent;
     if (parent < 0) continue;
@@ -327,7 +334,7 @@ class Tile {
   void set_posteriors() {
     A* const q = data + top_;
     std::fill(q, q + kTile * top_width_, A(0));
-    for (int b = 0; b < kTile; ++b) q[b * top_width_] = grads[b];
+    for (int b = 0; b < kTile; ++b) q[b * top_width_] = lost[b] ? A(0) : grads[b];
   }
 
   typename PowerOfTwo<A>::Bits* exponents_at(Int place) const {
@@ -337,8 +344,9 @@ class Tile {
   Int number, first, count;
   A *data, *ratios;
   std::int32_t exponents[kTile];
-  A grads[kTile];  // what each image's flows are multiplied by
-  A least[kTile];  // messages below are taken for zero: a ratio would overflow
+  bool lost[kTile];  // images of which a state flushed that counts
+  A grads[kTile];    // what each image's flows are multiplied by
+  A least[kTile];    // messages below are taken for zero: a ratio would overflow
 
  private:
   Int top_, top_width_;

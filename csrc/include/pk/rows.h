@@ -103,12 +103,18 @@ struct Exponents {
     v *= power(kBias - (field - kBias));
     return field - kBias;
   }
-  // 2^(biased - kBias); zero below the normal range.
+  // 2^(biased - kBias)
   PK_HD static typename Vec<A, B>::Register power(Register biased) {
-    biased = (biased > 0 ? biased : Register{}) << kMantissa;
+    biased <<= kMantissa;
     typename Vec<A, B>::Register v;
     memcpy(&v, &biased, B);
     return v;
+  }
+  // power_of_two of every lane.
+  PK_HD static typename Vec<A, B>::Register at_most_1(Register exponent) {
+    const Register least = Register{} + (1 - kBias);
+    exponent = exponent > 0 ? Register{} : exponent;
+    return power((exponent > least ? exponent : least) + kBias);
   }
 };
 
@@ -128,7 +134,7 @@ PK_HD void take_exponents(A* v, typename PowerOfTwo<A>::Bits* x, Int width, bool
 }
 
 // to[0..width) = a * b * 2^x (x may be null: zeros), brought to [1, 2) by a power of two, of which the exponent is
-// returned. No product leaves the range before that: a state is lost only if it is 2^-kRange of the largest.
+// returned. No product leaves the range before that, and states below 2^-kRange of the largest come out near that.
 template <int B, class A>
 PK_HD int aligned_product(const A* a, const A* b, const typename PowerOfTwo<A>::Bits* x, A* to, Int width) {
   using Bits = typename PowerOfTwo<A>::Bits;
@@ -157,7 +163,7 @@ PK_HD int aligned_product(const A* a, const A* b, const typename PowerOfTwo<A>::
   }
   for (Int j = 0; j < width; j += W) {
     const auto y = at(j);
-    v *= Lanes::power(y - top + Lanes::kBias);
+    v *= Lanes::at_most_1(y - top);
     memcpy(to + j, &v, B);
   }
   return int(top);

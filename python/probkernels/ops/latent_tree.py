@@ -49,11 +49,27 @@ def _kernel(
     run.launch(op, DTYPE_CODE[weights.dtype], *tensors, list(tree), placed, *outputs, *sizes)
 
 
+_AT_ONCE = 2**22  # of a message's exponents, a pair of states and a sample each
+
+
+def _lost(log_prob: Tensor, weights: int) -> tuple[Tensor, ...]:
+    """The samples that a kernel gave up, in parts of bounded memory: zero weights hid the likeliest states from others.
+
+    They have NaN. While a CUDA graph is captured nothing can be read, and they keep it.
+    """
+    if log_prob.is_cuda and torch.cuda.is_current_stream_capturing():
+        return ()
+    samples = log_prob.isnan().nonzero()[:, 0]
+    return samples.split(max(_AT_ONCE // max(weights, 1), 1)) if len(samples) else ()
+
+
 def _latent_tree_kernel(run: Backend, weights: Tensor, log_leaves: Tensor, codes: Tensor, tree: list[int]) -> Tensor:
     if codes.numel() == 0 or log_leaves.numel() == 0:
         return reference.latent_tree(weights, log_leaves, codes, tree)
     log_prob = weights.new_empty(codes.shape[1])
     _kernel(run, "latent_tree", weights, log_leaves.exp(), codes, tree, (log_prob,))
+    for some in _lost(log_prob, len(weights)):
+        log_prob[some] = reference.latent_tree(weights, log_leaves, codes[:, some], tree)
     return log_prob
 
 
@@ -67,6 +83,11 @@ def _flows_kernel(
     grad = None if grad is None else grad.contiguous()
     outputs = grad, log_prob, grad_weights, leaf_flows, missing_flows if missing else None
     _kernel(run, "latent_tree_flows", weights, leaves, codes, tree, outputs)
+    for some in _lost(log_prob, len(weights)):
+        of_some = None if grad is None else grad[some]
+        log_prob[some], *flows = reference.latent_tree_flows(weights, leaves, codes[:, some], tree, of_some, missing)
+        for total, flow in zip((grad_weights, leaf_flows, missing_flows), flows, strict=True):
+            total += flow
     return log_prob, grad_weights, leaf_flows, missing_flows
 
 
@@ -245,9 +266,10 @@ def latent_tree(codes: Tensor, weights: Tensor, log_leaves: Tensor, tree: Tensor
         (B) log p(x), -inf where a sample is impossible. A sample's does not depend on the others. Differentiable in
         ``weights`` (linearly: zeros have a gradient too) and ``log_leaves`` any number of times; a sample that is
         impossible, and a parent's state from which a node's message is zero, add nothing to gradients.
-        Parameters below the normal range, 1.2e-38 in float32, count as zero, and so do states that are less likely than
-        that beside another once a node's children are multiplied: with weights that are not zero this is below
-        rounding.
+        Parameters below the normal range, 1.2e-38 in float32, count as zero. Where weights of zero (or nearly so) hide
+        the likeliest states, so that others count which lie out of range beside them, a sample is computed once more
+        with an exponent for every state: exact, but slower. On a GPU this takes weights of at most 1, and while a CUDA
+        graph is captured such samples come out as NaN.
 
     Raises:
         TypeError: a dtype is wrong.

@@ -69,11 +69,11 @@ def _power(exponent: Tensor, like: Tensor) -> Tensor:
 
 
 def _send(e: Scaled, matrix: Tensor) -> tuple[Scaled, Tensor]:
-    """e (B, K), matrix (O, K) -> sums (B, O), each with the largest exponent that has a weight, and 2 to the exponents
-    of e over those (B, O, K)."""
+    """e (B, K), matrix (O, K) -> sums (B, O), each with the exponent of its largest term, and 2 to the exponents of e
+    over those (B, O, K)."""
     reached = (matrix > 0) & (e.x != 0)[:, None]
     none = torch.iinfo(e.exponent.dtype).min
-    exponent = torch.where(reached, e.exponent[:, None], none).amax(2)
+    exponent = torch.where(reached, e.exponent[:, None] + torch.frexp(matrix.detach())[1], none).amax(2)
     exponent = torch.where(exponent == none, 0, exponent)
     relative = _power(e.exponent[:, None] - exponent[:, :, None], e.x)
     relative = torch.where((e.x != 0)[:, None], relative, torch.ones_like(relative))  # zero, whatever its exponent
@@ -130,7 +130,8 @@ def latent_tree_flows(
         else:
             impossible = up.sent[n].x == 0
             ratio = torch.where(impossible, torch.zeros_like(above), above / up.sent[n].x.masked_fill(impossible, 1))
-            used = ratio[:, :, None] * (up.relative[n] * up.products[n].x[:, None])
+            most = torch.finfo(ratio.dtype).max  # that of a weight of zero may be larger
+            used = (ratio[:, :, None] * (up.relative[n] * up.products[n].x[:, None])).clamp(-most, most)
             edges.append((row.weights + torch.arange(up.matrices[n].numel(), device=weights.device), used.sum(0)))
             posteriors.append((used * up.matrices[n]).sum(1))
         if row.variable >= 0:
