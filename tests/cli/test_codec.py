@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 from probkernels import codec
 from probkernels.cli import app
-from probkernels.cli import codec as commands
 from typer.testing import CliRunner, Result
 
 runner = CliRunner()
@@ -268,7 +267,7 @@ def test_interrupted_training_goes_on(tmp_path: Path, monkeypatch: pytest.Monkey
     whole = (tmp_path / "m.pcm").read_bytes()
     (tmp_path / "m.pcm").unlink()
 
-    real = commands.train_codec
+    real = codec.train
 
     def stopped(*positional: Any, checkpoint: Path, **named: Any) -> None:
         def stop(*_: Any) -> None:
@@ -278,7 +277,7 @@ def test_interrupted_training_goes_on(tmp_path: Path, monkeypatch: pytest.Monkey
         return real(*positional, checkpoint=checkpoint, **named)
 
     with monkeypatch.context() as patch:
-        patch.setattr(commands, "train_codec", stopped)
+        patch.setattr(codec, "train", stopped)
         assert "Run the same command" in run(*arguments, code=130).output
     monkeypatch.undo()
     assert (tmp_path / "m.pcm.checkpoint").exists() and not (tmp_path / "m.pcm").exists()

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from probkernels import codec
-from probkernels.cli import app
-from probkernels.cli import codec as commands
+from probkernels.cli import _files, app
 from typer.testing import CliRunner
 
 pillow = pytest.importorskip("PIL.Image")
@@ -189,7 +188,7 @@ def test_large_photos_get_tiles_and_are_compared_with_their_file(tmp_path: Path)
     pillow.fromarray(smooth.astype(np.uint8)).save(tmp_path / "p.jpg", quality=20)
     text = run("train", tmp_path / "p.jpg", tmp_path / "p.pcm", "--latents", 2, "--epochs", 1)
     assert "images of 5,760 values are cut into tiles of 8x8" in text
-    assert codec.PCCodec.load(tmp_path / "p.pcm").tile == commands.TILE
+    assert codec.PCCodec.load(tmp_path / "p.pcm").tile == _files.TILE
     size = (tmp_path / "p.jpg").stat().st_size
     text = run("compress", tmp_path / "p.jpg", tmp_path / "p.pkc", "--model", tmp_path / "p.pcm", "--compare")
     ours = (tmp_path / "p.pkc").stat().st_size

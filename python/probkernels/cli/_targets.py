@@ -15,9 +15,9 @@ from typing import Annotated, Any
 import typer
 
 from .._core import outputs
+from .._core.interrupts import INTERRUPTED
 
-INTERRUPTED = 130  # what a shell calls a command that Ctrl-C ended
-SIGNALED = 128  # and, with the signal's number on top, one that a signal ended
+SIGNALED = 128  # what a shell calls a command that a signal ended, with the signal's number on top
 Force = Annotated[bool, typer.Option("--force", help="Replace a file that is there already.")]
 
 
