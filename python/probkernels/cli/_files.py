@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, BinaryIO
@@ -16,7 +17,7 @@ from .._core import outputs
 from ..codec import CodecReader, Damage, PCCodec, classics, format
 from ..codec import open as open_container
 from . import _sources as sources
-from ._targets import tell
+from ._targets import about, claim, tell
 
 MOST_WHOLE = 4096  # values of an image that is modelled as a whole by itself
 TILE = (8, 8)
@@ -82,14 +83,24 @@ def content_of(path: Path) -> Path | bytes:
     return sources.piped(path) if outputs.is_stream(path) else path
 
 
-def opened(source: Path, model: Path | None, recover: bool) -> CodecReader:
-    if model is None:
-        return open_container(content_of(source), recover=recover)
-    return PCCodec.load(model).open(content_of(source), recover=recover)
+def loaded(model: Path) -> PCCodec:
+    """A model; errors name its file."""
+    with about(model):
+        return PCCodec.load(model)
+
+
+@contextmanager
+def opened(source: Path, model: Path | None, recover: bool = False) -> Iterator[CodecReader]:
+    """A compressed file; errors name it, or the model's."""
+    codec = None if model is None else loaded(model)
+    with about(source):
+        content = content_of(source)
+        with (codec.open if codec is not None else open_container)(content, recover=recover) as reader:
+            yield reader
 
 
 def model_note(reader: CodecReader, model: Path | None) -> dict[str, Any]:
-    return (PCCodec.from_bytes(reader.model()) if model is None else PCCodec.load(model)).note
+    return (PCCodec.from_bytes(reader.model()) if model is None else loaded(model)).note
 
 
 def start_of(content: Path | bytes) -> bytes:
@@ -104,6 +115,13 @@ def progressing(reader: CodecReader) -> Iterator[np.ndarray]:
         for block in reader.chunks():
             yield block
             bar.update(len(block))
+
+
+def checked_at_the_end(blocks: Iterable[np.ndarray], target: Path, force: bool) -> Iterator[np.ndarray]:
+    """Asks once more whether the file may be written: another command may have been quicker."""
+    yield from blocks
+    if not target.is_dir():
+        claim(target, [], force)
 
 
 def model_facts(data: bytes) -> dict[str, str]:

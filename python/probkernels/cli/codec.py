@@ -12,7 +12,7 @@ import typer
 
 from .._core import outputs
 from .._core.interrupts import loading
-from ._targets import Force, claim, errors, tell
+from ._targets import Force, about, claim, errors, tell
 
 Input = Annotated[
     Path, typer.Argument(metavar="IN", help=".npy, .npz, .csv, .tsv, an image, a folder of images, or -.")
@@ -29,14 +29,14 @@ def train(
     categories: Annotated[int | None, typer.Option(help="Codes of a value. [default: as the data has]")] = None,
     rows: Annotated[int, typer.Option(help="Rows, or tiles, to learn from, chosen at random.")] = 100_000,
     key: Key = None,
-    seed: Annotated[int, typer.Option(help="Of the choice of rows and of the parameters.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of the choice of rows and of the parameters.")] = 0,
     flow: Annotated[bool, typer.Option("--flow", help="An integer flow under the model, for photos; slow.")] = False,
     force: Force = False,
 ) -> None:
     """Fit a model to data like those to be compressed. Interrupted, the same command goes on where it was."""
     stream = outputs.is_stream(model)
     checkpoint = None if stream else model.with_name(f"{model.name}.checkpoint")
-    with errors("" if stream else ". Run the same command to go on"):
+    with errors("" if stream else ". Run the same command to go on", model):
         claim(model, [source], force)
         with loading():
             from ..codec import train as train_codec
@@ -47,12 +47,16 @@ def train(
         if checkpoint is not None:
             claim(checkpoint, [source, *items.files], force=True)
         values = items.model_note.get("values")
+        if categories is not None and values is not None:
+            raise ValueError(f"--categories: expected none for a table, whose columns have theirs, got {categories}")
         sizes: Any = categories if values is None else [len(column) + 1 for column in values]
-        trained = train_codec(
-            items.whole(), latents=latents, tile=sides or work.usual_tile(items), categories=sizes, epochs=epochs,
-            most_rows=rows, seed=seed, checkpoint=checkpoint, progress=sys.stderr.isatty(), note=items.model_note,
-            flow=flow,
-        )  # fmt: skip
+        with about(source, "latents", "tile", "categories", "epochs", "most_rows", "seed"):
+            trained = train_codec(
+                items.whole(), latents=latents, tile=sides or work.usual_tile(items), categories=sizes, epochs=epochs,
+                most_rows=rows, seed=seed, checkpoint=checkpoint, progress=sys.stderr.isatty(), note=items.model_note,
+                flow=flow,
+            )  # fmt: skip
+        claim(model, [], force)  # once more: another command may have been quicker
         trained.save(model)
         if checkpoint is not None:
             checkpoint.unlink(missing_ok=True)
@@ -72,21 +76,23 @@ def compress(
     force: Force = False,
 ) -> None:
     """Compress an array, images or a table without loss."""
-    with errors():
+    with errors(target=target):
         claim(target, [source, model], force)
         with loading():
             from . import _files as work
-        codec = work.PCCodec.load(model)
+        codec = work.loaded(model)
         items = work.sources.read(source, key, codec.note)
         claim(target, items.files, force)
-        layout = codec.layout(items.shape, items.dtype)
+        with about(source):
+            layout = codec.layout(items.shape, items.dtype)
         chunk = min(work.format.default_chunk(layout) if chunk_items is None else chunk_items, max(1, items.count))
         bar = work.tqdm(total=items.count, unit="item", disable=None, desc="compress")
         settings: dict[str, Any] = {"chunk_items": chunk, "embed": embed, "note": items.note, "verify": verify}
-        with codec.writer(target, items.shape, items.dtype, **settings) as writer, bar:
+        with about(source, "chunk_items"), codec.writer(target, items.shape, items.dtype, **settings) as writer, bar:
             for block in items.blocks(chunk):
                 writer.append(block)
                 bar.update(len(block))
+            claim(target, [], force)  # once more: another command may have been quicker
         values = items.count * math.prod(items.shape)
         alone, before = len(codec.to_bytes()), items.disk_bytes
         tell(target, f"{target}: {work.size_beside(writer.bytes, values, before)}")
@@ -105,18 +111,20 @@ def decompress(
     skip: Annotated[
         bool, typer.Option("--skip", help="Leave out damaged items; exit code 1 if there are any.")
     ] = False,
-    recover: Annotated[bool, typer.Option("--recover", help="Look for the items of a file whose end is lost.")] = False,
+    recover: Annotated[
+        bool, typer.Option("--recover", help="Find the items of a file whose end is lost; exit code 1.")
+    ] = False,
     force: Force = False,
 ) -> None:
     """Write what was compressed, as an array, as images or as a table."""
-    with errors():
+    with errors(target=target):
         if not target.is_dir():
             claim(target, [source, model], force)
         with loading():
             from . import _files as work
         if target.is_dir():
             work.sources.check_folder(target)
-    with errors(), work.opened(source, model, recover) as reader:
+    with errors(target=target), work.opened(source, model, recover) as reader:
         note, model_note = reader.note(), work.model_note(reader, model)
         blocks, kept, lost = work.progressing(reader), work.np.arange(len(reader)), 0
         if skip or reader.recovered:
@@ -124,9 +132,12 @@ def decompress(
             blocks, kept, lost = iter([found]), damage.kept, len(reader) - len(found)
             work.tell_lost(damage)
         dtype = work.np.dtype(reader.layout.dtype)
+        blocks = work.checked_at_the_end(blocks, target, force)
         work.sources.write(target, blocks, reader.layout.shape, dtype, len(kept), note, model_note, kept)
         tell(target, f"{target}: {len(kept):,} items" + (f", {lost:,} are lost" if lost else ""))
-    raise typer.Exit(int(lost > 0))
+        if reader.recovered:
+            print(f"'{source}': its end is lost: there may have been more items", file=sys.stderr)
+    raise typer.Exit(int(lost > 0 or reader.recovered))
 
 
 def test(
@@ -139,10 +150,11 @@ def test(
             from . import _files as work
         content = work.content_of(source)
         if work.start_of(content) in work.PCCodec.MAGICS:
-            work.PCCodec.from_bytes(content if isinstance(content, bytes) else content.read_bytes())
+            with about(source):
+                work.PCCodec.from_bytes(content if isinstance(content, bytes) else content.read_bytes())
             print(f"{source}: a whole model")
             return
-        with work.PCCodec.load(model).open(content) if model else work.open_container(content) as reader:
+        with work.opened(source, model) as reader:
             reader.note()
             damage = reader.test()
             work.tell_lost(damage)
@@ -157,7 +169,7 @@ def inspect(source: Annotated[Path, typer.Argument(metavar="FILE", help="A compr
         with loading():
             from . import _files as work
         content = work.content_of(source)
-        with io.BytesIO(content) if isinstance(content, bytes) else content.open("rb") as file:
+        with about(source), io.BytesIO(content) if isinstance(content, bytes) else content.open("rb") as file:
             is_model = file.read(8) in work.PCCodec.MAGICS
             file.seek(0)
             facts = work.model_facts(file.read()) if is_model else work.container_facts(file)
