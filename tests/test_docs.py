@@ -27,7 +27,14 @@ def python(*arguments: str, cwd: Path) -> str:
     return done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if BLOCK.search(p.read_text())], ids=lambda page: page.stem)
+@pytest.mark.parametrize("number", range(len(BLOCK.findall(PAGES[0].read_text()))))
+def test_each_block_of_the_readme_runs_alone(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "block.py").write_text(BLOCK.findall(PAGES[0].read_text())[number])
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path("block.py", run_name="__main__")
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES[1:] if BLOCK.search(p.read_text())], ids=lambda page: page.stem)
 def test_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The blocks of a page, in order and in one namespace; in a process of their own where they register an op."""
     code = "\n".join(BLOCK.findall(page.read_text()))
@@ -44,7 +51,11 @@ def test_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_site_builds_without_a_warning(tmp_path: Path) -> None:
     config = ROOT / "docs/mkdocs.yml"
     python("-m", "mkdocs", "build", "--strict", "--config-file", str(config), "--site-dir", str(tmp_path), cwd=ROOT)
-    assert "PowerNorm" in (tmp_path / "ops/power_norm.html").read_text()
+    page = (tmp_path / "ops/power_norm.html").read_text()
+    assert "PowerNorm" in page
+    # The search works from a disk: its index is a script, and the stand-in for workers is the site's own.
+    assert (tmp_path / "search/search_index.js").read_text().startswith("var __index = {")
+    assert '<script src="../assets/iframe-worker.js">' in page and "https://unpkg.com" not in page
     assert all(f"methods/{name}.html" in (tmp_path / "reproduction.html").read_text() for name in reproduce.names())
     assert "ops/rans.html" in (tmp_path / "index.html").read_text()
 

@@ -1,9 +1,12 @@
 """Entry point of ``python -m probkernels`` and of the console script ``probkernels``."""
 
+from probkernels._core.interrupts import loading
+
 
 def main() -> None:
     """Runs the command line."""
-    from probkernels.cli import app
+    with loading():
+        from probkernels.cli import app
 
     app()
 

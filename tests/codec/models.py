@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from probkernels.circuits import (
     Categorical,
@@ -81,3 +82,9 @@ def toy() -> Circuit:
             last = place == len(graph.nodes) - 1
             weights[place] = torch.tensor([[0.6, 0.4]] if last else [[0.9, 0.1], [0.25, 0.75]])
     return assemble(graph, weights, inputs, Circuit(graph))
+
+
+def alike_rows(n: int, seed: int = 0) -> np.ndarray:
+    """(n, 6) uint8 below 5: neighbours are alike."""
+    random_numbers = np.random.default_rng(seed)
+    return np.minimum(np.cumsum(random_numbers.integers(0, 2, (n, 6)), 1), 4).astype(np.uint8)

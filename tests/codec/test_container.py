@@ -2,46 +2,25 @@
 
 from __future__ import annotations
 
-import copy
 import io
 import os
-import pickle
 import random
 import signal
 import subprocess
 import sys
 import zlib
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from probkernels import CorruptStreamError, ModelMismatchError, codec
-from probkernels.circuits import EM, factorised, hclt
+from probkernels.circuits import factorised
 from probkernels.codec import CodecReader, Layout, PCCodec
 from probkernels.codec import format as parts
 from probkernels.codec._checksums import crc32c
 
-
-def rows(n: int, seed: int = 0) -> np.ndarray:
-    """(n, 6) uint8 below 5: neighbours are alike."""
-    random_numbers = np.random.default_rng(seed)
-    return np.minimum(np.cumsum(random_numbers.integers(0, 2, (n, 6)), 1), 4).astype(np.uint8)
-
-
-@pytest.fixture(scope="module")
-def model() -> PCCodec:
-    """Trained, as a model that is not gives way to DEFLATE."""
-    x = torch.from_numpy(rows(400)).long()
-    circuit = hclt(x, latents=3, categories=5)
-    EM(circuit, batch_size=None).fit(x, epochs=20, progress=False)
-    return PCCodec(circuit)
-
-
-@pytest.fixture(scope="module")
-def blob(model: PCCodec) -> bytes:
-    return model.compress(rows(900), chunk_items=200, lanes=2, embed=True)
+from tests.codec.models import alike_rows as rows
 
 
 def bytewise(data: bytes) -> int:
@@ -383,111 +362,3 @@ def test_an_error_while_writing_leaves_nothing(model: PCCodec, tmp_path: Path) -
         writer.append(rows(50))
         raise RuntimeError
     assert os.listdir(tmp_path) == []
-
-
-def test_numbers_of_every_length() -> None:
-    values = [0, 1, 127, 128, 300, 2**14 - 1, 2**14, 2**35, 2**56 - 1]
-    packed = parts.pack_end(values[0], values[1:])
-    items, sizes = parts.unpack_end(packed)
-    assert [items, *sizes.tolist()] == values
-    for value in (*values, 2**64 - 1):
-        assert parts.Cursor(parts.number(value), "").number() == value
-    for bad in (b"", b"\x80", b"\x80\0", b"\xff" * 9 + b"\x02", b"\xff" * 2**16):
-        with pytest.raises(CorruptStreamError):
-            parts.Cursor(bad, "header").number()
-
-
-def test_every_flipped_bit_of_a_sealed_part_shows() -> None:
-    body = bytes(range(40))
-    whole = parts.sealed(body)
-    assert parts.opened(whole, "index") == body
-    for bit in range(8 * len(whole)):
-        damaged = bytearray(whole)
-        damaged[bit // 8] ^= 1 << bit % 8
-        with pytest.raises(CorruptStreamError, match="index: its CRC32C"):
-            parts.opened(bytes(damaged), "index")
-
-
-def test_a_decoder_that_gives_other_items_is_found_out(model: PCCodec, blob: bytes) -> None:
-    class Wrong(codec.ProgramCoder):
-        def decode(self, payloads, rows, lanes):  # type: ignore[no-untyped-def]
-            items = super().decode(payloads, rows, lanes)
-            items[-1] = (items[-1] + 1) % 5
-            return items
-
-    with pytest.raises(CorruptStreamError, match="chunk 4: the decoded items do not match"):
-        CodecReader(blob, Wrong(model.program))[800:]
-
-
-# --- readers that are shared, copied, and given other things ---
-
-
-def read_much(reader: CodecReader, x: np.ndarray, seed: int) -> bool:
-    starts = np.random.default_rng(seed).integers(0, len(x) - 20, 60)
-    return all(np.array_equal(reader[i : i + 20], x[i : i + 20]) for i in starts.tolist())
-
-
-def test_threads_and_forked_processes_share_a_reader(model: PCCodec, tmp_path: Path) -> None:
-    x = rows(4000)
-    (tmp_path / "x.pkc").write_bytes(model.compress(x, chunk_items=20, embed=True))
-    with codec.open(tmp_path / "x.pkc") as reader:
-        with ThreadPoolExecutor(4) as pool:
-            assert all(pool.map(lambda seed: read_much(reader, x, seed), range(4)))
-        with (tmp_path / "x.pkc").open("rb") as file, ThreadPoolExecutor(4) as pool:
-            assert all(pool.map(lambda seed: read_much(model.open(file), x, seed), range(2)))
-        children = []
-        for seed in range(2):
-            if (child := os.fork()) == 0:
-                os._exit(0 if read_much(reader, x, seed) else 1)
-            children.append(child)
-        assert all(os.waitpid(child, 0)[1] == 0 for child in children)
-
-
-def test_readers_pickle(model: PCCodec, blob: bytes, tmp_path: Path) -> None:
-    path = tmp_path / "x.pkc"
-    path.write_bytes(blob)
-    for source in (path, blob):
-        reader = codec.open(source)
-        for again in (pickle.loads(pickle.dumps(reader)), copy.deepcopy(reader)):
-            assert np.array_equal(again[100:300], rows(900)[100:300])
-    pickled = pickle.dumps(codec.open(path))
-    path.write_bytes(model.compress(rows(500), embed=True))
-    with pytest.raises(CorruptStreamError, match="has changed"):
-        pickle.loads(pickled)
-    with pytest.raises(TypeError, match="'source': expected a path or bytes"):
-        pickle.dumps(codec.open(io.BytesIO(blob)))
-
-
-def test_what_is_no_file_is_named(model: PCCodec, blob: bytes) -> None:
-    for source in (bytearray(blob), memoryview(blob), np.frombuffer(blob, np.uint8), io.BytesIO(blob)):
-        assert np.array_equal(model.decompress(source), rows(900))
-    for wrong in (rows(900), torch.tensor(list(blob[:9])), [1, 2], None, io.StringIO("x")):
-        with pytest.raises(TypeError, match="CodecReader: argument 'source': expected a"):
-            model.decompress(wrong)  # type: ignore[arg-type]
-        with pytest.raises(TypeError, match="CodecReader: argument 'source': expected a"):
-            codec.open(wrong)  # type: ignore[arg-type]
-
-
-def test_what_is_no_place_is_named(model: PCCodec, blob: bytes) -> None:
-    reader = model.open(blob)
-    assert np.array_equal(reader[np.int64(3)], rows(900)[3])
-    for key in ([1, 2], np.array([1, 2]), np.ones(900, bool), 1.0, None, (1, 2), ..., True):
-        with pytest.raises(TypeError, match="CodecReader: argument 'key': expected a whole number or a slice"):
-            reader[key]  # type: ignore[index]
-    with pytest.raises(IndexError, match="900 items"):
-        reader[900]
-
-
-def test_recovery_does_not_mix_two_files(model: PCCodec) -> None:
-    """Whatever of another file of this model follows: its chunks have the right numbers and the right CRCs."""
-    one, other = (model.compress(rows(count, seed), chunk_items=50) for count, seed in ((400, 0), (900, 1)))
-    at, cut = (model.open(data)._offsets.tolist() for data in (one, other))
-    header = cut[0]
-    for data, count in (
-        (one[: at[3]] + other[:-3], 150),  # cut, and another after it
-        (one[: at[3]] + other[header:-3], 150),  # whose header is lost
-        (one[: at[3]] + other[:header] + b"\0" * 9 + other[cut[1] :][:-3], 150),  # whose first chunk is lost
-        (one + other[len(one) + 7 :], 400),  # written over a longer one
-    ):
-        items, _ = model.open(data, recover=True).read(on_error="skip")
-        assert np.array_equal(items, rows(400)[:count]), count

@@ -83,6 +83,9 @@ class Output:
             handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         except FileNotFoundError:
             raise FileNotFoundError(f"'{self.path}': there is no folder '{folder}'") from None
+        except OSError as error:  # of a name that nobody has given
+            error.filename = str(self.path)
+            raise
         self._fresh = fresh
         self._forget = weakref.finalize(self, _remove, fresh, os.getpid())
         self.file = os.fdopen(handle, "wb")

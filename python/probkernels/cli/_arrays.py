@@ -61,6 +61,8 @@ def from_bytes(data: bytes, key: str | None, name: Path) -> Source:
         return read_npz(name, key, io.BytesIO(data))
     if data[:6] != b"\x93NUMPY":
         raise ValueError(f"'{name}': expected an .npy or .npz in a pipe, got {data[:8]!r}. Hint: give the file's name")
+    if key is not None:
+        raise ValueError(f"--key: expected none, as '{name}' is no .npz, got {key}")
     file = io.BytesIO(data)
     with _sound(name):
         array = np.load(file, allow_pickle=False)
@@ -96,7 +98,12 @@ def read_npz(path: Path, key: str | None, file: BinaryIO | None = None) -> Sourc
 
 def _named(path: Path, array: np.ndarray, note: dict[str, Any], files: bool = True) -> Source:
     if array.dtype.kind not in "iu" or array.dtype == np.uint64:
-        hint = "quantise floats to integers first; bool as uint8"
+        hints = {
+            "b": "save array.astype(np.uint8)",
+            "u": "save array.astype(np.int64) if all fit",
+            "f": "quantize them",
+        }
+        hint = hints.get(array.dtype.kind, "save whole numbers, each field by itself")
         raise ValueError(f"'{path}': expected integers of at most 64 bits, got {array.dtype}. Hint: {hint}")
     try:
         return of_array(array, note, [path] if files else [])

@@ -45,6 +45,8 @@ def read(path: Path, key: str | None = None, model_note: dict[str, Any] | None =
     try:
         if str(path) == "-" or outputs.is_stream(path):
             return from_bytes(piped(path), key, path)
+        if key is not None and kind != ".npz":
+            raise ValueError(f"--key: expected none, as '{path}' is no .npz, got {key}")
         if path.is_dir():
             return read_images(path, sorted(entry for entry in path.iterdir() if entry.suffix.lower() in PICTURES))
         if kind in PICTURES:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import threading
@@ -15,9 +16,11 @@ from typing import Annotated, Any
 import typer
 
 from .._core import outputs
+from .._core.interrupts import INTERRUPTED
 
-INTERRUPTED = 130  # what a shell calls a command that Ctrl-C ended
-SIGNALED = 128  # and, with the signal's number on top, one that a signal ended
+SIGNALED = 128  # what a shell calls a command that a signal ended, with the signal's number on top
+ARGUMENT = re.compile(r"[\w.]+: argument '(\w+)': ")
+OPTIONS = {"most_rows": "--rows", "chunk_items": "--chunk-items"}  # that have other names than the library's arguments
 Force = Annotated[bool, typer.Option("--force", help="Replace a file that is there already.")]
 
 
@@ -60,13 +63,42 @@ def tell(target: Path, text: str) -> None:
 
 
 @contextmanager
-def errors(hint: str = "") -> Iterator[None]:
-    """Errors of files and arguments as one line, without a traceback; signals that end a command end it tidily."""
+def about(path: Path, *options: str) -> Iterator[None]:
+    """Errors of the library as the shell's user knows things: with a file's name, or the option's.
+
+    Args:
+        path: of the file whose items the block works on.
+        options: arguments of the library that the command has options for.
+    """
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        text = str(error)
+        found = ARGUMENT.match(text)
+        text = text if found is None else text[found.end() :]
+        if found is not None and found[1] in options:
+            raise ValueError(f"{OPTIONS.get(found[1], '--' + found[1])}: {text}") from None
+        named = text.startswith("'") or f"'{path}'" in text
+        raise ValueError(text if named else f"'{path}': {text}") from None
+
+
+@contextmanager
+def errors(hint: str = "", target: Path | None = None) -> Iterator[None]:
+    """Errors of files and arguments as one line, without a traceback; signals that end a command end it tidily.
+
+    Args:
+        hint: of what to do after an interruption.
+        target: the file that is written, for errors of the system that name none, such as a full disk.
+    """
     try:
         with _tidy():
             yield
-    except (OSError, ValueError, TypeError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (OSError, ValueError, TypeError, MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "can't allocate memory" not in str(error):  # torch has no class for it
+            raise
+        nameless = isinstance(error, OSError) and error.errno is not None and error.filename is None
+        text = str(error) or type(error).__name__
+        print(f"error: '{target}': {text}" if nameless and target is not None else f"error: {text}", file=sys.stderr)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
         print(f"interrupted{hint}", file=sys.stderr)

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from .._core.interrupts import loading
 from ._targets import Force, claim, errors
 
 
@@ -15,10 +16,10 @@ def bench(
     force: Force = False,
 ) -> None:
     """Time the ops, as a share of this machine's limits and beside their peers."""
-    from probkernels.bench import main
-
     with errors():
         if json_path is not None:
             json_path.absolute().parent.mkdir(parents=True, exist_ok=True)
             claim(json_path, [], force)
+        with loading():
+            from probkernels.bench import main
     raise typer.Exit(main(cases or [], compare, json_path))

@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import platform
 import sys
-import time
-import traceback
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import torch
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.progress import Progress as Bars
-from rich.table import Table
-from rich.text import Text
 
-import probkernels
-from probkernels._core import outputs
-from probkernels.reproduce import Claim, Outcome, Progress, Result, load, names
-from probkernels.reproduce.harness import report as pages
-
-from ._targets import INTERRUPTED, Force, claim, errors
+from .._core import outputs
+from .._core.interrupts import loading
+from ._targets import Force, errors
 
 
 def reproduce(
@@ -40,122 +26,29 @@ def reproduce(
     force: Force = False,
 ) -> None:
     """Show the headline claims of the papers on real data; exit code 1 when one does not hold."""
-    methods = list(dict.fromkeys(chosen or names()))
-    unknown = [name for name in methods if name not in names()]
+    with loading():
+        from rich.console import Console
+
+        from . import _experiments as work
+    names = work.names()
+    methods = list(dict.fromkeys(chosen or names))
+    unknown = [name for name in methods if name not in names]
     if unknown:
-        print(f"unknown method: {', '.join(unknown)}. Known: {', '.join(names())}", file=sys.stderr)
+        print(f"unknown method: {', '.join(unknown)}. Known: {', '.join(names)}", file=sys.stderr)
         raise typer.Exit(2)
     console = Console(stderr=1 in map(outputs.descriptor, filter(None, (json_path, report))))
-    outcomes: list[Outcome] = []
-    save = _Saver(json_path, report)
+    outcomes: list[work.Outcome] = []
+    save = work.Saver(json_path, report)
     try:
         save.claim(force)  # a path that cannot be written shows now, not after the experiments
         save(outcomes)
     except (OSError, ValueError) as error:
         print(f"cannot write {' and '.join(map(str, save.paths))}: {error}", file=sys.stderr)
         raise typer.Exit(2) from None
-    code = _run_all(methods, outcomes, save, quick, data, console)
+    code = work.run_all(methods, outcomes, save, quick, data, console)
     with errors():
         save(outcomes, last=True)
     claims = [each for outcome in outcomes for each in outcome.result.claims]
     held = sum(each.holds for each in claims)
     console.print(f"{held} of {len(claims)} claims hold. Report: {report}")
     raise typer.Exit(code or int(held < len(claims)))
-
-
-def _run_all(
-    methods: Sequence[str], outcomes: list[Outcome], save: _Saver, quick: bool, data: Path | None, console: Console
-) -> int:
-    """Runs methods and saves what is known after each; the exit code if they were interrupted, else 0."""
-    try:
-        for name in methods:
-            outcomes.append(_run(name, quick, data, console))
-            save(outcomes)
-            _show(outcomes[-1], console)
-    except KeyboardInterrupt:
-        console.print(f"\nInterrupted: {len(outcomes)} of {len(methods)} methods finished.")
-        return INTERRUPTED
-    return 0
-
-
-class _Saver:
-    """Writes the files anew after each method, so that what is finished is never lost."""
-
-    def __init__(self, json_path: Path | None, report: Path) -> None:
-        self.json_path, self.report = json_path, report
-        self.paths = [path for path in (json_path, report) if path is not None]
-        self.sections: list[str] = []
-
-    def claim(self, force: bool) -> None:
-        """Raises ValueError or OSError unless both files may be written, into folders that are made if need be."""
-        if self.json_path is not None and self.json_path.absolute() == self.report.absolute():
-            raise ValueError("expected different files for --json and --report")
-        for path in self.paths:
-            if not outputs.is_stream(path):
-                path.absolute().parent.mkdir(parents=True, exist_ok=True)
-            claim(path, [other for other in self.paths if other is not path], force)
-
-    def __call__(self, outcomes: Sequence[Outcome], last: bool = False) -> None:
-        self.sections += map(pages.section, outcomes[len(self.sections) :])
-        facts = f"probkernels {probkernels.__version__}, torch {torch.__version__}, Python {platform.python_version()}"
-        for path in self.paths:
-            if outputs.is_stream(path) != last:  # a pipe takes one text, in the end
-                continue
-            if path == self.json_path:
-                rows = [row for outcome in outcomes for row in outcome.rows()]
-                pages.write(path, json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
-            else:
-                pages.write(path, pages.page(self.sections, facts))
-
-
-class _Bars(Progress):
-    """Progress bars in a terminal; elsewhere nothing, as a log keeps every line."""
-
-    def __init__(self, console: Console) -> None:
-        columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
-        self.bars = Bars(
-            *columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal
-        )
-
-    def bar(self, text: str, total: float) -> Callable[[float], None]:
-        task = self.bars.add_task(text, total=total)
-        return lambda amount: self.bars.advance(task, amount)
-
-
-def _run(name: str, quick: bool, data: Path | None, console: Console) -> Outcome:
-    """Runs a method. One that breaks gives a claim that does not hold, and the others still run."""
-    module = load(name)
-    console.print(Text.assemble((name, "bold"), f"  {module.METHOD.title}. {module.METHOD.paper}"))
-    start = time.perf_counter()
-    progress = _Bars(console)
-    with progress.bars:
-        try:
-            result = module.run(quick, data, progress)
-        except Exception as error:
-            traceback.print_exc()
-            note = f"{type(error).__name__}: {error}"
-            result = Result([Claim("the experiment runs to its end", float("nan"), "no error", False, note)])
-    return Outcome(name, module.METHOD, result, time.perf_counter() - start)
-
-
-def _show(outcome: Outcome, console: Console) -> None:
-    claims = _grid(["claim", "measured", "expected", ""])
-    for each in outcome.result.claims:
-        verdict = Text("holds", "green") if each.holds else Text("DOES NOT HOLD", "bold red")
-        text = Text.assemble(each.text, (f"\n{each.note}" if each.note else "", "dim"))
-        claims.add_row(text, f"{each.measured:.4g}", each.expected, verdict)
-    console.print(claims)
-    for table in outcome.result.tables:
-        grid = _grid(table.header)
-        for row in table.rows:
-            grid.add_row(*row)
-        console.print(grid)
-        console.print(Text(table.caption, "dim"))
-    console.print(f"[dim]{outcome.seconds:.0f} s[/]\n")
-
-
-def _grid(header: Sequence[str]) -> Table:
-    grid: Any = Table(box=None, pad_edge=False, header_style="bold")
-    for i, name in enumerate(header):
-        grid.add_column(name, no_wrap=i > 0)
-    return grid

@@ -34,9 +34,23 @@ def memory_needed(layout: Layout, items: int, most_rows: int) -> int:
     return pairs + indicators + 8 * rows * variables
 
 
+def check_size(sizes: Sequence[int], latents: int) -> None:
+    """Raises ValueError where a circuit's parameters alone, and their flows, would need more memory than there is."""
+    needed, there = 2 * 4 * latents * (sum(sizes) + latents * max(len(sizes) - 1, 0)), memory_there()
+    if needed > there:
+        wanted = f"a model that fits into this machine's {there / 1e9:,.0f} GB"
+        got = f"{latents:,}, which with {sum(sizes):,} categories need {needed / 1e9:,.0f} GB"
+        raise ValueError(message("train", "latents", wanted, got))
+
+
+def memory_there() -> int:
+    """Bytes of memory that this machine has."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def check_memory(layout: Layout, items: int, most_rows: int) -> None:
     """Raises ValueError where training would need more memory than the machine has."""
-    needed, there = memory_needed(layout, items, most_rows), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    needed, there = memory_needed(layout, items, most_rows), memory_there()
     if needed > there:
         got = f"{layout.variables:,}, which need {needed / 1e9:,.0f} GB: every pair of them is compared"
         hint = "cut images into tiles (tile=, --tile 8x8), or items into shorter ones"

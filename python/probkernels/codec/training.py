@@ -11,7 +11,7 @@ import torch
 from .._core import checks
 from .._core.errors import message
 from ..circuits import EM, hclt
-from ._fitting import check_memory, fit_flow
+from ._fitting import check_memory, check_size, fit_flow
 from .layout import Layout
 from .pc_codec import PCCodec
 
@@ -60,6 +60,7 @@ def train(
     items = _array(items)
     for name, value in (("latents", latents), ("most_rows", most_rows)):
         checks.whole("train", name, value)
+    checks.whole("train", "seed", seed, 0)
     layout = Layout(items.shape[1:], items.dtype.name, 0, tile)
     check_memory(layout, len(items), most_rows)
     rows = _sample(items, layout, most_rows, seed)
@@ -75,6 +76,7 @@ def train(
         categories = _alphabet(rows, layout.dtype)
     elif isinstance(categories, int) and categories <= rows.max():
         raise ValueError(message("train", "categories", f"at least {rows.max() + 1}, as the data has", str(categories)))
+    check_size([categories] * layout.variables if isinstance(categories, int) else categories, latents)
     whole = fit_flow(x, categories, seed, progress) if flow else None
     if whole is not None:
         x = torch.from_numpy(whole.encode(rows)).long()
