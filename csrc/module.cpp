@@ -168,7 +168,7 @@ PK_OP(latent_tree,        DType, In,          In,         In,                Int
 //                        dtype  weights (E)  leaves (L)  codes (V,B) int32  tree (7 N)  placed (N,12) i64  grad (B)  log_prob (B)  grad_weights (E)  leaf_flows (L)  missing_flows (M)  V    B    E    L
 PK_OP(latent_tree_flows,  DType, In,          In,         In,                Ints,       Maybe,            Maybe,    Out,          Out,              Out,            Maybe,             Int, Int, Int, Int)
 //                         dtype  pmf (rows,K)  counts (rows,K+1) i32  rows K    bits
-PK_OP(quantise_cdf,        DType, In,           Out,                   Int, Int, Int)
+PK_OP(quantize_cdf,        DType, In,           Out,                   Int, Int, Int)
 // B rows of n symbols; counts (K+1) i32, row_step and step further for each row and symbol
 //                         symbols (B,n) i32  counts i32  payload (B,capacity) u8  sizes (B) i64  B    n    K    row_step  step  bits  capacity
 PK_OP(rans_encode,         In,                In,         Out,                     Out,           Int, Int, Int, Int,      Int,  Int,  Int)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from probkernels.ops import quantise_cdf, rans_decode, rans_encode
+from probkernels.ops import quantize_cdf, rans_decode, rans_encode
 from torch import Tensor
 
 from ..case import Case, Inputs, Params, Provider, Run, Task
@@ -37,7 +37,7 @@ def traffic(params: Params, mode: str) -> int:
 
 def _ours(inputs: Inputs, params: Params) -> Task:
     pmf, symbols = inputs["pmf"], inputs["symbols"]
-    n, cdf = symbols.shape[1], quantise_cdf(inputs["pmf"])
+    n, cdf = symbols.shape[1], quantize_cdf(inputs["pmf"])
     payload, sizes = rans_encode(symbols, cdf)
     joined = torch.cat([row[:size] for row, size in zip(payload, sizes.tolist(), strict=True)])
     offsets = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
@@ -48,8 +48,8 @@ def _ours(inputs: Inputs, params: Params) -> Task:
     runs = {
         ENCODE: Run(lambda: rans_encode(symbols, cdf)),
         DECODE: Run(decode),
-        ENCODE_PMF: Run(lambda: rans_encode(symbols, quantise_cdf(pmf))),
-        DECODE_PMF: Run(lambda: rans_decode(joined, offsets, quantise_cdf(pmf), n)),
+        ENCODE_PMF: Run(lambda: rans_encode(symbols, quantize_cdf(pmf))),
+        DECODE_PMF: Run(lambda: rans_decode(joined, offsets, quantize_cdf(pmf), n)),
     }
     return Task(runs, lambda: [decode()])
 
@@ -80,12 +80,12 @@ def _constriction(inputs: Inputs, params: Params) -> Task:
 
 
 def _torchac(inputs: Inputs, params: Params) -> Task:
-    """With integer counts of 16 bits, and with float ones that it quantises."""
+    """With integer counts of 16 bits, and with float ones that it quantizes."""
     import torchac
 
     symbols = inputs["symbols"].to(torch.int16)
     floats = torch.nn.functional.pad(inputs["pmf"].cumsum(-1), (1, 0)).clamp(max=1)
-    counts = quantise_cdf(inputs["pmf"]).to(torch.int16)  # its end wraps to 0, as it expects
+    counts = quantize_cdf(inputs["pmf"]).to(torch.int16)  # its end wraps to 0, as it expects
     packed = torchac.encode_int16_normalized_cdf(counts, symbols)
     packed_floats = torchac.encode_float_cdf(floats, symbols)
     runs = {

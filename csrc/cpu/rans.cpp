@@ -38,21 +38,21 @@ struct Decode {
   }
 };
 
-struct Quantise {
+struct Quantize {
   template <int B, class T>
   PK_HD static void run(const T* pmf, Int k, Int bits, std::int32_t* counts) {
-    quantise_row(pmf, k, int(bits), counts);
+    quantize_row(pmf, k, int(bits), counts);
   }
 };
 
 }  // namespace
 
-void quantise_cdf_cpu(DType dtype, const void* pmf, void* counts, Int rows, Int k, Int bits, Threads threads) {
-  dispatch_wide("quantise_cdf", dtype, [&](auto zero) {
+void quantize_cdf_cpu(DType dtype, const void* pmf, void* counts, Int rows, Int k, Int bits, Threads threads) {
+  dispatch_wide("quantize_cdf", dtype, [&](auto zero) {
     using T = decltype(zero);
 #pragma omp parallel for num_threads(threads.count) if (rows * k > 4096)
     for (Int i = 0; i < rows; ++i)
-      run_best<Quantise>(static_cast<const T*>(pmf) + i * k, k, bits, static_cast<std::int32_t*>(counts) + i * (k + 1));
+      run_best<Quantize>(static_cast<const T*>(pmf) + i * k, k, bits, static_cast<std::int32_t*>(counts) + i * (k + 1));
   });
 }
 

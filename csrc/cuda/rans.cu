@@ -35,19 +35,19 @@ __global__ void __launch_bounds__(kThreads)
 
 template <class T>
 __global__ void __launch_bounds__(kThreads)
-    quantise_kernel(const T* pmf, std::int32_t* counts, Int rows, Int k, Int bits) {
+    quantize_kernel(const T* pmf, std::int32_t* counts, Int rows, Int k, Int bits) {
   const Int row = Int(blockIdx.x) * kThreads + threadIdx.x;
-  if (row < rows) quantise_row(pmf + row * k, k, int(bits), counts + row * (k + 1));
+  if (row < rows) quantize_row(pmf + row * k, k, int(bits), counts + row * (k + 1));
 }
 
 unsigned blocks(Int rows) { return unsigned((rows + kThreads - 1) / kThreads); }
 
 }  // namespace
 
-void quantise_cdf_cuda(DType dtype, const void* pmf, void* counts, Int rows, Int k, Int bits, Stream stream) {
-  dispatch_wide("quantise_cdf", dtype, [&](auto zero) {
+void quantize_cdf_cuda(DType dtype, const void* pmf, void* counts, Int rows, Int k, Int bits, Stream stream) {
+  dispatch_wide("quantize_cdf", dtype, [&](auto zero) {
     using T = decltype(zero);
-    PK_LAUNCH(quantise_kernel<T>, blocks(rows), kThreads, 0, stream, static_cast<const T*>(pmf),
+    PK_LAUNCH(quantize_kernel<T>, blocks(rows), kThreads, 0, stream, static_cast<const T*>(pmf),
               static_cast<std::int32_t*>(counts), rows, k, bits);
   });
 }

@@ -144,7 +144,7 @@ PK_HD void by_lanes(std::int64_t n, F&& f) {
 // Probabilities (k) of any scale as counts (k + 1), each symbol with 1 at least; counts[0] is -1 if they are none.
 // Whole numbers in doubles: their sums are exact in any order.
 template <class T>
-PK_HD void quantise_row(const T* pmf, std::int64_t k, int bits, std::int32_t* counts) {
+PK_HD void quantize_row(const T* pmf, std::int64_t k, int bits, std::int32_t* counts) {
   T largest[16] = {}, odd[16] = {};
   by_lanes(k, [&](std::int64_t i, int lane) PK_INLINE {
     const T p = pmf[i];

@@ -7,7 +7,7 @@ from .leaf_gather import leaf_gather, leaf_histogram
 from .magnitude_select import magnitude_histogram, magnitude_kth, magnitude_select
 from .power_norm import power_norm, power_norm_v
 from .program_code import program_decode, program_encode
-from .rans import quantise_cdf, rans_decode, rans_encode
+from .rans import quantize_cdf, rans_decode, rans_encode
 from .sampled_matmul import sampled_conv, sampled_matmul
 from .selection import Selection
 from .sparse_adamw import dequantise_blocks, quantise_blocks, sparse_adamw_
@@ -31,7 +31,7 @@ __all__ = [
     "program_decode",
     "program_encode",
     "quantise_blocks",
-    "quantise_cdf",
+    "quantize_cdf",
     "rans_decode",
     "rans_encode",
     "sampled_conv",

@@ -1,5 +1,5 @@
 """Entropy coding of rows of symbols: the ops, the kernels' glue, ``rans_encode``, ``rans_decode`` and
-``quantise_cdf``."""
+``quantize_cdf``."""
 
 from __future__ import annotations
 
@@ -60,17 +60,17 @@ def _decode(
     return symbols, damage
 
 
-def _quantise_fake(pmf: Tensor, precision: int) -> Tensor:
+def _quantize_fake(pmf: Tensor, precision: int) -> Tensor:
     return pmf.new_empty((len(pmf), pmf.shape[1] + 1), dtype=torch.int32)
 
 
-def _quantise(run: Backend, pmf: Tensor, precision: int) -> Tensor:
-    counts = _quantise_fake(pmf, precision)
-    run.launch("quantise_cdf", DTYPE_CODE[pmf.dtype], pmf.contiguous(), counts, *pmf.shape, precision)
+def _quantize(run: Backend, pmf: Tensor, precision: int) -> Tensor:
+    counts = _quantize_fake(pmf, precision)
+    run.launch("quantize_cdf", DTYPE_CODE[pmf.dtype], pmf.contiguous(), counts, *pmf.shape, precision)
     return counts
 
 
-def _quantise_examples(device: torch.device, dtype: torch.dtype) -> list[tuple[Any, ...]]:
+def _quantize_examples(device: torch.device, dtype: torch.dtype) -> list[tuple[Any, ...]]:
     """A few rows."""
     return [(torch.tensor([[0.5, 0.2, 0.3], [1.0, 0.0, 7.0]], dtype=dtype, device=device), 8)]
 
@@ -90,14 +90,14 @@ def _decode_examples(device: torch.device, dtype: torch.dtype) -> list[tuple[Any
     return [(joined, torch.cat([sizes.new_zeros(1), sizes.cumsum(0)]), cdf, 6, precision)]
 
 
-QUANTISE = Op(
-    "quantise_cdf",
+QUANTIZE = Op(
+    "quantize_cdf",
     "(Tensor pmf, int precision) -> Tensor",
     family="rans",
-    reference=reference.quantise_cdf,
-    kernels=dict.fromkeys(("cpu", "cuda"), _quantise),
-    fake=_quantise_fake,
-    examples=_quantise_examples,
+    reference=reference.quantize_cdf,
+    kernels=dict.fromkeys(("cpu", "cuda"), _quantize),
+    fake=_quantize_fake,
+    examples=_quantize_examples,
     dtypes=(torch.float32, torch.float64),
     differentiable=False,
 )
@@ -143,7 +143,7 @@ def rans_encode(symbols: Tensor, cdf: Tensor, precision: int = PRECISION) -> tup
     Args:
         symbols: (B, N) int32, each in 0 .. K - 1.
         cdf: (K + 1,) for all symbols, (N, K + 1) for the places of a row, or (B, N, K + 1) int32: counts below each
-            symbol, from 0 to ``2**precision``; :func:`quantise_cdf` makes them.
+            symbol, from 0 to ``2**precision``; :func:`quantize_cdf` makes them.
         precision: 1 to 24 bits.
 
     Returns:
@@ -160,7 +160,7 @@ def rans_encode(symbols: Tensor, cdf: Tensor, precision: int = PRECISION) -> tup
 
     Example:
         >>> import torch, probkernels as pk
-        >>> cdf = pk.ops.quantise_cdf(torch.tensor([0.9, 0.05, 0.05]))
+        >>> cdf = pk.ops.quantize_cdf(torch.tensor([0.9, 0.05, 0.05]))
         >>> payload, sizes = pk.ops.rans_encode(torch.zeros(4, 1000, dtype=torch.int32), cdf)
         >>> sizes.tolist()
         [36, 36, 36, 36]
@@ -205,7 +205,7 @@ def rans_decode(payload: Tensor, offsets: Tensor, cdf: Tensor, n: int, precision
     Example:
         >>> import torch, probkernels as pk
         >>> symbols, pmf = torch.tensor([[0, 2, 1, 1]], dtype=torch.int32), torch.rand(1, 4, 3)
-        >>> cdf = pk.ops.quantise_cdf(pmf)
+        >>> cdf = pk.ops.quantize_cdf(pmf)
         >>> payload, sizes = pk.ops.rans_encode(symbols, cdf)
         >>> pk.ops.rans_decode(payload[0], torch.tensor([0, int(sizes[0])]), cdf, n=4).tolist()
         [[0, 2, 1, 1]]
@@ -231,7 +231,7 @@ def rans_decode(payload: Tensor, offsets: Tensor, cdf: Tensor, n: int, precision
     return symbols
 
 
-def quantise_cdf(pmf: Tensor, precision: int = PRECISION) -> Tensor:
+def quantize_cdf(pmf: Tensor, precision: int = PRECISION) -> Tensor:
     """Probabilities as the cumulative counts that :func:`rans_encode` takes; every symbol gets 1 at least.
 
     The same probabilities give the same counts on every machine and device; but a network that computes probabilities
@@ -250,21 +250,21 @@ def quantise_cdf(pmf: Tensor, precision: int = PRECISION) -> Tensor:
 
     Example:
         >>> import torch, probkernels as pk
-        >>> pk.ops.quantise_cdf(torch.tensor([0.5, 0.25, 0.25]), precision=8).tolist()
+        >>> pk.ops.quantize_cdf(torch.tensor([0.5, 0.25, 0.25]), precision=8).tolist()
         [0, 128, 192, 256]
     """
     if not isinstance(pmf, Tensor) or not pmf.dtype.is_floating_point:
-        raise TypeError(message("quantise_cdf", "pmf", "a tensor of floating point", checks.describe(pmf)))
+        raise TypeError(message("quantize_cdf", "pmf", "a tensor of floating point", checks.describe(pmf)))
     if isinstance(precision, bool) or not isinstance(precision, int) or not 1 <= precision <= MOST_PRECISION:
-        raise ValueError(message("quantise_cdf", "precision", f"1 to {MOST_PRECISION}", repr(precision)))
+        raise ValueError(message("quantize_cdf", "precision", f"1 to {MOST_PRECISION}", repr(precision)))
     k = pmf.shape[-1] if pmf.dim() else 0
     if not 1 <= k <= 1 << precision:
-        raise ValueError(message("quantise_cdf", "pmf", f"1 to {1 << precision} symbols", f"{k}"))
+        raise ValueError(message("quantize_cdf", "pmf", f"1 to {1 << precision} symbols", f"{k}"))
     wide = pmf if pmf.dtype is torch.float64 else pmf.float()
-    found = QUANTISE.call(wide.reshape(-1, k), precision)
+    found = QUANTIZE.call(wide.reshape(-1, k), precision)
     if not torch.compiler.is_compiling() and not found.is_meta and bool((found[:, 0] < 0).any()):
         wrong = ~(wide.isfinite() & (wide >= 0))
         zero = (wide == 0).all(-1, keepdim=True)
         got = checks.offender(pmf, wrong) if wrong.any() else checks.offender(pmf, zero, "only zeros, ")
-        raise ValueError(message("quantise_cdf", "pmf", "finite numbers >= 0, not all 0", got))
+        raise ValueError(message("quantize_cdf", "pmf", "finite numbers >= 0, not all 0", got))
     return found.view(*pmf.shape[:-1], k + 1)

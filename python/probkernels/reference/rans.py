@@ -75,7 +75,7 @@ def lists(cdf: Tensor, row: int) -> list[list[int]]:
     return here.reshape(-1, cdf.shape[-1]).tolist()
 
 
-def quantise_cdf(pmf: Tensor, precision: int) -> Tensor:
+def quantize_cdf(pmf: Tensor, precision: int) -> Tensor:
     """pmf (R, K) -> cumulative counts (R, K + 1) int32, each symbol with 1 at least; -1 first if they are none. Whole
     numbers in doubles: their sums are exact in any order."""
     most = pmf.amax(1, keepdim=True).double()
