@@ -159,12 +159,13 @@ class RansCoder:
         op = "RansCoder.from_bytes"
         if isinstance(streams, (bytes, bytearray, str)) or not isinstance(streams, Sequence):
             raise TypeError(message(op, "streams", "a list of bytes, one for each row", checks.describe(streams)))
+        for row, stream in enumerate(streams):
+            if not isinstance(stream, (bytes, bytearray)):
+                raise TypeError(message(op, f"streams[{row}]", "bytes", checks.describe(stream)))
         coder = cls(len(streams), precision)
         coder._most = max((len(stream) // 4 for stream in streams), default=0)
         coder._words = torch.zeros(len(streams), coder._most, dtype=torch.int32)
         for row, stream in enumerate(streams):
-            if not isinstance(stream, (bytes, bytearray)):
-                raise TypeError(message(op, f"streams[{row}]", "bytes", checks.describe(stream)))
             if len(stream) < 8 or len(stream) % 4:
                 raise CorruptStreamError(f"{op}: row {row} has {len(stream)} bytes: 8 and a multiple of 4 expected")
             if int.from_bytes(stream[:8], "little") < LOWER:
