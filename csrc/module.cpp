@@ -168,12 +168,22 @@ PK_OP(latent_tree,        DType, In,          In,         In,                Int
 //                        dtype  weights (E)  leaves (L)  codes (V,B) int32  tree (7 N)  placed (N,12) i64  grad (B)  log_prob (B)  grad_weights (E)  leaf_flows (L)  missing_flows (M)  V    B    E    L
 PK_OP(latent_tree_flows,  DType, In,          In,         In,                Ints,       Maybe,            Maybe,    Out,          Out,              Out,            Maybe,             Int, Int, Int, Int)
 //                         dtype  pmf (rows,K)  counts (rows,K+1) i32  rows K    bits
-PK_OP(quantise_cdf,        DType, In,           Out,                   Int, Int, Int)
-// B rows of n symbols; counts (K+1) i32, row_step and step further for each row and symbol
-//                         symbols (B,n) i32  counts i32  payload (B,capacity) u8  sizes (B) i64  B    n    K    row_step  step  bits  capacity
-PK_OP(rans_encode,         In,                In,         Out,                     Out,           Int, Int, Int, Int,      Int,  Int,  Int)
-//                         payload u8  offsets (B+1) i64  counts i32  symbols (B,n) i32  damage (B) i64  B    n    K    row_step  step  bits
-PK_OP(rans_decode,         In,         In,                In,         Out,               Out,            Int, Int, Int, Int,      Int,  Int)
+PK_OP(quantize_cdf,        DType, In,           Out,                   Int, Int, Int)
+//                         counts (tables,K+1) i32  lookup (tables,2^lookup_bits) u16  tables  K    bits  lookup_bits
+PK_OP(rans_lookup,         In,                      Out,                               Int,    Int, Int,  Int)
+// B rows of n symbols; counts (K+1) i32, row_step and step further for each row and symbol, or those of `tables` that index (B,n) i32 names
+//                         symbols (B,n) i32  counts i32  index  payload (B,capacity) u8  sizes (B) i64  B    n    K    row_step  step  tables  bits  capacity
+PK_OP(rans_encode,         In,                In,         Maybe, Out,                     Out,           Int, Int, Int, Int,      Int,  Int,    Int,  Int)
+//                         dtype  symbols (B,n) i32  pmf (n,K)  payload (B,capacity) u8  sizes (B) i64  B    n    K    row_step  bits  capacity
+PK_OP(rans_encode_pmf,     DType, In,                In,        Out,                     Out,           Int, Int, Int, Int,      Int,  Int)
+//                         payload u8  offsets (B+1) i64  counts i32  index  lookup u16  symbols (B,n) i32  damage (B) i64  B    n    K    row_step  step  tables  bits  lookup_bits
+PK_OP(rans_decode,         In,         In,                In,         Maybe, Maybe,      Out,               Out,            Int, Int, Int, Int,      Int,  Int,    Int,  Int)
+//                         dtype  payload u8  offsets (B+1) i64  pmf (n,K)  room (B,K+1) i32  symbols (B,n) i32  damage (B) i64  B    n    K    row_step  bits
+PK_OP(rans_decode_pmf,     DType, In,         In,                In,        Out,              Out,               Out,            Int, Int, Int, Int,      Int)
+//                         symbols (B,n) i32  counts i32  index  states (B) u64  words (B,n) i32  sizes (B) i64  B    n    K    row_step  step  tables  bits
+PK_OP(rans_push,           In,                In,         Maybe, Out,            Out,             Out,           Int, Int, Int, Int,      Int,  Int,    Int)
+//                         counts i32  states (B) u64  index  words (B,room) i32  sizes (B) i64  symbols (B,n) i32  damage (B) i64  B    n    K    row_step  step  tables  bits  room
+PK_OP(rans_pop,            In,         Out,            Maybe, In,                 Out,           Out,               Out,            Int, Int, Int, Int,      Int,  Int,    Int,  Int)
 // n bytes in chunks of `each`, each coded into `capacity` bytes
 //                         bytes (n) u8  payload (chunks,capacity) u8  sizes (chunks) i64  n    each  order  capacity
 PK_OP(adaptive_encode,     In,           Out,                          Out,                Int, Int,  Int,   Int)

@@ -1,16 +1,22 @@
-"""Entropy coding with a distribution for every symbol: symbols a second, beside constriction and torchac."""
+"""Entropy coding with a distribution for every symbol, one for all, and a table: symbols a second, beside constriction,
+torchac and torch_ans."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from probkernels.ops import quantise_cdf, rans_decode, rans_encode
+from probkernels.ops import quantize_cdf, rans_decode, rans_decode_pmf, rans_encode, rans_encode_pmf
 from torch import Tensor
 
 from ..case import Case, Inputs, Params, Provider, Run, Task
 from ..machine import cores
 
 ENCODE, DECODE, ENCODE_PMF, DECODE_PMF = "encode", "decode", "encode from pmfs", "decode from pmfs"
-ROWS, SYMBOLS = 4, 25_000
+ENCODE_ONE, DECODE_ONE = "encode, one distribution", "decode, one distribution"
+ENCODE_INDEX, DECODE_INDEX = "encode, indexed", "decode, indexed"
+MODES = (ENCODE, DECODE, ENCODE_PMF, DECODE_PMF, ENCODE_ONE, DECODE_ONE, ENCODE_INDEX, DECODE_INDEX)
+ROWS, SYMBOLS, TABLES = 4, 25_000, 256
 
 
 def grid(device: str) -> list[Params]:
@@ -23,69 +29,98 @@ def grid(device: str) -> list[Params]:
 
 
 def make(device: torch.device, dtype: torch.dtype, params: Params) -> Inputs:
-    """pmf (B, N, K) float32, and symbols (B, N) int32 that follow it."""
-    pmf = torch.rand(params["rows"], params["symbols"], params["k"]) ** 4 + 1e-3
-    pmf /= pmf.sum(-1, keepdim=True)
-    symbols = torch.multinomial(pmf.flatten(0, 1), 1).view(pmf.shape[:2]).int()
-    return {"pmf": pmf.to(device), "symbols": symbols.to(device)}
+    """pmf (B, N, K) float32 and symbols (B, N) int32 that follow it; a table (T, K), an index into it and symbols that
+    follow that; symbols that follow the table's first row."""
+    rows, n, k = params["rows"], params["symbols"], params["k"]
+
+    def chance(*shape: int) -> Tensor:
+        pmf = torch.rand(*shape, k) ** 4 + 1e-3
+        return pmf / pmf.sum(-1, keepdim=True)
+
+    pmf, table, index = chance(rows, n), chance(TABLES), torch.randint(TABLES, (rows, n))
+    found = {
+        "pmf": pmf,
+        "symbols": torch.multinomial(pmf.flatten(0, 1), 1).view(rows, n).int(),
+        "table": table,
+        "index": index.int(),
+        "indexed": torch.multinomial(table[index.flatten()], 1).view(rows, n).int(),
+        "shared": torch.multinomial(table[0].expand(rows, k), n, replacement=True).int(),
+    }
+    return {name: tensor.to(device) for name, tensor in found.items()}
 
 
 def traffic(params: Params, mode: str) -> int:
-    """A distribution for every symbol, once."""
-    return int(params["rows"] * params["symbols"] * params["k"] * 4)
+    """A distribution for every symbol, once; or a symbol."""
+    each = params["k"] if mode in (ENCODE, DECODE, ENCODE_PMF, DECODE_PMF) else 1
+    return int(params["rows"] * params["symbols"] * each * 4)
+
+
+def _joined(payload: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
+    joined = torch.cat([row[:size] for row, size in zip(payload, sizes.tolist(), strict=True)])
+    return joined, torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
 
 
 def _ours(inputs: Inputs, params: Params) -> Task:
-    pmf, symbols = inputs["pmf"], inputs["symbols"]
-    n, cdf = symbols.shape[1], quantise_cdf(inputs["pmf"])
-    payload, sizes = rans_encode(symbols, cdf)
-    joined = torch.cat([row[:size] for row, size in zip(payload, sizes.tolist(), strict=True)])
-    offsets = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
-
-    def decode() -> Tensor:
-        return rans_decode(joined, offsets, cdf, n)
-
+    pmf, symbols, index, indexed, shared = (inputs[x] for x in ("pmf", "symbols", "index", "indexed", "shared"))
+    n, cdf, table = symbols.shape[1], quantize_cdf(inputs["pmf"]), quantize_cdf(inputs["table"])
+    flat, offsets = _joined(*rans_encode(symbols, cdf))
+    one = _joined(*rans_encode(shared, table[0]))
+    many = _joined(*rans_encode(indexed, table, index=index))
     runs = {
         ENCODE: Run(lambda: rans_encode(symbols, cdf)),
-        DECODE: Run(decode),
-        ENCODE_PMF: Run(lambda: rans_encode(symbols, quantise_cdf(pmf))),
-        DECODE_PMF: Run(lambda: rans_decode(joined, offsets, quantise_cdf(pmf), n)),
+        DECODE: Run(lambda: rans_decode(flat, offsets, cdf, n)),
+        ENCODE_PMF: Run(lambda: rans_encode_pmf(symbols, pmf)),
+        DECODE_PMF: Run(lambda: rans_decode_pmf(flat, offsets, pmf, n)),
+        ENCODE_ONE: Run(lambda: rans_encode(shared, table[0])),
+        DECODE_ONE: Run(lambda: rans_decode(*one, table[0], n)),
+        ENCODE_INDEX: Run(lambda: rans_encode(indexed, table, index=index)),
+        DECODE_INDEX: Run(lambda: rans_decode(*many, table, n, index=index)),
     }
-    return Task(runs, lambda: [decode()])
+    found = (
+        rans_decode(flat, offsets, cdf, n),
+        rans_decode(*one, table[0], n),
+        rans_decode(*many, table, n, index=index),
+    )
+    return Task(runs, lambda: list(found))
 
 
 def _constriction(inputs: Inputs, params: Params) -> Task:
-    """Its fastest stack coder; it takes probabilities, so that there is one way only."""
+    """Its fastest stack coder; it takes probabilities, so that there is one way only, and no index."""
     import constriction
     import numpy as np
 
-    family = constriction.stream.model.Categorical(perfect=False)
+    many = constriction.stream.model.Categorical(perfect=False)
+    one = constriction.stream.model.Categorical(inputs["table"][0].numpy(), perfect=False)
     pmf, symbols = inputs["pmf"].flatten(0, 1).numpy(), inputs["symbols"].flatten().numpy()
+    shared = inputs["shared"].flatten().numpy()
 
-    def encode() -> np.ndarray:
+    def encode(symbols: np.ndarray, *model: Any) -> np.ndarray:
         coder = constriction.stream.stack.AnsCoder()
-        coder.encode_reverse(symbols, family, pmf)
+        coder.encode_reverse(symbols, *model)
         return coder.get_compressed()
 
-    packed = encode()
+    def decode(packed: np.ndarray, *model: Any) -> np.ndarray:
+        return constriction.stream.stack.AnsCoder(packed).decode(*model)
 
-    def decode() -> np.ndarray:
-        return constriction.stream.stack.AnsCoder(packed).decode(family, pmf)
-
-    def found() -> list[Tensor]:
-        return [torch.from_numpy(decode()).view(inputs["symbols"].shape).int()]
-
-    runs = {mode: Run(encode if "encode" in mode else decode) for mode in (ENCODE, DECODE, ENCODE_PMF, DECODE_PMF)}
-    return Task(runs, found)
+    packed, packed_one = encode(symbols, many, pmf), encode(shared, one)
+    runs = {mode: Run(lambda: encode(symbols, many, pmf)) for mode in (ENCODE, ENCODE_PMF)}
+    runs |= {mode: Run(lambda: decode(packed, many, pmf)) for mode in (DECODE, DECODE_PMF)}
+    runs |= {
+        ENCODE_ONE: Run(lambda: encode(shared, one)),
+        DECODE_ONE: Run(lambda: decode(packed_one, one, shared.size)),
+    }
+    found = decode(packed, many, pmf), decode(packed_one, one, shared.size)
+    shape = inputs["symbols"].shape
+    return Task(runs, lambda: [*(torch.from_numpy(f).view(shape).int() for f in found), inputs["indexed"]])
 
 
 def _torchac(inputs: Inputs, params: Params) -> Task:
-    """With integer counts of 16 bits, and with float ones that it quantises."""
+    """With integer counts of 16 bits, and with float ones that it quantizes."""
     import torchac
 
     symbols = inputs["symbols"].to(torch.int16)
     floats = torch.nn.functional.pad(inputs["pmf"].cumsum(-1), (1, 0)).clamp(max=1)
-    counts = quantise_cdf(inputs["pmf"]).to(torch.int16)  # its end wraps to 0, as it expects
+    counts = quantize_cdf(inputs["pmf"]).to(torch.int16)  # its end wraps to 0, as it expects
     packed = torchac.encode_int16_normalized_cdf(counts, symbols)
     packed_floats = torchac.encode_float_cdf(floats, symbols)
     runs = {
@@ -94,14 +129,14 @@ def _torchac(inputs: Inputs, params: Params) -> Task:
         ENCODE_PMF: Run(lambda: torchac.encode_float_cdf(floats, symbols)),
         DECODE_PMF: Run(lambda: torchac.decode_float_cdf(floats, packed_floats)),
     }
-    return Task(runs, lambda: [torchac.decode_int16_normalized_cdf(counts, packed).int()])
+    others = [inputs["shared"], inputs["indexed"]]  # it has no way for them
+    return Task(runs, lambda: [torchac.decode_int16_normalized_cdf(counts, packed).int(), *others])
 
 
 def _copied(inputs: Inputs, params: Params) -> Task:
     """What decoding must give."""
-    symbols = inputs["symbols"]
-    modes = (ENCODE, DECODE, ENCODE_PMF, DECODE_PMF)
-    return Task({mode: Run(symbols.clone) for mode in modes}, lambda: [symbols.clone()])
+    found = [inputs[name] for name in ("symbols", "shared", "indexed")]
+    return Task({mode: Run(found[0].clone) for mode in MODES}, lambda: found)
 
 
 CASE = Case(

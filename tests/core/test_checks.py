@@ -46,9 +46,9 @@ def test_numbers_that_do_not_rise(value: list[int], text: str) -> None:
 def test_ops_show_what_is_wrong() -> None:
     pmf = torch.tensor([[0.5, 0.5], [0.5, -1.0]])
     with pytest.raises(ValueError, match=r"got -1.0 at \[1, 1\]"):
-        pk.ops.quantise_cdf(pmf, precision=8)
+        pk.ops.quantize_cdf(pmf, precision=8)
     with pytest.raises(ValueError, match=r"got only zeros, 0.0 at \[1, 0\]"):
-        pk.ops.quantise_cdf(pmf.clamp(min=0) * torch.tensor([[1.0], [0.0]]), precision=8)
+        pk.ops.quantize_cdf(pmf.clamp(min=0) * torch.tensor([[1.0], [0.0]]), precision=8)
     with pytest.raises(ValueError, match=r"'index': .* got 3 at \[2\]"):
         pk.ops.Selection.from_index(torch.tensor([1, 5, 3]), (10,))
 

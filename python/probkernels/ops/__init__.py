@@ -1,5 +1,6 @@
 """Public ops. Each is one file here, with twins of its name in reference/, csrc/, triton_kernels/, tests/, bench/."""
 
+from ._rans_coder import RansCoder
 from .adaptive_code import adaptive_decode, adaptive_encode
 from .em_update import em_update_
 from .latent_tree import latent_tree, latent_tree_flows
@@ -7,13 +8,14 @@ from .leaf_gather import leaf_gather, leaf_histogram
 from .magnitude_select import magnitude_histogram, magnitude_kth, magnitude_select
 from .power_norm import power_norm, power_norm_v
 from .program_code import program_decode, program_encode
-from .rans import quantise_cdf, rans_decode, rans_encode
+from .rans import quantize_cdf, rans_decode, rans_decode_pmf, rans_encode, rans_encode_pmf
 from .sampled_matmul import sampled_conv, sampled_matmul
 from .selection import Selection
 from .sparse_adamw import dequantise_blocks, quantise_blocks, sparse_adamw_
 from .sum_layer import sum_layer, sum_layer_bwd
 
 __all__ = [
+    "RansCoder",
     "Selection",
     "adaptive_decode",
     "adaptive_encode",
@@ -31,9 +33,11 @@ __all__ = [
     "program_decode",
     "program_encode",
     "quantise_blocks",
-    "quantise_cdf",
+    "quantize_cdf",
     "rans_decode",
+    "rans_decode_pmf",
     "rans_encode",
+    "rans_encode_pmf",
     "sampled_conv",
     "sampled_matmul",
     "sparse_adamw_",

@@ -1,150 +1,132 @@
-"""Entropy coding of rows of symbols: the ops, the kernels' glue, ``rans_encode``, ``rans_decode`` and
-``quantise_cdf``."""
+"""Entropy coding of rows of symbols: ``rans_encode``, ``rans_decode``, the same from probabilities, and
+``quantize_cdf``."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from .._core import checks
-from .._core.backend import Backend
 from .._core.errors import CorruptStreamError, message
-from .._core.native import DTYPE_CODE
-from .._core.registry import Op
-from ..reference import rans as reference
+from ._rans import DECODE, DECODE_PMF, ENCODE, ENCODE_PMF, QUANTIZE
 
 PRECISION = 16
 MOST_PRECISION = 24
-WHY = {1: "ends early", 2: "has a wrong state", 3: "has words left over", 4: "meets counts that do not rise"}
+WHY = {
+    1: "ends early",
+    2: "has a wrong state",
+    3: "has words left over",
+    4: "meets counts that do not rise",
+    5: "has an index without a distribution",
+}
 
 
-def _steps(cdf: Tensor) -> tuple[int, int]:
-    """Entries of ``cdf`` between two rows, and between two symbols."""
-    width = cdf.shape[-1]
-    return (cdf.shape[1] * width if cdf.dim() == 3 else 0, width if cdf.dim() > 1 else 0)
-
-
-def _encode_fake(symbols: Tensor, cdf: Tensor, precision: int) -> tuple[Tensor, Tensor]:
-    rows, n = symbols.shape
-    room = reference.capacity(n, precision)
-    return symbols.new_empty((rows, room), dtype=torch.uint8), symbols.new_empty(rows, dtype=torch.int64)
-
-
-def _encode(run: Backend, symbols: Tensor, cdf: Tensor, precision: int) -> tuple[Tensor, Tensor]:
-    rows, n = symbols.shape
-    room = reference.capacity(n, precision)
-    payload = symbols.new_empty((rows, room), dtype=torch.uint8)
-    sizes = symbols.new_empty(rows, dtype=torch.int64)
-    cdf = cdf.contiguous()
-    numbers = (rows, n, cdf.shape[-1] - 1, *_steps(cdf), precision, room)
-    run.launch("rans_encode", symbols.contiguous(), cdf, payload, sizes, *numbers)
-    return payload, sizes
-
-
-def _decode_fake(payload: Tensor, offsets: Tensor, cdf: Tensor, n: int, precision: int) -> tuple[Tensor, Tensor]:
-    rows = len(offsets) - 1
-    return payload.new_empty((rows, n), dtype=torch.int32), payload.new_empty(rows, dtype=torch.int64)
-
-
-def _decode(
-    run: Backend, payload: Tensor, offsets: Tensor, cdf: Tensor, n: int, precision: int
-) -> tuple[Tensor, Tensor]:
-    rows = len(offsets) - 1
-    symbols, damage = payload.new_zeros((rows, n), dtype=torch.int32), payload.new_zeros(rows, dtype=torch.int64)
-    if rows and n:
-        cdf = cdf.contiguous()
-        numbers = (rows, n, cdf.shape[-1] - 1, *_steps(cdf), precision)
-        run.launch("rans_decode", payload.contiguous(), offsets.contiguous(), cdf, symbols, damage, *numbers)
-    return symbols, damage
-
-
-def _quantise_fake(pmf: Tensor, precision: int) -> Tensor:
-    return pmf.new_empty((len(pmf), pmf.shape[1] + 1), dtype=torch.int32)
-
-
-def _quantise(run: Backend, pmf: Tensor, precision: int) -> Tensor:
-    counts = _quantise_fake(pmf, precision)
-    run.launch("quantise_cdf", DTYPE_CODE[pmf.dtype], pmf.contiguous(), counts, *pmf.shape, precision)
-    return counts
-
-
-def _quantise_examples(device: torch.device, dtype: torch.dtype) -> list[tuple[Any, ...]]:
-    """A few rows."""
-    return [(torch.tensor([[0.5, 0.2, 0.3], [1.0, 0.0, 7.0]], dtype=dtype, device=device), 8)]
-
-
-def _encode_examples(device: torch.device, dtype: torch.dtype) -> list[tuple[Any, ...]]:
-    """A distribution for all symbols, one for each of a row, and one for each."""
-    symbols = (torch.arange(12, dtype=torch.int32, device=device) % 3).reshape(2, 6)
-    cdf = torch.tensor([0, 3, 200, 256], dtype=torch.int32, device=device)
-    return [(symbols, cdf, 8), (symbols, cdf.repeat(6, 1), 8), (symbols, cdf.repeat(2, 6, 1), 8)]
-
-
-def _decode_examples(device: torch.device, dtype: torch.dtype) -> list[tuple[Any, ...]]:
-    """What was encoded."""
-    symbols, cdf, precision = _encode_examples(device, dtype)[0]
-    payload, sizes = reference.rans_encode(symbols, cdf, precision)
-    joined = torch.cat([row[:size] for row, size in zip(payload, sizes.tolist(), strict=True)])
-    return [(joined, torch.cat([sizes.new_zeros(1), sizes.cumsum(0)]), cdf, 6, precision)]
-
-
-QUANTISE = Op(
-    "quantise_cdf",
-    "(Tensor pmf, int precision) -> Tensor",
-    family="rans",
-    reference=reference.quantise_cdf,
-    kernels=dict.fromkeys(("cpu", "cuda"), _quantise),
-    fake=_quantise_fake,
-    examples=_quantise_examples,
-    dtypes=(torch.float32, torch.float64),
-    differentiable=False,
-)
-ENCODE = Op(
-    "rans_encode",
-    "(Tensor symbols, Tensor cdf, int precision) -> (Tensor, Tensor)",
-    family="rans",
-    reference=reference.rans_encode,
-    kernels=dict.fromkeys(("cpu", "cuda"), _encode),
-    fake=_encode_fake,
-    examples=_encode_examples,
-    dtypes=(torch.int32,),
-    differentiable=False,
-)
-DECODE = Op(
-    "rans_decode",
-    "(Tensor payload, Tensor offsets, Tensor cdf, int n, int precision) -> (Tensor, Tensor)",
-    family="rans",
-    reference=reference.rans_decode,
-    kernels=dict.fromkeys(("cpu", "cuda"), _decode),
-    fake=_decode_fake,
-    examples=_decode_examples,
-    dtypes=(torch.uint8,),
-    differentiable=False,
-)
-
-
-def _check_cdf(op: str, cdf: object, rows: int, n: int, precision: object) -> None:
-    if not isinstance(cdf, Tensor) or cdf.dtype is not torch.int32:
-        raise TypeError(message(op, "cdf", "an int32 tensor", checks.describe(cdf)))
-    if cdf.dim() not in (1, 2, 3) or cdf.shape[-1] < 2 or tuple(cdf.shape[:-1]) != (rows, n)[3 - cdf.dim() :]:
-        wanted = f"shape (K + 1,), ({n}, K + 1) or ({rows}, {n}, K + 1)"
-        raise ValueError(message(op, "cdf", wanted, f"shape {tuple(cdf.shape)}"))
+def check_precision(op: str, precision: object) -> int:
+    """``precision``, a whole number of bits that counts may have."""
     if isinstance(precision, bool) or not isinstance(precision, int):
         raise TypeError(message(op, "precision", "a whole number", checks.describe(precision)))
     if not 1 <= precision <= MOST_PRECISION:
         raise ValueError(message(op, "precision", f"1 to {MOST_PRECISION}", repr(precision)))
+    return precision
 
 
-def rans_encode(symbols: Tensor, cdf: Tensor, precision: int = PRECISION) -> tuple[Tensor, Tensor]:
+def check_cdf(op: str, cdf: object, rows: int, n: int, index: Tensor | None) -> None:
+    """``cdf`` is counts for rows of n symbols, or a table of them for ``index``."""
+    if not isinstance(cdf, Tensor) or cdf.dtype is not torch.int32:
+        raise TypeError(message(op, "cdf", "an int32 tensor", checks.describe(cdf)))
+    if index is not None and (cdf.dim() != 2 or cdf.shape[-1] < 2):
+        raise ValueError(message(op, "cdf", "shape (T, K + 1) for an index", f"shape {tuple(cdf.shape)}"))
+    sound = cdf.dim() in (1, 2, 3) and cdf.shape[-1] >= 2
+    if index is None and not (sound and tuple(cdf.shape[:-1]) == (rows, n)[3 - cdf.dim() :]):
+        wanted = f"shape (K + 1,), ({n}, K + 1) or ({rows}, {n}, K + 1)"
+        raise ValueError(message(op, "cdf", wanted, f"shape {tuple(cdf.shape)}"))
+
+
+def as_index(op: str, index: object, cdf: object, rows: int, n: int) -> Tensor | None:
+    """``index`` as the kernels take it. They find what is out of range; no large number may wrap into it."""
+    if index is None:
+        return None
+    if not isinstance(index, Tensor) or index.dtype not in (torch.int32, torch.int64):
+        raise TypeError(message(op, "index", "an int32 or int64 tensor", checks.describe(index)))
+    if tuple(index.shape) != (rows, n):
+        raise ValueError(message(op, "index", f"shape ({rows}, {n})", f"shape {tuple(index.shape)}"))
+    if isinstance(cdf, Tensor):
+        checks.same_device(op, "index", index, cdf, "cdf")
+    return index if index.dtype is torch.int32 else index.clamp(-1, 2**31 - 1).int()
+
+
+def check_index(op: str, given: Tensor | None, tables: int) -> None:
+    """Every entry names one of the tables."""
+    if given is not None and bool((wrong := (given < 0) | (given >= tables)).any()):
+        raise ValueError(message(op, "index", f"numbers of 0 .. {tables - 1}", checks.offender(given, wrong)))
+
+
+def refuse_symbols(op: str, symbols: Tensor, cdf: Tensor, index: Tensor | None, precision: int) -> None:
+    """Raises for the first index, or else the first symbol, that cannot be coded."""
+    check_index(op, index, len(cdf))
+    rows, n = symbols.shape
+    width = cdf.shape[-1]
+    places = torch.arange(rows * n, device=cdf.device).view(rows, n)
+    table = (places * 0, places % max(n, 1), places)[cdf.dim() - 1] if index is None else index.long()
+    at = table * width + symbols.clamp(0, width - 2)
+    below, above = cdf.reshape(-1)[at], cdf.reshape(-1)[at + 1]
+    wrong = (symbols < 0) | (symbols > width - 2) | (below < 0) | (above <= below) | (above > 1 << precision)
+    wanted = f"symbols of 0 .. {width - 2} with a count, of counts that rise to {1 << precision}"
+    raise ValueError(message(op, "symbols", wanted, checks.offender(symbols, wrong)))
+
+
+def _check_symbols(op: str, symbols: object) -> tuple[int, int]:
+    if not isinstance(symbols, Tensor) or symbols.dtype is not torch.int32:
+        raise TypeError(message(op, "symbols", "an int32 tensor", checks.describe(symbols)))
+    if symbols.dim() != 2:
+        raise ValueError(message(op, "symbols", "shape (B, N)", f"shape {tuple(symbols.shape)}"))
+    rows, n = symbols.shape
+    return rows, n
+
+
+def _check_streams(op: str, payload: object, offsets: object, n: object) -> int:
+    """How many rows they have."""
+    if not isinstance(payload, Tensor) or payload.dtype is not torch.uint8:
+        raise TypeError(message(op, "payload", "a uint8 tensor", checks.describe(payload)))
+    if not isinstance(offsets, Tensor) or offsets.dtype is not torch.int64:
+        raise TypeError(message(op, "offsets", "an int64 tensor", checks.describe(offsets)))
+    if payload.dim() != 1 or offsets.dim() != 1 or len(offsets) < 1:
+        got = f"shapes {tuple(payload.shape)} and {tuple(offsets.shape)}"
+        raise ValueError(message(op, "payload, offsets", "shapes (P,) and (B + 1,)", got))
+    if isinstance(n, bool) or not isinstance(n, int):
+        raise TypeError(message(op, "n", "a whole number", checks.describe(n)))
+    if n < 0:
+        raise ValueError(message(op, "n", "0 or more", repr(n)))
+    if got := checks.not_rising(offsets, len(payload)):
+        raise ValueError(message(op, "offsets", f"rising numbers from 0 to {len(payload)}", got))
+    return len(offsets) - 1
+
+
+def _failed(sizes: Tensor) -> bool:
+    """Whether a row was not coded; asked where there are values."""
+    return not torch.compiler.is_compiling() and not sizes.is_meta and bool((sizes < 0).any())
+
+
+def refuse_damage(op: str, damage: Tensor) -> None:
+    """Raises for the first row with damage."""
+    for row, reason in enumerate(damage.tolist()):
+        if reason:
+            raise CorruptStreamError(f"{op}: row {row} {WHY[reason]}")
+
+
+def rans_encode(
+    symbols: Tensor, cdf: Tensor, precision: int = PRECISION, *, index: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Codes rows of symbols, each with a distribution of its own if need be, into one stream a row.
 
     Args:
         symbols: (B, N) int32, each in 0 .. K - 1.
         cdf: (K + 1,) for all symbols, (N, K + 1) for the places of a row, or (B, N, K + 1) int32: counts below each
-            symbol, from 0 to ``2**precision``; :func:`quantise_cdf` makes them.
+            symbol, from 0 to ``2**precision``; :func:`quantize_cdf` makes them. With ``index``: (T, K + 1), a table. A
+            distribution of fewer symbols is padded with ``2**precision``.
         precision: 1 to 24 bits.
+        index: (B, N) int32 or int64: the row of the table that each symbol has. Streams are those of ``cdf[index]``,
+            which is never made.
 
     Returns:
         Streams (B, capacity) uint8, zeros after their ends, and their lengths (B,) int64. Streams do not depend on one
@@ -152,7 +134,7 @@ def rans_encode(symbols: Tensor, cdf: Tensor, precision: int = PRECISION) -> tup
 
     Raises:
         TypeError: a dtype is wrong.
-        ValueError: a shape is wrong, or a symbol is out of range or has no count.
+        ValueError: a shape is wrong, a symbol is out of range or has no count, or an index is out of range.
 
     Backends: C++ (CPU), CUDA, plain torch (slow).
 
@@ -160,26 +142,28 @@ def rans_encode(symbols: Tensor, cdf: Tensor, precision: int = PRECISION) -> tup
 
     Example:
         >>> import torch, probkernels as pk
-        >>> cdf = pk.ops.quantise_cdf(torch.tensor([0.9, 0.05, 0.05]))
-        >>> payload, sizes = pk.ops.rans_encode(torch.zeros(4, 1000, dtype=torch.int32), cdf)
+        >>> cdf = pk.ops.quantize_cdf(torch.tensor([[0.9, 0.05, 0.05], [0.2, 0.4, 0.4]]))
+        >>> symbols = torch.zeros(4, 1000, dtype=torch.int32)
+        >>> payload, sizes = pk.ops.rans_encode(symbols, cdf[0])
         >>> sizes.tolist()
         [36, 36, 36, 36]
+        >>> payload, sizes = pk.ops.rans_encode(symbols, cdf, index=torch.ones(4, 1000, dtype=torch.long))
+        >>> sizes.tolist()
+        [308, 308, 308, 308]
     """
-    if not isinstance(symbols, Tensor) or symbols.dtype is not torch.int32:
-        raise TypeError(message("rans_encode", "symbols", "an int32 tensor", checks.describe(symbols)))
-    if symbols.dim() != 2:
-        raise ValueError(message("rans_encode", "symbols", "shape (B, N)", f"shape {tuple(symbols.shape)}"))
-    rows, n = symbols.shape
-    _check_cdf("rans_encode", cdf, rows, n, precision)
-    payload, sizes = ENCODE.call(symbols, cdf, precision)
-    if not torch.compiler.is_compiling() and not sizes.is_meta and bool((sizes < 0).any()):
-        row = int((sizes < 0).nonzero()[0])
-        wanted = "symbols of 0 .. K - 1 with a count, of counts that rise to 2**precision"
-        raise ValueError(message("rans_encode", "symbols", wanted, f"another in row {row}"))
+    rows, n = _check_symbols("rans_encode", symbols)
+    check_precision("rans_encode", precision)
+    places = as_index("rans_encode", index, cdf, rows, n)
+    check_cdf("rans_encode", cdf, rows, n, places)
+    payload, sizes = ENCODE.call(symbols, cdf, places, precision)
+    if _failed(sizes):
+        refuse_symbols("rans_encode", symbols, cdf, index, precision)
     return payload, sizes
 
 
-def rans_decode(payload: Tensor, offsets: Tensor, cdf: Tensor, n: int, precision: int = PRECISION) -> Tensor:
+def rans_decode(
+    payload: Tensor, offsets: Tensor, cdf: Tensor, n: int, precision: int = PRECISION, *, index: Tensor | None = None
+) -> Tensor:
     """Decodes what :func:`rans_encode` coded. No stream can make it read or write out of bounds.
 
     Args:
@@ -188,13 +172,14 @@ def rans_decode(payload: Tensor, offsets: Tensor, cdf: Tensor, n: int, precision
         cdf: as they were coded with.
         n: symbols of a row.
         precision: as they were coded with.
+        index: as they were coded with.
 
     Returns:
         Symbols (B, n) int32.
 
     Raises:
         TypeError: a dtype is wrong.
-        ValueError: a shape or number is wrong.
+        ValueError: a shape, number or index is wrong.
         CorruptStreamError: a stream that no encoder makes with these distributions; it names the row. Most damage is
             found so, but not all: keep a checksum.
 
@@ -205,33 +190,128 @@ def rans_decode(payload: Tensor, offsets: Tensor, cdf: Tensor, n: int, precision
     Example:
         >>> import torch, probkernels as pk
         >>> symbols, pmf = torch.tensor([[0, 2, 1, 1]], dtype=torch.int32), torch.rand(1, 4, 3)
-        >>> cdf = pk.ops.quantise_cdf(pmf)
+        >>> cdf = pk.ops.quantize_cdf(pmf)
         >>> payload, sizes = pk.ops.rans_encode(symbols, cdf)
         >>> pk.ops.rans_decode(payload[0], torch.tensor([0, int(sizes[0])]), cdf, n=4).tolist()
         [[0, 2, 1, 1]]
     """
-    if not isinstance(payload, Tensor) or payload.dtype is not torch.uint8:
-        raise TypeError(message("rans_decode", "payload", "a uint8 tensor", checks.describe(payload)))
-    if not isinstance(offsets, Tensor) or offsets.dtype is not torch.int64:
-        raise TypeError(message("rans_decode", "offsets", "an int64 tensor", checks.describe(offsets)))
-    if payload.dim() != 1 or offsets.dim() != 1 or len(offsets) < 1:
-        got = f"shapes {tuple(payload.shape)} and {tuple(offsets.shape)}"
-        raise ValueError(message("rans_decode", "payload, offsets", "shapes (P,) and (B + 1,)", got))
-    if isinstance(n, bool) or not isinstance(n, int):
-        raise TypeError(message("rans_decode", "n", "a whole number", checks.describe(n)))
-    if n < 0:
-        raise ValueError(message("rans_decode", "n", "0 or more", repr(n)))
-    _check_cdf("rans_decode", cdf, len(offsets) - 1, n, precision)
-    if got := checks.not_rising(offsets, len(payload)):
-        raise ValueError(message("rans_decode", "offsets", f"rising numbers from 0 to {len(payload)}", got))
-    symbols, damage = DECODE.call(payload, offsets, cdf, n, precision)
-    for row, reason in enumerate(damage.tolist()):
-        if reason:
-            raise CorruptStreamError(f"rans_decode: row {row} {WHY[reason]}")
+    rows = _check_streams("rans_decode", payload, offsets, n)
+    check_precision("rans_decode", precision)
+    places = as_index("rans_decode", index, cdf, rows, n)
+    check_cdf("rans_decode", cdf, rows, n, places)
+    symbols, damage = DECODE.call(payload, offsets, cdf, places, n, precision)
+    if bool(damage.any()):
+        check_index("rans_decode", index, len(cdf))
+        refuse_damage("rans_decode", damage)
     return symbols
 
 
-def quantise_cdf(pmf: Tensor, precision: int = PRECISION) -> Tensor:
+def rans_encode_pmf(symbols: Tensor, pmf: Tensor, precision: int = PRECISION) -> tuple[Tensor, Tensor]:
+    """Codes rows of symbols with probabilities: the streams that :func:`rans_encode` makes of
+    ``quantize_cdf(pmf, precision)``, without the counts that no symbol needs.
+
+    Args:
+        symbols: (B, N) int32, each in 0 .. K - 1.
+        pmf: (K,), (N, K) or (B, N, K) floating point, as :func:`quantize_cdf` takes them.
+        precision: 1 to 24 bits, enough for K.
+
+    Returns:
+        As :func:`rans_encode`.
+
+    Raises:
+        TypeError: a dtype is wrong.
+        ValueError: a shape is wrong, a symbol is out of range, or probabilities are none.
+
+    Backends: C++ (CPU), CUDA, plain torch (slow).
+
+    Example:
+        >>> import torch, probkernels as pk
+        >>> symbols, pmf = torch.zeros(1, 1000, dtype=torch.int32), torch.rand(1, 1000, 256)
+        >>> payload, sizes = pk.ops.rans_encode_pmf(symbols, pmf)
+        >>> torch.equal(payload, pk.ops.rans_encode(symbols, pk.ops.quantize_cdf(pmf))[0])
+        True
+    """
+    op = "rans_encode_pmf"
+    rows, n = _check_symbols(op, symbols)
+    wide = _as_pmf(op, pmf, rows, n, precision)
+    if wide.dim() == 1 or (wide.dim() == 2 and rows != 1):  # each of them is used more than once
+        return rans_encode(symbols, quantize_cdf(wide, precision), precision)
+    payload, sizes = ENCODE_PMF.call(symbols, wide, precision)
+    if _failed(sizes):
+        _refuse_pmf(op, pmf)
+        wrong = (symbols < 0) | (symbols >= pmf.shape[-1])
+        wanted = f"symbols of 0 .. {pmf.shape[-1] - 1}"
+        raise ValueError(message(op, "symbols", wanted, checks.offender(symbols, wrong)))
+    return payload, sizes
+
+
+def rans_decode_pmf(payload: Tensor, offsets: Tensor, pmf: Tensor, n: int, precision: int = PRECISION) -> Tensor:
+    """Decodes what :func:`rans_encode_pmf` coded, or :func:`rans_encode` with ``quantize_cdf(pmf, precision)``.
+
+    Args:
+        payload: (P,) uint8, all streams.
+        offsets: (B + 1,) int64: row b is ``payload[offsets[b] : offsets[b + 1]]``.
+        pmf: as they were coded with, to the last bit.
+        n: symbols of a row.
+        precision: as they were coded with.
+
+    Returns:
+        Symbols (B, n) int32.
+
+    Raises:
+        TypeError: a dtype is wrong.
+        ValueError: a shape or number is wrong, or probabilities are none.
+        CorruptStreamError: as :func:`rans_decode` raises it.
+
+    Backends: C++ (CPU), CUDA, plain torch (slow).
+
+    Example:
+        >>> import torch, probkernels as pk
+        >>> symbols, pmf = torch.tensor([[0, 2, 1, 1]], dtype=torch.int32), torch.rand(1, 4, 3)
+        >>> payload, sizes = pk.ops.rans_encode_pmf(symbols, pmf)
+        >>> pk.ops.rans_decode_pmf(payload[0], torch.tensor([0, int(sizes[0])]), pmf, n=4).tolist()
+        [[0, 2, 1, 1]]
+    """
+    op = "rans_decode_pmf"
+    rows = _check_streams(op, payload, offsets, n)
+    wide = _as_pmf(op, pmf, rows, n, precision)
+    if wide.dim() == 1 or (wide.dim() == 2 and rows != 1):
+        return rans_decode(payload, offsets, quantize_cdf(wide, precision), n, precision)
+    symbols, damage = DECODE_PMF.call(payload, offsets, wide, n, precision)
+    if bool(damage.any()):
+        _refuse_pmf(op, pmf)
+        refuse_damage(op, damage)
+    return symbols
+
+
+def _as_pmf(op: str, pmf: object, rows: int, n: int, precision: object) -> Tensor:
+    """Probabilities for rows of n symbols, as the kernels take them."""
+    wide = _wide(op, pmf, precision)
+    if wide.dim() > 3 or tuple(wide.shape[:-1]) != (rows, n)[3 - wide.dim() :]:
+        wanted = f"shape (K,), ({n}, K) or ({rows}, {n}, K)"
+        raise ValueError(message(op, "pmf", wanted, f"shape {tuple(wide.shape)}"))
+    return wide
+
+
+def _wide(op: str, pmf: object, precision: object) -> Tensor:
+    if not isinstance(pmf, Tensor) or not pmf.dtype.is_floating_point:
+        raise TypeError(message(op, "pmf", "a tensor of floating point", checks.describe(pmf)))
+    k, most = pmf.shape[-1] if pmf.dim() else 0, 1 << check_precision(op, precision)
+    if not 1 <= k <= most:
+        raise ValueError(message(op, "pmf", f"1 to {most} symbols", f"{k}"))
+    return pmf if pmf.dtype is torch.float64 else pmf.float()
+
+
+def _refuse_pmf(op: str, pmf: Tensor) -> None:
+    """Raises if some are no probabilities."""
+    wrong = ~(pmf.isfinite() & (pmf >= 0))
+    zero = pmf.double().amax(-1, keepdim=True) <= 2.0**30 / 1e300  # less cannot be scaled
+    if bool(wrong.any()) or bool(zero.any()):
+        got = checks.offender(pmf, wrong) if wrong.any() else checks.offender(pmf, zero, "only zeros, ")
+        raise ValueError(message(op, "pmf", "finite numbers >= 0, not all 0", got))
+
+
+def quantize_cdf(pmf: Tensor, precision: int = PRECISION) -> Tensor:
     """Probabilities as the cumulative counts that :func:`rans_encode` takes; every symbol gets 1 at least.
 
     The same probabilities give the same counts on every machine and device; but a network that computes probabilities
@@ -250,21 +330,12 @@ def quantise_cdf(pmf: Tensor, precision: int = PRECISION) -> Tensor:
 
     Example:
         >>> import torch, probkernels as pk
-        >>> pk.ops.quantise_cdf(torch.tensor([0.5, 0.25, 0.25]), precision=8).tolist()
+        >>> pk.ops.quantize_cdf(torch.tensor([0.5, 0.25, 0.25]), precision=8).tolist()
         [0, 128, 192, 256]
     """
-    if not isinstance(pmf, Tensor) or not pmf.dtype.is_floating_point:
-        raise TypeError(message("quantise_cdf", "pmf", "a tensor of floating point", checks.describe(pmf)))
-    if isinstance(precision, bool) or not isinstance(precision, int) or not 1 <= precision <= MOST_PRECISION:
-        raise ValueError(message("quantise_cdf", "precision", f"1 to {MOST_PRECISION}", repr(precision)))
-    k = pmf.shape[-1] if pmf.dim() else 0
-    if not 1 <= k <= 1 << precision:
-        raise ValueError(message("quantise_cdf", "pmf", f"1 to {1 << precision} symbols", f"{k}"))
-    wide = pmf if pmf.dtype is torch.float64 else pmf.float()
-    found = QUANTISE.call(wide.reshape(-1, k), precision)
-    if not torch.compiler.is_compiling() and not found.is_meta and bool((found[:, 0] < 0).any()):
-        wrong = ~(wide.isfinite() & (wide >= 0))
-        zero = (wide == 0).all(-1, keepdim=True)
-        got = checks.offender(pmf, wrong) if wrong.any() else checks.offender(pmf, zero, "only zeros, ")
-        raise ValueError(message("quantise_cdf", "pmf", "finite numbers >= 0, not all 0", got))
+    wide = _wide("quantize_cdf", pmf, precision)
+    k = wide.shape[-1]
+    found = QUANTIZE.call(wide.reshape(-1, k), precision)
+    if _failed(found[:, 0]):
+        _refuse_pmf("quantize_cdf", pmf)
     return found.view(*pmf.shape[:-1], k + 1)

@@ -44,7 +44,8 @@ def encode_row(symbols: list[int], counts: list[list[int]], precision: int) -> b
 
 
 def decode_row(stream: bytes, n: int, counts: list[list[int]], precision: int) -> tuple[list[int], int]:
-    """The symbols, and what is wrong: 1 ends early, 2 a wrong state, 3 words left over, 4 counts that do not rise."""
+    """The symbols, and what is wrong: 1 ends early, 2 a wrong state, 3 words left over, 4 counts that do not rise, 5 an
+    index without a distribution."""
     found: list[int] = []
     lanes = states_of(n)
     if len(stream) < 8 * lanes:
@@ -52,30 +53,69 @@ def decode_row(stream: bytes, n: int, counts: list[list[int]], precision: int) -
     states = [int.from_bytes(stream[8 * g : 8 * g + 8], "little") for g in range(lanes)]
     if min(states) < LOWER:
         return found, 2
-    at = 8 * lanes
+    body = stream[8 * lanes :]
+    words = [int.from_bytes(body[at : at + 4], "little") for at in range(0, len(body) - 3, 4)][::-1]
     for i in range(n):
-        c, lane = counts[i % len(counts)], i % lanes
-        slot = states[lane] & ((1 << precision) - 1)
+        lane = i % lanes
+        one, states[lane], wrong = pop_row(states[lane], words, 1, [counts[i % len(counts)]], precision)
+        if wrong:
+            return found, wrong
+        found += one
+    return found, 2 if any(state != LOWER for state in states) else 3 if words or len(body) % 4 else 0
+
+
+def push_row(symbols: list[int], counts: list[list[int]], state: int, precision: int) -> tuple[list[int], int] | None:
+    """The words that a state gives away for symbols from the last to the first, and the state; None if a symbol has no
+    width."""
+    words: list[int] = []
+    for i in reversed(range(len(symbols))):
+        c, x = counts[i % len(counts)], symbols[i]
+        if not 0 <= x < len(c) - 1 or not 0 <= c[x] < c[x + 1] <= 1 << precision:
+            return None
+        f = c[x + 1] - c[x]
+        if state >= f << (64 - precision):
+            words.append(state & 0xFFFFFFFF)
+            state >>= 32
+        state = (state // f << precision) + state % f + c[x]
+    return words, state
+
+
+def pop_row(
+    state: int, words: list[int], n: int, counts: list[list[int]], precision: int
+) -> tuple[list[int], int, int]:
+    """n symbols, the state, and what is wrong; the words used are taken off the end of the list."""
+    found: list[int] = []
+    for i in range(n):
+        c, slot = counts[i % len(counts)], state & ((1 << precision) - 1)
+        if not c:
+            return found, state, 5
         x = bisect.bisect_right(c, slot, 1, len(c) - 1) - 1
         if not 0 <= c[x] <= slot < c[x + 1] <= 1 << precision:
-            return found, 4
-        states[lane] = (c[x + 1] - c[x]) * (states[lane] >> precision) + slot - c[x]
-        if states[lane] < LOWER:
-            if len(stream) - at < 4:
-                return found, 1
-            states[lane] = states[lane] << 32 | int.from_bytes(stream[at : at + 4], "little")
-            at += 4
+            return found, state, 4
+        state = (c[x + 1] - c[x]) * (state >> precision) + slot - c[x]
+        if state < LOWER:
+            if not words:
+                return found, state, 1
+            state = state << 32 | words.pop()
         found.append(x)
-    return found, 2 if any(state != LOWER for state in states) else 3 if at < len(stream) else 0
+    return found, state, 0
 
 
-def lists(cdf: Tensor, row: int) -> list[list[int]]:
-    """The counts of a row's symbols: one list for all, or one for each."""
+def lists(cdf: Tensor, index: Tensor | None, row: int) -> list[list[int]]:
+    """The counts of a row's symbols: one list for all, or one for each, which is empty where an index has none."""
+    if index is not None:
+        table = cdf.tolist()
+        return [table[t] if 0 <= t < len(table) else [] for t in index[row].tolist()]
     here = cdf[row] if cdf.dim() == 3 else cdf
     return here.reshape(-1, cdf.shape[-1]).tolist()
 
 
-def quantise_cdf(pmf: Tensor, precision: int) -> Tensor:
+def bits_of(state: int) -> int:
+    """A state of 64 bits as the int64 of the same bits."""
+    return state - (1 << 64) if state >> 63 else state
+
+
+def quantize_cdf(pmf: Tensor, precision: int) -> Tensor:
     """pmf (R, K) -> cumulative counts (R, K + 1) int32, each symbol with 1 at least; -1 first if they are none. Whole
     numbers in doubles: their sums are exact in any order."""
     most = pmf.amax(1, keepdim=True).double()
@@ -91,27 +131,79 @@ def quantise_cdf(pmf: Tensor, precision: int) -> Tensor:
     return found
 
 
-def rans_encode(symbols: Tensor, cdf: Tensor, precision: int) -> tuple[Tensor, Tensor]:
-    """symbols (B, N) int32, cdf (K + 1), (N, K + 1) or (B, N, K + 1) int32 -> payload (B, capacity) uint8, and the
-    bytes in use of each, (B) int64: -1 for a row with a symbol that has no width."""
+def rans_encode(symbols: Tensor, cdf: Tensor, index: Tensor | None, precision: int) -> tuple[Tensor, Tensor]:
+    """symbols (B, N) int32, cdf (K + 1), (N, K + 1) or (B, N, K + 1) int32, or (T, K + 1) of which index (B, N) int32
+    names rows -> payload (B, capacity) uint8, and the bytes in use of each, (B) int64: -1 for a row with a symbol that
+    has no width."""
     rows, n = symbols.shape
     payload = torch.zeros(rows, capacity(n, precision), dtype=torch.uint8)
     sizes = torch.full((rows,), -1)
     for row in range(rows):
-        stream = encode_row(symbols[row].tolist(), lists(cdf, row), precision)
+        stream = encode_row(symbols[row].tolist(), lists(cdf, index, row), precision)
         if stream is not None:
             payload[row, : len(stream)] = torch.tensor(list(stream), dtype=torch.uint8)
             sizes[row] = len(stream)
     return payload.to(symbols.device), sizes.to(symbols.device)
 
 
-def rans_decode(payload: Tensor, offsets: Tensor, cdf: Tensor, n: int, precision: int) -> tuple[Tensor, Tensor]:
+def _counts(pmf: Tensor, precision: int) -> Tensor:
+    """What quantize_cdf makes of pmf (..., K); -1 everywhere where they are no probabilities."""
+    counts = quantize_cdf(pmf.reshape(-1, pmf.shape[-1]), precision).view(*pmf.shape[:-1], -1)
+    return torch.where(counts[..., :1] < 0, -1, counts)
+
+
+def rans_encode_pmf(symbols: Tensor, pmf: Tensor, precision: int) -> tuple[Tensor, Tensor]:
+    """As rans_encode, with the counts of pmf (N, K) or (B, N, K)."""
+    return rans_encode(symbols, _counts(pmf, precision), None, precision)
+
+
+def rans_decode(
+    payload: Tensor, offsets: Tensor, cdf: Tensor, index: Tensor | None, n: int, precision: int
+) -> tuple[Tensor, Tensor]:
     """payload uint8, of which row b has [offsets[b], offsets[b + 1]) -> symbols (B, n) int32, and what is wrong with
     each row, (B) int64."""
     rows, stream, ends = len(offsets) - 1, payload.cpu().numpy().tobytes(), offsets.tolist()
     symbols = torch.zeros(rows, n, dtype=torch.int32)
     damage = torch.zeros(rows, dtype=torch.int64)
     for row in range(rows):
-        found, damage[row] = decode_row(stream[ends[row] : ends[row + 1]], n, lists(cdf, row), precision)
+        found, damage[row] = decode_row(stream[ends[row] : ends[row + 1]], n, lists(cdf, index, row), precision)
         symbols[row, : len(found)] = torch.tensor(found, dtype=torch.int32)
     return symbols.to(payload.device), damage.to(payload.device)
+
+
+def rans_decode_pmf(payload: Tensor, offsets: Tensor, pmf: Tensor, n: int, precision: int) -> tuple[Tensor, Tensor]:
+    """As rans_decode, with the counts of pmf (N, K) or (B, N, K)."""
+    return rans_decode(payload, offsets, _counts(pmf, precision), None, n, precision)
+
+
+def rans_push(
+    symbols: Tensor, cdf: Tensor, index: Tensor | None, states: Tensor, precision: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """symbols (B, N) on states (B) int64, of 64 bits without a sign -> words (B, N) int32 in the order in which they
+    were given away and then zeros, their numbers (B) int64, -1 for a row as rans_encode has it, and new states."""
+    rows, n = symbols.shape
+    words, sizes, after = torch.zeros(rows, n, dtype=torch.int64), torch.full((rows,), -1), states.cpu().clone()
+    for row in range(rows):
+        state = int(after[row]) % (1 << 64)
+        pushed = push_row(symbols[row].tolist(), lists(cdf, index, row), state, precision)
+        if pushed is not None:
+            words[row, : len(pushed[0])] = torch.tensor(pushed[0], dtype=torch.int64)
+            sizes[row], after[row] = len(pushed[0]), bits_of(pushed[1])
+    return words.to(symbols.device).int(), sizes.to(symbols.device), after.to(symbols.device)
+
+
+def rans_pop(
+    states: Tensor, words: Tensor, sizes: Tensor, cdf: Tensor, index: Tensor | None, n: int, precision: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """n symbols off states (B), and off the first ``sizes`` of words (B, R) int32 from the end -> symbols (B, n) int32,
+    what is wrong with each row, new states and new sizes."""
+    symbols = torch.zeros(len(states), n, dtype=torch.int32)
+    damage, after, left = torch.zeros(len(states), dtype=torch.int64), states.cpu().clone(), sizes.cpu().clone()
+    for row, size in enumerate(sizes.tolist()):
+        stack = [word % (1 << 32) for word in words[row, :size].tolist()]
+        state = int(after[row]) % (1 << 64)
+        found, state, damage[row] = pop_row(state, stack, n, lists(cdf, index, row), precision)
+        symbols[row, : len(found)] = torch.tensor(found, dtype=torch.int32)
+        after[row], left[row] = bits_of(state), len(stack)
+    device = states.device
+    return symbols.to(device), damage.to(device), after.to(device), left.to(device)
