@@ -41,6 +41,7 @@ def make_case(*providers: Provider, **fields: Any) -> Case:
         grid=lambda device: [POINT],
         make=lambda device, dtype, params: {"x": torch.randn(params["size"], dtype=dtype)},
         providers=providers,
+        modes=("fwd", "bwd"),
         bytes=lambda params, mode: 8 * params["size"],
         **fields,
     )
