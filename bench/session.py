@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 
+from . import timing
 from .case import Case, Params, Result, Verdict
 from .entries import Entry, identifier
 from .limits import measure_limits
 from .machine import ROOT, is_noisy, load, machine_facts, software_facts
 from .runner import Point, describe
-from .timing import recycle_memory
 
 
 class Session:
@@ -37,7 +37,7 @@ class Session:
     @functools.cached_property
     def limits(self) -> dict[str, Any]:
         """The machine's limits, for every thread count of the entries."""
-        recycle_memory()
+        timing.recycle_memory()
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         return measure_limits(device, sorted({entry.params["threads"] for entry in self.entries.values()}))
 

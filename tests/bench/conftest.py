@@ -64,3 +64,4 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "STREAM_BYTES", {"cpu": (1 << 12, 1 << 13, 1 << 14)})
     monkeypatch.setattr(limits, "GEMM_SIZE", {"cpu": 16})
     monkeypatch.setattr(timing, "recycle_memory", lambda: None)  # it is for the whole process
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # it takes time, of ours alone

@@ -95,9 +95,8 @@ def test_schema(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert document.keys() == {
         "schema", "time", "noisy", "machine", "software", "limits", "results", "verdicts",
     }  # fmt: skip
-    assert {"cpu", "cores", "flags", "caches", "page_bytes", "memory", "gpu", "load_before", "load_after"} <= document[
-        "machine"
-    ].keys()
+    facts = {"cpu", "cores", "flags", "caches", "page_bytes", "memory", "gpu", "load_before", "load_after"}
+    assert facts <= document["machine"].keys()
     assert {"commit", "dirty", "probkernels", "torch", "triton", "python", "build_info"} <= document["software"].keys()
     stream = document["limits"]["stream"]
     assert {s["op"] for s in stream} == {"copy", "add", "memmove"} and len({s["bytes"] for s in stream}) == 3
