@@ -2,6 +2,7 @@
 #
 # Each sets up its own .venv, from nothing but Python 3.10 or newer and a C++17 compiler, and starts within seconds the
 # second time. `make test PYTHON=python3.12` takes another Python, in a .venv of its own.
+# `make bench ARGS="power_norm --benchmark-autosave"` takes cases, then options of pytest.
 # `make test-wheel TORCH=2.14.1` runs the op tests on the built wheel under another torch than the pinned one.
 
 PYTHON ?= python3
@@ -36,8 +37,8 @@ build/wheel.stamp: $(VENV)/test.stamp $(shell find python triton_kernels bench -
 	@$(PIP) wheel --no-build-isolation --no-deps --wheel-dir build/wheel .
 	@touch $@
 
-bench: $(VENV)/report.stamp
-	@$(RUN) -m probkernels bench
+bench: $(VENV)/bench.stamp
+	@$(RUN) -m probkernels bench $(ARGS)
 
 docs: $(VENV)/test.stamp
 	@$(RUN) -m mkdocs build --quiet --strict --config-file docs/mkdocs.yml

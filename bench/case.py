@@ -12,6 +12,7 @@ from torch import Tensor
 Params = dict[str, Any]  # one point of a grid: JSON values, with "device", "dtype" and "threads" among them
 Inputs = dict[str, Any]  # tensors by name, or None
 
+TRAINED = ("fwd", "bwd", "fwd+bwd")  # the modes of a function trained through autograd
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 4e-2, torch.int32: 0.0}
 
 
@@ -46,6 +47,7 @@ class Provider:
         kind: ours (a wrong result or an exception fails the whole run), peer, or floor (nothing to compete with).
         backend: ours only, the backend forced while it runs.
         devices: where it can run.
+        modes: the modes that it has; all of its case's if None.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Provider:
     kind: str = "peer"
     backend: str | None = None
     devices: tuple[str, ...] = ("cpu", "cuda")
+    modes: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -100,23 +103,35 @@ class Case:
         grid: device type -> the points to measure.
         make: ``make(device, dtype, params)`` gives the inputs.
         providers: who competes.
+        modes: what is timed of every provider that does not name its own modes.
         bytes, flops: least memory traffic and arithmetic of a mode at a point; 0 when no limit applies.
         judge: results of a point -> verdicts, for cases that hold us to a figure.
         host_cost: time the host's side of a call, on every device.
+        ops: ops of ours whose tests must pass before a speed is reported; the op called ``name`` if None.
     """
 
     name: str
     grid: Callable[[str], list[Params]]
     make: Callable[[torch.device, torch.dtype, Params], Inputs]
     providers: tuple[Provider, ...]
+    modes: tuple[str, ...]
     bytes: Callable[[Params, str], int] = lambda params, mode: 0
     flops: Callable[[Params, str], int] = lambda params, mode: 0
     judge: Callable[[list[Result]], list[Verdict]] = lambda results: []
     host_cost: bool = False
+    ops: tuple[str, ...] | None = None
+
+    def modes_of(self, provider: Provider) -> tuple[str, ...]:
+        """The modes in which a provider competes."""
+        return self.modes if provider.modes is None else provider.modes
+
+    def tested_ops(self) -> tuple[str, ...]:
+        """The ops whose tests must pass before a speed is reported."""
+        return (self.name,) if self.ops is None else self.ops
 
 
 def differentiable(forward: Callable[[], Tensor], leaves: Sequence[Tensor], grad_y: Tensor) -> Task:
-    """The Task of a function trained through autograd: modes fwd, bwd and fwd+bwd; outputs y and the leaves' grads."""
+    """The Task of a function trained through autograd: the modes TRAINED; outputs y and the leaves' grads."""
 
     def fresh() -> Tensor:
         for leaf in leaves:
@@ -131,8 +146,8 @@ def differentiable(forward: Callable[[], Tensor], leaves: Sequence[Tensor], grad
         backward(y)
         return [y.detach(), *(leaf.grad for leaf in leaves)]
 
-    modes = {"fwd": Run(fresh), "bwd": Run(backward, setup=fresh), "fwd+bwd": Run(lambda: backward(fresh()))}
-    return Task(modes, outputs)
+    runs = (Run(fresh), Run(backward, setup=fresh), Run(lambda: backward(fresh())))
+    return Task(dict(zip(TRAINED, runs, strict=True)), outputs)
 
 
 def to_double(inputs: Inputs) -> Inputs:

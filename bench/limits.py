@@ -22,6 +22,16 @@ _memmove = ctypes.CDLL(None).memmove
 _memmove.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
 
 
+def stream_names(device_type: str) -> tuple[str, ...]:
+    """What ``stream_runs`` calls the ways to move bytes on a device."""
+    return ("copy", "add", "memmove" if device_type == "cpu" else "mul")
+
+
+def limit_name(stream: str) -> str:
+    """What a limit is called among the providers, one of which may be called "copy" too."""
+    return f"limit:{stream}"
+
+
 def stream_runs(traffic: int, device: torch.device) -> dict[str, Run]:
     """Ways to move ``traffic`` bytes, read plus written. Which is fastest depends on size and machine: the limit is
     the best of them. memmove writes around the caches where torch's copy does not; add reads two streams."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import mmap
 import os
 import platform
 import shutil
@@ -55,26 +57,28 @@ def cores() -> int:
 
 
 def machine_facts() -> dict[str, Any]:
-    """Processor, cores, vector extensions, memory and GPU. No host name."""
+    """Processor, cores, vector extensions, caches, pages, memory and GPU. No host name."""
     flags = (_proc_value("/proc/cpuinfo", "flags") or _proc_value("/proc/cpuinfo", "Features")).split()
     return {
         "cpu": _proc_value("/proc/cpuinfo", "model name") or platform.machine(),
         "cores": cores(),
         "flags": sorted(flag for flag in flags if flag.startswith(SIMD)),
+        "caches": _caches(),
+        "page_bytes": mmap.PAGESIZE,
         "memory": _proc_value("/proc/meminfo", "MemTotal"),
         "system": platform.system(),
         "gpu": _gpu_facts(),
     }
 
 
-def same_machine(a: dict[str, Any], b: dict[str, Any]) -> bool:
-    """Whether figures of the two machines may be compared: same processor, cores, extensions and GPU."""
-
-    def key(machine: dict[str, Any]) -> tuple[Any, ...]:
-        gpu = machine["gpu"]
-        return machine["cpu"], machine["cores"], machine["flags"], gpu and (gpu["name"], gpu["memory_bytes"])
-
-    return key(a) == key(b)
+def _caches() -> dict[str, str]:
+    """Sizes of the caches that core 0 sees, by level and type, where the system tells: {"L1 Data": "32K"}."""
+    found = {}
+    for path in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
+        with contextlib.suppress(OSError):
+            level, kind, size = ((path / name).read_text().strip() for name in ("level", "type", "size"))
+            found[f"L{level} {kind}"] = size
+    return found
 
 
 def _installed(name: str) -> str | None:

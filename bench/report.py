@@ -1,11 +1,9 @@
-"""Tables and plots of a result file: ``python -m probkernels.bench.report FILE [--plot DIR]``."""
+"""What pytest-benchmark's tables lack: shares of the measured limit, ratios to the peers, and who was not timed."""
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 Document = dict[str, Any]
@@ -45,16 +43,15 @@ def _cell(row: Row | None, ours: Row | None) -> str:
 
 def point_table(rows: Sequence[Row]) -> str:
     """One point: providers down, modes across, each with median time, share of the limit, and peer's time over ours."""
-    modes = list(dict.fromkeys(row["mode"] for row in rows if row["mode"] != "all")) or ["all"]
+    modes = list(dict.fromkeys(row["mode"] for row in rows))
     main = next((r["provider"] for r in rows if r["kind"] == "ours" and r["status"] == "ok"), None)
     by_key = {(row["provider"], row["mode"]): row for row in rows}
     lines = [["provider", *modes, "error", "note"], ["---"] * (len(modes) + 3)]
     for name in dict.fromkeys(row["provider"] for row in sorted(rows, key=lambda r: r["kind"] != "ours")):
         own = [row for row in rows if row["provider"] == name]
-        label = f"limit: {name}" if own[0]["kind"] == "limit" else name
-        cells = [_cell(by_key.get((name, mode), by_key.get((name, "all"))), by_key.get((main, mode))) for mode in modes]
+        cells = [_cell(by_key.get((name, mode)), by_key.get((main, mode))) for mode in modes]
         error = "" if own[0]["error"] is None else f"{own[0]['error']:.0e}"
-        lines.append([label, *cells, error, own[0]["reason"].split("\n")[0][:100]])
+        lines.append([name, *cells, error, own[0]["reason"].split("\n")[0][:100]])
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     padded = ([cell.ljust(w) for cell, w in zip(line, widths, strict=True)] for line in lines)
     return "\n".join("| " + " | ".join(line) + " |" for line in padded)
@@ -80,7 +77,7 @@ def header(document: Document) -> str:
 
 
 def text(document: Document) -> str:
-    """The whole report in markdown."""
+    """The tables of a run without pytest-benchmark, in markdown."""
     parts = [header(document)]
     cases = list(dict.fromkeys(row["case"] for row in document["results"]))
     if cases:
@@ -97,52 +94,3 @@ def text(document: Document) -> str:
         holds = "holds" if verdict["holds"] else "DOES NOT HOLD"
         parts.append(f"{verdict['claim']}: {verdict['measured']:.3g}, expected {verdict['expected']}: {holds}")
     return "\n".join(parts)
-
-
-def plot(document: Document, case: str, path: Path) -> bool:
-    """Draws time against bytes moved, with the measured limit, in the case's last mode; one panel per dtype and thread
-    count. False when matplotlib is missing or the case moves nothing that counts."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        return False
-    rows = [r for r in document["results"] if r["case"] == case and r["status"] == "ok" and r["bytes"]]
-    rows = [r for r in rows if r["mode"] == rows[-1]["mode"]]
-    if not rows:
-        return False
-    panels = list(dict.fromkeys((r["params"]["dtype"], r["params"]["threads"]) for r in rows))
-    figure = Figure(figsize=(6 * len(panels), 5), layout="constrained")
-    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        inside = [r for r in rows if (r["params"]["dtype"], r["params"]["threads"]) == panel]
-        for name in dict.fromkeys(r["provider"] for r in inside if r["kind"] != "limit"):
-            own = [r for r in inside if r["provider"] == name]
-            axes.plot([r["bytes"] for r in own], [r["median_s"] for r in own], "o", label=name, alpha=0.8)
-        limit: dict[int, float] = {}
-        for r in inside:
-            if r["kind"] == "limit":
-                limit[r["bytes"]] = min(r["median_s"], limit.get(r["bytes"], float("inf")))
-        axes.plot(sorted(limit), [limit[size] for size in sorted(limit)], "k-", label="measured limit")
-        axes.set(xscale="log", yscale="log", xlabel="bytes moved", ylabel=f"seconds, {rows[0]['mode']}")
-        axes.set_title(f"{case}, {panel[0]}, {panel[1]} threads")
-        axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
-    figure.savefig(path, dpi=150)
-    return True
-
-
-def main() -> None:
-    """Prints the tables of a result file and, with --plot, writes one picture per case."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("file", type=Path)
-    parser.add_argument("--plot", type=Path, metavar="DIR", help="write DIR/CASE.png")
-    arguments = parser.parse_args()
-    document = json.loads(arguments.file.read_text())
-    print(text(document))
-    if arguments.plot is not None:
-        arguments.plot.mkdir(parents=True, exist_ok=True)
-        for case in dict.fromkeys(row["case"] for row in document["results"]):
-            path = arguments.plot / f"{case}.png"
-            print(f"wrote {path}" if plot(document, case, path) else f"no plot for {case}")
-
-
-if __name__ == "__main__":
-    main()

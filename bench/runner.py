@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
@@ -13,7 +14,7 @@ from probkernels import BackendError, use_backend
 from torch import Tensor
 
 from .case import TOLERANCE, Case, Inputs, Params, Provider, Result, Run, Task, Unavailable, relative_error, to_double
-from .limits import gemm_rate, measure_limits, stream_runs
+from .limits import gemm_rate, limit_name, measure_limits, stream_runs
 from .machine import is_noisy, load, machine_facts, software_facts
 from .timing import Plan, make_timer, quantile, take_turns
 
@@ -47,15 +48,16 @@ class Point:
         self.timer = make_timer(torch.device("cpu") if case.host_cost else self.device)
         self._truths: dict[Callable[[Inputs, Params], Task], Sequence[Tensor]] = {}
 
+    @functools.cached_property
+    def checked(self) -> list[Checked]:
+        """Every provider that runs on this device, checked against its oracle."""
+        found = [self.check(p) for p in self.case.providers if self.device.type in p.devices]
+        self._truths.clear()
+        return found
+
     def measure(self, limits: dict[str, Any]) -> list[Result]:
         """Results of every provider in every mode, and of the machine itself, timed in the same rounds."""
-        checked = [self.check(p) for p in self.case.providers if self.device.type in p.devices]
-        self._truths.clear()
-        modes = list(dict.fromkeys(mode for c in checked if c.task for mode in c.task.modes))
-        results = [self._result(c, mode) for c in checked if c.task is None for mode in modes or ["all"]]
-        for mode in modes:
-            results += self._measure_mode(mode, checked, limits)
-        return results
+        return [result for mode in self.case.modes for result in self.measure_mode(mode, limits)]
 
     def check(self, provider: Provider) -> Checked:
         """Prepares a provider and compares its outputs with its oracle's."""
@@ -64,6 +66,7 @@ class Point:
         try:
             with checked.context():
                 task = provider.prepare(self.inputs, self.params)
+                _expect_modes(task, self.case.modes_of(provider))
                 checked.error = relative_error(task.outputs(), truth)
         except (BackendError, Unavailable) as why:
             checked.status, checked.reason = "unavailable", str(why)
@@ -99,19 +102,23 @@ class Point:
             flops=self.case.flops(self.params, mode),
         )
 
-    def _measure_mode(self, mode: str, checked: Sequence[Checked], limits: dict[str, Any]) -> list[Result]:
+    def measure_mode(self, mode: str, limits: dict[str, Any]) -> list[Result]:
+        """Results of one mode: right providers and the machine's limits timed in the same rounds, others untimed."""
+        untimed: list[Result] = []
         timed: list[tuple[Result, Plan]] = []
-        for c in checked:
-            if c.task is None or mode not in c.task.modes:
+        for c in (c for c in self.checked if mode in self.case.modes_of(c.provider)):
+            result = self._result(c, mode)
+            if c.task is None:
+                untimed.append(result)
                 continue
-            result, run = self._result(c, mode), c.task.modes[mode]
+            run = c.task.modes[mode]
             timed.append((result, Plan(run, self.timer, c.context)))
             if self.device.type == "cuda":
                 with c.context():
                     result.peak_bytes = _peak_bytes(run)
         if traffic := self.case.bytes(self.params, mode):
             for name, run in stream_runs(traffic, self.device).items():
-                result = Result(self.case.name, self.params, name, mode, "limit", "ok", bytes=traffic)
+                result = Result(self.case.name, self.params, limit_name(name), mode, "limit", "ok", bytes=traffic)
                 timed.append((result, Plan(run, self.timer)))
         take_turns([plan for _, plan in timed])
         for result, plan in timed:
@@ -120,7 +127,12 @@ class Point:
             result.median_s, result.q10_s, result.q90_s = (quantile(result.samples_s, q) for q in (0.5, 0.1, 0.9))
         results = [result for result, _ in timed]
         relate(results, gemm_rate(limits, self.params["dtype"], self.params["threads"]))
-        return results
+        return untimed + results
+
+
+def _expect_modes(task: Task, declared: Sequence[str]) -> None:
+    if set(task.modes) != set(declared):
+        raise ValueError(f"expected the declared modes {', '.join(declared)}, got {', '.join(task.modes)}")
 
 
 def _peak_bytes(run: Run) -> int:

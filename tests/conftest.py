@@ -11,6 +11,8 @@ from probkernels import use_backend
 from tests import backends
 
 torch.set_num_threads(1)  # the suite itself runs in parallel
+torch.use_deterministic_algorithms(True, warn_only=True)  # fresh tensors hold NaN: what nobody wrote shows at once
+torch.utils.deterministic.fill_uninitialized_memory = True
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -78,6 +78,7 @@ def _copied(inputs: Inputs, params: Params) -> Task:
 
 CASE = Case(
     name="adaptive_code",
+    modes=(ENCODE, DECODE),
     grid=grid,
     make=make,
     bytes=traffic,

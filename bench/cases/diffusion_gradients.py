@@ -194,9 +194,11 @@ def judge(results: list[Result]) -> list[Verdict]:
 AUTOGRAD = partial(_ours, grad="autograd")
 CASE = Case(
     name="diffusion_gradients",
+    modes=(MODE,),
     grid=points,
     make=make,
     judge=judge,
+    ops=(),
     providers=(
         Provider("exact", partial(_ours, grad="exact"), AUTOGRAD, kind="ours"),
         Provider("exact_bytes", partial(_ours, grad="exact", store=ALL_GRAPHS), AUTOGRAD, kind="ours"),

@@ -79,6 +79,7 @@ def _compiled(inputs: Inputs, params: Params) -> Task:
 
 CASE = Case(
     name="em_update",
+    modes=("step",),
     grid=grid,
     make=make,
     bytes=traffic,

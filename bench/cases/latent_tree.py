@@ -149,6 +149,7 @@ def judge(results: list[Result]) -> list[Verdict]:
 
 CASE = Case(
     name="latent_tree",
+    modes=("fwd", "flows"),
     grid=grid,
     make=make,
     bytes=traffic,

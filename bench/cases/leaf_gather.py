@@ -89,6 +89,7 @@ def _torch_index(inputs: Inputs, params: Params) -> Task:
 
 CASE = Case(
     name="leaf_gather",
+    modes=(GATHER, HISTOGRAM),
     grid=grid,
     make=make,
     bytes=traffic,

@@ -112,15 +112,16 @@ def judge(results: list[Result]) -> list[Verdict]:
 
 CASE = Case(
     name="magnitude_select",
+    modes=("select", "kth"),
     grid=grid,
     make=make,
     bytes=traffic,
     judge=judge,
     providers=(
         Provider("ours", _ours, _both, kind="ours"),
-        Provider("torch_nonzero", _nonzero, _nonzero),
-        Provider("torch_mask", _mask, _nonzero),
-        Provider("torch_kthvalue", _kthvalue, _kthvalue),
-        Provider("torch_topk", _topk, _kthvalue),
+        Provider("torch_nonzero", _nonzero, _nonzero, modes=("select",)),
+        Provider("torch_mask", _mask, _nonzero, modes=("select",)),
+        Provider("torch_kthvalue", _kthvalue, _kthvalue, modes=("kth",)),
+        Provider("torch_topk", _topk, _kthvalue, modes=("kth",)),
     ),
 )

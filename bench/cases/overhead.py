@@ -108,15 +108,17 @@ def judge(results: list[Result]) -> list[Verdict]:
 
 CASE = Case(
     name="overhead",
+    modes=("no grad", "grad", "fwd+bwd"),
     grid=grid,
     make=make,
     judge=judge,
     host_cost=True,
+    ops=("power_norm",),
     providers=(
         Provider("ours_op", _ours_op, _ours_op, kind="ours"),
         Provider("ours_function", _ours_function, _ours_function, kind="ours"),
-        Provider("launcher", _launcher, _launcher_truth, kind="ours", devices=("cpu",)),
-        Provider("empty_function", _empty, _empty, kind="floor"),
+        Provider("launcher", _launcher, _launcher_truth, kind="ours", devices=("cpu",), modes=("no grad",)),
+        Provider("empty_function", _empty, _empty, kind="floor", modes=("no grad",)),
         Provider("aten_one", _aten_one, _aten_one),
         Provider("aten_two", _aten_two, _aten_two),
         Provider("layer_norm", _layer_norm, _layer_norm),

@@ -14,7 +14,7 @@ from probkernels._core.native import DTYPE_CODE
 from probkernels.ops.power_norm import FWD, power_norm
 from torch import Tensor
 
-from ..case import Case, Inputs, Params, Provider, Result, Run, Task, Unavailable, Verdict, differentiable
+from ..case import TRAINED, Case, Inputs, Params, Provider, Result, Run, Task, Unavailable, Verdict, differentiable
 from ..machine import cores
 from ._power_norm_official import OfficialPowerNorm
 
@@ -232,6 +232,7 @@ def judge(results: list[Result]) -> list[Verdict]:
 
 CASE = Case(
     name="power_norm",
+    modes=TRAINED,
     grid=grid,
     make=make,
     bytes=traffic,

@@ -75,6 +75,7 @@ def _copied(inputs: Inputs, params: Params) -> Task:
 
 CASE = Case(
     name="program_code",
+    modes=(ENCODE, DECODE),
     grid=grid,
     make=make,
     bytes=traffic,

@@ -141,6 +141,7 @@ def _copied(inputs: Inputs, params: Params) -> Task:
 
 CASE = Case(
     name="rans",
+    modes=(ENCODE, DECODE, ENCODE_PMF, DECODE_PMF),
     grid=grid,
     make=make,
     bytes=traffic,

@@ -108,6 +108,7 @@ def judge(results: list[Result]) -> list[Verdict]:
 
 CASE = Case(
     name="sampled_matmul",
+    modes=("values",),
     grid=grid,
     make=make,
     bytes=traffic,

@@ -104,6 +104,8 @@ def judge(results: list[Result]) -> list[Verdict]:
 
 CASE = Case(
     name="sara_step",
+    modes=("step",),
+    ops=("magnitude_select", "selection", "sparse_adamw"),
     grid=grid,
     make=make,
     judge=judge,

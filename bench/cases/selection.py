@@ -112,6 +112,7 @@ def judge(results: list[Result]) -> list[Verdict]:
 
 CASE = Case(
     name="selection",
+    modes=("gather", "scatter"),
     grid=grid,
     make=make,
     bytes=traffic,

@@ -163,6 +163,7 @@ def judge(results: list[Result]) -> list[Verdict]:
 
 CASE = Case(
     name="sparse_adamw",
+    modes=(DENSE, COMPACT),
     grid=grid,
     make=make,
     bytes=traffic,
@@ -170,9 +171,9 @@ CASE = Case(
     providers=(
         Provider("ours", _ours, _official, kind="ours"),
         Provider("ours_8bit", partial(_ours, bits=8), _weight_only, kind="ours"),
-        Provider("official_eager", _official, _official),
-        Provider("torch_dense_fused", _dense, _official),
+        Provider("official_eager", _official, _official, modes=(DENSE,)),
+        Provider("torch_dense_fused", _dense, _official, modes=(DENSE,)),
         Provider("torch_pieces", _pieces, _official),
-        Provider("torch_vector_only", _vector, _official, kind="floor"),
+        Provider("torch_vector_only", _vector, _official, kind="floor", modes=(COMPACT,)),
     ),
 )

@@ -10,7 +10,7 @@ import torch
 from probkernels.ops import sum_layer
 from torch import Tensor
 
-from ..case import Case, Inputs, Params, Provider, Task, differentiable
+from ..case import TRAINED, Case, Inputs, Params, Provider, Task, differentiable
 from ..machine import cores
 
 # groups, outs, ins, batch: the layers of a latent tree over MNIST with 16 and 64 states, one made by hand, one wide one
@@ -90,6 +90,7 @@ ours, by_product, by_edges = task(lambda: sum_layer), task(lambda: shifted), tas
 
 CASE = Case(
     name="sum_layer",
+    modes=TRAINED,
     grid=grid,
     make=make,
     bytes=traffic,

@@ -41,6 +41,7 @@ def make_case(*providers: Provider, **fields: Any) -> Case:
         grid=lambda device: [POINT],
         make=lambda device, dtype, params: {"x": torch.randn(params["size"], dtype=dtype)},
         providers=providers,
+        modes=("fwd", "bwd"),
         bytes=lambda params, mode: 8 * params["size"],
         **fields,
     )
@@ -63,3 +64,4 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "STREAM_BYTES", {"cpu": (1 << 12, 1 << 13, 1 << 14)})
     monkeypatch.setattr(limits, "GEMM_SIZE", {"cpu": 16})
     monkeypatch.setattr(timing, "recycle_memory", lambda: None)  # it is for the whole process
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # it takes time, of ours alone

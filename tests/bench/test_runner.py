@@ -11,13 +11,15 @@ import pytest
 import torch
 from probkernels import bench
 from probkernels.bench import cases, timing
-from probkernels.bench.case import Result, Run, Verdict, relative_error
+from probkernels.bench.__main__ import _main as entry_point
+from probkernels.bench.case import Provider, Result, Run, Verdict, relative_error
 from probkernels.bench.machine import is_noisy
-from probkernels.bench.report import plot, text
+from probkernels.bench.report import text
 from probkernels.bench.runner import Point, relate, run
 
-from tests.bench.conftest import ABSENT, BROKEN, MISSING, OURS, PEER, POINT, WRONG_OURS, WRONG_PEER, make_case
+from tests.bench.conftest import ABSENT, BROKEN, MISSING, OURS, PEER, POINT, TRUTH, WRONG_OURS, WRONG_PEER, make_case
 
+ONE_MODE = Provider("one_mode", TRUTH, TRUTH, kind="ours", modes=("fwd",))
 ALL = (OURS, PEER, WRONG_PEER, MISSING, ABSENT, BROKEN)
 
 
@@ -30,7 +32,7 @@ def run_document(*providers: Any, **fields: Any) -> dict[str, Any]:
 
 def run_main(monkeypatch: pytest.MonkeyPatch, *providers: Any, json_path: Path | None = None, **fields: Any) -> int:
     monkeypatch.setattr(cases, "get", lambda name: make_case(*providers, **fields))
-    return bench.main(["fake"], False, json_path)
+    return bench.main(["fake"], json_path)
 
 
 def test_statuses() -> None:
@@ -71,8 +73,19 @@ def test_exit_code_of_a_verdict(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
 
 
 def test_unknown_case(capsys: pytest.CaptureFixture[str]) -> None:
-    assert bench.main(["no_such"], False, None) == 2
+    assert bench.main(["no_such"], None) == 2
     assert f"expected one of {', '.join(cases.names())}, got 'no_such'" in capsys.readouterr().err
+
+
+def test_a_result_that_is_there_is_kept_without_force(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = tmp_path / "old.json"
+    old.write_text("old")
+    monkeypatch.setattr("sys.argv", ["bench", "overhead", "--json", str(old)])
+    with pytest.raises(SystemExit, match="2"):
+        entry_point()
+    assert "there is a file already. Hint: --force" in capsys.readouterr().err and old.read_text() == "old"
 
 
 def test_schema(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -82,7 +95,8 @@ def test_schema(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert document.keys() == {
         "schema", "time", "noisy", "machine", "software", "limits", "results", "verdicts",
     }  # fmt: skip
-    assert {"cpu", "cores", "flags", "memory", "gpu", "load_before", "load_after"} <= document["machine"].keys()
+    facts = {"cpu", "cores", "flags", "caches", "page_bytes", "memory", "gpu", "load_before", "load_after"}
+    assert facts <= document["machine"].keys()
     assert {"commit", "dirty", "probkernels", "torch", "triton", "python", "build_info"} <= document["software"].keys()
     stream = document["limits"]["stream"]
     assert {s["op"] for s in stream} == {"copy", "add", "memmove"} and len({s["bytes"] for s in stream}) == 3
@@ -101,7 +115,7 @@ def test_limits_are_timed_beside_the_providers() -> None:
     rows = [r for r in run_document(OURS, PEER)["results"] if r["mode"] == "fwd"]
     streams = {r["provider"]: r["median_s"] for r in rows if r["kind"] == "limit"}
     ours = next(r for r in rows if r["provider"] == "ours_cpu")
-    assert streams.keys() == {"copy", "add", "memmove"}
+    assert streams.keys() == {"limit:copy", "limit:add", "limit:memmove"}
     assert ours["of_limit"] == pytest.approx(min(streams.values()) / ours["median_s"])
     assert ours["faster_than"].keys() == {"peer"}
 
@@ -164,13 +178,21 @@ def test_relative_error() -> None:
     assert relative_error([None], [one]) == float("inf")
 
 
-def test_report(tmp_path: Path) -> None:
+def test_modes_that_were_not_declared_are_refused() -> None:
+    checked = Point(make_case(ONE_MODE), POINT).check(ONE_MODE)
+    assert checked.status == "failed" and "expected the declared modes fwd, got fwd, bwd" in checked.reason
+
+
+def test_a_peer_may_be_called_as_a_limit_is() -> None:
+    rows = [r for r in run_document(OURS, Provider("copy", TRUTH, TRUTH))["results"] if r["mode"] == "fwd"]
+    names = [r["provider"] for r in rows]
+    assert len(set(names)) == len(names) and {"copy", "limit:copy"} <= set(names)
+
+
+def test_report() -> None:
     document = run_document(*ALL)
     for row in document["results"]:
         if row["provider"] == "ours_cpu":
             row["faster_than"]["peer"] = 0.5
     report = text(document)
-    assert "0.50x LOSS" in report and "not installed" in report and "WRONG" in report and "limit: copy" in report
-    pytest.importorskip("matplotlib")
-    assert plot(document, "fake", tmp_path / "fake.png")
-    assert (tmp_path / "fake.png").stat().st_size > 1000
+    assert "0.50x LOSS" in report and "not installed" in report and "WRONG" in report and "limit:copy" in report

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 from probkernels import bench
@@ -84,17 +84,25 @@ def test_interrupted_while_torch_loads(tmp_path: Path) -> None:
     assert (process.returncode, out, error) == (130, "", "interrupted\n")
 
 
-def test_bench_hands_over_its_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[Any] = []
+def test_bench_hands_its_cases_and_options_to_pytest(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[list[str]] = []
 
-    def main(*arguments: Any) -> int:
-        calls.append(arguments)
-        return 1
+    def call(command: list[str]) -> int:
+        calls.append(command)
+        return 5
 
-    monkeypatch.setattr(bench, "main", main)
-    assert runner.invoke(app, ["bench", "power_norm", "--compare", "--json", "out.json"]).exit_code == 1
-    assert runner.invoke(app, ["bench"]).exit_code == 1
-    assert calls == [(["power_norm"], True, Path("out.json")), ([], False, None)]
+    monkeypatch.setattr(subprocess, "call", call)
+    options = ["--benchmark-autosave", "-k", "threads:1"]
+    assert runner.invoke(app, ["bench", "rans", "overhead", *options]).exit_code == 5
+    assert runner.invoke(app, ["bench"]).exit_code == 5
+    pytest_bench = [sys.executable, "-m", "pytest", bench.__path__[0]]
+    assert calls == [[*pytest_bench, "--case=rans", "--case=overhead", *options], pytest_bench]
+
+
+def test_bench_says_that_pytest_benchmark_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.import_module("probkernels.cli.bench"), "find_spec", lambda name: None)
+    done = runner.invoke(app, ["bench"])
+    assert done.exit_code == 1 and "pip install 'probkernels[bench]'" in done.output
 
 
 def test_unknown_command() -> None:

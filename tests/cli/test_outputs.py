@@ -81,7 +81,6 @@ def test_what_is_read_is_never_written(here: Path, arguments: list[str], force: 
         ["decompress", "x.pkc", "old.npy", "--model", "m.pcm"],
         ["reproduce", "--json", "old"],
         ["reproduce", "--report", "old"],
-        ["bench", "--json", "old"],
     ],
 )
 def test_a_file_that_is_there_is_kept_without_force(here: Path, arguments: list[str]) -> None:
@@ -91,7 +90,7 @@ def test_a_file_that_is_there_is_kept_without_force(here: Path, arguments: list[
     text = run(*arguments, code=2 if arguments[0] == "reproduce" else 1)
     assert "there is a file already. Hint: --force" in text
     assert target.read_text() == "old" and sorted(os.listdir(here)) == before
-    if arguments[0] not in ("reproduce", "bench"):
+    if arguments[0] != "reproduce":
         run(*arguments, "--force")
         assert target.read_bytes() != b"old"
 

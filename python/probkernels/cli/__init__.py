@@ -23,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,  # a plain traceback is what a bug report needs
 )
 for command in (doctor, reproduce, bench, train, compress, decompress, test, inspect):
-    app.command()(command)
+    app.command(context_settings={"ignore_unknown_options": command is bench})(command)  # which are pytest's
 
 
 @app.callback()
