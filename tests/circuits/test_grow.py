@@ -24,8 +24,8 @@ from probkernels.circuits import (
     prune,
     prune_states,
 )
-from probkernels.circuits._nodes import Alignment, by_sum, rebuild
 from probkernels.circuits._training import mean_log_prob
+from probkernels.circuits.nodes import Alignment, by_sum, rebuild
 from torch import Tensor
 
 from tests.circuits.models import DISCRETE, MIXED, data, holes, random_graph

@@ -19,7 +19,7 @@ from probkernels.circuits import (
     mixture,
     quad_tree_graph,
 )
-from probkernels.circuits._nodes import assemble
+from probkernels.circuits.nodes import assemble
 from torch import Tensor
 
 C, V = 5, 7

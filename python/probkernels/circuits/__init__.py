@@ -1,12 +1,13 @@
 """Probabilistic circuits: tractable models with exact marginals, conditionals, samples and flows."""
 
 from ._training import History
-from .circuit import Circuit, Flows, Probabilities
+from .circuit import Circuit
 from .divergences import cauchy_schwarz_divergence, renyi_entropy, squared_distance
 from .drawing import describe, draw
 from .em import EM
 from .families import Bernoulli, Categorical, DiscretisedLogistic, Gaussian, Indicator
 from .files import load, save
+from .flows import Flows, Probabilities
 from .graph import Graph, Input, Product, Sum
 from .grow import grow, prune, prune_states
 from .grow_fit import grow_fit

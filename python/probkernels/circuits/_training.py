@@ -17,7 +17,8 @@ from torch import Tensor
 
 from .._core import files
 from .._core.errors import CorruptStreamError, ModelMismatchError
-from .circuit import Circuit, Flows, Probabilities
+from .circuit import Circuit
+from .flows import Flows, Probabilities
 
 FORMAT = "probkernels.circuit-training"
 CHUNK = 1024  # observations evaluated at once: a bound on memory, not on the batch

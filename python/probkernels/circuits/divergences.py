@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,11 +12,9 @@ from .._core.checks import describe
 from .._core.errors import message
 from ..ops import sum_layer
 from . import _layers
+from .evaluator import Evaluator
 from .graph import Graph, Input, Product, Sum
 from .inputs import GaussianInputs, Inputs
-
-if TYPE_CHECKING:
-    from .circuit import Circuit
 
 
 def _log(p: Tensor) -> Tensor:
@@ -27,7 +25,7 @@ def _log(p: Tensor) -> Tensor:
 # --- deterministic circuits: at most one term of a sum is nonzero, so that logarithms of sums fall apart ---
 
 
-def entropy(circuit: Circuit) -> Tensor:
+def entropy(circuit: Evaluator) -> Tensor:
     """See :meth:`Circuit.entropy`."""
     _require_deterministic("Circuit.entropy", circuit)
     leaves = [_input_entropy(layer) for layer in circuit.inputs]
@@ -35,7 +33,7 @@ def entropy(circuit: Circuit) -> Tensor:
     return _expectation(circuit, leaves, own)
 
 
-def kl(circuit: Circuit, other: Circuit) -> Tensor:
+def kl(circuit: Evaluator, other: Evaluator) -> Tensor:
     """See :meth:`Circuit.kl`."""
     _require_same("Circuit.kl", circuit, other)
     _require_deterministic("Circuit.kl", circuit)
@@ -46,7 +44,7 @@ def kl(circuit: Circuit, other: Circuit) -> Tensor:
     return _expectation(circuit, leaves, own)
 
 
-def _expectation(circuit: Circuit, leaves: list[Tensor], own: list[Tensor]) -> Tensor:
+def _expectation(circuit: Evaluator, leaves: list[Tensor], own: list[Tensor]) -> Tensor:
     """The expectation of what adds up along edges, (): of each input unit (V, K) and each sum unit's choice (G, O)."""
     values: list[Tensor] = []
     leaf, term, weight = iter(leaves), iter(own), iter(circuit.weights())
@@ -80,13 +78,13 @@ def _input_kl(layer: Any, other: Any) -> Tensor:
     return (p * (torch.where(seen, mine, 0.0) - torch.where(seen, its, 0.0))).sum(1)
 
 
-def _require_deterministic(op: str, circuit: Circuit) -> None:
+def _require_deterministic(op: str, circuit: Evaluator) -> None:
     if not circuit.is_deterministic:
         hint = "renyi_entropy(circuit), or the mean of log_prob over samples as an estimate"
         raise NotImplementedError(message(op, "self", "a deterministic circuit, as chow_liu() builds", "another", hint))
 
 
-def _require_same(op: str, circuit: Circuit, other: object) -> None:
+def _require_same(op: str, circuit: Evaluator, other: object) -> None:
     if not isinstance(other, type(circuit)):
         raise TypeError(message(op, "other", "a circuit", describe(other)))
     if other.graph != circuit.graph:
@@ -97,7 +95,7 @@ def _require_same(op: str, circuit: Circuit, other: object) -> None:
 # --- products of two circuits, by recursion over pairs of nodes of one scope ---
 
 
-def overlap(circuit: Circuit, other: Circuit) -> Tensor:
+def overlap(circuit: Evaluator, other: Evaluator) -> Tensor:
     """See :meth:`Circuit.overlap`."""
     _require_same("Circuit.overlap", circuit, other)
     graph = circuit.graph
@@ -109,7 +107,7 @@ def overlap(circuit: Circuit, other: Circuit) -> Tensor:
     return found[root, root][0, 0]
 
 
-def _by_node(circuit: Circuit) -> list[tuple[Inputs | None, Tensor | None]]:
+def _by_node(circuit: Evaluator) -> list[tuple[Inputs | None, Tensor | None]]:
     """Of every node its layer of inputs and its row of the table or the weights: (C, K), (2, K) or (O, I)."""
     inputs, weights = iter(circuit.inputs), iter(circuit.weights())
     of_layer: list[tuple[Inputs | None, Tensor | None]] = []
@@ -206,7 +204,7 @@ def _input_overlap(one: tuple[Inputs | None, Tensor | None], two: tuple[Inputs |
     return sum_layer(q.unsqueeze(0), p.exp().t().unsqueeze(0).contiguous())[0]
 
 
-def renyi_entropy(circuit: Circuit) -> Tensor:
+def renyi_entropy(circuit: Evaluator) -> Tensor:
     """Renyi's entropy of order 2, -log sum_x p(x)^2 in nats: at most the entropy. Costs and errors as
     :meth:`Circuit.overlap`.
 
@@ -220,7 +218,7 @@ def renyi_entropy(circuit: Circuit) -> Tensor:
     return -overlap(circuit, circuit)
 
 
-def squared_distance(p: Circuit, q: Circuit) -> Tensor:
+def squared_distance(p: Evaluator, q: Evaluator) -> Tensor:
     """sum_x (p(x) - q(x))^2, (). Costs and errors as :meth:`Circuit.overlap`.
 
     Example:
@@ -234,7 +232,7 @@ def squared_distance(p: Circuit, q: Circuit) -> Tensor:
     return overlap(p, p).exp() - 2 * overlap(p, q).exp() + overlap(q, q).exp()
 
 
-def cauchy_schwarz_divergence(p: Circuit, q: Circuit) -> Tensor:
+def cauchy_schwarz_divergence(p: Evaluator, q: Evaluator) -> Tensor:
     """-log of the cosine of the angle between p and q as vectors, (): 0 if and only if they are equal. Unlike
     Kullback and Leibler's it is exact for circuits that are not deterministic. Costs and errors as
     :meth:`Circuit.overlap`.

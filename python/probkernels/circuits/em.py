@@ -29,7 +29,8 @@ from ._training import (
     tensors_of,
     write_checkpoint,
 )
-from .circuit import Circuit, Flows
+from .circuit import Circuit
+from .flows import Flows
 from .schedule import ANNEALED, Constant, Schedule, make_schedule
 
 

@@ -7,11 +7,11 @@ from torch import Tensor
 
 from .._core import checks
 from .._core.errors import message
-from ._nodes import Alignment, by_input, by_sum, rebuild
 from ._training import total_flows
 from .circuit import Circuit
 from .graph import Input, Product, Sum
 from .inputs import TableInputs
+from .nodes import Alignment, by_input, by_sum, rebuild
 
 
 def prune(circuit: Circuit, x: Tensor, missing: Tensor | None = None, *, keep: float = 0.25) -> Circuit:

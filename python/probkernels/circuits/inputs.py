@@ -6,12 +6,12 @@ Batch is the last axis. A layer's log values are (V, K, B); a missing observatio
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from ..ops import leaf_gather, leaf_histogram
+from .evidence import Evidence
 from .families import DiscretisedLogistic, Family, Gaussian, Indicator
 
 SPREAD = 0.4  # initial probabilities are drawn from 1 - SPREAD .. 1 + SPREAD and normalised
@@ -36,20 +36,6 @@ def draw(weights: Tensor, generator: torch.Generator | None) -> Tensor:
     below = weights.double().cumsum(1)
     at = torch.rand(len(weights), 1, dtype=torch.float64, generator=generator).to(weights.device) * below[:, -1:]
     return (below <= at).sum(1)
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """A batch of observations, turned so that the batch is the last axis.
-
-    codes (D, B) int32: categories of discrete variables, -1 where missing (and for continuous variables).
-    values (D, B): of continuous variables, or None if there is none.
-    missing (D, B) bool, or None if nothing is.
-    """
-
-    codes: Tensor
-    values: Tensor | None
-    missing: Tensor | None
 
 
 class Inputs(nn.Module):

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from .._core import checks
 from .._core.errors import message
-from ._nodes import Named, assemble, by_sum, input_parameters
 from .circuit import Circuit
 from .graph import Graph, Input, Node, Sum
+from .nodes import Named, assemble, by_sum, input_parameters
 
 
 def mixture(circuits: Sequence[Circuit], weights: Sequence[float] | Tensor | None = None) -> Circuit:

@@ -10,7 +10,7 @@ import torch
 
 from .._core.errors import message
 from ..circuits import Circuit, Input, Product, Sum, find_vtree
-from ..circuits._nodes import by_input, by_sum
+from ..circuits.nodes import by_input, by_sum
 from .program import probabilities
 
 Array = np.ndarray
