@@ -183,6 +183,16 @@ def test_the_best_parameters_are_kept() -> None:
         assert circuit.log_prob(x[30:]).mean().item() == pytest.approx(values[history.best], abs=1e-4)
 
 
+def test_a_run_that_stopped_early_stays_stopped(tmp_path: Path) -> None:
+    x = torch.randint(0, 5, (60, 6), generator=torch.Generator().manual_seed(0))
+    settings: dict[str, Any] = {"batch_size": None, "pseudocount": 0.01, "validation": x[30:], "patience": 2}
+    first, again = (Circuit(hclt_graph([1, -1, 1, 2, 2, 1], [Categorical(5)] * 6, 6), seed=s) for s in (0, 1))
+    rest: dict[str, Any] = {"epochs": 50, "checkpoint": tmp_path / "run", "checkpoint_every": 40}
+    runs = [fit(circuit, x[:30], **rest, **settings) for circuit in (first, again)]
+    assert len(runs[0].train) < 40 and runs[0].train == runs[1].train
+    assert_same(first, again)
+
+
 def test_checks_come_every_so_often_and_at_the_end() -> None:
     circuit, x = small()
     missing = holes(x, 0)
