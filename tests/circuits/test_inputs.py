@@ -18,14 +18,14 @@ from probkernels.circuits import (
     Indicator,
     factorised_graph,
 )
-from probkernels.circuits.inputs import Evidence, GaussianInputs, Inputs, LogisticInputs, TableInputs, make_inputs
+from probkernels.circuits.inputs import Evidence, GaussianInputs, Inputs, LogisticInputs, TableInputs
 from torch import Tensor
 
 GENERATOR = torch.Generator
 
 
 def made(family: object, variables: int = 3, units: int = 2, seed: int = 0) -> Inputs:
-    layer = make_inputs(list(range(variables)), units, family)
+    layer = family.make_layer(list(range(variables)), units)
     layer.reset(GENERATOR().manual_seed(seed), None)
     return layer.double()
 
@@ -60,7 +60,7 @@ def test_tables_sum_to_one(family: Categorical) -> None:
 def test_logistic_tables_sum_to_one_at_extreme_scales(
     categories: int, location: float, log_scale: float, dtype: torch.dtype
 ) -> None:
-    layer = LogisticInputs([0], 1, DiscretisedLogistic(categories)).to(dtype)
+    layer = LogisticInputs([0], 1, categories).to(dtype)
     layer.location.data.fill_(location)
     layer.log_scale.data.fill_(log_scale)
     table = layer.log_table()
@@ -93,7 +93,7 @@ def test_gaussians_are_those_of_torch() -> None:
 
 def test_layers_take_their_own_variables() -> None:
     for variables in ([2, 0], [0, 1], [1, 1], [0, 1, 2]):
-        layer = make_inputs(variables, 2, Categorical(4))
+        layer = Categorical(4).make_layer(variables, 2)
         layer.reset(GENERATOR().manual_seed(0), None)
         codes = torch.tensor([[0, 3], [1, -1], [2, 2]])
         found = layer(discrete(codes))
@@ -170,7 +170,7 @@ def test_gaussian_steps_never_lower_the_expected_likelihood(
     generator = GENERATOR().manual_seed(seed)
     x = shift + width * torch.randn(3, 30, dtype=torch.float64, generator=generator)
     flow = torch.rand(3, 2, 30, dtype=torch.float64, generator=generator).pow(6)
-    layer = GaussianInputs([0, 1, 2], 2, Gaussian()).double()
+    layer = GaussianInputs([0, 1, 2], 2, categories=0).double()
     layer.reset(generator, real(x))
 
     def quality() -> Tensor:  # the pseudocount: observations distributed as the whole data
@@ -191,7 +191,7 @@ def test_gaussian_steps_never_lower_the_expected_likelihood(
 
 def test_gaussians_without_flow_stay_and_never_collapse() -> None:
     x = torch.tensor([[1.0, 2.0, 3.0]], dtype=torch.float64)
-    layer = GaussianInputs([0], 2, Gaussian()).double()
+    layer = GaussianInputs([0], 2, categories=0).double()
     layer.reset(GENERATOR().manual_seed(0), real(x))
     before = layer.log_table().clone()
     flow = torch.tensor([[[0.0, 0, 0], [0, 5, 0]]], dtype=torch.float64)  # nothing, and one single value
@@ -199,7 +199,7 @@ def test_gaussians_without_flow_stay_and_never_collapse() -> None:
     torch.testing.assert_close(layer.log_table()[..., 0], before[..., 0])
     torch.testing.assert_close(layer.mean()[0, 1], x[0, 1])
     torch.testing.assert_close(layer.variance()[0, 1].sqrt(), 1e-3 * layer.width[0, 0])
-    constant = GaussianInputs([0], 2, Gaussian()).double()
+    constant = GaussianInputs([0], 2, categories=0).double()
     constant.reset(GENERATOR().manual_seed(0), real(torch.ones_like(x)))
     assert constant(real(torch.ones_like(x))).isfinite().all()
 

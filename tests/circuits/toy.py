@@ -169,7 +169,7 @@ def node_values(circuit: Circuit, x: Tensor) -> list[Tensor]:
 def _input_values(table: Tensor, row: int, family: Family, x: Tensor) -> Tensor:
     if family.discrete:
         return table[row].exp()[x.long()].t()
-    location, log_scale = table[:, row]
+    location, log_scale = table[row]
     return torch.distributions.Normal(location[:, None], log_scale.exp()[:, None]).log_prob(x).exp()
 
 

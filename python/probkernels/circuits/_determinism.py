@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .families import Indicator
 from .graph import Graph, Input, Product, Sum
 
 # Of each variable on which a node's units depend: (K, C) bool, the categories at which unit k may be nonzero. A
@@ -21,8 +20,8 @@ def is_deterministic(graph: Graph) -> bool:
     supports: list[Support] = []
     for node in graph.nodes:
         if isinstance(node, Input):
-            indicator = isinstance(node.family, Indicator)
-            supports.append({node.variable: torch.eye(node.units, dtype=torch.bool)} if indicator else {})
+            own = node.family.support()
+            supports.append({} if own is None else {node.variable: own})
         elif isinstance(node, Product):
             supports.append(_of_product(graph, node, supports))
         else:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -14,13 +11,7 @@ from ..ops import sum_layer
 from . import _layers
 from .evaluator import Evaluator
 from .graph import Graph, Input, Product, Sum
-from .inputs import GaussianInputs, Inputs
-
-
-def _log(p: Tensor) -> Tensor:
-    """log p, and 0 where p is zero: for p log p, without the NaN in the gradient."""
-    return torch.where(p > 0, p, 1.0).log()
-
+from .inputs import log_or_zero
 
 # --- deterministic circuits: at most one term of a sum is nonzero, so that logarithms of sums fall apart ---
 
@@ -28,8 +19,8 @@ def _log(p: Tensor) -> Tensor:
 def entropy(circuit: Evaluator) -> Tensor:
     """See :meth:`Circuit.entropy`."""
     _require_deterministic("Circuit.entropy", circuit)
-    leaves = [_input_entropy(layer) for layer in circuit.inputs]
-    own = [-(w * _log(w)).sum(2) for w in circuit.weights()]
+    leaves = [f.entropy(layer.log_table()) for f, layer in zip(circuit.families, circuit.inputs, strict=True)]
+    own = [-(w * log_or_zero(w)).sum(2) for w in circuit.weights()]
     return _expectation(circuit, leaves, own)
 
 
@@ -37,10 +28,11 @@ def kl(circuit: Evaluator, other: Evaluator) -> Tensor:
     """See :meth:`Circuit.kl`."""
     _require_same("Circuit.kl", circuit, other)
     _require_deterministic("Circuit.kl", circuit)
-    leaves = [_input_kl(p, q) for p, q in zip(circuit.inputs, other.inputs, strict=True)]
+    layers = zip(circuit.families, circuit.inputs, other.inputs, strict=True)
+    leaves = [family.kl(p.log_table(), q.log_table()) for family, p, q in layers]
     own = []
     for p, q in zip(circuit.weights(), other.weights(), strict=True):
-        own.append((p * (_log(p) - torch.where(p > 0, q, 1.0).log())).sum(2))
+        own.append((p * (log_or_zero(p) - torch.where(p > 0, q, 1.0).log())).sum(2))
     return _expectation(circuit, leaves, own)
 
 
@@ -59,23 +51,6 @@ def _expectation(circuit: Evaluator, leaves: list[Tensor], own: list[Tensor]) ->
         else:
             values.append(_layers.multiply(layer, values))
     return values[-1][0, 0, 0]
-
-
-def _input_entropy(layer: Any) -> Tensor:
-    if isinstance(layer, GaussianInputs):
-        return layer.log_scale + 0.5 * math.log(2 * math.pi * math.e)
-    p = layer.log_table().exp()
-    return -(p * _log(p)).sum(1)
-
-
-def _input_kl(layer: Any, other: Any) -> Tensor:
-    mine, its = layer.log_table(), other.log_table()
-    if isinstance(layer, GaussianInputs):
-        ratio, apart = mine[1] - its[1], (mine[0] - its[0]) * (-its[1]).exp()
-        return 0.5 * ((2 * ratio).exp() + apart.square() - 1) - ratio
-    p = mine.exp()
-    seen = p > 0
-    return (p * (torch.where(seen, mine, 0.0) - torch.where(seen, its, 0.0))).sum(1)
 
 
 def _require_deterministic(op: str, circuit: Evaluator) -> None:
@@ -107,20 +82,13 @@ def overlap(circuit: Evaluator, other: Evaluator) -> Tensor:
     return found[root, root][0, 0]
 
 
-def _by_node(circuit: Evaluator) -> list[tuple[Inputs | None, Tensor | None]]:
-    """Of every node its layer of inputs and its row of the table or the weights: (C, K), (2, K) or (O, I)."""
-    inputs, weights = iter(circuit.inputs), iter(circuit.weights())
-    of_layer: list[tuple[Inputs | None, Tensor | None]] = []
+def _by_node(circuit: Evaluator) -> list[Tensor | None]:
+    """Of every node its row of the layer's table or of the weights: (C, K) or (O, I); None for products."""
+    tables, weights = (layer.log_table() for layer in circuit.inputs), iter(circuit.weights())
+    of_layer: list[Tensor | None] = []
     for kind in circuit.kinds:
-        if kind is Input:
-            layer = next(inputs)
-            table = layer.log_table()
-            of_layer.append((layer, table.transpose(0, 1) if isinstance(layer, GaussianInputs) else table))
-        else:
-            of_layer.append((None, next(weights) if kind is Sum else None))
-    return [
-        (of_layer[at][0], None if (values := of_layer[at][1]) is None else values[row]) for at, row in circuit.places
-    ]
+        of_layer.append(next(tables) if kind is Input else next(weights) if kind is Sum else None)
+    return [None if (values := of_layer[at]) is None else values[row] for at, row in circuit.places]
 
 
 def _needs(graph: Graph, a: int, b: int) -> list[tuple[int, int]]:
@@ -154,27 +122,29 @@ def _pair(
     graph: Graph,
     a: int,
     b: int,
-    mine: list[tuple[Inputs | None, Tensor | None]],
-    its: list[tuple[Inputs | None, Tensor | None]],
+    mine: list[Tensor | None],
+    its: list[Tensor | None],
     found: dict[tuple[int, int], Tensor],
 ) -> Tensor:
     """(K_a, K_b): log of the sum over x of unit i of a times unit j of b."""
     one, two = graph.nodes[a], graph.nodes[b]
     needed = [found[pair] for pair in _needs(graph, a, b)]
     if isinstance(one, Sum):
-        weights = mine[a][1]
+        weights = mine[a]
         assert weights is not None
         return sum_layer(torch.cat(needed).unsqueeze(0), weights.unsqueeze(0))[0]
     if isinstance(one, Product) and len(one.children) == 1:
         return needed[0]
     if isinstance(two, Sum):
-        weights = its[b][1]
+        weights = its[b]
         assert weights is not None
         return sum_layer(torch.cat(needed, 1).t().unsqueeze(0), weights.unsqueeze(0))[0].t()
     if isinstance(two, Product) and len(two.children) == 1:
         return needed[0]
     if isinstance(one, Input):
-        return _input_overlap(mine[a], its[b])
+        p, q = mine[a], its[b]
+        assert p is not None and q is not None
+        return one.family.log_inner_product(p, q)
     assert isinstance(one, Product) and isinstance(two, Product)
     total: Tensor | float = 0.0
     for child, matrix in zip(one.children, needed, strict=True):
@@ -192,16 +162,6 @@ def _unit_of(graph: Graph, node: Product, child: int) -> Tensor:
     if child == node.children[0]:
         return left.repeat_interleave(len(right))
     return right.repeat(len(left))
-
-
-def _input_overlap(one: tuple[Inputs | None, Tensor | None], two: tuple[Inputs | None, Tensor | None]) -> Tensor:
-    p, q = one[1], two[1]
-    assert p is not None and q is not None
-    if isinstance(one[0], GaussianInputs):  # the density of a difference of normal variables at 0
-        apart = p[0, :, None] - q[0]
-        variance = (2 * p[1, :, None]).exp() + (2 * q[1]).exp()
-        return -0.5 * (apart.square() / variance + variance.log() + math.log(2 * math.pi))
-    return sum_layer(q.unsqueeze(0), p.exp().t().unsqueeze(0).contiguous())[0]
 
 
 def renyi_entropy(circuit: Evaluator) -> Tensor:

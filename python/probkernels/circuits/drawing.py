@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from .._core.errors import message
 from .circuit import Circuit
-from .families import Bernoulli, Categorical, Family, Indicator
 from .graph import Graph, Input, Product, Sum
 
 if TYPE_CHECKING:
@@ -281,16 +280,9 @@ def _counts(graph: Graph, place: int) -> Iterator[tuple[str, int]]:
     yield "nodes", 1
     yield "units", units
     if isinstance(node, Input):
-        yield "parameters", units * _free(node.family)
+        yield "parameters", units * node.family.free_parameters()
     elif isinstance(node, Sum):
         width = sum(graph.units[child] for child in node.children)
         edges = units * width if node.kept is None else sum(map(sum, node.kept))
         yield "edges", edges
         yield "parameters", edges - units
-
-
-def _free(family: Family) -> int:
-    """Free parameters of one unit."""
-    if isinstance(family, Indicator):
-        return 0
-    return family.categories - 1 if isinstance(family, (Categorical, Bernoulli)) else 2

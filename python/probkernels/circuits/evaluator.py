@@ -13,9 +13,10 @@ from . import _determinism, _layers
 from ._layers import Plan
 from ._tree import LatentTree, Offsets, find_trees
 from .evidence import Evidence, observe
+from .families import Family
 from .flows import Flows, Probabilities
 from .graph import Graph, Input, Sum
-from .inputs import CategoricalInputs, Inputs, make_inputs, random_simplex
+from .inputs import Inputs, random_simplex
 
 
 class _Counter:
@@ -57,6 +58,7 @@ class Evaluator(nn.Module):
         self.layers = nn.ModuleList(planned.layers)  # type: ignore[assignment]
         self.inputs = nn.ModuleList()  # type: ignore[assignment]
         self.sums = nn.ParameterList()  # type: ignore[assignment]
+        self.families: list[Family] = []  # of the layers of inputs
         self.masks: list[Tensor | None] = []
         for layer, kind in zip(planned.layers, planned.kinds, strict=True):
             if kind is Input:
@@ -73,7 +75,9 @@ class Evaluator(nn.Module):
         members = [self.graph.nodes[place] for place in nodes]
         first = members[0]
         assert isinstance(first, Input)
-        return make_inputs([node.variable for node in members if isinstance(node, Input)], first.units, first.family)
+        self.families.append(first.family)
+        variables = [node.variable for node in members if isinstance(node, Input)]
+        return first.family.make_layer(variables, first.units)
 
     def _add_sum(self, layer: _layers.Layer) -> None:
         first = self.graph.nodes[layer.nodes[0]]
@@ -91,7 +95,7 @@ class Evaluator(nn.Module):
                 weights.add(layer.nodes, next(sums)[0].numel())
             elif kind is Input:
                 found = next(inputs)
-                leaves.add(layer.nodes, found.family.categories * found.units)
+                leaves.add(layer.nodes, found.categories * found.units)
                 units.add(layer.nodes, found.units)
         return find_trees(self.graph, Offsets(weights.at, leaves.at, units.at))
 
@@ -173,7 +177,7 @@ class Evaluator(nn.Module):
     @torch.no_grad()
     def probabilities(self) -> Probabilities:
         """The parameters outside log space, for :meth:`flows` and :meth:`em_update_`; copies."""
-        tables = [layer.log_table().exp() if isinstance(layer, CategoricalInputs) else None for layer in self.inputs]
+        tables = [layer.probabilities() for layer in self.inputs]
         return Probabilities([w.clone() for w in self.weights()], tables)
 
     @torch.no_grad()
@@ -183,7 +187,7 @@ class Evaluator(nn.Module):
             logits.copy_(p.log())
         for layer, table in zip(self.inputs, at.inputs, strict=True):
             if table is not None:
-                layer.logits.copy_(table.log())
+                layer.load_probabilities_(table)
 
     def flows(self, x: Tensor, missing: Tensor | None = None, at: Probabilities | None = None) -> Flows:
         """Circuit flows of a batch, which is the E-step; ``at`` stands in for the circuit's own parameters.

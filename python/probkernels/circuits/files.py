@@ -11,7 +11,7 @@ from .._core import checks, files
 from .._core.errors import CorruptStreamError, message
 from ._layers import plan
 from .circuit import Circuit
-from .families import DiscretisedLogistic, Family, Gaussian, Indicator
+from .families import Family
 from .graph import Graph, Input, Sum
 
 FORMAT, VERSION = "probkernels.circuit", "1"
@@ -103,11 +103,4 @@ def _shapes(graph: Graph) -> dict[str, tuple[int, ...]]:
 def _input_shapes(family: Family, variables: int, units: int) -> dict[str, tuple[int, ...]]:
     if family.categories > MOST_CATEGORIES:
         raise ValueError(f"expected at most {MOST_CATEGORIES} categories, got {family.categories}")
-    if isinstance(family, Indicator):
-        return {}
-    if isinstance(family, (Gaussian, DiscretisedLogistic)):
-        shapes: dict[str, tuple[int, ...]] = dict.fromkeys(("location", "log_scale"), (variables, units))
-        if isinstance(family, Gaussian):
-            shapes |= dict.fromkeys(("center", "width"), (variables, 1))
-        return shapes
-    return {"logits": (variables, family.categories, units)}
+    return family.parameter_shapes(variables, units)

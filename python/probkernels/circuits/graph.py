@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Any
 
 from .._core.errors import message
-from .families import Family, Indicator, family_from_json, family_to_json
+from .families import Family, family_from_json, family_to_json
 
 
 @dataclass(frozen=True)
@@ -128,8 +128,9 @@ class Graph:
             raise self._fail(place, "a variable >= 0, below the number of nodes", str(node.variable))
         if node.units < 1:
             raise self._fail(place, "at least one unit", str(node.units))
-        if isinstance(node.family, Indicator) and node.units != node.family.categories:
-            raise self._fail(place, f"one unit for each of {node.family.categories} categories", f"{node.units} units")
+        wanted = node.family.fixed_units
+        if wanted is not None and node.units != wanted:
+            raise self._fail(place, f"one unit for each of {wanted} categories", f"{node.units} units")
         self.units.append(node.units)
         self.scopes.append(1 << node.variable)
 

@@ -10,7 +10,6 @@ from .._core.errors import message
 from ._training import total_flows
 from .circuit import Circuit
 from .graph import Input, Product, Sum
-from .inputs import TableInputs
 from .nodes import Alignment, by_input, by_sum, rebuild
 
 
@@ -187,8 +186,8 @@ def _bits_spent(circuit: Circuit, alignment: Alignment, flows: dict[int, Tensor]
                 entropy += torch.special.entr(weights[place].detach()).sum(1)
             elif isinstance(node, Input):
                 layer, row = inputs[place]
-                if isinstance(layer, TableInputs):
-                    entropy += torch.special.entr(layer.log_table()[row].detach().exp()).sum(0)
+                if node.family.discrete:
+                    entropy += node.family.entropy(layer.log_table()[row : row + 1].detach())[0]
                 else:
                     entropy += 1.0  # a density has no number of bits; as much as a state of its own
         spent[name] = flows[name] * entropy

@@ -8,12 +8,10 @@ import torch
 from torch import Tensor
 
 from .circuit import Circuit
-from .families import Indicator
 from .graph import Graph, Input, Node, Product, Sum
-from .inputs import Inputs
+from .inputs import Inputs, noise_factors
 
 Named = dict[str, Tensor]
-SMALLEST = 0.1  # what noise may multiply a probability with, at least
 
 
 def _layers_of(circuit: Circuit, kind: type) -> Iterator[list[int]]:
@@ -89,7 +87,7 @@ class Alignment:
         nodes = self.graph.nodes
         fixed = {self.of[-1]}
         for place, node in enumerate(nodes):
-            if isinstance(node, Input) and isinstance(node.family, Indicator):
+            if isinstance(node, Input) and node.family.fixed_units is not None:
                 fixed.add(self.of[place])
         for place in sorted(self.outer, reverse=True):
             if len(self.members[self.of[place]]) > 1 or self.of[place] in fixed:
@@ -135,13 +133,13 @@ def rebuild(
             picked = {
                 n: t[..., sources[place].to(t.device)] if n in learnt else t for n, t in parameters[place].items()
             }
-            new_inputs[place] = _shaken(picked, noise * _copied(sources[place]), generator)
+            new_inputs[place] = node.family.add_noise(picked, noise * _copied(sources[place]), generator)
         elif isinstance(node, Sum):
             columns = _columns(graph, node, sources)
             old = weights[place]
             kept = old > 0 if edges is None or place not in edges else edges[place].cpu() & (old > 0)
             w, kept = _picked(old, kept, sources[place], columns)
-            w = w * _factors(noise * (_copied(sources[place])[:, None] | _copied(columns)), generator).to(w)
+            w = w * noise_factors(noise * (_copied(sources[place])[:, None] | _copied(columns)), generator).to(w)
             weights[place] = w / w.sum(1, keepdim=True)
             rows = None if kept.all() else tuple(tuple(row) for row in kept.tolist())
             nodes.append(Sum(node.children, len(sources[place]), rows))
@@ -187,20 +185,3 @@ def _picked(old: Tensor, kept: Tensor, rows: Tensor, columns: Tensor) -> tuple[T
 def _copied(origins: Tensor) -> Tensor:
     """Which new units are one of several copies."""
     return torch.bincount(origins)[origins] > 1
-
-
-def _factors(spread: Tensor, generator: torch.Generator) -> Tensor:
-    """Normal numbers around 1, each of its own spread."""
-    return (1 + spread * torch.randn(spread.shape, generator=generator)).clamp_min(SMALLEST)
-
-
-def _shaken(named: Named, spread: Tensor, generator: torch.Generator) -> Named:
-    """Parameters of an input node with noise: on probabilities, or on locations in units of the scale."""
-    if "logits" in named:
-        logits = named["logits"]
-        return {"logits": logits + _factors(spread.expand(logits.shape), generator).log().to(logits)}
-    if "location" in named:
-        location = named["location"]
-        shift = spread * torch.randn(location.shape, generator=generator)
-        return {**named, "location": location + named["log_scale"].exp() * shift.to(location)}
-    return named
