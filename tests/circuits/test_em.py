@@ -102,13 +102,13 @@ def test_flows_are_theta_times_the_gradient(families: list[Any]) -> None:
 def test_adam_learns_too() -> None:
     x = data(MIXED, 100, 2)
     circuit = Circuit(random_graph(MIXED, 2), data=x)
-    optimiser = torch.optim.Adam(circuit.parameters(), lr=0.05)
+    optimizer = torch.optim.Adam(circuit.parameters(), lr=0.05)
     losses = []
     for _ in range(40):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         losses.append(-circuit.log_prob(x).mean())
         losses[-1].backward()
-        optimiser.step()
+        optimizer.step()
     assert losses[-1] < losses[0] - 0.5
 
 

@@ -79,7 +79,7 @@ def test_a_family_of_ones_own_is_trained_grown_and_saved(tmp_path: Path) -> None
     history = EM(circuit, batch_size=None, pseudocount=0.1).fit(x, epochs=5, progress=False)
     assert history.train[-1] > history.train[0]
     torch.testing.assert_close(grow(circuit, noise=0.0).log_prob(x), circuit.log_prob(x))
-    assert grow(circuit, x, part=0.5).log_prob(VALUES).exp().sum().item() == pytest.approx(1)
+    assert grow(circuit, x, fraction=0.5).log_prob(VALUES).exp().sum().item() == pytest.approx(1)
     save(circuit, tmp_path / "circuit")
     assert torch.equal(load(tmp_path / "circuit").log_prob(x), circuit.log_prob(x))
     assert "Binomial(4)" in describe(circuit)
@@ -99,7 +99,7 @@ def test_queries_of_a_family_of_ones_own_equal_their_definitions() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["Categorical", "Bernoulli", "Indicator", "Gaussian", "DiscretisedLogistic", "Binomial"]
+    "name", ["Categorical", "Bernoulli", "Indicator", "Gaussian", "DiscretizedLogistic", "Binomial"]
 )
 def test_families_say_what_their_layers_hold(name: str) -> None:
     cls = FAMILIES[name]

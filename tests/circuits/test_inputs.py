@@ -13,10 +13,10 @@ from probkernels.circuits import (
     Bernoulli,
     Categorical,
     Circuit,
-    DiscretisedLogistic,
+    DiscretizedLogistic,
     Gaussian,
     Indicator,
-    factorised_graph,
+    factorized_graph,
 )
 from probkernels.circuits.inputs import Evidence, GaussianInputs, Inputs, LogisticInputs, TableInputs
 from torch import Tensor
@@ -42,7 +42,7 @@ def real(values: Tensor, missing: Tensor | None = None) -> Evidence:
 # --- values ---
 
 
-@pytest.mark.parametrize("family", [Categorical(5), Bernoulli(), Indicator(4), DiscretisedLogistic(6)], ids=repr)
+@pytest.mark.parametrize("family", [Categorical(5), Bernoulli(), Indicator(4), DiscretizedLogistic(6)], ids=repr)
 def test_tables_sum_to_one(family: Categorical) -> None:
     units = family.categories if isinstance(family, Indicator) else 2
     table = made(family, units=units).log_table()
@@ -73,7 +73,7 @@ def test_logistic_tables_sum_to_one_at_extreme_scales(
 
 
 def test_logistic_bins_are_differences_of_its_distribution() -> None:
-    layer = made(DiscretisedLogistic(7))
+    layer = made(DiscretizedLogistic(7))
     edges = torch.arange(1, 7).double()[:, None] - 0.5
     below = torch.sigmoid((edges - layer.location[:, None]) / layer.log_scale.exp()[:, None])
     ends = torch.zeros(3, 1, 2, dtype=torch.float64)
@@ -104,7 +104,7 @@ def test_layers_take_their_own_variables() -> None:
                 torch.testing.assert_close(found[row, :, item], expected)
 
 
-@pytest.mark.parametrize("family", [Categorical(5), Bernoulli(), DiscretisedLogistic(6), Indicator(2)], ids=repr)
+@pytest.mark.parametrize("family", [Categorical(5), Bernoulli(), DiscretizedLogistic(6), Indicator(2)], ids=repr)
 def test_moments_and_modes(family: Categorical) -> None:
     layer = made(family)
     table = layer.log_table().exp()
@@ -131,7 +131,7 @@ def test_moments_and_modes(family: Categorical) -> None:
 def test_logistic_steps_never_lower_the_expected_likelihood(
     categories: int, peak: float, step: float, pseudocount: float, log_scale: float, seed: int
 ) -> None:
-    layer = made(DiscretisedLogistic(categories), seed=seed)
+    layer = made(DiscretizedLogistic(categories), seed=seed)
     layer.log_scale.data.fill_(log_scale)
     flow = torch.rand(3, categories, 2, dtype=torch.float64, generator=GENERATOR().manual_seed(seed))
     flow[:, int(peak * (categories - 1))] += 5
@@ -146,10 +146,10 @@ def test_logistic_steps_never_lower_the_expected_likelihood(
 
 
 def test_logistic_steps_find_the_distribution() -> None:
-    truth = made(DiscretisedLogistic(32), seed=4)
+    truth = made(DiscretizedLogistic(32), seed=4)
     truth.log_scale.data.fill_(1.0)
     table = truth.log_table().detach()
-    layer = made(DiscretisedLogistic(32), seed=5)
+    layer = made(DiscretizedLogistic(32), seed=5)
     for _ in range(15):
         layer.em_update_(table.exp() * 1000, 1.0, 0.0)
     lost = (table.exp() * (table - layer.log_table())).sum(1)
@@ -205,7 +205,7 @@ def test_gaussians_without_flow_stay_and_never_collapse() -> None:
 
 
 def test_categorical_steps_are_counts_and_keep_what_is_missing() -> None:
-    circuit = Circuit(factorised_graph([Categorical(3)])).double()
+    circuit = Circuit(factorized_graph([Categorical(3)])).double()
     x, missing = torch.tensor([[0], [2], [2], [1], [0]]), torch.tensor([[False], [False], [False], [True], [True]])
     at = circuit.probabilities()
     old = at.inputs[0].clone()
@@ -217,7 +217,7 @@ def test_categorical_steps_are_counts_and_keep_what_is_missing() -> None:
 # --- draws ---
 
 
-@pytest.mark.parametrize("family", [Categorical(4), Bernoulli(), DiscretisedLogistic(5), Indicator(2)], ids=repr)
+@pytest.mark.parametrize("family", [Categorical(4), Bernoulli(), DiscretizedLogistic(5), Indicator(2)], ids=repr)
 def test_draws_have_the_tables_frequencies(family: Categorical) -> None:
     layer = made(family)
     assert isinstance(layer, TableInputs)

@@ -52,7 +52,7 @@ def add_exp_(into: Tensor, rows: Tensor, values: Tensor) -> None:
     into[distinct] = total.log_().add_(top)
 
 
-def log_slopes(circuit: Evaluator, values: list[Tensor], weights: list[Tensor]) -> list[Tensor]:
+def log_grads(circuit: Evaluator, values: list[Tensor], weights: list[Tensor]) -> list[Tensor]:
     """The backward pass in log space: for every input layer (V, K, B), the log of the derivative of the circuit's value
     with respect to each unit's.
 

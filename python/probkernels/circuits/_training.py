@@ -29,9 +29,9 @@ class History:
 
     Example:
         >>> import torch
-        >>> from probkernels.circuits import EM, factorised
+        >>> from probkernels.circuits import EM, factorized
         >>> x = torch.tensor([[0, 1], [1, 1], [1, 0]])
-        >>> len(EM(factorised(x), batch_size=None).fit(x, epochs=2, progress=False).train)
+        >>> len(EM(factorized(x), batch_size=None).fit(x, epochs=2, progress=False).train)
         2
     """
 

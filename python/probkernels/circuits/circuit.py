@@ -23,7 +23,7 @@ class Circuit(Evaluator):
 
     Attributes:
         graph: as given.
-        sums: logits (G, O, I) of every sum layer, normalised over I.
+        sums: logits (G, O, I) of every sum layer, normalized over I.
         inputs: the layers of inputs.
 
     Raises:
@@ -71,9 +71,9 @@ class Circuit(Evaluator):
 
         Example:
             >>> import torch
-            >>> from probkernels.circuits import factorised
+            >>> from probkernels.circuits import factorized
             >>> x = torch.tensor([[0, 1], [1, 1], [1, 1], [1, 0]])
-            >>> factorised(x, pseudocount=0.0).marginal(x, [1]).exp().detach()
+            >>> factorized(x, pseudocount=0.0).marginal(x, [1]).exp().detach()
             tensor([0.7500, 0.7500, 0.7500, 0.2500])
         """
         return queries.marginal(self, x, variables)
@@ -81,7 +81,7 @@ class Circuit(Evaluator):
     def conditional(self, x: Tensor, missing: Tensor | None = None, *, targets: Sequence[int] | Tensor) -> Tensor:
         """Log-probability of the values of the targets given the evidence: all that is neither missing nor a target.
 
-        Normalised over the targets' values, for any pattern: each item may have its own targets and missing values.
+        Normalized over the targets' values, for any pattern: each item may have its own targets and missing values.
         Two evaluations.
 
         Args:
@@ -156,8 +156,8 @@ class Circuit(Evaluator):
 
         Example:
             >>> import torch
-            >>> from probkernels.circuits import factorised
-            >>> factorised(torch.tensor([[0, 2], [1, 2]]), pseudocount=0.0).moments().mean
+            >>> from probkernels.circuits import factorized
+            >>> factorized(torch.tensor([[0, 2], [1, 2]]), pseudocount=0.0).moments().mean
             tensor([0.5000, 2.0000])
         """
         return queries.moments(self, x, missing)
@@ -229,7 +229,7 @@ class Circuit(Evaluator):
             missing: bool, (B, D) or (D,), the values to choose; None chooses latent states only.
 
         Returns:
-            x with its missing values filled in, and (B,), the log of what was maximised. Without gradients.
+            x with its missing values filled in, and (B,), the log of what was maximized. Without gradients.
 
         Raises:
             TypeError, ValueError: as :meth:`log_prob`.
@@ -304,8 +304,8 @@ class Circuit(Evaluator):
 
         Example:
             >>> import torch
-            >>> from probkernels.circuits import factorised
-            >>> coin = factorised(torch.tensor([[0], [1]]), pseudocount=0.0)
+            >>> from probkernels.circuits import factorized
+            >>> coin = factorized(torch.tensor([[0], [1]]), pseudocount=0.0)
             >>> coin.overlap(coin).exp().detach()
             tensor(0.5000)
         """

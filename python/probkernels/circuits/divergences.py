@@ -170,8 +170,8 @@ def renyi_entropy(circuit: Evaluator) -> Tensor:
 
     Example:
         >>> import torch
-        >>> from probkernels.circuits import factorised, renyi_entropy
-        >>> coins = factorised(torch.tensor([[0, 0], [1, 1]]), pseudocount=0.0)
+        >>> from probkernels.circuits import factorized, renyi_entropy
+        >>> coins = factorized(torch.tensor([[0, 0], [1, 1]]), pseudocount=0.0)
         >>> renyi_entropy(coins).detach() / torch.tensor(2.0).log()  # bits
         tensor(2.)
     """
@@ -183,9 +183,9 @@ def squared_distance(p: Evaluator, q: Evaluator) -> Tensor:
 
     Example:
         >>> import torch
-        >>> from probkernels.circuits import factorised, squared_distance
-        >>> p = factorised(torch.tensor([[0], [1]]), pseudocount=0.0)
-        >>> q = factorised(torch.tensor([[0], [0]]), categories=2, pseudocount=0.0)
+        >>> from probkernels.circuits import factorized, squared_distance
+        >>> p = factorized(torch.tensor([[0], [1]]), pseudocount=0.0)
+        >>> q = factorized(torch.tensor([[0], [0]]), categories=2, pseudocount=0.0)
         >>> squared_distance(p, q).detach()
         tensor(0.5000)
     """
@@ -199,8 +199,8 @@ def cauchy_schwarz_divergence(p: Evaluator, q: Evaluator) -> Tensor:
 
     Example:
         >>> import torch
-        >>> from probkernels.circuits import cauchy_schwarz_divergence, factorised
-        >>> p = factorised(torch.tensor([[0], [1]]), pseudocount=0.0)
+        >>> from probkernels.circuits import cauchy_schwarz_divergence, factorized
+        >>> p = factorized(torch.tensor([[0], [1]]), pseudocount=0.0)
         >>> round(cauchy_schwarz_divergence(p, p).item(), 6)
         0.0
     """

@@ -1,4 +1,4 @@
-"""Expectation maximisation: full batches or mini-batches, alone or over several processes."""
+"""Expectation maximization: full batches or mini-batches, alone or over several processes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .schedule import ANNEALED, Constant, Schedule, make_schedule
 
 
 class EM:
-    """Fits a circuit by expectation maximisation.
+    """Fits a circuit by expectation maximization.
 
     A step takes the flows of a batch, which say how often each edge is used, and moves every distribution ``step`` of
     the way to those frequencies. With a batch of everything, step 1 and pseudocount 0, no step lowers the likelihood.
@@ -190,7 +190,7 @@ class EM:
         self.parallel.sum_([total])
         mean = total.item() / sum(map(len, batches))
         if not mean < math.inf:
-            hint = "standardise continuous columns; a batch of one value needs a pseudocount"
+            hint = "standardize continuous columns; a batch of one value needs a pseudocount"
             raise ValueError(message("EM.fit", "x", f"a likelihood in epoch {epoch + 1}", str(mean), hint))
         run.history.train.append(mean)
         run.history.seconds.append(time.perf_counter() - began)

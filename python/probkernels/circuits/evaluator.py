@@ -117,7 +117,7 @@ class Evaluator(nn.Module):
     @cached_property
     def is_deterministic(self) -> bool:
         """Whether the structure shows that at most one edge of each sum is ever nonzero: any two lead to units of
-        disjoint supports, as indicators have them. What learnt zeros rule out is not seen."""
+        disjoint supports, as indicators have them. What learned zeros rule out is not seen."""
         return _determinism.is_deterministic(self.graph)
 
     def extra_repr(self) -> str:
@@ -156,7 +156,7 @@ class Evaluator(nn.Module):
     forward = log_prob
 
     def weights(self) -> list[Tensor]:
-        """Normalised weights (G, O, I) of every sum layer."""
+        """Normalized weights (G, O, I) of every sum layer."""
         return [logits.softmax(2) for logits in self.sums]
 
     def upward(self, leaves: list[Tensor], weights: list[Tensor]) -> list[Tensor]:

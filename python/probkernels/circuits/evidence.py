@@ -79,7 +79,7 @@ def _check_values(values: Tensor, codes: Tensor, whole: Tensor, missing: Tensor 
         wrong &= ~missing
     if wrong.any():
         variable, item = wrong.nonzero()[0].tolist()
-        hint = "missing=x.isnan() marginalises what is not known"
+        hint = "missing=x.isnan() marginalizes what is not known"
         wanted = "whole numbers" if whole[variable] else "finite numbers"
         got = f"{values[variable, item].item()} at item {item}, variable {variable}"
         raise ValueError(message("Circuit", "x", wanted, got, hint))

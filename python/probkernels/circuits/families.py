@@ -166,13 +166,13 @@ class Indicator(Family):
 
 
 @dataclass(frozen=True)
-class DiscretisedLogistic(_LocationScale):
+class DiscretizedLogistic(_LocationScale):
     """A logistic density integrated over bins of width one around 0 .. categories - 1, the outer ones unbounded: two
     parameters a unit, and neighbouring values alike.
 
     Example:
-        >>> from probkernels.circuits import DiscretisedLogistic
-        >>> DiscretisedLogistic(256).discrete
+        >>> from probkernels.circuits import DiscretizedLogistic
+        >>> DiscretizedLogistic(256).discrete
         True
     """
 

@@ -15,7 +15,7 @@ from .families import Family
 from .graph import Graph, Input, Sum
 
 FORMAT, VERSION = "probkernels.circuit", "1"
-MOST_CATEGORIES = 2**31 - 1  # a code has 32 bits
+MAX_CATEGORIES = 2**31 - 1  # a code has 32 bits
 
 
 def save(circuit: Circuit, path: str | Path) -> None:
@@ -101,6 +101,6 @@ def _shapes(graph: Graph) -> dict[str, tuple[int, ...]]:
 
 
 def _input_shapes(family: Family, variables: int, units: int) -> dict[str, tuple[int, ...]]:
-    if family.categories > MOST_CATEGORIES:
-        raise ValueError(f"expected at most {MOST_CATEGORIES} categories, got {family.categories}")
+    if family.categories > MAX_CATEGORIES:
+        raise ValueError(f"expected at most {MAX_CATEGORIES} categories, got {family.categories}")
     return family.parameter_shapes(variables, units)

@@ -15,8 +15,8 @@ class Probabilities:
 
     Example:
         >>> import torch
-        >>> from probkernels.circuits import factorised
-        >>> factorised(torch.tensor([[0, 1], [1, 1]]), pseudocount=0.0).probabilities().inputs[0][0, :, 0]
+        >>> from probkernels.circuits import factorized
+        >>> factorized(torch.tensor([[0, 1], [1, 1]]), pseudocount=0.0).probabilities().inputs[0][0, :, 0]
         tensor([0.5000, 0.5000])
     """
 
@@ -33,9 +33,9 @@ class Flows:
 
     Example:
         >>> import torch
-        >>> from probkernels.circuits import factorised
+        >>> from probkernels.circuits import factorized
         >>> x = torch.tensor([[0, 1], [1, 1], [1, 0]])
-        >>> factorised(x).flows(x).inputs[0][0, :, 0]  # how often variable 0 was 0, and 1
+        >>> factorized(x).flows(x).inputs[0][0, :, 0]  # how often variable 0 was 0, and 1
         tensor([1., 2.])
     """
 

@@ -13,10 +13,12 @@ from torch import Tensor, nn
 from ..ops import leaf_gather, leaf_histogram
 from .evidence import Evidence
 
-SPREAD = 0.4  # initial probabilities are drawn from 1 - SPREAD .. 1 + SPREAD and normalised
+SPREAD = 0.4  # initial probabilities are drawn from 1 - SPREAD .. 1 + SPREAD and normalized
 MIN_FACTOR = 0.1  # what noise multiplies a probability with, at least
 CELLS = 1 << 24  # values held at once by what works in pieces
-STEEPEST = 69.0  # log scale of a logistic at most: beyond, infinity times zero would be NaN, as would log 0's slope
+MAX_LOG_SCALE = (
+    69.0  # log scale of a logistic at most: beyond, infinity times zero would be NaN, as would log 0's slope
+)
 MIN_SPREAD = 1e-6  # of data that are all alike
 MIN_WIDTH = 1e-3  # relative to the data's, below which no Gaussian may shrink
 
@@ -38,7 +40,7 @@ def log_or_zero(p: Tensor) -> Tensor:
 
 
 def draw(weights: Tensor, generator: torch.Generator | None) -> Tensor:
-    """weights (n, C) >= 0, not normalised -> (n,): a column for each row, drawn in proportion.
+    """weights (n, C) >= 0, not normalized -> (n,): a column for each row, drawn in proportion.
 
     By the inverse distribution function in float64: random numbers come from the CPU, so that a seed means the same
     on every device and for any number of threads, and a column of weight zero is never drawn.
@@ -128,7 +130,7 @@ class TableInputs(Inputs):
 
 
 class CategoricalInputs(TableInputs):
-    """One logit for each category, normalised over the categories."""
+    """One logit for each category, normalized over the categories."""
 
     def __init__(self, variables: list[int], units: int, categories: int) -> None:
         super().__init__(variables, units, categories)
@@ -174,7 +176,7 @@ class IndicatorInputs(TableInputs):
 
 
 class LogisticInputs(TableInputs):
-    """Discretised logistic units: location and log_scale (V, K)."""
+    """Discretized logistic units: location and log_scale (V, K)."""
 
     def __init__(self, variables: list[int], units: int, categories: int) -> None:
         super().__init__(variables, units, categories)
@@ -194,7 +196,7 @@ class LogisticInputs(TableInputs):
     def _table(self, location: Tensor, log_scale: Tensor) -> Tensor:
         c = self.categories
         edges = torch.arange(1, c).to(location)[:, None] - 0.5  # between neighbouring values
-        width = torch.exp(-log_scale[:, None].clamp(-STEEPEST, STEEPEST))  # of a bin, in scales
+        width = torch.exp(-log_scale[:, None].clamp(-MAX_LOG_SCALE, MAX_LOG_SCALE))  # of a bin, in scales
         z = (edges - location[:, None]) * width  # (V, C - 1, K)
         below, above = nn.functional.logsigmoid(z), nn.functional.logsigmoid(-z)
         # P(lower < x < upper) = s(upper) s(-lower) (1 - e^(lower - upper)), without cancellation in either tail
@@ -279,7 +281,7 @@ class GaussianInputs(Inputs):
         return torch.stack([self.location, self.log_scale], 1)
 
     def statistics(self, evidence: Evidence, flow: Tensor) -> tuple[Tensor, Tensor]:
-        """flow (V, K, B) -> its sums with 1, z and z^2 (V, 3, K), z standardised by the data's centre and width; and
+        """flow (V, K, B) -> its sums with 1, z and z^2 (V, 3, K), z standardized by the data's center and width; and
         the flow of missing observations (V, K)."""
         x, seen = self._observed(evidence)
         z = ((x - self.center) / self.width)[:, None]

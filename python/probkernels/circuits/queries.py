@@ -12,7 +12,7 @@ from torch import Tensor
 from .._core.checks import describe
 from .._core.errors import message
 from ..ops import sum_layer
-from ._passes import add_exp_, batches, linear_upward, log_slopes, nothing_known
+from ._passes import add_exp_, batches, linear_upward, log_grads, nothing_known
 from .evaluator import Evaluator
 from .evidence import Evidence
 from .inputs import CELLS
@@ -135,7 +135,7 @@ def _slopes(circuit: Evaluator, evidence: Evidence) -> tuple[list[Tensor], list[
     """Of every input layer, its table of log-probabilities and the log slopes of its units."""
     tables, weights = [layer.log_table() for layer in circuit.inputs], circuit.weights()
     leaves = [layer(evidence, table) for layer, table in zip(circuit.inputs, tables, strict=True)]
-    return tables, log_slopes(circuit, circuit.upward(leaves, weights), weights)
+    return tables, log_grads(circuit, circuit.upward(leaves, weights), weights)
 
 
 @torch.no_grad()
