@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 
 import torch
-from probkernels.circuits import EM, Circuit, factorised, hclt
+from probkernels.circuits import EM, Circuit, factorized, hclt
 from sklearn.datasets import load_digits
 from torch import Tensor
 
@@ -34,7 +34,7 @@ def main() -> None:
 
     circuit = hclt(train, latents=8, categories=17)  # a tree of latent variables over the pixels
     EM(circuit, batch_size=None, pseudocount=1.0).fit(train, epochs=60, progress=False)
-    independent = factorised(train, categories=17)
+    independent = factorized(train, categories=17)
     print(f"bits per pixel, test: circuit {bits(circuit, test):.3f}, independent pixels {bits(independent, test):.3f}")
 
     lower = torch.arange(64) >= 32  # the half to hide

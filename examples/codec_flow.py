@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from probkernels.circuits import EM, Circuit, factorised, hclt
+from probkernels.circuits import EM, Circuit, factorized, hclt
 from probkernels.codec import FrozenFlow, IntegerFlow, PCCodec
 from sklearn.datasets import load_sample_images
 from torch import Tensor
@@ -48,9 +48,9 @@ def main() -> None:
     whole = flow.freeze()  # whole numbers alone from here on
     latents = torch.from_numpy(whole.encode(train.numpy())).long()
 
-    report("pixels one by one", factorised(train, categories=256), test)
+    report("pixels one by one", factorized(train, categories=256), test)
     report("circuit", tree(train), test)
-    report("flow, latents one by one", factorised(latents, categories=256), test, whole)
+    report("flow, latents one by one", factorized(latents, categories=256), test, whole)
     report("circuit over the flow's latents", tree(latents), test, whole)
 
 

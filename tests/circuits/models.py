@@ -9,7 +9,7 @@ from probkernels.circuits import (
     Bernoulli,
     Categorical,
     Circuit,
-    DiscretisedLogistic,
+    DiscretizedLogistic,
     Gaussian,
     Graph,
     Indicator,
@@ -74,8 +74,8 @@ def random_graph(families: list[Family], seed: int, *, outer: bool = False) -> G
     return Graph(nodes)
 
 
-DISCRETE: list[Family] = [Categorical(4), Bernoulli(), Indicator(3), DiscretisedLogistic(6), Categorical(2)]
-MIXED: list[Family] = [Categorical(4), Gaussian(), DiscretisedLogistic(6), Gaussian(), Indicator(3)]
+DISCRETE: list[Family] = [Categorical(4), Bernoulli(), Indicator(3), DiscretizedLogistic(6), Categorical(2)]
+MIXED: list[Family] = [Categorical(4), Gaussian(), DiscretizedLogistic(6), Gaussian(), Indicator(3)]
 
 
 def data(families: list[Family], count: int, seed: int) -> Tensor:

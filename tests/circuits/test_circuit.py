@@ -13,7 +13,7 @@ from probkernels.circuits import (
     Bernoulli,
     Categorical,
     Circuit,
-    DiscretisedLogistic,
+    DiscretizedLogistic,
     Gaussian,
     Graph,
     Indicator,
@@ -26,7 +26,7 @@ from probkernels.circuits import (
 from probkernels.circuits.families import Family
 from torch import Tensor
 
-FAMILIES = [Categorical(3), Bernoulli(), Indicator(2), DiscretisedLogistic(4), Gaussian()]
+FAMILIES = [Categorical(3), Bernoulli(), Indicator(2), DiscretizedLogistic(4), Gaussian()]
 
 
 def pair(family: Family) -> Graph:
@@ -96,7 +96,7 @@ def test_marginals_are_sums(family: Family) -> None:
             torch.testing.assert_close(circuit.log_prob(rows[:1], missing).exp()[0], total)
 
 
-def test_gaussians_integrate_to_one_and_are_marginalised() -> None:
+def test_gaussians_integrate_to_one_and_are_marginalized() -> None:
     circuit = Circuit(pair(Gaussian())).double()
     grid = torch.linspace(-12, 12, 4001, dtype=torch.float64)
     x = torch.stack([grid, torch.ones_like(grid)], 1)
@@ -212,7 +212,7 @@ def test_dtypes_and_strides_of_data_do_not_matter() -> None:
 
 def mixed() -> tuple[Circuit, Tensor]:
     graph = from_vtree(
-        Vtree.balanced(range(5)), [Categorical(3), Gaussian(), Bernoulli(), DiscretisedLogistic(4), Indicator(2)], 2
+        Vtree.balanced(range(5)), [Categorical(3), Gaussian(), Bernoulli(), DiscretizedLogistic(4), Indicator(2)], 2
     )
     x = torch.tensor([[2, 0.3, 1, 3, 0], [0, -1.5, 0, 1, 1], [1, 0, 1, 0, 1]])
     return Circuit(graph, data=x, seed=3), x

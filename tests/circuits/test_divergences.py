@@ -17,7 +17,7 @@ from probkernels.circuits import (
     Sum,
     cauchy_schwarz_divergence,
     chow_liu,
-    factorised_graph,
+    factorized_graph,
     renyi_entropy,
     squared_distance,
 )
@@ -26,8 +26,8 @@ from torch import Tensor
 from tests.circuits import toy
 
 CIRCUITS = toy.discrete()
-DETERMINISTIC = ["chow_liu", "factorised", "split"]
-STRUCTURED = ["vtree0", "vtree1", "vtree2", "hclt", "factorised", "chow_liu"]
+DETERMINISTIC = ["chow_liu", "factorized", "split"]
+STRUCTURED = ["vtree0", "vtree1", "vtree2", "hclt", "factorized", "chow_liu"]
 
 
 def other(circuit: Circuit) -> Circuit:
@@ -73,7 +73,7 @@ def test_zeros_are_infinitely_far_one_way() -> None:
 
 
 def test_normal_entropies_and_divergences() -> None:
-    p, q = Circuit(factorised_graph([Gaussian()] * 2)).double(), Circuit(factorised_graph([Gaussian()] * 2)).double()
+    p, q = Circuit(factorized_graph([Gaussian()] * 2)).double(), Circuit(factorized_graph([Gaussian()] * 2)).double()
     toy.shaken(p, 1)
     toy.shaken(q, 2)
     ours, theirs = (
@@ -122,7 +122,7 @@ def test_overlap_refuses_splits_that_do_not_match() -> None:
 def test_only_circuits_of_one_graph_are_compared() -> None:
     for ask in (CIRCUITS["chow_liu"].kl, CIRCUITS["chow_liu"].overlap):
         with pytest.raises(ValueError, match=r"argument 'other': expected a circuit of the same graph"):
-            ask(CIRCUITS["factorised"])
+            ask(CIRCUITS["factorized"])
         with pytest.raises(TypeError, match=r"argument 'other': expected a circuit, got int 1"):
             ask(1)
 

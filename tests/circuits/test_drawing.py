@@ -14,7 +14,7 @@ from probkernels.circuits import (
     Bernoulli,
     Categorical,
     Circuit,
-    DiscretisedLogistic,
+    DiscretizedLogistic,
     Gaussian,
     Graph,
     Indicator,
@@ -22,12 +22,12 @@ from probkernels.circuits import (
     Sum,
     describe,
     draw,
-    factorised_graph,
+    factorized_graph,
     hclt_graph,
     poon_domingos_graph,
-    random_regions_graph,
+    rat_spn_graph,
 )
-from probkernels.circuits.drawing import COLOURS, GAP, layout
+from probkernels.circuits.drawing import COLORS, GAP, layout
 
 SMALL = hclt_graph([1, -1, 1, 2], [Categorical(3)] * 4, latents=5)
 
@@ -35,7 +35,7 @@ SMALL = hclt_graph([1, -1, 1, 2], [Categorical(3)] * 4, latents=5)
 @settings(max_examples=20, deadline=None)
 @given(st.integers(1, 8), st.integers(1, 3), st.booleans(), st.integers(0, 50))
 def test_layouts_keep_children_below_and_neighbours_apart(size: int, repetitions: int, outer: bool, seed: int) -> None:
-    graph = random_regions_graph([Bernoulli()] * size, 2, repetitions=repetitions, outer=outer, seed=seed)
+    graph = rat_spn_graph([Bernoulli()] * size, 2, repetitions=repetitions, outer=outer, seed=seed)
     places = layout(graph)
     for place, node in enumerate(graph.nodes):
         if not isinstance(node, Input):
@@ -56,11 +56,11 @@ def test_pictures_show_every_node_edge_and_size() -> None:
     texts = [text.get_text() for text in mine.texts]
     assert {f"$x_{{{v}}}$" for v in range(4)} <= set(texts)
     assert [texts.count(symbol) for symbol in "+×5"] == [2, 2, 7]
-    edges = [patch for patch in mine.patches if to_hex(patch.get_edgecolor()) == COLOURS[Sum]]
+    edges = [patch for patch in mine.patches if to_hex(patch.get_edgecolor()) == COLORS[Sum]]
     assert len(edges) == 2 and len(mine.patches) == 7
     labels = [text.get_text() for text in mine.get_legend().get_texts()]
     assert labels == ["input: Categorical(3)", "product", "sum"]
-    outer = draw(random_regions_graph([Gaussian()] * 4, 2))
+    outer = draw(rat_spn_graph([Gaussian()] * 4, 2))
     assert "⊗" in [text.get_text() for text in outer.texts]
     assert {"0–3", "0–1"} <= {text.get_text() for text in draw(poon_domingos_graph(2, 2, 1, 2, Bernoulli())).texts}
     buffer = io.BytesIO()
@@ -82,18 +82,18 @@ def test_pictures_refuse(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
         ValueError, match=r"draw: argument 'circuit': expected up to 300 nodes, got 402. Hint: describe"
     ):
-        draw(factorised_graph([Bernoulli()] * 400))
+        draw(factorized_graph([Bernoulli()] * 400))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"needs matplotlib, which is not installed. Hint: pip install"):
         draw(SMALL)
 
 
 def test_summaries_count_free_parameters() -> None:
-    families = [Categorical(7), Bernoulli(), Gaussian(), DiscretisedLogistic(9)]
-    text = describe(factorised_graph(families))
+    families = [Categorical(7), Bernoulli(), Gaussian(), DiscretizedLogistic(9)]
+    text = describe(factorized_graph(families))
     total = next(line for line in text.splitlines() if line.startswith("total"))
     assert total.split() == ["total", "6", "6", "1", str(6 + 1 + 2 + 2)]
-    assert "inputs: Categorical(7), Bernoulli(2), Gaussian, DiscretisedLogistic(9)" in text
+    assert "inputs: Categorical(7), Bernoulli(2), Gaussian, DiscretizedLogistic(9)" in text
     kept = ((True, False, True), (False, True, True))
     pruned = Graph([Input(0, 3, Indicator(3)), Sum((0,), 2, kept), Sum((1,), 1)])
     assert describe(pruned).splitlines()[-3].split() == ["total", "3", "6", "6", str(2 + 1)]

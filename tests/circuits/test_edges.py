@@ -17,12 +17,12 @@ from probkernels.circuits import (
     Product,
     Sum,
     chow_liu,
-    factorised,
+    factorized,
     grow,
     hclt,
     prune,
     prune_states,
-    random_regions,
+    rat_spn,
 )
 from probkernels.codec import PCCodec
 
@@ -48,10 +48,10 @@ def test_data_of_any_size_are_learnt() -> None:
 def test_circuits_without_sums() -> None:
     x = torch.randint(0, 3, (20, 2), generator=torch.Generator().manual_seed(0))
     circuit = Circuit(Graph([Input(0, 1, Categorical(3)), Input(1, 1, Categorical(3)), Product((0, 1))]))
-    expected = factorised(x, categories=3, pseudocount=0.0).log_prob(x).mean()
+    expected = factorized(x, categories=3, pseudocount=0.0).log_prob(x).mean()
     EM(circuit, batch_size=None, pseudocount=0.0).fit(x, epochs=1, progress=False)
     assert torch.allclose(circuit.log_prob(x).mean(), expected)
-    for other in (prune(circuit, x, keep=0.5), prune_states(circuit, x, keep=0.5), grow(circuit, x, part=0.5)):
+    for other in (prune(circuit, x, keep=0.5), prune_states(circuit, x, keep=0.5), grow(circuit, x, fraction=0.5)):
         assert torch.allclose(other.log_prob(x), circuit.log_prob(x))
     codec = PCCodec(circuit)
     items = x.byte().numpy()
@@ -59,14 +59,14 @@ def test_circuits_without_sums() -> None:
     assert codec.decompress(codec.compress(items[:0])).shape == (0, 2)
 
 
-@pytest.mark.parametrize("build", [hclt, chow_liu, factorised, random_regions])
+@pytest.mark.parametrize("build", [hclt, chow_liu, factorized, rat_spn])
 def test_what_is_no_tensor_is_named(build: Any) -> None:
     rows = [[0, 1], [1, 0]]
-    more: dict[str, Any] = {hclt: {"latents": 2}, random_regions: {"units": 2}}.get(build, {})
+    more: dict[str, Any] = {hclt: {"latents": 2}, rat_spn: {"units": 2}}.get(build, {})
     for x in (rows, torch.tensor(rows).numpy(), None, rows * 100_000):
         with pytest.raises(TypeError, match=rf"^{build.__name__}: argument 'x': expected a.* tensor") as caught:
             build(x, **more)
         assert len(str(caught.value)) < 300
     with pytest.raises(TypeError) as caught:
-        factorised(torch.tensor(rows)).log_prob(rows * 100_000)
+        factorized(torch.tensor(rows)).log_prob(rows * 100_000)
     assert len(str(caught.value)) < 300

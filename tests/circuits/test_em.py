@@ -102,13 +102,13 @@ def test_flows_are_theta_times_the_gradient(families: list[Any]) -> None:
 def test_adam_learns_too() -> None:
     x = data(MIXED, 100, 2)
     circuit = Circuit(random_graph(MIXED, 2), data=x)
-    optimiser = torch.optim.Adam(circuit.parameters(), lr=0.05)
+    optimizer = torch.optim.Adam(circuit.parameters(), lr=0.05)
     losses = []
     for _ in range(40):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         losses.append(-circuit.log_prob(x).mean())
         losses[-1].backward()
-        optimiser.step()
+        optimizer.step()
     assert losses[-1] < losses[0] - 0.5
 
 
@@ -181,6 +181,16 @@ def test_the_best_parameters_are_kept() -> None:
     assert len(history.train) == history.best + 5 < 50
     with torch.no_grad():
         assert circuit.log_prob(x[30:]).mean().item() == pytest.approx(values[history.best], abs=1e-4)
+
+
+def test_a_run_that_stopped_early_stays_stopped(tmp_path: Path) -> None:
+    x = torch.randint(0, 5, (60, 6), generator=torch.Generator().manual_seed(0))
+    settings: dict[str, Any] = {"batch_size": None, "pseudocount": 0.01, "validation": x[30:], "patience": 2}
+    first, again = (Circuit(hclt_graph([1, -1, 1, 2, 2, 1], [Categorical(5)] * 6, 6), seed=s) for s in (0, 1))
+    rest: dict[str, Any] = {"epochs": 50, "checkpoint": tmp_path / "run", "checkpoint_every": 40}
+    runs = [fit(circuit, x[:30], **rest, **settings) for circuit in (first, again)]
+    assert len(runs[0].train) < 40 and runs[0].train == runs[1].train
+    assert_same(first, again)
 
 
 def test_checks_come_every_so_often_and_at_the_end() -> None:

@@ -155,7 +155,9 @@ json_values = st.recursive(
 
 @FEW
 @given(
-    value=json_values, index=st.integers(-1, 4), key=st.sampled_from(["children", "units", "kept", "family", "type"])
+    value=json_values,
+    index=st.integers(-1, 4),
+    key=st.sampled_from(["children", "units", "edge_mask", "family", "type"]),
 )
 def test_graphs_of_any_json(value: Any, index: int, key: str, tmp_path: Path) -> None:
     graph = described()
@@ -193,7 +195,7 @@ def test_small_files_of_huge_circuits_build_nothing(tmp_path: Path) -> None:
     wide = {"type": "input", "variable": 0, "units": many, "family": {"name": "Categorical", "categories": 2}}
     far = {**wide, "units": 1, "variable": many}
     indicators = {**wide, "family": {"name": "Indicator", "categories": many}}
-    top = {"type": "sum", "children": [0], "units": 1, "kept": None}
+    top = {"type": "sum", "children": [0], "units": 1, "edge_mask": None}
     for nodes in ([wide, top], [far, top], [indicators, top], [wide, {**top, "units": many}, {**top, "children": [1]}]):
         with pytest.raises(CorruptStreamError):
             forge(tmp_path, {"format": "probkernels.circuit", "version": 1, "nodes": nodes})

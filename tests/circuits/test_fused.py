@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from probkernels.circuits import Circuit, chow_liu, factorised, hclt, mixture
+from probkernels.circuits import Circuit, chow_liu, factorized, hclt, mixture
 from torch import Tensor
 
 X = torch.randint(0, 4, (50, 6), generator=torch.Generator().manual_seed(0))
@@ -18,7 +18,7 @@ def trees(count: int) -> list[Circuit]:
 CIRCUITS = {
     "hclt": (lambda: trees(1)[0], 1),
     "chow_liu": (lambda: chow_liu(X), 1),
-    "factorised": (lambda: factorised(X), 1),
+    "factorized": (lambda: factorized(X), 1),
     "mixture": (lambda: mixture(trees(3), [0.2, 0.3, 0.5]), 3),
 }
 

@@ -11,16 +11,16 @@ from hypothesis import strategies as st
 from probkernels.circuits import (
     Bernoulli,
     Categorical,
-    DiscretisedLogistic,
+    DiscretizedLogistic,
     Gaussian,
     Graph,
     Indicator,
     Input,
     Product,
     Sum,
-    factorised_graph,
+    factorized_graph,
     hclt_graph,
-    random_regions_graph,
+    rat_spn_graph,
 )
 
 X, Y = Input(0, 2, Categorical(3)), Input(1, 2, Categorical(3))
@@ -46,9 +46,9 @@ INVALID: dict[str, tuple[list[Any], str]] = {
     "outer": ([X, Product((0,), outer=True), Sum((1,), 1)], "expected two children of an outer product, got 1"),
     "smooth": ([X, Y, Sum((0, 1), 1)], "expected children of equal scope, got variable 0 in one and not in another"),
     "sum units": ([X, Sum((0,), 0)], "node 1 (Sum): expected at least one unit, got 0"),
-    "kept rows": ([X, Sum((0,), 1, ((True, True),) * 2)], "expected kept of 1 rows of 2, an edge in each"),
-    "kept width": ([X, Sum((0,), 1, ((True,),))], "expected kept of 1 rows of 2"),
-    "kept empty": ([X, Sum((0,), 1, ((False, False),))], "expected kept of 1 rows of 2, an edge in each"),
+    "kept rows": ([X, Sum((0,), 1, ((True, True),) * 2)], "expected edge_mask of 1 rows of 2, an edge in each"),
+    "kept width": ([X, Sum((0,), 1, ((True,),))], "expected edge_mask of 1 rows of 2"),
+    "kept empty": ([X, Sum((0,), 1, ((False, False),))], "expected edge_mask of 1 rows of 2, an edge in each"),
     "unused": ([X, Y, Sum((1,), 1)], "node 0 (Input): expected a parent of every node but the last, got none"),
     "root": ([X], "node 0 (Input): expected a root of one unit, got 2 units"),
     "gap": ([Y, Sum((0,), 1)], "variables without a gap, got no input of variable 0"),
@@ -97,9 +97,9 @@ def test_sizes_and_properties() -> None:
 # --- JSON ---
 
 EXAMPLES = [
-    factorised_graph([Gaussian(), DiscretisedLogistic(9), Bernoulli(), Categorical(4)]),
+    factorized_graph([Gaussian(), DiscretizedLogistic(9), Bernoulli(), Categorical(4)]),
     hclt_graph([1, -1, 1, 2], [Categorical(3)] * 4, [2, 3, 4, 5]),
-    random_regions_graph([Bernoulli()] * 5, 3, repetitions=2),
+    rat_spn_graph([Bernoulli()] * 5, 3, repetitions=2),
     Graph([Input(0, 3, Indicator(3)), Sum((0,), 2, ((True, False, True), (False, True, False))), Sum((1,), 1)]),
 ]
 
@@ -137,8 +137,9 @@ HOSTILE: list[Any] = [
     described(input_family={"name": "Gaussian", "categories": 0.0}),
     described(sum_children=[1]), described(sum_children=[-1]), described(sum_children=[0.0]),
     described(sum_children=[10**30]), described(sum_children=0), described(sum_children="0"),
-    described(sum_units=-1), described(sum_kept="101"), described(sum_kept=[5, 6]), described(sum_kept=["1x1", "010"]),
-    described(sum_kept=["101"]), described(sum_kept=[["", "1", "1"], "010"]),
+    described(sum_units=-1), described(sum_edge_mask="101"), described(sum_edge_mask=[5, 6]),
+    described(sum_edge_mask=["1x1", "010"]),
+    described(sum_edge_mask=["101"]), described(sum_edge_mask=[["", "1", "1"], "010"]),
     described(sum_type="product", sum_outer="no"),
 ]  # fmt: skip
 

@@ -24,8 +24,8 @@ from probkernels.circuits import (
     prune,
     prune_states,
 )
-from probkernels.circuits._nodes import Alignment, by_sum, rebuild
 from probkernels.circuits._training import mean_log_prob
+from probkernels.circuits.nodes import Alignment, by_sum, rebuild
 from torch import Tensor
 
 from tests.circuits.models import DISCRETE, MIXED, data, holes, random_graph
@@ -51,7 +51,7 @@ def tree(count: int = 400, states: int = 4) -> tuple[Circuit, Tensor]:
 def test_growing_without_noise_changes_nothing(families: list[Any], outer: bool) -> None:
     for seed in range(3):
         circuit, x, missing = trained(families, seed, outer)
-        for bigger in (grow(circuit, noise=0.0), grow(circuit, x, missing, part=0.4, noise=0.0)):
+        for bigger in (grow(circuit, noise=0.0), grow(circuit, x, missing, fraction=0.4, noise=0.0)):
             torch.testing.assert_close(bigger.log_prob(x, missing), circuit.log_prob(x, missing), rtol=1e-9, atol=1e-9)
             assert bigger.graph.num_edges > circuit.graph.num_edges
             again = grow(bigger, noise=0.0)
@@ -75,7 +75,7 @@ def test_growing_doubles_states_and_noise_tells_them_apart() -> None:
 
 def test_states_are_doubled_where_bits_are_spent() -> None:
     circuit, x = tree()
-    bigger = grow(circuit, x, part=0.5)
+    bigger = grow(circuit, x, fraction=0.5)
     sizes = {circuit.graph.nodes[p].variable: u for p, u in enumerate(bigger.graph.units) if p in _inputs(circuit)}
     assert sizes[4] == sizes[5] == 4  # below this latent nothing ever changes
     assert sizes[1] > 4
@@ -159,7 +159,7 @@ def test_pruning_states_gives_every_latent_its_size(families: list[Any], outer: 
     for seed in range(3):
         circuit, x, missing = trained(families, seed, outer)
         smaller = prune_states(circuit, x, missing, keep=0.5)
-        assert all(node.kept is None for node in smaller.graph.nodes if isinstance(node, Sum))
+        assert all(node.edge_mask is None for node in smaller.graph.nodes if isinstance(node, Sum))
         assert smaller.graph.num_edges < circuit.graph.num_edges
         nothing = torch.ones(1, len(families), dtype=torch.bool)
         assert smaller.log_prob(x[:1], nothing).item() == pytest.approx(0, abs=1e-9)
@@ -196,7 +196,7 @@ def test_sets_that_cannot_change_are_left_alone() -> None:
     assert Alignment(fixed).free() == []
     x = torch.tensor([[0, 1], [1, 0]])
     circuit = Circuit(fixed)
-    for same in (grow(circuit), grow(circuit, x, part=0.5), prune_states(circuit, x)):
+    for same in (grow(circuit), grow(circuit, x, fraction=0.5), prune_states(circuit, x)):
         torch.testing.assert_close(same.log_prob(x), circuit.log_prob(x))
 
 
@@ -224,8 +224,8 @@ def test_wrong_input_is_named() -> None:
         for keep, kind in ((0.0, ValueError), (1.5, ValueError), ("all", TypeError)):
             with pytest.raises(kind, match="'keep'"):
                 call(circuit, x, keep=keep)
-    with pytest.raises(ValueError, match=r"'x'.*part is below 1"):
-        grow(circuit, part=0.5)
+    with pytest.raises(ValueError, match=r"'x'.*fraction is below 1"):
+        grow(circuit, fraction=0.5)
     with pytest.raises(ValueError, match="'noise'"):
         grow(circuit, noise=-1.0)
     with pytest.raises(ValueError, match="'by'"):

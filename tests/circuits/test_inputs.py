@@ -13,19 +13,19 @@ from probkernels.circuits import (
     Bernoulli,
     Categorical,
     Circuit,
-    DiscretisedLogistic,
+    DiscretizedLogistic,
     Gaussian,
     Indicator,
-    factorised_graph,
+    factorized_graph,
 )
-from probkernels.circuits.inputs import Evidence, GaussianInputs, Inputs, LogisticInputs, TableInputs, make_inputs
+from probkernels.circuits.inputs import Evidence, GaussianInputs, Inputs, LogisticInputs, TableInputs
 from torch import Tensor
 
 GENERATOR = torch.Generator
 
 
 def made(family: object, variables: int = 3, units: int = 2, seed: int = 0) -> Inputs:
-    layer = make_inputs(list(range(variables)), units, family)
+    layer = family.make_layer(list(range(variables)), units)
     layer.reset(GENERATOR().manual_seed(seed), None)
     return layer.double()
 
@@ -42,7 +42,7 @@ def real(values: Tensor, missing: Tensor | None = None) -> Evidence:
 # --- values ---
 
 
-@pytest.mark.parametrize("family", [Categorical(5), Bernoulli(), Indicator(4), DiscretisedLogistic(6)], ids=repr)
+@pytest.mark.parametrize("family", [Categorical(5), Bernoulli(), Indicator(4), DiscretizedLogistic(6)], ids=repr)
 def test_tables_sum_to_one(family: Categorical) -> None:
     units = family.categories if isinstance(family, Indicator) else 2
     table = made(family, units=units).log_table()
@@ -60,7 +60,7 @@ def test_tables_sum_to_one(family: Categorical) -> None:
 def test_logistic_tables_sum_to_one_at_extreme_scales(
     categories: int, location: float, log_scale: float, dtype: torch.dtype
 ) -> None:
-    layer = LogisticInputs([0], 1, DiscretisedLogistic(categories)).to(dtype)
+    layer = LogisticInputs([0], 1, categories).to(dtype)
     layer.location.data.fill_(location)
     layer.log_scale.data.fill_(log_scale)
     table = layer.log_table()
@@ -73,7 +73,7 @@ def test_logistic_tables_sum_to_one_at_extreme_scales(
 
 
 def test_logistic_bins_are_differences_of_its_distribution() -> None:
-    layer = made(DiscretisedLogistic(7))
+    layer = made(DiscretizedLogistic(7))
     edges = torch.arange(1, 7).double()[:, None] - 0.5
     below = torch.sigmoid((edges - layer.location[:, None]) / layer.log_scale.exp()[:, None])
     ends = torch.zeros(3, 1, 2, dtype=torch.float64)
@@ -93,7 +93,7 @@ def test_gaussians_are_those_of_torch() -> None:
 
 def test_layers_take_their_own_variables() -> None:
     for variables in ([2, 0], [0, 1], [1, 1], [0, 1, 2]):
-        layer = make_inputs(variables, 2, Categorical(4))
+        layer = Categorical(4).make_layer(variables, 2)
         layer.reset(GENERATOR().manual_seed(0), None)
         codes = torch.tensor([[0, 3], [1, -1], [2, 2]])
         found = layer(discrete(codes))
@@ -104,7 +104,7 @@ def test_layers_take_their_own_variables() -> None:
                 torch.testing.assert_close(found[row, :, item], expected)
 
 
-@pytest.mark.parametrize("family", [Categorical(5), Bernoulli(), DiscretisedLogistic(6), Indicator(2)], ids=repr)
+@pytest.mark.parametrize("family", [Categorical(5), Bernoulli(), DiscretizedLogistic(6), Indicator(2)], ids=repr)
 def test_moments_and_modes(family: Categorical) -> None:
     layer = made(family)
     table = layer.log_table().exp()
@@ -131,7 +131,7 @@ def test_moments_and_modes(family: Categorical) -> None:
 def test_logistic_steps_never_lower_the_expected_likelihood(
     categories: int, peak: float, step: float, pseudocount: float, log_scale: float, seed: int
 ) -> None:
-    layer = made(DiscretisedLogistic(categories), seed=seed)
+    layer = made(DiscretizedLogistic(categories), seed=seed)
     layer.log_scale.data.fill_(log_scale)
     flow = torch.rand(3, categories, 2, dtype=torch.float64, generator=GENERATOR().manual_seed(seed))
     flow[:, int(peak * (categories - 1))] += 5
@@ -146,10 +146,10 @@ def test_logistic_steps_never_lower_the_expected_likelihood(
 
 
 def test_logistic_steps_find_the_distribution() -> None:
-    truth = made(DiscretisedLogistic(32), seed=4)
+    truth = made(DiscretizedLogistic(32), seed=4)
     truth.log_scale.data.fill_(1.0)
     table = truth.log_table().detach()
-    layer = made(DiscretisedLogistic(32), seed=5)
+    layer = made(DiscretizedLogistic(32), seed=5)
     for _ in range(15):
         layer.em_update_(table.exp() * 1000, 1.0, 0.0)
     lost = (table.exp() * (table - layer.log_table())).sum(1)
@@ -170,7 +170,7 @@ def test_gaussian_steps_never_lower_the_expected_likelihood(
     generator = GENERATOR().manual_seed(seed)
     x = shift + width * torch.randn(3, 30, dtype=torch.float64, generator=generator)
     flow = torch.rand(3, 2, 30, dtype=torch.float64, generator=generator).pow(6)
-    layer = GaussianInputs([0, 1, 2], 2, Gaussian()).double()
+    layer = GaussianInputs([0, 1, 2], 2, categories=0).double()
     layer.reset(generator, real(x))
 
     def quality() -> Tensor:  # the pseudocount: observations distributed as the whole data
@@ -191,7 +191,7 @@ def test_gaussian_steps_never_lower_the_expected_likelihood(
 
 def test_gaussians_without_flow_stay_and_never_collapse() -> None:
     x = torch.tensor([[1.0, 2.0, 3.0]], dtype=torch.float64)
-    layer = GaussianInputs([0], 2, Gaussian()).double()
+    layer = GaussianInputs([0], 2, categories=0).double()
     layer.reset(GENERATOR().manual_seed(0), real(x))
     before = layer.log_table().clone()
     flow = torch.tensor([[[0.0, 0, 0], [0, 5, 0]]], dtype=torch.float64)  # nothing, and one single value
@@ -199,13 +199,13 @@ def test_gaussians_without_flow_stay_and_never_collapse() -> None:
     torch.testing.assert_close(layer.log_table()[..., 0], before[..., 0])
     torch.testing.assert_close(layer.mean()[0, 1], x[0, 1])
     torch.testing.assert_close(layer.variance()[0, 1].sqrt(), 1e-3 * layer.width[0, 0])
-    constant = GaussianInputs([0], 2, Gaussian()).double()
+    constant = GaussianInputs([0], 2, categories=0).double()
     constant.reset(GENERATOR().manual_seed(0), real(torch.ones_like(x)))
     assert constant(real(torch.ones_like(x))).isfinite().all()
 
 
 def test_categorical_steps_are_counts_and_keep_what_is_missing() -> None:
-    circuit = Circuit(factorised_graph([Categorical(3)])).double()
+    circuit = Circuit(factorized_graph([Categorical(3)])).double()
     x, missing = torch.tensor([[0], [2], [2], [1], [0]]), torch.tensor([[False], [False], [False], [True], [True]])
     at = circuit.probabilities()
     old = at.inputs[0].clone()
@@ -217,7 +217,7 @@ def test_categorical_steps_are_counts_and_keep_what_is_missing() -> None:
 # --- draws ---
 
 
-@pytest.mark.parametrize("family", [Categorical(4), Bernoulli(), DiscretisedLogistic(5), Indicator(2)], ids=repr)
+@pytest.mark.parametrize("family", [Categorical(4), Bernoulli(), DiscretizedLogistic(5), Indicator(2)], ids=repr)
 def test_draws_have_the_tables_frequencies(family: Categorical) -> None:
     layer = made(family)
     assert isinstance(layer, TableInputs)

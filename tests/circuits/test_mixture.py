@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from probkernels.circuits import EM, Categorical, Circuit, Gaussian, factorised_graph, hclt_graph, mixture
+from probkernels.circuits import EM, Categorical, Circuit, Gaussian, factorized_graph, hclt_graph, mixture
 
 from tests.circuits.models import MIXED, data, holes, random_graph
 
@@ -29,7 +29,7 @@ def test_a_mixture_is_the_mean_of_its_parts() -> None:
 def test_a_mixture_learns_and_leaves_its_parts_alone() -> None:
     x = torch.cat([torch.zeros(60, 4, dtype=torch.long), torch.full((20, 4), 2)])
     x[::7, 1] = 1
-    parts = [Circuit(factorised_graph([Categorical(3)] * 4), seed=seed) for seed in range(2)]
+    parts = [Circuit(factorized_graph([Categorical(3)] * 4), seed=seed) for seed in range(2)]
     before = parts[0].log_prob(x).detach()
     mixed = mixture(parts)
     history = EM(mixed, batch_size=None, pseudocount=0.0).fit(x, epochs=40, progress=False)
@@ -40,7 +40,7 @@ def test_a_mixture_learns_and_leaves_its_parts_alone() -> None:
 
 
 def test_wrong_input_is_named() -> None:
-    two, three = (Circuit(factorised_graph([Categorical(2)] * n)) for n in (2, 3))
+    two, three = (Circuit(factorized_graph([Categorical(2)] * n)) for n in (2, 3))
     with pytest.raises(ValueError, match="at least one circuit"):
         mixture([])
     with pytest.raises(TypeError, match=r"circuits\[1\]"):
@@ -48,7 +48,7 @@ def test_wrong_input_is_named() -> None:
     with pytest.raises(ValueError, match=r"circuits\[1\].*2 variables"):
         mixture([two, three])
     with pytest.raises(ValueError, match="one kind"):
-        mixture([two, Circuit(factorised_graph([Categorical(2), Gaussian()]))])
+        mixture([two, Circuit(factorized_graph([Categorical(2), Gaussian()]))])
     for weights in ([1.0], [1.0, 0.0], [1.0, float("nan")]):
         with pytest.raises(ValueError, match="2 positive numbers"):
             mixture([two, Circuit(hclt_graph([-1, 0], [Categorical(2)] * 2, 2))], weights)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from probkernels.circuits import Categorical, Circuit, Gaussian, chow_liu, factorised_graph, hclt_graph, queries
+from probkernels.circuits import Categorical, Circuit, Gaussian, chow_liu, factorized_graph, hclt_graph, queries
 from torch import Tensor
 
 from tests.circuits import toy
@@ -181,7 +181,7 @@ def test_moments_given_evidence() -> None:
 
 
 def integrated(circuit: Circuit, x: Tensor, variable: int, grid: Tensor) -> Tensor:
-    """Density along ``grid`` in one variable, the others as in x (D,), normalised by the trapezoid rule; (n, 2)."""
+    """Density along ``grid`` in one variable, the others as in x (D,), normalized by the trapezoid rule; (n, 2)."""
     along = x.repeat(len(grid), 1)
     along[:, variable] = grid
     with torch.no_grad():
@@ -308,7 +308,7 @@ def test_wrong_observations(x: object, missing: Tensor | None, error: type[Excep
 
 
 def test_a_distribution_over_a_continuous_variable_is_refused() -> None:
-    circuit = Circuit(factorised_graph([Gaussian()]))
+    circuit = Circuit(factorized_graph([Gaussian()]))
     with pytest.raises(ValueError, match=r"discrete variables, got variable 0\. Hint: moments\(\)"):
         circuit.marginals(torch.zeros(1, 1))
     with pytest.raises(ValueError, match="None where x is None"):

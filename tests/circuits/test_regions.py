@@ -1,4 +1,4 @@
-"""Circuits from region graphs of random shapes: valid by construction, normalised, and as large as they should be."""
+"""Circuits from region graphs of random shapes: valid by construction, normalized, and as large as they should be."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from probkernels.circuits import (
     Bernoulli,
     Categorical,
     Circuit,
-    DiscretisedLogistic,
+    DiscretizedLogistic,
     Gaussian,
     Graph,
     Input,
@@ -25,18 +25,18 @@ from probkernels.circuits import (
     poon_domingos_graph,
     quad_tree,
     quad_tree_graph,
-    random_regions,
-    random_regions_graph,
+    rat_spn,
+    rat_spn_graph,
 )
 from probkernels.circuits.families import Family
 from torch import Tensor
 
-FAMILIES: list[Family] = [Bernoulli(), Categorical(3), DiscretisedLogistic(2)]
+FAMILIES: list[Family] = [Bernoulli(), Categorical(3), DiscretizedLogistic(2)]
 families_of = st.lists(st.sampled_from(FAMILIES), min_size=1, max_size=6)
 maybe = st.none() | st.integers(1, 3)
 
 
-def check_normalised(graph: Graph) -> None:
+def check_normalized(graph: Graph) -> None:
     """Sums to one over all states, and is certain of nothing; what Graph checks, it has checked."""
     circuit = Circuit(graph, seed=1).double()
     x = torch.cartesian_prod(*[torch.arange(int(c)) for c in circuit.categories]).view(-1, graph.num_variables)
@@ -76,7 +76,7 @@ def test_any_region_graph_is_a_distribution(
 ) -> None:
     count, partitions, outer = regions
     graph = from_regions(partitions, [Bernoulli()] * count, units, inputs=leaf_units, outer=outer)
-    check_normalised(graph)
+    check_normalized(graph)
     split = {frozenset(v for part in parts for v in part) for parts in partitions}
     sums = [frozenset(graph.scope(i)) for i, node in enumerate(graph.nodes) if isinstance(node, Sum)]
     assert len(sums) == len(set(sums))  # one node a region
@@ -142,7 +142,7 @@ def test_other_wrong_arguments_are_named() -> None:
     st.booleans(),
     st.integers(0, 9),
 )
-def test_random_regions_are_a_distribution(
+def test_rat_spns_are_a_distribution(
     families: list[Family],
     units: int,
     depth: int | None,
@@ -152,25 +152,25 @@ def test_random_regions_are_a_distribution(
     seed: int,
 ) -> None:
     arguments: Any = {"depth": depth, "repetitions": repetitions, "inputs": leaf_units, "outer": outer, "seed": seed}
-    graph = random_regions_graph(families, units, **arguments)
-    assert graph == random_regions_graph(families, units, **arguments)
-    check_normalised(graph)
+    graph = rat_spn_graph(families, units, **arguments)
+    assert graph == rat_spn_graph(families, units, **arguments)
+    check_normalized(graph)
 
 
-def test_random_regions_have_the_papers_size() -> None:
+def test_rat_spns_have_the_papers_size() -> None:
     """64 variables split twice: a repetition has K² edges at the root and 2 K I² below it."""
-    graph = random_regions_graph([Gaussian()] * 64, 5, depth=2, repetitions=3, inputs=4)
+    graph = rat_spn_graph([Gaussian()] * 64, 5, depth=2, repetitions=3, inputs=4)
     assert graph.num_edges == 3 * (5**2 + 2 * 5 * 4**2)
     assert len(inputs(graph)) == 3 * 64 and {node.units for node in inputs(graph)} == {4}
     assert sorted({len(graph.scope(i)) for i in range(len(graph.nodes))}) == [1, 16, 32, 64]
-    assert random_regions_graph([Bernoulli()] * 9, 2, depth=0, repetitions=4).num_edges == 2
-    assert random_regions_graph([Bernoulli()] * 9, 2, seed=1) != random_regions_graph([Bernoulli()] * 9, 2, seed=2)
+    assert rat_spn_graph([Bernoulli()] * 9, 2, depth=0, repetitions=4).num_edges == 2
+    assert rat_spn_graph([Bernoulli()] * 9, 2, seed=1) != rat_spn_graph([Bernoulli()] * 9, 2, seed=2)
 
 
-def test_random_regions_refuse() -> None:
+def test_rat_spns_refuse() -> None:
     for name, value in (("depth", -1), ("repetitions", 0)):
-        with pytest.raises(ValueError, match=f"random_regions: argument '{name}': expected a number >= "):
-            random_regions_graph([Bernoulli()], 2, **{name: value})
+        with pytest.raises(ValueError, match=f"rat_spn: argument '{name}': expected a number >= "):
+            rat_spn_graph([Bernoulli()], 2, **{name: value})
 
 
 # --- images ---
@@ -189,7 +189,7 @@ def test_quad_trees_are_a_distribution(
     graph = quad_tree_graph(
         height, width, units, Bernoulli(), channels=channels, parts=parts, inputs=leaf_units, outer=outer
     )
-    check_normalised(graph)
+    check_normalized(graph)
     assert graph.is_tree and graph.is_structured_decomposable
     assert len(inputs(graph)) == height * width * channels
 
@@ -198,8 +198,8 @@ def test_quad_trees_split_into_quadrants() -> None:
     graph = quad_tree_graph(4, 4, 2, Bernoulli())
     scopes = {tuple(graph.scope(i)) for i, node in enumerate(graph.nodes) if isinstance(node, Product)}
     assert scopes == {tuple(range(16)), (0, 1, 4, 5), (2, 3, 6, 7), (8, 9, 12, 13), (10, 11, 14, 15)}
-    coloured = quad_tree_graph(2, 2, 2, Bernoulli(), channels=3)
-    scopes = {tuple(coloured.scope(i)) for i, node in enumerate(coloured.nodes) if isinstance(node, Product)}
+    colored = quad_tree_graph(2, 2, 2, Bernoulli(), channels=3)
+    scopes = {tuple(colored.scope(i)) for i, node in enumerate(colored.nodes) if isinstance(node, Product)}
     assert scopes == {tuple(range(12)), *((i, 4 + i, 8 + i) for i in range(4))}  # a pixel's channels stay together
 
 
@@ -209,7 +209,7 @@ def test_poon_domingos_is_a_distribution(
     height: int, width: int, delta: int, units: int, leaf_units: int | None, outer: bool
 ) -> None:
     graph = poon_domingos_graph(height, width, delta, units, Bernoulli(), inputs=leaf_units, outer=outer)
-    check_normalised(graph)
+    check_normalized(graph)
     assert sorted(node.variable for node in inputs(graph)) == list(range(height * width))  # each one node, shared
 
 
@@ -242,7 +242,7 @@ def test_images_refuse() -> None:
 # --- circuits for data ---
 
 MAKERS: dict[str, Callable[..., Circuit]] = {
-    "random_regions": lambda x, **more: random_regions(x, 3, repetitions=2, **more),
+    "rat_spn": lambda x, **more: rat_spn(x, 3, repetitions=2, **more),
     "quad_tree": lambda x, **more: quad_tree(x, 2, 3, 3, **more),
     "poon_domingos": lambda x, **more: poon_domingos(x, 2, 3, 1, 3, **more),
 }

@@ -15,7 +15,7 @@ from probkernels.circuits import (
     Product,
     Sum,
     Vtree,
-    factorised_graph,
+    factorized_graph,
     find_vtree,
     from_vtree,
     hclt_graph,
@@ -23,7 +23,7 @@ from probkernels.circuits import (
     quad_tree_graph,
 )
 
-from tests.circuits.test_regions import check_normalised
+from tests.circuits.test_regions import check_normalized
 
 COINS = [Bernoulli()] * 6
 
@@ -86,7 +86,7 @@ def test_vtrees_have_a_variable() -> None:
 def test_circuits_of_vtrees_have_that_vtree(count: int, seed: int, units: int, outer: bool, inputs: int | None) -> None:
     vtree = Vtree.random(count, seed)
     graph = from_vtree(vtree, COINS[:count], units, inputs=inputs, outer=outer)
-    check_normalised(graph)
+    check_normalized(graph)
     assert graph.is_structured_decomposable
     found = find_vtree(graph)
     assert set(found.scopes) == set(vtree.scopes) and len(found.nodes) == len(vtree.nodes)
@@ -99,8 +99,8 @@ def test_families_of_another_number() -> None:
 
 @pytest.mark.parametrize(
     "graph",
-    [factorised_graph(COINS), hclt_graph([1, -1, 1, 1, 3, 3], COINS, 2), quad_tree_graph(2, 3, 2, Bernoulli())],
-    ids=["factorised", "hclt", "quad_tree"],
+    [factorized_graph(COINS), hclt_graph([1, -1, 1, 1, 3, 3], COINS, 2), quad_tree_graph(2, 3, 2, Bernoulli())],
+    ids=["factorized", "hclt", "quad_tree"],
 )
 def test_every_scope_of_a_circuit_is_in_its_vtree(graph: Graph) -> None:
     assert set(graph.scopes) <= set(find_vtree(graph).scopes)

@@ -11,7 +11,7 @@ from probkernels.circuits import (
     Bernoulli,
     Categorical,
     Circuit,
-    DiscretisedLogistic,
+    DiscretizedLogistic,
     Gaussian,
     Graph,
     Indicator,
@@ -19,7 +19,7 @@ from probkernels.circuits import (
     Product,
     Sum,
     chow_liu,
-    factorised,
+    factorized,
     hclt,
     hclt_graph,
 )
@@ -52,7 +52,7 @@ class _Builder:
         size = self.sizes[variable]
         if size == 0:
             return self.add(Input(variable, self.units, Gaussian()))
-        kinds: list[Family] = [Categorical(size), DiscretisedLogistic(size), Indicator(size)]
+        kinds: list[Family] = [Categorical(size), DiscretizedLogistic(size), Indicator(size)]
         if size == 2:
             kinds.append(Bernoulli())
         picked = self.random.sample(kinds, self.random.choice([1, 2]))
@@ -123,7 +123,7 @@ def discrete() -> dict[str, Circuit]:
     x[:, 3] %= 2
     found = {f"dag{seed}": Circuit(random_graph(seed, (2, 3, 2, 3))) for seed in range(4)}
     found |= {f"vtree{seed}": Circuit(random_graph(seed, (3, 2, 3, 2), structured=True)) for seed in range(3)}
-    found |= {"hclt": hclt(x, 3, categories=[3, 3, 3, 2]), "factorised": factorised(x), "chow_liu": chow_liu(x)}
+    found |= {"hclt": hclt(x, 3, categories=[3, 3, 3, 2]), "factorized": factorized(x), "chow_liu": chow_liu(x)}
     found["split"] = Circuit(split_graph())
     return {name: shaken(circuit, 3) for name, circuit in found.items()}
 
@@ -169,7 +169,7 @@ def node_values(circuit: Circuit, x: Tensor) -> list[Tensor]:
 def _input_values(table: Tensor, row: int, family: Family, x: Tensor) -> Tensor:
     if family.discrete:
         return table[row].exp()[x.long()].t()
-    location, log_scale = table[:, row]
+    location, log_scale = table[row]
     return torch.distributions.Normal(location[:, None], log_scale.exp()[:, None]).log_prob(x).exp()
 
 

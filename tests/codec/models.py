@@ -13,18 +13,18 @@ from probkernels.circuits import (
     Sum,
     Vtree,
     chow_liu,
-    factorised,
+    factorized,
     from_vtree,
     hclt,
     hclt_graph,
     mixture,
     quad_tree_graph,
 )
-from probkernels.circuits._nodes import assemble
+from probkernels.circuits.nodes import assemble
 from torch import Tensor
 
 C, V = 5, 7
-KINDS = ["hclt", "chow_liu", "factorised", "mixture", "hadamard", "outer", "quad_tree", "sums_of_sums"]
+KINDS = ["hclt", "chow_liu", "factorized", "mixture", "hadamard", "outer", "quad_tree", "sums_of_sums"]
 
 
 def rows(n: int, v: int = V) -> Tensor:
@@ -38,10 +38,10 @@ def model(kind: str) -> Circuit:
         return hclt(x, latents=3)
     if kind == "chow_liu":
         return chow_liu(x)
-    if kind == "factorised":
-        return factorised(x)
+    if kind == "factorized":
+        return factorized(x)
     if kind == "mixture":
-        return mixture([factorised(x), factorised(x[:30])])
+        return mixture([factorized(x), factorized(x[:30])])
     if kind == "quad_tree":
         graph = quad_tree_graph(2, 3, 3, Categorical(C))
     elif kind == "sums_of_sums":

@@ -9,7 +9,7 @@ import pytest
 import torch
 from probkernels import use_backend
 from probkernels._core.errors import CorruptStreamError
-from probkernels.circuits import Categorical, Circuit, Gaussian, Graph, Input, Product, Sum, factorised_graph
+from probkernels.circuits import Categorical, Circuit, Gaussian, Graph, Input, Product, Sum, factorized_graph
 from probkernels.codec import Program, decode, decode_each, encode
 from probkernels.codec._compile import integer_table
 from probkernels.reference.program_code import Model, answer, cumulative, fma, mixture, symbols_of
@@ -122,7 +122,7 @@ def test_a_row_by_itself_costs_a_few_bits_more_than_its_probability() -> None:
 
 @pytest.mark.parametrize("categories", [1, 2, 256, 257, 65536])
 def test_every_alphabet_round_trips(categories: int) -> None:
-    circuit = Circuit(factorised_graph([Categorical(categories)] * 3))
+    circuit = Circuit(factorized_graph([Categorical(categories)] * 3))
     circuit.reset(seed=0)
     p = Program.from_circuit(circuit)
     x = torch.tensor([[0, categories // 2, categories - 1], [categories - 1] * 3, [0] * 3], dtype=torch.int32)
@@ -142,7 +142,7 @@ def test_a_tree_deeper_than_pythons_stack() -> None:
 
 def test_bad_circuits_are_refused() -> None:
     with pytest.raises(ValueError, match="expected discrete inputs, got a continuous variable 0"):
-        Program.from_circuit(Circuit(factorised_graph([Gaussian()])))
+        Program.from_circuit(Circuit(factorized_graph([Gaussian()])))
     parts = [Input(v, 1, Categorical(2)) for v in range(3)]
     graph = Graph([*parts, Product((0, 1)), Product((3, 2)), Product((1, 2)), Product((0, 5)), Sum((4, 6), 1)])
     with pytest.raises(ValueError, match="one split of every scope"):

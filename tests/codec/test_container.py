@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from probkernels import CorruptStreamError, ModelMismatchError, codec
-from probkernels.circuits import factorised
+from probkernels.circuits import factorized
 from probkernels.codec import CodecReader, Layout, PCCodec
 from probkernels.codec import format as parts
 from probkernels.codec._checksums import crc32c
@@ -89,7 +89,7 @@ def test_appending_in_pieces_gives_the_same_bytes(model: PCCodec, tmp_path: Path
 @pytest.mark.parametrize("dtype", ["int8", "uint16", "int16", "uint32", "int32", "int64"])
 def test_values_without_a_code_are_stored_without_the_model(dtype: str) -> None:
     x = rows(60).astype(np.int64) - 2
-    codec_ = PCCodec(factorised(torch.from_numpy(rows(400)).long(), categories=5), offset=-2)
+    codec_ = PCCodec(factorized(torch.from_numpy(rows(400)).long(), categories=5), offset=-2)
     if np.dtype(dtype).kind == "u":
         x = x + 2
     x = x.astype(dtype)
@@ -108,7 +108,7 @@ def test_headers_of_a_small_file_take_less_than_90_bytes(model: PCCodec) -> None
 
 def test_noise_is_stored_as_it_is() -> None:
     x = np.random.default_rng(0).integers(0, 256, (4096, 6)).astype(np.uint8)
-    data = PCCodec(factorised(torch.zeros(100, 6, dtype=torch.int64), categories=256)).compress(x, chunk_items=1024)
+    data = PCCodec(factorized(torch.zeros(100, 6, dtype=torch.int64), categories=256)).compress(x, chunk_items=1024)
     assert len(data) <= x.size + 200 + parts.overhead(4)
 
 
@@ -117,7 +117,7 @@ def test_what_deflate_makes_smaller_is_stored_without_the_model(count: int) -> N
     """Blank images and rotated ones are within every alphabet, but a model of others makes them long."""
     noise = np.random.default_rng(0).integers(0, 12, (count, 16, 16))
     photos = (np.linspace(0, 200, 16)[None, :, None] + noise).astype(np.uint8)
-    model = PCCodec(factorised(torch.from_numpy(photos.reshape(count, -1)).long(), categories=256), tile=(16, 16))
+    model = PCCodec(factorized(torch.from_numpy(photos.reshape(count, -1)).long(), categories=256), tile=(16, 16))
     for items in (np.full_like(photos, 255), photos * 0 + 7, np.rot90(photos, axes=(1, 2)).copy() // 16):
         blob = model.compress(items)
         assert len(blob) <= len(zlib.compress(items.tobytes(), 9)) + 100
@@ -130,7 +130,7 @@ def test_what_deflate_makes_smaller_is_stored_without_the_model(count: int) -> N
 def test_tiles(shape: tuple[int, ...]) -> None:
     x = np.random.default_rng(1).integers(0, 5, (11, *shape)).astype(np.uint8)
     variables = 12 * (shape[2] if len(shape) == 3 else 1)
-    circuit = factorised(torch.randint(0, 5, (50, variables)), categories=5)
+    circuit = factorized(torch.randint(0, 5, (50, variables)), categories=5)
     model = PCCodec(circuit, tile=(3, 4))
     assert np.array_equal(model.decompress(model.compress(x, chunk_items=4)), x)
 
@@ -150,7 +150,7 @@ def test_arguments_are_checked(model: PCCodec) -> None:
 
 
 def test_another_model_is_refused(model: PCCodec, blob: bytes) -> None:
-    other = PCCodec(factorised(torch.from_numpy(rows(400)).long(), categories=5))
+    other = PCCodec(factorized(torch.from_numpy(rows(400)).long(), categories=5))
     with pytest.raises(ModelMismatchError, match="was written with model"):
         other.decompress(blob)
     with pytest.raises(ModelMismatchError, match="which it has not"):

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from probkernels import codec
 from probkernels._core.errors import CorruptStreamError, ModelMismatchError
-from probkernels.circuits import EM, factorised, hclt
+from probkernels.circuits import EM, factorized, hclt
 from probkernels.codec import FlowCoder, FrozenFlow, IntegerFlow, PCCodec, Program, frozen_flow
 from probkernels.codec import format as parts
 from probkernels.codec.frozen_flow import Coupling
@@ -269,7 +269,7 @@ def test_threads_do_not_change_a_byte(fitted: tuple[PCCodec, np.ndarray]) -> Non
 
 
 def test_other_alphabets_are_refused(fitted: tuple[PCCodec, np.ndarray]) -> None:
-    program = Program.from_circuit(factorised(torch.zeros(3, 6).long(), categories=31))
+    program = Program.from_circuit(factorized(torch.zeros(3, 6).long(), categories=31))
     with pytest.raises(ValueError, match="alphabets"):
         FlowCoder(program, fitted[0].flow)  # type: ignore[arg-type]
     data = fitted[0].flow.to_bytes() + PCCodec(program).to_bytes()  # type: ignore[union-attr]
@@ -278,7 +278,7 @@ def test_other_alphabets_are_refused(fitted: tuple[PCCodec, np.ndarray]) -> None
 
 
 def test_a_circuit_over_the_latents_saves_bits() -> None:
-    """On scikit-learn's digits: over the flow alone, which a factorised prior codes."""
+    """On scikit-learn's digits: over the flow alone, which a factorized prior codes."""
     load_digits = pytest.importorskip("sklearn.datasets").load_digits
     x = torch.tensor(load_digits().data).long()
     seen, test = x[:1297], x[1297:]
@@ -291,7 +291,7 @@ def test_a_circuit_over_the_latents_saves_bits() -> None:
     sizes = [
         len(PCCodec(circuit, flow=map_).compress(test.byte().numpy(), lanes=1)) * 8 / test.numel()
         for circuit, map_ in (
-            (factorised(seen, categories=17), None), (factorised(z, categories=17), whole), (tree, whole)
+            (factorized(seen, categories=17), None), (factorized(z, categories=17), whole), (tree, whole)
         )
     ]  # fmt: skip
     assert sizes[1] < sizes[0] - 0.02  # the flow gains over none

@@ -11,7 +11,7 @@ import pytest
 import torch
 from probkernels import codec, sparse
 from probkernels._core import outputs
-from probkernels.circuits import EM, factorised, hclt, save
+from probkernels.circuits import EM, factorized, hclt, save
 from probkernels.reproduce.harness import report
 
 X = torch.randint(0, 4, (40, 3), generator=torch.Generator().manual_seed(0))
@@ -22,7 +22,7 @@ def _delta(path: Path) -> None:
 
 
 def _container(path: Path) -> None:
-    with codec.PCCodec(factorised(X, categories=4)).writer(path) as writer:
+    with codec.PCCodec(factorized(X, categories=4)).writer(path) as writer:
         writer.append(X.byte().numpy())
 
 
@@ -32,8 +32,8 @@ def _checkpoint(path: Path) -> None:
 
 
 WRITERS: dict[str, Callable[[Path], None]] = {
-    "circuit": lambda path: save(factorised(X, categories=4), path),
-    "model": lambda path: codec.PCCodec(factorised(X, categories=4)).save(path),
+    "circuit": lambda path: save(factorized(X, categories=4), path),
+    "model": lambda path: codec.PCCodec(factorized(X, categories=4)).save(path),
     "container": _container,
     "delta": _delta,
     "checkpoint": _checkpoint,

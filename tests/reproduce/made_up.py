@@ -57,14 +57,14 @@ def of_circuits(worse: bool) -> list[Any]:
     fits = [Fit("digits", m, s, v + off, v - 0.1) for m, v in levels.items() for s in circuits.SEEDS]
     fits += [Fit("MNIST", circuits.LARGE, 0, 1.2413 + off, 1.2), Fit("MNIST", "HCLT, M = 32", 0, 1.2113 + off)]
     fits += [Fit("MNIST", circuits.GROWN, 0, 1.178 + off, 1.16)]
-    fits += [Fit("digits", circuits.FACTORISED, 0, 2.394), Fit("digits", circuits.TREE, 0, 2.311)]
+    fits += [Fit("digits", circuits.FACTORIZED, 0, 2.394), Fit("digits", circuits.TREE, 0, 2.311)]
     fits += [Fit("digits", circuits.CATEGORICAL, 0, 2.26, detail="20 components")]
     fits += [Fit("digits", circuits.GAUSSIAN, 0, 2.38, detail="40 components")]
     em, adam = [2.3 + off, 2.06 + off, 2.05 + off], [2.5, 2.3, 2.08]
     curves = [Curve("EM", None, None, em * 4), Curve("Adam", 0.1, None, adam * 4), Curve("Adam", 0.1, 64, adam * 4)]
     curves += [Curve("EM", None, 64, em * 4), Curve("EM", None, 64, em[-2:] * 2)]
     halves = [circuits.Halves(circuits.SMALL, 1.98 + off, 0.23 + off, 0.25 + off)]
-    halves.append(circuits.Halves(circuits.FACTORISED, 2.4, 0.246, 0.28))
+    halves.append(circuits.Halves(circuits.FACTORIZED, 2.4, 0.246, 0.28))
     classes = [circuits.Accuracy(circuits.BAYES, 0.9 - off), circuits.Accuracy("Gaussian naive Bayes", 0.846)]
     x, hidden = torch.arange(16).repeat(3, 1), torch.arange(16) >= 8
     pictures = circuits.Pictures(x, [x], x.float(), x, hidden)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from probkernels.circuits import chow_liu, factorised, hclt
+from probkernels.circuits import chow_liu, factorized, hclt
 from probkernels.reproduce import Progress, circuits
 from probkernels.reproduce.circuits import experiment, peers, queries, records
 from probkernels.reproduce.circuits.records import Curve, Fit, Gallery
@@ -85,7 +85,7 @@ def test_a_bad_mnist_is_named_before_anything_runs(tmp_path: Path) -> None:
 
 def test_bits_of_uniform_pixels() -> None:
     x = torch.cartesian_prod(torch.arange(4), torch.arange(4))
-    assert toy_models.bits(factorised(x, pseudocount=0.0), x) == pytest.approx(2.0)
+    assert toy_models.bits(factorized(x, pseudocount=0.0), x) == pytest.approx(2.0)
 
 
 def test_counted_chow_liu_equals_the_circuit(images: datasets.Images) -> None:
@@ -115,9 +115,9 @@ def test_gaussian_mixture_is_a_distribution_over_levels() -> None:
     assert bound - 0.25 < peers.gaussian_bits(train, train, 4, 3, 0) < bound
 
 
-def test_a_mixture_of_one_is_factorised(images: datasets.Images) -> None:
+def test_a_mixture_of_one_is_factorized(images: datasets.Images) -> None:
     found = peers.mixture_bits(images.train, images.test, 17, 1, 0, epochs=2)
-    alone = toy_models.bits(factorised(images.train, categories=17, pseudocount=1.0), images.test)
+    alone = toy_models.bits(factorized(images.train, categories=17, pseudocount=1.0), images.test)
     assert found == pytest.approx(alone, abs=1e-5)
 
 
@@ -148,10 +148,10 @@ def test_classifiers(images: datasets.Images) -> None:
 
 
 def test_halves_of_independent_pixels_are_their_marginals(images: datasets.Images) -> None:
-    circuit = factorised(images.train, categories=17)
+    circuit = factorized(images.train, categories=17)
     found = queries.measure_halves("a name", circuit, images)
     hidden = images.lower_half
-    alone = factorised(images.train[:, hidden], categories=17)
+    alone = factorized(images.train[:, hidden], categories=17)
     assert found.bits == pytest.approx(toy_models.bits(alone, images.test[:, hidden]), abs=1e-5)
     mode = images.train.mode(0).values
     assert found.best == pytest.approx(float((mode - images.test).abs()[:, hidden].double().mean()) / 16, abs=1e-6)
@@ -201,7 +201,7 @@ def test_miniature_run_is_complete(here: Sum) -> None:
     fits = {(fit.model, fit.seed) for fit in of_kind(found, Fit)}
     several = (records.SMALL, records.LARGE, records.CATEGORICAL, records.GAUSSIAN)
     assert fits == {(model, seed) for model in several for seed in experiment.SEEDS} | {
-        (records.FACTORISED, 0), (records.TREE, 0)
+        (records.FACTORIZED, 0), (records.TREE, 0)
     }  # fmt: skip
     curves = {(c.optimizer, c.rate, c.batch) for c in of_kind(found, Curve)}
     assert curves == {("EM", None, None), ("EM", None, 64)} | {
@@ -220,7 +220,7 @@ def test_miniature_mnist(here: Sum, folder: Path) -> None:
     assert names == ["MNIST, HCLT, M = 16", "MNIST, HCLT, M = 32", f"MNIST, {records.GROWN}"]
     assert [claim.expected for claim in result.claims] == ["≤ 1.245", "≤ 1.215", "≤ 1.18"]
     assert {row[1] for row in result.tables[0].rows} == {
-        "HCLT, M = 16", "HCLT, M = 32", records.GROWN, "fully factorised", "Chow-Liu tree"
+        "HCLT, M = 16", "HCLT, M = 32", records.GROWN, "fully factorized", "Chow-Liu tree"
     }  # fmt: skip
     (gallery,) = of_kind(found, Gallery)
     assert gallery.data == "MNIST" and gallery.completed.truth.shape == (10, 16) and not gallery.parents

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 
@@ -123,5 +124,12 @@ def test_early_stopping() -> None:
     improved = [stopping.improved(n, value) for n, value in enumerate([2.0, float("nan"), 1.0, 1.0])]
     assert improved == [True, False, True, False] and not stopping.stop
     assert not stopping.improved(4, 1.5) and stopping.stop and (stopping.best, stopping.best_step) == (1.0, 2)
+    endless = EarlyStopping(patience=2)
+    assert [endless.improved(n, v) for n, v in enumerate([math.nan, math.inf, math.inf, 1.0])] == [
+        False,
+        True,
+        False,
+        True,
+    ]
     patient = EarlyStopping()
     assert not [patient.improved(n, 1.0) for n in range(100)][-1] and not patient.stop

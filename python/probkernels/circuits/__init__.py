@@ -1,12 +1,13 @@
 """Probabilistic circuits: tractable models with exact marginals, conditionals, samples and flows."""
 
 from ._training import History
-from .circuit import Circuit, Flows, Probabilities
+from .circuit import Circuit
 from .divergences import cauchy_schwarz_divergence, renyi_entropy, squared_distance
 from .drawing import describe, draw
 from .em import EM
-from .families import Bernoulli, Categorical, DiscretisedLogistic, Gaussian, Indicator
+from .families import Bernoulli, Categorical, DiscretizedLogistic, Gaussian, Indicator
 from .files import load, save
+from .flows import Flows, Probabilities
 from .graph import Graph, Input, Product, Sum
 from .grow import grow, prune, prune_states
 from .grow_fit import grow_fit
@@ -14,9 +15,9 @@ from .images import poon_domingos, poon_domingos_graph, quad_tree, quad_tree_gra
 from .information import mutual_information
 from .mixture import mixture
 from .queries import Moments
-from .regions import from_regions, random_regions, random_regions_graph
+from .regions import from_regions, rat_spn, rat_spn_graph
 from .schedule import PiecewiseLinear
-from .trees import chow_liu, factorised, factorised_graph, hclt, hclt_graph, tree_parents
+from .tree_structures import chow_liu, factorized, factorized_graph, hclt, hclt_graph, tree_parents
 from .vtree import Vtree, find_vtree, from_vtree
 
 __all__ = [
@@ -24,7 +25,7 @@ __all__ = [
     "Bernoulli",
     "Categorical",
     "Circuit",
-    "DiscretisedLogistic",
+    "DiscretizedLogistic",
     "Flows",
     "Gaussian",
     "Graph",
@@ -41,8 +42,8 @@ __all__ = [
     "chow_liu",
     "describe",
     "draw",
-    "factorised",
-    "factorised_graph",
+    "factorized",
+    "factorized_graph",
     "find_vtree",
     "from_regions",
     "from_vtree",
@@ -59,8 +60,8 @@ __all__ = [
     "prune_states",
     "quad_tree",
     "quad_tree_graph",
-    "random_regions",
-    "random_regions_graph",
+    "rat_spn",
+    "rat_spn_graph",
     "renyi_entropy",
     "save",
     "squared_distance",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .families import Indicator
 from .graph import Graph, Input, Product, Sum
 
 # Of each variable on which a node's units depend: (K, C) bool, the categories at which unit k may be nonzero. A
@@ -16,13 +15,13 @@ Support = dict[int, Tensor]
 def is_deterministic(graph: Graph) -> bool:
     """Whether any two edges of each sum unit lead to units of disjoint supports.
 
-    Sufficient: supports are bounded variable by variable, from indicators; what learnt zeros rule out is not seen.
+    Sufficient: supports are bounded variable by variable, from indicators; what learned zeros rule out is not seen.
     """
     supports: list[Support] = []
     for node in graph.nodes:
         if isinstance(node, Input):
-            indicator = isinstance(node.family, Indicator)
-            supports.append({node.variable: torch.eye(node.units, dtype=torch.bool)} if indicator else {})
+            own = node.family.support()
+            supports.append({} if own is None else {node.variable: own})
         elif isinstance(node, Product):
             supports.append(_of_product(graph, node, supports))
         else:
@@ -45,7 +44,7 @@ def _of_sum(graph: Graph, node: Sum, supports: list[Support]) -> Support | None:
     """None if two edges of one unit may both be nonzero."""
     units = [graph.units[child] for child in node.children]
     width = sum(units)
-    kept = torch.ones(node.units, width) if node.kept is None else torch.tensor(node.kept).float()
+    edge_mask = torch.ones(node.units, width) if node.edge_mask is None else torch.tensor(node.edge_mask).float()
     meet = torch.ones(width, width)  # whether two inputs may both be nonzero
     below: Support = {}
     for variable in {v for child in node.children for v in supports[child]}:
@@ -53,9 +52,9 @@ def _of_sum(graph: Graph, node: Sum, supports: list[Support]) -> Support | None:
         allowed = below[variable].float()
         meet *= (allowed @ allowed.t() > 0).float()
     meet.fill_diagonal_(0.0)
-    if ((kept @ meet) * kept).any():
+    if ((edge_mask @ meet) * edge_mask).any():
         return None
-    unions = {v: kept @ allowed.float() > 0 for v, allowed in below.items()}
+    unions = {v: edge_mask @ allowed.float() > 0 for v, allowed in below.items()}
     return {v: union for v, union in unions.items() if not union.all()}
 
 

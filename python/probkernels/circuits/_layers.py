@@ -130,11 +130,13 @@ def concatenate(layer: Layer, values: Sequence[Tensor]) -> Tensor:
 def edge_mask(graph: Graph, layer: Layer) -> Tensor | None:
     """(G, O, I): which weights of a layer of sums are edges; None if all are."""
     nodes = [graph.nodes[place] for place in layer.nodes]
-    if all(isinstance(node, Sum) and node.kept is None for node in nodes):
+    if all(isinstance(node, Sum) and node.edge_mask is None for node in nodes):
         return None
     masks = []
     for node in nodes:
         assert isinstance(node, Sum)
         width = sum(graph.units[child] for child in node.children)
-        masks.append(torch.ones(node.units, width, dtype=torch.bool) if node.kept is None else torch.tensor(node.kept))
+        masks.append(
+            torch.ones(node.units, width, dtype=torch.bool) if node.edge_mask is None else torch.tensor(node.edge_mask)
+        )
     return torch.stack(masks)

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ..ops import sum_layer
 from . import _layers
+from .evaluator import Evaluator
+from .evidence import Evidence
 from .graph import Input, Sum
-from .inputs import CELLS, Evidence
-
-if TYPE_CHECKING:
-    from .circuit import Circuit
+from .inputs import CELLS
 
 
-def batches(circuit: Circuit, evidence: Evidence) -> Iterator[Evidence]:
+def batches(circuit: Evaluator, evidence: Evidence) -> Iterator[Evidence]:
     """Pieces of a batch, each small enough for the values of all units to be held at once; one if it is empty."""
     size = max(CELLS // sum(circuit.graph.units), 1)
     count = evidence.codes.shape[1]
@@ -28,13 +26,13 @@ def batches(circuit: Circuit, evidence: Evidence) -> Iterator[Evidence]:
         yield Evidence(evidence.codes[:, part].contiguous(), values, missing)
 
 
-def nothing_known(circuit: Circuit) -> Evidence:
+def nothing_known(circuit: Evaluator) -> Evidence:
     """One observation in which every variable is missing."""
     codes = torch.full((circuit.num_variables, 1), -1, dtype=torch.int32, device=circuit.categories.device)
     return Evidence(codes, torch.zeros(codes.shape, device=codes.device), torch.ones_like(codes, dtype=torch.bool))
 
 
-def widths(circuit: Circuit, layer: _layers.Layer) -> list[int]:
+def widths(circuit: Evaluator, layer: _layers.Layer) -> list[int]:
     """How many units child 0, 1, ... of every node of a layer has."""
     node = circuit.graph.nodes[layer.nodes[0]]
     assert not isinstance(node, Input)
@@ -54,7 +52,7 @@ def add_exp_(into: Tensor, rows: Tensor, values: Tensor) -> None:
     into[distinct] = total.log_().add_(top)
 
 
-def log_slopes(circuit: Circuit, values: list[Tensor], weights: list[Tensor]) -> list[Tensor]:
+def log_grads(circuit: Evaluator, values: list[Tensor], weights: list[Tensor]) -> list[Tensor]:
     """The backward pass in log space: for every input layer (V, K, B), the log of the derivative of the circuit's value
     with respect to each unit's.
 
@@ -97,7 +95,7 @@ def _shares(layer: _layers.Layer, slope: Tensor, values: list[Tensor]) -> list[T
     return shares[::-1]
 
 
-def linear_upward(circuit: Circuit, leaves: list[Tensor], weights: list[Tensor]) -> Tensor:
+def linear_upward(circuit: Evaluator, leaves: list[Tensor], weights: list[Tensor]) -> Tensor:
     """The root's value (B,) from values of the input layers that are no logarithms and may be negative."""
     values: list[Tensor] = []
     leaf, weight = iter(leaves), iter(weights)
@@ -115,7 +113,7 @@ def linear_upward(circuit: Circuit, leaves: list[Tensor], weights: list[Tensor])
     return values[-1][0, 0]
 
 
-def max_upward(circuit: Circuit, leaves: list[Tensor], weights: list[Tensor]) -> list[Tensor]:
+def max_upward(circuit: Evaluator, leaves: list[Tensor], weights: list[Tensor]) -> list[Tensor]:
     """As :meth:`Circuit.upward`, with the largest term of each sum in place of the sum."""
     values: list[Tensor] = []
     leaf, weight = iter(leaves), iter(weights)

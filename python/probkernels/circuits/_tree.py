@@ -1,4 +1,4 @@
-"""Recognises latent trees, which one fused op evaluates: every sum has one child, and every node one parent. The root
+"""Recognizes latent trees, which one fused op evaluates: every sum has one child, and every node one parent. The root
 alone may mix several trees."""
 
 from __future__ import annotations

@@ -1,87 +1,18 @@
-"""The circuit as a model: parameters in log space, exact log-likelihood, flows, and the M-step they feed."""
+"""The circuit: a model, and its exact queries. Their computation is in queries, sampling and
+divergences."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from .._core.checks import AS_TENSOR, describe
-from .._core.errors import message
-from ..ops import em_update_, latent_tree, latent_tree_flows, sum_layer
-from . import _layers
-from ._layers import Plan
-from ._tree import LatentTree, Offsets, find_trees
-from .graph import Graph, Input, Sum
-from .inputs import CategoricalInputs, Evidence, Inputs, make_inputs, random_simplex
-from .query_methods import Queries
-
-INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bool)
+from . import divergences, queries, sampling
+from .evaluator import Evaluator
 
 
-@dataclass
-class Probabilities:
-    """A circuit's parameters outside log space, which EM works on: of every sum layer (G, O, I), and of every input
-    layer its table of probabilities (V, C, K), or None where it is no plain table.
-
-    Example:
-        >>> import torch
-        >>> from probkernels.circuits import factorised
-        >>> factorised(torch.tensor([[0, 1], [1, 1]]), pseudocount=0.0).probabilities().inputs[0][0, :, 0]
-        tensor([0.5000, 0.5000])
-    """
-
-    sums: list[Tensor]
-    inputs: list[Tensor | None]
-
-
-@dataclass
-class Flows:
-    """Circuit flows summed over a batch: how much of each observation's probability passes through each edge.
-
-    log_prob (B,); sums: per sum layer (G, O, I); inputs: per input layer what its M-step needs, for tables the flow by
-    category (V, C, K); unseen: per input layer the flow of missing observations (V, K).
-
-    Example:
-        >>> import torch
-        >>> from probkernels.circuits import factorised
-        >>> x = torch.tensor([[0, 1], [1, 1], [1, 0]])
-        >>> factorised(x).flows(x).inputs[0][0, :, 0]  # how often variable 0 was 0, and 1
-        tensor([1., 2.])
-    """
-
-    log_prob: Tensor
-    sums: list[Tensor]
-    inputs: list[Tensor]
-    unseen: list[Tensor]
-
-    def tensors(self) -> list[Tensor]:
-        """All that is summed over observations."""
-        return [*self.sums, *self.inputs, *self.unseen]
-
-    def __iadd__(self, other: Flows) -> Flows:
-        for mine, its in zip(self.tensors(), other.tensors(), strict=True):
-            mine += its
-        self.log_prob = torch.cat([self.log_prob, other.log_prob])
-        return self
-
-
-class _Counter:
-    """Where each node's numbers begin when those of all layers are laid out one after the other."""
-
-    def __init__(self) -> None:
-        self.at: dict[int, int] = {}
-        self.end = 0
-
-    def add(self, nodes: list[int], size: int) -> None:
-        for node in nodes:
-            self.at[node] = self.end
-            self.end += size
-
-
-class Circuit(Queries, nn.Module):
+class Circuit(Evaluator):
     """A probabilistic circuit: a density whose every marginal and conditional is exact.
 
     Args:
@@ -92,7 +23,7 @@ class Circuit(Queries, nn.Module):
 
     Attributes:
         graph: as given.
-        sums: logits (G, O, I) of every sum layer, normalised over I.
+        sums: logits (G, O, I) of every sum layer, normalized over I.
         inputs: the layers of inputs.
 
     Raises:
@@ -110,288 +41,272 @@ class Circuit(Queries, nn.Module):
         >>> x = torch.cartesian_prod(*[torch.arange(2)] * 3)  # all eight values
         >>> round(circuit.log_prob(x).exp().sum().item(), 4)
         1.0
+
+        >>> from probkernels.circuits import chow_liu
+        >>> x = torch.tensor([[0, 0, 1], [0, 0, 0], [1, 1, 1], [1, 1, 0], [1, 0, 1]])
+        >>> circuit = chow_liu(x)
+        >>> missing = torch.tensor([False, True, False])
+        >>> circuit.mpe(x[:1], missing)[0]
+        tensor([[0, 0, 1]])
+        >>> circuit.marginals(x[:1], missing, targets=[1]).shape
+        torch.Size([1, 1, 2])
+        >>> circuit.sample(4, seed=0).shape
+        torch.Size([4, 3])
     """
 
-    # Module lists, but type checkers know no element types of those.
-    layers: list[_layers.Layer]
-    inputs: list[Any]  # layers of inputs
-    sums: list[nn.Parameter]
-    categories: Tensor  # (D,), 0 of continuous variables
+    # --- marginals and conditionals ---
 
-    def __init__(
-        self, graph: Graph, *, data: Tensor | None = None, missing: Tensor | None = None, seed: int = 0
-    ) -> None:
-        super().__init__()
-        self.graph = graph
-        planned: Plan = _layers.plan(graph)
-        self.kinds, self.places = planned.kinds, planned.places
-        self.layers = nn.ModuleList(planned.layers)  # type: ignore[assignment]
-        self.inputs = nn.ModuleList()  # type: ignore[assignment]
-        self.sums = nn.ParameterList()  # type: ignore[assignment]
-        self.masks: list[Tensor | None] = []
-        for layer, kind in zip(planned.layers, planned.kinds, strict=True):
-            if kind is Input:
-                self.inputs.append(self._make_inputs(layer.nodes))
-            elif kind is Sum:
-                self._add_sum(layer)
-        categories = [graph.families[v][0].categories for v in range(graph.num_variables)]
-        self.register_buffer("categories", torch.tensor(categories), persistent=False)
-        self.is_discrete = [c > 0 for c in categories]
-        self.trees = self._find_trees()
-        self.reset(data=data, missing=missing, seed=seed)
-
-    def _make_inputs(self, nodes: list[int]) -> Inputs:
-        members = [self.graph.nodes[place] for place in nodes]
-        first = members[0]
-        assert isinstance(first, Input)
-        return make_inputs([node.variable for node in members if isinstance(node, Input)], first.units, first.family)
-
-    def _add_sum(self, layer: _layers.Layer) -> None:
-        first = self.graph.nodes[layer.nodes[0]]
-        assert isinstance(first, Sum)
-        width = sum(self.graph.units[child] for child in first.children)
-        self.sums.append(nn.Parameter(torch.empty(len(layer.nodes), first.units, width)))
-        self.masks.append(_layers.edge_mask(self.graph, layer))
-
-    def _find_trees(self) -> list[LatentTree]:
-        """The circuit as one fused op takes it, if its root mixes latent trees."""
-        sums, inputs = iter(self.sums), iter(self.inputs)
-        weights, leaves, units = _Counter(), _Counter(), _Counter()
-        for layer, kind in zip(self.layers, self.kinds, strict=True):
-            if kind is Sum:
-                weights.add(layer.nodes, next(sums)[0].numel())
-            elif kind is Input:
-                found = next(inputs)
-                leaves.add(layer.nodes, found.family.categories * found.units)
-                units.add(layer.nodes, found.units)
-        return find_trees(self.graph, Offsets(weights.at, leaves.at, units.at))
-
-    def reset(self, *, data: Tensor | None = None, missing: Tensor | None = None, seed: int = 0) -> None:
-        """Draws all parameters anew; arguments as of the class."""
-        generator = torch.Generator().manual_seed(seed)
-        evidence = None if data is None else self.evidence(data, missing)
-        for logits, mask in zip(self.sums, self.masks, strict=True):
-            p = random_simplex(tuple(logits.shape), 2, generator)
-            logits.data.copy_((p if mask is None else p * mask).log())
-        for layer in self.inputs:
-            layer.reset(generator, evidence)
-
-    @property
-    def num_variables(self) -> int:
-        """How many variables there are, D."""
-        return self.graph.num_variables
-
-    def extra_repr(self) -> str:
-        """What print shows beside the layers."""
-        return repr(self.graph)
-
-    # --- evidence ---
-
-    def evidence(self, x: Tensor, missing: Tensor | None = None) -> Evidence:
-        """Checks observations and turns them so that the batch is the last axis. Arguments as of :meth:`log_prob`."""
-        self._check(x, missing)
-        if missing is not None:
-            missing = missing.expand(x.shape)
-        turned = None if missing is None else missing.t().contiguous()
-        device = self.categories.device
-        if turned is not None:
-            turned = turned.to(device)
-        codes = x.t().to(device, torch.int32, copy=True, memory_format=torch.contiguous_format)
-        values = None
-        if not all(self.is_discrete):
-            values = x.t().to(device).contiguous()
-            whole = torch.tensor(self.is_discrete, device=device)[:, None]
-            self._check_values(values, codes, whole, turned)
-            codes.masked_fill_(~whole, -1)
-        self._check_range(x, codes, turned)
-        if turned is not None:
-            codes.masked_fill_(turned, -1)
-        return Evidence(codes, values, turned)
-
-    def _check(self, x: Tensor, missing: Tensor | None) -> None:
-        if not isinstance(x, Tensor):
-            raise TypeError(message("Circuit", "x", "a tensor", describe(x), AS_TENSOR))
-        if all(self.is_discrete):
-            if x.dtype not in INTEGERS:
-                hint = "categories are counted from 0; x.long() if your values are whole numbers"
-                raise TypeError(message("Circuit", "x", "an integer dtype for discrete variables", str(x.dtype), hint))
-        elif not x.is_floating_point():
-            raise TypeError(message("Circuit", "x", "a float dtype for continuous variables", str(x.dtype)))
-        if x.ndim != 2 or x.shape[1] != self.num_variables:
-            raise ValueError(message("Circuit", "x", f"shape (B, {self.num_variables})", f"shape {tuple(x.shape)}"))
-        if missing is None:
-            return
-        if not isinstance(missing, Tensor) or missing.dtype is not torch.bool:
-            raise TypeError(message("Circuit", "missing", "a bool tensor", describe(missing)))
-        if tuple(missing.shape) not in (tuple(x.shape), (self.num_variables,)):
-            wanted = f"the shape of x {tuple(x.shape)} or ({self.num_variables},)"
-            raise ValueError(message("Circuit", "missing", wanted, f"shape {tuple(missing.shape)}"))
-
-    def _check_values(self, values: Tensor, codes: Tensor, whole: Tensor, missing: Tensor | None) -> None:
-        """values (D, B): finite where observed, and whole numbers where the variable is discrete."""
-        wrong = ~values.isfinite() | (whole & (values != codes))
-        if missing is not None:
-            wrong &= ~missing
-        if wrong.any():
-            variable, item = wrong.nonzero()[0].tolist()
-            hint = "missing=x.isnan() marginalises what is not known"
-            wanted = "whole numbers" if self.is_discrete[variable] else "finite numbers"
-            got = f"{values[variable, item].item()} at item {item}, variable {variable}"
-            raise ValueError(message("Circuit", "x", wanted, got, hint))
-
-    def _check_range(self, x: Tensor, codes: Tensor, missing: Tensor | None) -> None:
-        """codes (D, B), made from x (B, D), lie in their variable's alphabet where they are observed."""
-        limit = self.categories[:, None]
-        wrong = ((codes < 0) | (codes >= limit)) & (limit > 0)
-        if x.dtype is torch.int64:
-            wrong |= x.t().to(codes.device) != codes  # beyond 32 bits: it may have wrapped into the alphabet
-        if missing is not None:
-            wrong &= ~missing
-        if wrong.any():
-            variable, item = wrong.nonzero()[0].tolist()
-            wanted = f"values 0 .. {int(limit[variable]) - 1} of variable {variable}"
-            got = f"{int(x[item, variable])} at item {item}"
-            raise ValueError(message("Circuit", "x", wanted, got, "mark what is not known in missing="))
-
-    # --- evaluation ---
-
-    def log_prob(self, x: Tensor, missing: Tensor | None = None) -> Tensor:
-        """Exact log-likelihood of each observation, missing values summed or integrated out.
+    def marginal(self, x: Tensor, variables: Sequence[int] | Tensor) -> Tensor:
+        """Log-probability of the values of some variables, all others summed or integrated out.
 
         Args:
-            x: (B, D); an integer dtype with values 0 .. categories - 1 if all variables are discrete, else float.
-            missing: (B, D), or (D,) for all alike; bool, True where the value is not known. What x holds there is
-                ignored. Nothing is missing if None.
+            x: (B, D) as of :meth:`log_prob`; what it holds for other variables is ignored.
+            variables: numbers, or a bool mask (D,), or (B, D) for a choice item by item.
 
         Returns:
-            (B,), in nats; -inf where the evidence has probability zero, 0 where everything is missing.
+            (B,), in nats, with gradients.
 
         Raises:
-            TypeError: dtype of x or missing.
-            ValueError: shapes, values outside the alphabet, observed NaN or infinity; item and variable are named.
+            TypeError, ValueError: as :meth:`log_prob`; variables that do not exist or come twice.
+
+        Example:
+            >>> import torch
+            >>> from probkernels.circuits import factorized
+            >>> x = torch.tensor([[0, 1], [1, 1], [1, 1], [1, 0]])
+            >>> factorized(x, pseudocount=0.0).marginal(x, [1]).exp().detach()
+            tensor([0.7500, 0.7500, 0.7500, 0.2500])
         """
-        evidence = self.evidence(x, missing)
-        if self.trees:
-            tables = _flat([layer.log_table() for layer in self.inputs])
-            weights = _flat(self.weights())
-            parts = [latent_tree(evidence.codes, weights, tables[t.first : t.last], t.table) for t in self.trees]
-            return parts[0] if len(parts) == 1 else torch.logsumexp(torch.stack(parts), 0)
-        return self.upward([layer(evidence) for layer in self.inputs], self.weights())[-1][0, 0]
+        return queries.marginal(self, x, variables)
 
-    forward = log_prob
+    def conditional(self, x: Tensor, missing: Tensor | None = None, *, targets: Sequence[int] | Tensor) -> Tensor:
+        """Log-probability of the values of the targets given the evidence: all that is neither missing nor a target.
 
-    def weights(self) -> list[Tensor]:
-        """Normalised weights (G, O, I) of every sum layer."""
-        return [logits.softmax(2) for logits in self.sums]
+        Normalized over the targets' values, for any pattern: each item may have its own targets and missing values.
+        Two evaluations.
 
-    def upward(self, leaves: list[Tensor], weights: list[Tensor]) -> list[Tensor]:
-        """Log values (G, K, B) of every layer, from those of the input layers; the last is the root's."""
-        values: list[Tensor] = []
-        leaf, weight = iter(leaves), iter(weights)
-        for layer, kind in zip(self.layers, self.kinds, strict=True):
-            if kind is Input:
-                values.append(next(leaf))
-            elif kind is Sum:
-                values.append(sum_layer(_layers.concatenate(layer, values), next(weight)))
-            else:
-                values.append(_layers.multiply(layer, values))
-        return values
+        Args:
+            x: (B, D) as of :meth:`log_prob`, the targets' values included.
+            missing: bool, (B, D) or (D,).
+            targets: numbers, or a bool mask (D,) or (B, D). An item without any has log-probability 0.
 
-    # --- learning ---
+        Returns:
+            (B,), in nats, with gradients; -inf where the targets' values are impossible.
 
-    @torch.no_grad()
-    def probabilities(self) -> Probabilities:
-        """The parameters outside log space, for :meth:`flows` and :meth:`em_update_`; copies."""
-        tables = [layer.log_table().exp() if isinstance(layer, CategoricalInputs) else None for layer in self.inputs]
-        return Probabilities([w.clone() for w in self.weights()], tables)
+        Raises:
+            TypeError, ValueError: as :meth:`log_prob`; targets that do not exist, come twice or are missing.
+            ValueError: evidence of probability zero, given which nothing is distributed. The item is named.
 
-    @torch.no_grad()
-    def load_probabilities_(self, at: Probabilities) -> None:
-        """Sets the parameters from what :meth:`probabilities` gave and EM changed."""
-        for logits, p in zip(self.sums, at.sums, strict=True):
-            logits.copy_(p.log())
-        for layer, table in zip(self.inputs, at.inputs, strict=True):
-            if table is not None:
-                layer.logits.copy_(table.log())
-
-    def flows(self, x: Tensor, missing: Tensor | None = None, at: Probabilities | None = None) -> Flows:
-        """Circuit flows of a batch, which is the E-step; ``at`` stands in for the circuit's own parameters.
-
-        Flows are theta times the gradient of the log-likelihood with respect to theta. Observations of probability
-        zero have none. Arguments and errors as of :meth:`log_prob`.
+        Example:
+            >>> import torch
+            >>> from probkernels.circuits import chow_liu
+            >>> x = torch.tensor([[0, 0], [0, 0], [0, 1], [1, 1]])
+            >>> chow_liu(x, pseudocount=0.0).conditional(x, targets=[1]).exp().detach()
+            tensor([0.6667, 0.6667, 0.3333, 1.0000])
         """
-        evidence = self.evidence(x, missing)
-        at = at or self.probabilities()
-        if self.trees:
-            return self._tree_flows(evidence, at)
-        weights = [w.detach().requires_grad_() for w in at.sums]
-        with torch.no_grad():
-            tables = [None if t is None else t.log() for t in at.inputs]
-            leaves = [layer(evidence, t) for layer, t in zip(self.inputs, tables, strict=True)]
-        leaves = [leaf.requires_grad_() for leaf in leaves]
-        with torch.enable_grad():
-            log_prob = self.upward(leaves, weights)[-1][0, 0]
-            grads = torch.autograd.grad(log_prob.sum(), [*weights, *leaves])
-        sums = [w.detach() * g for w, g in zip(weights, grads, strict=False)]
-        with torch.no_grad():
-            found = [
-                layer.statistics(evidence, flow) for layer, flow in zip(self.inputs, grads[len(weights) :], strict=True)
-            ]
-        return Flows(log_prob.detach(), sums, [seen for seen, _ in found], [unseen for _, unseen in found])
+        return queries.conditional(self, x, missing, targets)
 
-    @torch.no_grad()
-    def _tree_flows(self, evidence: Evidence, at: Probabilities) -> Flows:
-        tables = [
-            layer.log_table().exp() if table is None else table
-            for layer, table in zip(self.inputs, at.inputs, strict=True)
-        ]
-        weights, leaves = _flat(at.sums), _flat(tables)
-        if len(self.trees) == 1:
-            log_prob, slopes, seen, missing = latent_tree_flows(evidence.codes, weights, leaves, self.trees[0].table)
-            unseen = torch.empty_like(missing)
-            unseen[self.trees[0].unseen] = missing
-        else:
-            log_prob, slopes, seen, unseen = self._mixed_flows(evidence, weights, leaves)
-        units = [table[:, 0] for table in tables]  # (V, K)
-        return Flows(log_prob, _split(slopes * weights, at.sums), _split(seen, tables), _split(unseen, units))
+    def marginals(
+        self, x: Tensor, missing: Tensor | None = None, targets: Sequence[int] | Tensor | None = None
+    ) -> Tensor:
+        """The distribution of each target given the evidence about all *other* variables, one target at a time.
 
-    def _mixed_flows(self, evidence: Evidence, weights: Tensor, leaves: Tensor) -> tuple[Tensor, ...]:
-        """Of several trees: each observation counts in each by its share of the probability."""
-        parts = [latent_tree(evidence.codes, weights, leaves[t.first : t.last].log(), t.table) for t in self.trees]
-        log_prob = torch.logsumexp(torch.stack(parts), 0)
-        slopes, seen = torch.zeros_like(weights), torch.zeros_like(leaves)
-        unseen = weights.new_empty(sum(len(t.unseen) for t in self.trees))
-        for tree, part in zip(self.trees, parts, strict=True):
-            share = torch.exp(part - log_prob).nan_to_num(0.0)  # impossible observations have none
-            _, slope, flow, missing = latent_tree_flows(
-                evidence.codes, weights, leaves[tree.first : tree.last], tree.table, share
-            )
-            slopes += slope
-            seen[tree.first : tree.last] += flow
-            unseen[tree.unseen] = missing
-        return log_prob, slopes, seen, unseen
+        Of a missing variable that is its posterior given all evidence; an observed one is left out of its own evidence,
+        so that its value can be compared with what the others tell. All targets together take one forward and one
+        backward pass.
 
-    @torch.no_grad()
-    def em_update_(self, flows: Flows, at: Probabilities, step: float = 1.0, pseudocount: float = 0.0) -> None:
-        """The M-step on ``at``, in place: each distribution moves ``step`` of the way to what its flows ask for.
+        Args:
+            x: (B, D) as of :meth:`log_prob`.
+            missing: bool, (B, D) or (D,).
+            targets: numbers, or a bool mask (D,), of discrete variables; all by default.
 
-        Inputs that are no plain tables are changed in the circuit itself. Edges of weight zero stay so.
+        Returns:
+            (B, T, C), probabilities that sum to one over C, the largest alphabet among the targets; zero beyond a
+            target's own. Without gradients.
+
+        Raises:
+            TypeError, ValueError: as :meth:`log_prob`; targets that do not exist, come twice or are continuous
+                (:meth:`moments` describes those).
+            ValueError: evidence about others of probability zero. The item is named.
+
+        Example:
+            >>> import torch
+            >>> from probkernels.circuits import chow_liu
+            >>> x = torch.tensor([[0, 0], [0, 0], [0, 1], [1, 1]])
+            >>> chow_liu(x, pseudocount=0.0).marginals(x[:1], targets=[0])  # given that variable 1 is 0
+            tensor([[[1., 0.]]])
         """
-        for p, flow in zip(at.sums, flows.sums, strict=True):
-            g, o, i = p.shape
-            em_update_(p.view(g * o, i, 1), flow.reshape(g * o, i, 1), step, pseudocount)
-        for layer, table, seen, unseen in zip(self.inputs, at.inputs, flows.inputs, flows.unseen, strict=True):
-            if table is None:
-                layer.em_update_(seen, step, pseudocount)
-            else:
-                em_update_(table, seen, step, pseudocount, unseen)
+        return queries.marginals(self, x, missing, targets)
 
+    # --- moments ---
 
-def _split(flat: Tensor, like: list[Tensor]) -> list[Tensor]:
-    """A line of numbers as tensors of the given shapes."""
-    return [part.view(t.shape) for part, t in zip(flat.split([t.numel() for t in like]), like, strict=True)]
+    def moments(self, x: Tensor | None = None, missing: Tensor | None = None) -> queries.Moments:
+        """Mean and variance of every variable given the evidence about all *other* variables, as :meth:`marginals`; of
+        the model itself without arguments. A discrete variable's values count as the numbers 0 .. C - 1.
 
+        Args:
+            x: (B, D) as of :meth:`log_prob`, or None.
+            missing: bool, (B, D) or (D,).
 
-def _flat(tensors: list[Tensor]) -> Tensor:
-    """All in one line; a view of a single one."""
-    return tensors[0].flatten() if len(tensors) == 1 else torch.cat([t.flatten() for t in tensors])
+        Returns:
+            mean and variance, (B, D), or (D,) if x is None. Without gradients.
+
+        Raises:
+            TypeError, ValueError: as :meth:`log_prob`.
+            ValueError: evidence about others of probability zero. The item is named.
+
+        Example:
+            >>> import torch
+            >>> from probkernels.circuits import factorized
+            >>> factorized(torch.tensor([[0, 2], [1, 2]]), pseudocount=0.0).moments().mean
+            tensor([0.5000, 2.0000])
+        """
+        return queries.moments(self, x, missing)
+
+    def covariance(self) -> Tensor:
+        """Covariances of all pairs of variables under the model, exact: (D, D), symmetric. Without gradients.
+
+        Costs one forward and backward pass for each variable, as a batch of D.
+
+        Example:
+            >>> import torch
+            >>> from probkernels.circuits import chow_liu
+            >>> chow_liu(torch.tensor([[0, 0], [2, 1]]), pseudocount=0.0).covariance()
+            tensor([[1.0000, 0.5000],
+                    [0.5000, 0.2500]])
+        """
+        return queries.covariance(self)
+
+    # --- samples and completions ---
+
+    def sample(
+        self,
+        n: int = 1,
+        *,
+        given: Tensor | None = None,
+        missing: Tensor | None = None,
+        seed: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Independent draws from the model, or from its conditional given evidence: exact, not a Markov chain.
+
+        Args:
+            n: draws, of each item of ``given``.
+            given: (B, D) as x of :meth:`log_prob`.
+            missing: bool, (B, D) or (D,), the values to draw; the others are kept as given. None draws nothing.
+            seed: draws are equal for equal seeds, on any device and for any number of threads.
+            generator: on the CPU, instead of a seed; torch's own by default.
+
+        Returns:
+            (n, B, D) of the dtype of ``given``; (n, D) without it: int64 if all variables are discrete, else float.
+
+        Raises:
+            TypeError, ValueError: as :meth:`log_prob`; a negative n; missing without given; a seed and a generator.
+            ValueError: evidence of probability zero. The item is named.
+
+        Example:
+            >>> import torch
+            >>> from probkernels.circuits import chow_liu
+            >>> x = torch.tensor([[0, 0], [1, 1]])
+            >>> circuit = chow_liu(x, pseudocount=0.0)
+            >>> circuit.sample(2, given=x, missing=torch.tensor([True, False]), seed=0)
+            tensor([[[0, 0],
+                     [1, 1]],
+            <BLANKLINE>
+                    [[0, 0],
+                     [1, 1]]])
+        """
+        return sampling.sample(self, n, given, missing, seed, generator)
+
+    def mpe(self, x: Tensor, missing: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The most probable completion of each observation, and its log value.
+
+        Exact where the circuit :attr:`is_deterministic`: the largest p(x) over the missing values. Elsewhere (an HCLT)
+        values are chosen together with the latent states z, for the largest p(x, z), a lower bound of p(x): then
+        :meth:`log_prob` of the completion is higher, and another completion may be more probable still.
+
+        Args:
+            x: (B, D) as of :meth:`log_prob`.
+            missing: bool, (B, D) or (D,), the values to choose; None chooses latent states only.
+
+        Returns:
+            x with its missing values filled in, and (B,), the log of what was maximized. Without gradients.
+
+        Raises:
+            TypeError, ValueError: as :meth:`log_prob`.
+            ValueError: evidence of probability zero. The item is named.
+
+        Example:
+            >>> import torch
+            >>> from probkernels.circuits import chow_liu
+            >>> x = torch.tensor([[0, 0], [0, 0], [0, 1], [1, 1]])
+            >>> circuit = chow_liu(x, pseudocount=0.0)
+            >>> circuit.is_deterministic
+            True
+            >>> completed, log_value = circuit.mpe(x[3:], missing=torch.tensor([True, True]))
+            >>> completed, round(log_value.exp().item(), 4)
+            (tensor([[0, 0]]), 0.5)
+        """
+        return sampling.mpe(self, x, missing)
+
+    # --- entropies and divergences ---
+
+    def entropy(self) -> Tensor:
+        """Entropy in nats, (), differential where variables are continuous. Exact, with gradients, one pass.
+
+        Raises:
+            NotImplementedError: the circuit is not deterministic; its entropy is then #P-hard.
+
+        Reference:
+            Vergari et al., A Compositional Atlas of Tractable Circuit Operations, NeurIPS 2021.
+
+        Example:
+            >>> import torch
+            >>> from probkernels.circuits import chow_liu
+            >>> circuit = chow_liu(torch.tensor([[0, 0], [1, 1]]), pseudocount=0.0)
+            >>> round(circuit.entropy().item() / 0.693147, 4)  # bits
+            1.0
+        """
+        return divergences.entropy(self)
+
+    def kl(self, other: Circuit) -> Tensor:
+        """Kullback-Leibler divergence of ``other`` from this circuit, sum_x p(x) log p(x)/q(x), ().
+
+        Exact, with gradients, one pass; infinite where other is zero and this is not.
+
+        Args:
+            other: a circuit of the same graph.
+
+        Raises:
+            TypeError, ValueError: ``other`` is no circuit, or has another graph.
+            NotImplementedError: the circuits are not deterministic.
+
+        Example:
+            >>> import torch
+            >>> from probkernels.circuits import Circuit, chow_liu
+            >>> p = chow_liu(torch.tensor([[0, 0], [1, 1], [0, 1]]))
+            >>> round(p.kl(p).item(), 6), p.kl(Circuit(p.graph, seed=1)).item() > 0
+            (0.0, True)
+        """
+        return divergences.kl(self, other)
+
+    def overlap(self, other: Circuit) -> Tensor:
+        """log sum_x p(x) q(x), (), an integral where variables are continuous. Exact, with gradients.
+
+        Costs as much as evaluating both circuits at as many items as a node has units. Every sum layer of K units
+        takes K^3 multiplications, and nodes of one scope are paired with each other.
+
+        Args:
+            other: a circuit of the same graph, or this one.
+
+        Raises:
+            TypeError, ValueError: ``other`` is no circuit, or has another graph.
+            NotImplementedError: two products split one scope differently, and both are needed.
+
+        Example:
+            >>> import torch
+            >>> from probkernels.circuits import factorized
+            >>> coin = factorized(torch.tensor([[0], [1]]), pseudocount=0.0)
+            >>> coin.overlap(coin).exp().detach()
+            tensor(0.5000)
+        """
+        return divergences.overlap(self, other)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING, Any
-
 import torch
 from torch import Tensor
 
@@ -12,41 +9,34 @@ from .._core.checks import describe
 from .._core.errors import message
 from ..ops import sum_layer
 from . import _layers
+from .evaluator import Evaluator
 from .graph import Graph, Input, Product, Sum
-from .inputs import GaussianInputs, Inputs
-
-if TYPE_CHECKING:
-    from .circuit import Circuit
-
-
-def _log(p: Tensor) -> Tensor:
-    """log p, and 0 where p is zero: for p log p, without the NaN in the gradient."""
-    return torch.where(p > 0, p, 1.0).log()
-
+from .inputs import log_or_zero
 
 # --- deterministic circuits: at most one term of a sum is nonzero, so that logarithms of sums fall apart ---
 
 
-def entropy(circuit: Circuit) -> Tensor:
+def entropy(circuit: Evaluator) -> Tensor:
     """See :meth:`Circuit.entropy`."""
     _require_deterministic("Circuit.entropy", circuit)
-    leaves = [_input_entropy(layer) for layer in circuit.inputs]
-    own = [-(w * _log(w)).sum(2) for w in circuit.weights()]
+    leaves = [f.entropy(layer.log_table()) for f, layer in zip(circuit.families, circuit.inputs, strict=True)]
+    own = [-(w * log_or_zero(w)).sum(2) for w in circuit.weights()]
     return _expectation(circuit, leaves, own)
 
 
-def kl(circuit: Circuit, other: Circuit) -> Tensor:
+def kl(circuit: Evaluator, other: Evaluator) -> Tensor:
     """See :meth:`Circuit.kl`."""
     _require_same("Circuit.kl", circuit, other)
     _require_deterministic("Circuit.kl", circuit)
-    leaves = [_input_kl(p, q) for p, q in zip(circuit.inputs, other.inputs, strict=True)]
+    layers = zip(circuit.families, circuit.inputs, other.inputs, strict=True)
+    leaves = [family.kl(p.log_table(), q.log_table()) for family, p, q in layers]
     own = []
     for p, q in zip(circuit.weights(), other.weights(), strict=True):
-        own.append((p * (_log(p) - torch.where(p > 0, q, 1.0).log())).sum(2))
+        own.append((p * (log_or_zero(p) - torch.where(p > 0, q, 1.0).log())).sum(2))
     return _expectation(circuit, leaves, own)
 
 
-def _expectation(circuit: Circuit, leaves: list[Tensor], own: list[Tensor]) -> Tensor:
+def _expectation(circuit: Evaluator, leaves: list[Tensor], own: list[Tensor]) -> Tensor:
     """The expectation of what adds up along edges, (): of each input unit (V, K) and each sum unit's choice (G, O)."""
     values: list[Tensor] = []
     leaf, term, weight = iter(leaves), iter(own), iter(circuit.weights())
@@ -63,30 +53,13 @@ def _expectation(circuit: Circuit, leaves: list[Tensor], own: list[Tensor]) -> T
     return values[-1][0, 0, 0]
 
 
-def _input_entropy(layer: Any) -> Tensor:
-    if isinstance(layer, GaussianInputs):
-        return layer.log_scale + 0.5 * math.log(2 * math.pi * math.e)
-    p = layer.log_table().exp()
-    return -(p * _log(p)).sum(1)
-
-
-def _input_kl(layer: Any, other: Any) -> Tensor:
-    mine, its = layer.log_table(), other.log_table()
-    if isinstance(layer, GaussianInputs):
-        ratio, apart = mine[1] - its[1], (mine[0] - its[0]) * (-its[1]).exp()
-        return 0.5 * ((2 * ratio).exp() + apart.square() - 1) - ratio
-    p = mine.exp()
-    seen = p > 0
-    return (p * (torch.where(seen, mine, 0.0) - torch.where(seen, its, 0.0))).sum(1)
-
-
-def _require_deterministic(op: str, circuit: Circuit) -> None:
+def _require_deterministic(op: str, circuit: Evaluator) -> None:
     if not circuit.is_deterministic:
         hint = "renyi_entropy(circuit), or the mean of log_prob over samples as an estimate"
         raise NotImplementedError(message(op, "self", "a deterministic circuit, as chow_liu() builds", "another", hint))
 
 
-def _require_same(op: str, circuit: Circuit, other: object) -> None:
+def _require_same(op: str, circuit: Evaluator, other: object) -> None:
     if not isinstance(other, type(circuit)):
         raise TypeError(message(op, "other", "a circuit", describe(other)))
     if other.graph != circuit.graph:
@@ -97,7 +70,7 @@ def _require_same(op: str, circuit: Circuit, other: object) -> None:
 # --- products of two circuits, by recursion over pairs of nodes of one scope ---
 
 
-def overlap(circuit: Circuit, other: Circuit) -> Tensor:
+def overlap(circuit: Evaluator, other: Evaluator) -> Tensor:
     """See :meth:`Circuit.overlap`."""
     _require_same("Circuit.overlap", circuit, other)
     graph = circuit.graph
@@ -109,20 +82,13 @@ def overlap(circuit: Circuit, other: Circuit) -> Tensor:
     return found[root, root][0, 0]
 
 
-def _by_node(circuit: Circuit) -> list[tuple[Inputs | None, Tensor | None]]:
-    """Of every node its layer of inputs and its row of the table or the weights: (C, K), (2, K) or (O, I)."""
-    inputs, weights = iter(circuit.inputs), iter(circuit.weights())
-    of_layer: list[tuple[Inputs | None, Tensor | None]] = []
+def _by_node(circuit: Evaluator) -> list[Tensor | None]:
+    """Of every node its row of the layer's table or of the weights: (C, K) or (O, I); None for products."""
+    tables, weights = (layer.log_table() for layer in circuit.inputs), iter(circuit.weights())
+    of_layer: list[Tensor | None] = []
     for kind in circuit.kinds:
-        if kind is Input:
-            layer = next(inputs)
-            table = layer.log_table()
-            of_layer.append((layer, table.transpose(0, 1) if isinstance(layer, GaussianInputs) else table))
-        else:
-            of_layer.append((None, next(weights) if kind is Sum else None))
-    return [
-        (of_layer[at][0], None if (values := of_layer[at][1]) is None else values[row]) for at, row in circuit.places
-    ]
+        of_layer.append(next(tables) if kind is Input else next(weights) if kind is Sum else None)
+    return [None if (values := of_layer[at]) is None else values[row] for at, row in circuit.places]
 
 
 def _needs(graph: Graph, a: int, b: int) -> list[tuple[int, int]]:
@@ -156,27 +122,29 @@ def _pair(
     graph: Graph,
     a: int,
     b: int,
-    mine: list[tuple[Inputs | None, Tensor | None]],
-    its: list[tuple[Inputs | None, Tensor | None]],
+    mine: list[Tensor | None],
+    its: list[Tensor | None],
     found: dict[tuple[int, int], Tensor],
 ) -> Tensor:
     """(K_a, K_b): log of the sum over x of unit i of a times unit j of b."""
     one, two = graph.nodes[a], graph.nodes[b]
     needed = [found[pair] for pair in _needs(graph, a, b)]
     if isinstance(one, Sum):
-        weights = mine[a][1]
+        weights = mine[a]
         assert weights is not None
         return sum_layer(torch.cat(needed).unsqueeze(0), weights.unsqueeze(0))[0]
     if isinstance(one, Product) and len(one.children) == 1:
         return needed[0]
     if isinstance(two, Sum):
-        weights = its[b][1]
+        weights = its[b]
         assert weights is not None
         return sum_layer(torch.cat(needed, 1).t().unsqueeze(0), weights.unsqueeze(0))[0].t()
     if isinstance(two, Product) and len(two.children) == 1:
         return needed[0]
     if isinstance(one, Input):
-        return _input_overlap(mine[a], its[b])
+        p, q = mine[a], its[b]
+        assert p is not None and q is not None
+        return one.family.log_inner_product(p, q)
     assert isinstance(one, Product) and isinstance(two, Product)
     total: Tensor | float = 0.0
     for child, matrix in zip(one.children, needed, strict=True):
@@ -196,53 +164,43 @@ def _unit_of(graph: Graph, node: Product, child: int) -> Tensor:
     return right.repeat(len(left))
 
 
-def _input_overlap(one: tuple[Inputs | None, Tensor | None], two: tuple[Inputs | None, Tensor | None]) -> Tensor:
-    p, q = one[1], two[1]
-    assert p is not None and q is not None
-    if isinstance(one[0], GaussianInputs):  # the density of a difference of normal variables at 0
-        apart = p[0, :, None] - q[0]
-        variance = (2 * p[1, :, None]).exp() + (2 * q[1]).exp()
-        return -0.5 * (apart.square() / variance + variance.log() + math.log(2 * math.pi))
-    return sum_layer(q.unsqueeze(0), p.exp().t().unsqueeze(0).contiguous())[0]
-
-
-def renyi_entropy(circuit: Circuit) -> Tensor:
+def renyi_entropy(circuit: Evaluator) -> Tensor:
     """Renyi's entropy of order 2, -log sum_x p(x)^2 in nats: at most the entropy. Costs and errors as
     :meth:`Circuit.overlap`.
 
     Example:
         >>> import torch
-        >>> from probkernels.circuits import factorised, renyi_entropy
-        >>> coins = factorised(torch.tensor([[0, 0], [1, 1]]), pseudocount=0.0)
+        >>> from probkernels.circuits import factorized, renyi_entropy
+        >>> coins = factorized(torch.tensor([[0, 0], [1, 1]]), pseudocount=0.0)
         >>> renyi_entropy(coins).detach() / torch.tensor(2.0).log()  # bits
         tensor(2.)
     """
     return -overlap(circuit, circuit)
 
 
-def squared_distance(p: Circuit, q: Circuit) -> Tensor:
+def squared_distance(p: Evaluator, q: Evaluator) -> Tensor:
     """sum_x (p(x) - q(x))^2, (). Costs and errors as :meth:`Circuit.overlap`.
 
     Example:
         >>> import torch
-        >>> from probkernels.circuits import factorised, squared_distance
-        >>> p = factorised(torch.tensor([[0], [1]]), pseudocount=0.0)
-        >>> q = factorised(torch.tensor([[0], [0]]), categories=2, pseudocount=0.0)
+        >>> from probkernels.circuits import factorized, squared_distance
+        >>> p = factorized(torch.tensor([[0], [1]]), pseudocount=0.0)
+        >>> q = factorized(torch.tensor([[0], [0]]), categories=2, pseudocount=0.0)
         >>> squared_distance(p, q).detach()
         tensor(0.5000)
     """
     return overlap(p, p).exp() - 2 * overlap(p, q).exp() + overlap(q, q).exp()
 
 
-def cauchy_schwarz_divergence(p: Circuit, q: Circuit) -> Tensor:
+def cauchy_schwarz_divergence(p: Evaluator, q: Evaluator) -> Tensor:
     """-log of the cosine of the angle between p and q as vectors, (): 0 if and only if they are equal. Unlike
     Kullback and Leibler's it is exact for circuits that are not deterministic. Costs and errors as
     :meth:`Circuit.overlap`.
 
     Example:
         >>> import torch
-        >>> from probkernels.circuits import cauchy_schwarz_divergence, factorised
-        >>> p = factorised(torch.tensor([[0], [1]]), pseudocount=0.0)
+        >>> from probkernels.circuits import cauchy_schwarz_divergence, factorized
+        >>> p = factorized(torch.tensor([[0], [1]]), pseudocount=0.0)
         >>> round(cauchy_schwarz_divergence(p, p).item(), 6)
         0.0
     """

@@ -9,19 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 from .._core.errors import message
 from .circuit import Circuit
-from .families import Bernoulli, Categorical, Family, Indicator
 from .graph import Graph, Input, Product, Sum
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-LARGEST = 300  # nodes that a picture still shows
-LABELLED = 60  # nodes up to which scopes are written out
+MAX_NODES = 300  # nodes that a picture still shows
+MAX_LABELED_NODES = 60  # nodes up to which scopes are written out
 GAP = 1.0  # between neighbours of a level
 RISE = 1.25  # between levels
 SWEEPS = 12
 
-COLOURS: dict[type, str] = {Input: "#0072b2", Product: "#d55e00", Sum: "#009e73"}  # of Okabe and Ito
+COLORS: dict[type, str] = {Input: "#0072b2", Product: "#d55e00", Sum: "#009e73"}  # of Okabe and Ito
 FILLS: dict[type, str] = {Input: "#e3f0f8", Product: "#fbe7db", Sum: "#dcf2ea"}
 INK, FAINT = "#444444", "#9aa3ab"
 
@@ -50,9 +49,9 @@ def draw(circuit: Graph | Circuit, ax: Axes | None = None) -> Axes:
         ['$x_{0}$', '$x_{1}$', '$x_{2}$']
     """
     graph = circuit.graph if isinstance(circuit, Circuit) else circuit
-    if len(graph.nodes) > LARGEST:
-        hint = "describe() summarises circuits of any size"
-        raise ValueError(message("draw", "circuit", f"up to {LARGEST} nodes", f"{len(graph.nodes)}", hint))
+    if len(graph.nodes) > MAX_NODES:
+        hint = "describe() summarizes circuits of any size"
+        raise ValueError(message("draw", "circuit", f"up to {MAX_NODES} nodes", f"{len(graph.nodes)}", hint))
     if importlib.util.find_spec("matplotlib") is None:
         raise ImportError("draw: needs matplotlib, which is not installed. Hint: pip install probkernels[report]")
     places = layout(graph)
@@ -169,21 +168,21 @@ def _edge(ax: Axes, top: tuple[float, float], low: tuple[float, float], kind: ty
     points = [top, (top[0], top[1] - bend), (low[0], low[1] + bend), low]
     path = Path(points, [Path.MOVETO, Path.CURVE4, Path.CURVE4, Path.CURVE4])
     width = 1.1 if share is None else 0.5 + 1.7 * share
-    colour = COLOURS[kind] if kind is Sum else FAINT
-    ax.add_patch(PathPatch(path, fill=False, edgecolor=colour, linewidth=width, alpha=0.55, zorder=1))
+    color = COLORS[kind] if kind is Sum else FAINT
+    ax.add_patch(PathPatch(path, fill=False, edgecolor=color, linewidth=width, alpha=0.55, zorder=1))
 
 
 def _node(ax: Axes, graph: Graph, place: int, at: tuple[float, float]) -> None:
     node, units = graph.nodes[place], graph.units[place]
-    ax.plot(*at, "o", markersize=17, color=FILLS[type(node)], markeredgecolor=COLOURS[type(node)], zorder=2)
+    ax.plot(*at, "o", markersize=17, color=FILLS[type(node)], markeredgecolor=COLORS[type(node)], zorder=2)
     if isinstance(node, Input):
         symbol, size = f"$x_{{{node.variable}}}$", 9
     else:
         symbol, size = ("+", 13) if isinstance(node, Sum) else ("⊗" if node.outer else "×", 13)
-    ax.text(*at, symbol, fontsize=size, color=COLOURS[type(node)], ha="center", va="center_baseline", zorder=3)
+    ax.text(*at, symbol, fontsize=size, color=COLORS[type(node)], ha="center", va="center_baseline", zorder=3)
     if units > 1:
         ax.annotate(f"{units}", at, (9, 7), textcoords="offset points", fontsize=6.5, color=INK, zorder=3)
-    if not isinstance(node, Input) and len(graph.nodes) <= LABELLED:
+    if not isinstance(node, Input) and len(graph.nodes) <= MAX_LABELED_NODES:
         ax.annotate(
             _short(graph.scope(place)), at, (-9, 8), textcoords="offset points", ha="right", fontsize=5, color=FAINT
         )
@@ -210,7 +209,7 @@ def _frame(ax: Axes, graph: Graph, places: Sequence[tuple[float, float]]) -> Non
     names = {Input: "input: " + ", ".join(_families(graph)), Product: "product", Sum: "sum"}
     found = [kind for kind in names if any(isinstance(node, kind) for node in graph.nodes)]
     handles = [
-        Line2D([], [], marker="o", linestyle="", markersize=8, color=FILLS[kind], markeredgecolor=COLOURS[kind])
+        Line2D([], [], marker="o", linestyle="", markersize=8, color=FILLS[kind], markeredgecolor=COLORS[kind])
         for kind in found
     ]
     style: dict[str, Any] = {
@@ -281,16 +280,9 @@ def _counts(graph: Graph, place: int) -> Iterator[tuple[str, int]]:
     yield "nodes", 1
     yield "units", units
     if isinstance(node, Input):
-        yield "parameters", units * _free(node.family)
+        yield "parameters", units * node.family.free_parameters()
     elif isinstance(node, Sum):
         width = sum(graph.units[child] for child in node.children)
-        edges = units * width if node.kept is None else sum(map(sum, node.kept))
+        edges = units * width if node.edge_mask is None else sum(map(sum, node.edge_mask))
         yield "edges", edges
         yield "parameters", edges - units
-
-
-def _free(family: Family) -> int:
-    """Free parameters of one unit."""
-    if isinstance(family, Indicator):
-        return 0
-    return family.categories - 1 if isinstance(family, (Categorical, Bernoulli)) else 2

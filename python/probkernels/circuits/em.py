@@ -1,4 +1,4 @@
-"""Expectation maximisation: full batches or mini-batches, alone or over several processes."""
+"""Expectation maximization: full batches or mini-batches, alone or over several processes."""
 
 from __future__ import annotations
 
@@ -11,30 +11,18 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from tqdm import tqdm
 
 from .._core import checks, digests
 from .._core.errors import message
-from ._training import (
-    Data,
-    History,
-    Patience,
-    Run,
-    Team,
-    chunks,
-    mean_log_prob,
-    read_checkpoint,
-    restore_,
-    snapshot,
-    tensors_of,
-    write_checkpoint,
-)
-from .circuit import Circuit, Flows
+from ..training import Checkpoint, DataParallel, EarlyStopping, Loop
+from ._training import Data, History, Run, chunks, mean_log_prob, restore_, resumed, snapshot, state_of
+from .circuit import Circuit
+from .flows import Flows
 from .schedule import ANNEALED, Constant, Schedule, make_schedule
 
 
 class EM:
-    """Fits a circuit by expectation maximisation.
+    """Fits a circuit by expectation maximization.
 
     A step takes the flows of a batch, which say how often each edge is used, and moves every distribution ``step`` of
     the way to those frequencies. With a batch of everything, step 1 and pseudocount 0, no step lowers the likelihood.
@@ -89,7 +77,7 @@ class EM:
         self.circuit = circuit
         self.schedule = make_schedule(step, Constant(1.0) if batch_size is None else ANNEALED)
         self.pseudocount, self.batch_size, self.momentum, self.seed = pseudocount, batch_size, momentum, seed
-        self.team = Team(group)
+        self.parallel = DataParallel(group)
 
     def fit(
         self,
@@ -131,26 +119,31 @@ class EM:
         if patience is not None:
             at_least_one("EM.fit", "patience", patience)
         self._check_data(x, missing)
-        file = None if checkpoint is None else Path(checkpoint)
-        facts = {} if file is None else self._facts(x, missing, validation, epochs)
-        run = self._start(file, facts)
-        bar = tqdm(
-            total=epochs,
-            initial=len(run.history.train),
-            disable=checks.hidden(progress and self.team.rank == 0),
+        file = None
+        if checkpoint is not None:
+            file = Checkpoint(checkpoint, "EM.fit", self._facts(x, missing, validation, epochs))
+        run, stopping = self._start(file), EarlyStopping(patience)
+        for at, mean in run.history.validation:
+            stopping.improved(at, -mean)
+        first = self.parallel.rank == 0
+        with Loop(
+            epochs,
+            start=len(run.history.train),
+            save=(lambda: file.save(state_of(self.circuit, run))) if file is not None and first else None,
+            save_every=checkpoint_every,
+            progress=progress and first,
             unit="epoch",
-        )
-        with Patience() as interrupts, bar:
+        ) as loop:
+            if stopping.stop:
+                loop.stop()
             try:
-                while len(run.history.train) < epochs and not _out_of_patience(run.history, patience):
-                    self._epoch(run, x, missing, epochs, interrupts)
-                    epoch = len(run.history.train)
-                    if validation is not None and (epoch % check_every == 0 or epoch == epochs):
-                        self._validate(run, validation, interrupts)
-                    if file is not None and self.team.rank == 0 and (epoch % checkpoint_every == 0 or epoch == epochs):
-                        write_checkpoint(file, self.circuit, run, facts)
-                    bar.set_postfix(_figures(run.history), refresh=False)
-                    bar.update()
+                for epoch in loop:
+                    self._epoch(run, x, missing, epochs, loop)
+                    if validation is not None and ((epoch + 1) % check_every == 0 or epoch + 1 == epochs):
+                        self._validate(run, validation, stopping, loop)
+                    loop.show(**_figures(run.history))
+                    if stopping.stop:
+                        loop.stop()
             finally:
                 self.circuit.load_probabilities_(run.at)
         if run.best:
@@ -176,28 +169,28 @@ class EM:
             "momentum": self.momentum,
         }  # fmt: skip
 
-    def _start(self, file: Path | None, facts: dict[str, Any]) -> Run:
+    def _start(self, file: Checkpoint | None) -> Run:
         if file is not None and file.exists():
-            return read_checkpoint(file, self.circuit, facts)
-        self.team.agree_([t.data for t in (*self.circuit.parameters(), *self.circuit.buffers())])
+            return resumed(self.circuit, file.load())
+        self.parallel.broadcast_([t.data for t in (*self.circuit.parameters(), *self.circuit.buffers())])
         return Run(self.circuit.probabilities(), History())
 
-    def _epoch(self, run: Run, x: Tensor, missing: Tensor | None, epochs: int, interrupts: Patience) -> None:
+    def _epoch(self, run: Run, x: Tensor, missing: Tensor | None, epochs: int, loop: Loop) -> None:
         began = time.perf_counter()
         epoch = len(run.history.train)
         batches = self._batches(len(x), epoch)
         total = torch.zeros((), dtype=torch.float64, device=self.circuit.categories.device)
         for index, items in enumerate(batches):
-            flows = self._flows(run, x, missing, self.team.share(items), interrupts)
+            flows = self._flows(run, x, missing, self.parallel.shard(items), loop)
             total += flows.log_prob.sum(dtype=torch.float64)
             self._average(run, flows)
             step = self.schedule((epoch + index / len(batches)) / epochs)
             self.circuit.em_update_(flows, run.at, step, self.pseudocount)
-            interrupts.check()
-        self.team.sum_([total])
+            loop.check()
+        self.parallel.sum_([total])
         mean = total.item() / sum(map(len, batches))
         if not mean < math.inf:
-            hint = "standardise continuous columns; a batch of one value needs a pseudocount"
+            hint = "standardize continuous columns; a batch of one value needs a pseudocount"
             raise ValueError(message("EM.fit", "x", f"a likelihood in epoch {epoch + 1}", str(mean), hint))
         run.history.train.append(mean)
         run.history.seconds.append(time.perf_counter() - began)
@@ -211,7 +204,7 @@ class EM:
         order = torch.randperm(count, generator=generator)
         return [part for part in order.split(self.batch_size) if len(part) == self.batch_size]
 
-    def _flows(self, run: Run, x: Tensor, missing: Tensor | None, items: Tensor, interrupts: Patience) -> Flows:
+    def _flows(self, run: Run, x: Tensor, missing: Tensor | None, items: Tensor, loop: Loop) -> Flows:
         """Of all items of all processes; log_prob of this process's own."""
         flows: Flows | None = None
         for batch, unknown in chunks(x, missing, items):
@@ -220,27 +213,27 @@ class EM:
                 flows = found
             else:
                 flows += found
-            interrupts.check()
+            loop.check()
         assert flows is not None
-        self.team.sum_(tensors_of(flows))
+        self.parallel.sum_(flows.tensors())
         return flows
 
     def _average(self, run: Run, flows: Flows) -> None:
         """Replaces flows by their average over the steps so far, the last ones counting most."""
         if self.momentum == 0:
             return
-        mine = tensors_of(flows)
+        mine = flows.tensors()
         if not run.memory:
             run.memory = [*(torch.zeros_like(t) for t in mine), mine[0].new_zeros(())]
         weight = run.memory[-1].lerp_(torch.ones_like(run.memory[-1]), 1 - self.momentum)
         for old, new in zip(run.memory, mine, strict=False):
             new.copy_(old.lerp_(new, 1 - self.momentum) / weight)
 
-    def _validate(self, run: Run, validation: Data, interrupts: Patience) -> None:
+    def _validate(self, run: Run, validation: Data, stopping: EarlyStopping, loop: Loop) -> None:
         self.circuit.load_probabilities_(run.at)
-        mean = mean_log_prob(self.circuit, validation, self.team, interrupts)
+        mean = mean_log_prob(self.circuit, validation, self.parallel, loop.check)
         history = run.history
-        if not run.best or mean > dict(history.validation)[history.best]:
+        if stopping.improved(len(history.train), -mean):
             history.best, run.best = len(history.train), snapshot(self.circuit, run.at)
         history.validation.append((len(history.train), mean))
 
@@ -250,12 +243,9 @@ def at_least_one(op: str, name: str, value: object) -> None:
     checks.whole(op, name, value)
 
 
-def _out_of_patience(history: History, patience: int | None) -> bool:
-    return patience is not None and bool(history.validation) and history.validation[-1][0] - history.best >= patience
-
-
-def _figures(history: History) -> dict[str, str]:
-    shown = {"train": f"{history.train[-1]:.4f}"}
+def _figures(history: History) -> dict[str, float]:
+    """What the progress bar shows."""
+    shown = {"train": history.train[-1]}
     if history.validation:
-        shown["validation"] = f"{history.validation[-1][1]:.4f}"
+        shown["validation"] = history.validation[-1][1]
     return shown

@@ -1,23 +1,108 @@
-"""What an input unit can be: the distribution of one variable. Parameters live in the layers of inputs.py."""
+"""The distributions that an input unit can have. Parameters live in the layers of inputs.py."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
+import torch
+from torch import Tensor
+
 from .._core.errors import message
+from ..ops import sum_layer
+from .inputs import (
+    CategoricalInputs,
+    GaussianInputs,
+    IndicatorInputs,
+    Inputs,
+    LogisticInputs,
+    log_or_zero,
+    noise_factors,
+)
+
+FAMILIES: dict[str, type[Family]] = {}  # by the name that files hold
+Shapes = dict[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
 class Family:
-    """Base of all families. ``categories`` is 0 for a continuous variable, else values are 0 .. categories - 1."""
+    """The base of all families: everything that a circuit asks about the distribution of one variable.
+
+    A family of your own is a layer of inputs and a frozen dataclass with this base, which names the layer and answers
+    what differs from a table of probabilities. Files hold its class name.
+
+    ``categories`` is 0 for a continuous variable, else values are 0 .. categories - 1. Methods take the rows that
+    :meth:`Inputs.log_table` returns: (V, C, K), log-probabilities of V variables under K units each.
+    """
 
     categories: int
     discrete: ClassVar[bool] = True
 
+    def __init_subclass__(cls) -> None:
+        if not cls.__name__.startswith("_"):
+            FAMILIES[cls.__name__] = cls
+
     def __post_init__(self) -> None:
         if isinstance(self.categories, bool) or not isinstance(self.categories, int) or self.categories < 1:
             raise ValueError(message(type(self).__name__, "categories", "a number >= 1", repr(self.categories)))
+
+    @property
+    def fixed_units(self) -> int | None:
+        """The number of units that every input of the family has; None if it is free."""
+        return None
+
+    def support(self) -> Tensor | None:
+        """(K, C) bool, the categories at which each unit may be nonzero; None if no unit is restricted."""
+        return None
+
+    def make_layer(self, variables: list[int], units: int) -> Inputs:
+        """The layer that holds the parameters."""
+        return CategoricalInputs(variables, units, self.categories)
+
+    def parameter_shapes(self, variables: int, units: int) -> Shapes:
+        """What the layer's ``state_dict`` holds."""
+        return {"logits": (variables, self.categories, units)}
+
+    def free_parameters(self) -> int:
+        """How many parameters of a unit can vary independently."""
+        return self.categories - 1
+
+    def entropy(self, table: Tensor) -> Tensor:
+        """Entropy of each unit, (V, K), in nats."""
+        p = table.exp()
+        return -(p * log_or_zero(p)).sum(1)
+
+    def kl(self, table: Tensor, other: Tensor) -> Tensor:
+        """Kullback-Leibler divergence of the other table's units from this table's, (V, K)."""
+        p = table.exp()
+        seen = p > 0
+        return (p * (torch.where(seen, table, 0.0) - torch.where(seen, other, 0.0))).sum(1)
+
+    def log_inner_product(self, one: Tensor, other: Tensor) -> Tensor:
+        """One variable's rows (C, K), (C, L) -> (K, L): log of the sum over x of p_k(x) q_l(x)."""
+        return sum_layer(other.unsqueeze(0), one.exp().t().unsqueeze(0).contiguous())[0]
+
+    def add_noise(self, named: dict[str, Tensor], spread: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        """One variable's parameters with noise of a standard deviation (K,) relative to each probability."""
+        logits = named["logits"]
+        return {"logits": logits + noise_factors(spread.expand(logits.shape), generator).log().to(logits)}
+
+
+class _LocationScale(Family):
+    """What families of a location and a scale share."""
+
+    def parameter_shapes(self, variables: int, units: int) -> Shapes:
+        return dict.fromkeys(("location", "log_scale"), (variables, units))
+
+    def free_parameters(self) -> int:
+        return 2
+
+    def add_noise(self, named: dict[str, Tensor], spread: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        """Moves locations, in units of the scale."""
+        location = named["location"]
+        shift = spread * torch.randn(location.shape, generator=generator)
+        return {**named, "location": location + named["log_scale"].exp() * shift.to(location)}
 
 
 @dataclass(frozen=True)
@@ -60,21 +145,43 @@ class Indicator(Family):
         3
     """
 
+    @property
+    def fixed_units(self) -> int | None:
+        return self.categories
+
+    def support(self) -> Tensor | None:
+        return torch.eye(self.categories, dtype=torch.bool)
+
+    def make_layer(self, variables: list[int], units: int) -> Inputs:
+        return IndicatorInputs(variables, units, self.categories)
+
+    def parameter_shapes(self, variables: int, units: int) -> Shapes:
+        return {}
+
+    def free_parameters(self) -> int:
+        return 0
+
+    def add_noise(self, named: dict[str, Tensor], spread: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        return named
+
 
 @dataclass(frozen=True)
-class DiscretisedLogistic(Family):
+class DiscretizedLogistic(_LocationScale):
     """A logistic density integrated over bins of width one around 0 .. categories - 1, the outer ones unbounded: two
     parameters a unit, and neighbouring values alike.
 
     Example:
-        >>> from probkernels.circuits import DiscretisedLogistic
-        >>> DiscretisedLogistic(256).discrete
+        >>> from probkernels.circuits import DiscretizedLogistic
+        >>> DiscretizedLogistic(256).discrete
         True
     """
 
+    def make_layer(self, variables: list[int], units: int) -> Inputs:
+        return LogisticInputs(variables, units, self.categories)
+
 
 @dataclass(frozen=True)
-class Gaussian(Family):
+class Gaussian(_LocationScale):
     """A normal density of a real variable.
 
     Example:
@@ -90,8 +197,27 @@ class Gaussian(Family):
         if type(self.categories) is not int or self.categories != 0:
             raise ValueError(message("Gaussian", "categories", "0", repr(self.categories)))
 
+    # Tables are (V, 2, K): location and log scale.
 
-FAMILIES = {family.__name__: family for family in (Categorical, Bernoulli, Indicator, DiscretisedLogistic, Gaussian)}
+    def make_layer(self, variables: list[int], units: int) -> Inputs:
+        return GaussianInputs(variables, units, 0)
+
+    def parameter_shapes(self, variables: int, units: int) -> Shapes:
+        return super().parameter_shapes(variables, units) | dict.fromkeys(("center", "width"), (variables, 1))
+
+    def entropy(self, table: Tensor) -> Tensor:
+        return table[:, 1] + 0.5 * math.log(2 * math.pi * math.e)
+
+    def kl(self, table: Tensor, other: Tensor) -> Tensor:
+        (location, log_scale), (its_location, its_log_scale) = table.unbind(1), other.unbind(1)
+        ratio, apart = log_scale - its_log_scale, (location - its_location) * (-its_log_scale).exp()
+        return 0.5 * ((2 * ratio).exp() + apart.square() - 1) - ratio
+
+    def log_inner_product(self, one: Tensor, other: Tensor) -> Tensor:
+        # the density of a difference of normal variables at 0
+        apart = one[0, :, None] - other[0]
+        variance = (2 * one[1, :, None]).exp() + (2 * other[1]).exp()
+        return -0.5 * (apart.square() / variance + variance.log() + math.log(2 * math.pi))
 
 
 def family_to_json(family: Family) -> dict[str, Any]:

@@ -11,11 +11,11 @@ from .._core import checks, files
 from .._core.errors import CorruptStreamError, message
 from ._layers import plan
 from .circuit import Circuit
-from .families import DiscretisedLogistic, Family, Gaussian, Indicator
+from .families import Family
 from .graph import Graph, Input, Sum
 
 FORMAT, VERSION = "probkernels.circuit", "1"
-MOST_CATEGORIES = 2**31 - 1  # a code has 32 bits
+MAX_CATEGORIES = 2**31 - 1  # a code has 32 bits
 
 
 def save(circuit: Circuit, path: str | Path) -> None:
@@ -101,13 +101,6 @@ def _shapes(graph: Graph) -> dict[str, tuple[int, ...]]:
 
 
 def _input_shapes(family: Family, variables: int, units: int) -> dict[str, tuple[int, ...]]:
-    if family.categories > MOST_CATEGORIES:
-        raise ValueError(f"expected at most {MOST_CATEGORIES} categories, got {family.categories}")
-    if isinstance(family, Indicator):
-        return {}
-    if isinstance(family, (Gaussian, DiscretisedLogistic)):
-        shapes: dict[str, tuple[int, ...]] = dict.fromkeys(("location", "log_scale"), (variables, units))
-        if isinstance(family, Gaussian):
-            shapes |= dict.fromkeys(("center", "width"), (variables, 1))
-        return shapes
-    return {"logits": (variables, family.categories, units)}
+    if family.categories > MAX_CATEGORIES:
+        raise ValueError(f"expected at most {MAX_CATEGORIES} categories, got {family.categories}")
+    return family.parameter_shapes(variables, units)

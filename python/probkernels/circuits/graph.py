@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Any
 
 from .._core.errors import message
-from .families import Family, Indicator, family_from_json, family_to_json
+from .families import Family, family_from_json, family_to_json
 
 
 @dataclass(frozen=True)
@@ -51,17 +51,17 @@ class Product:
 class Sum:
     """Every unit mixes all units of all children, which have one scope: weights (units, units of all children).
 
-    ``kept`` lists, row by row, which of them are edges; all of them if it is None.
+    ``edge_mask`` says row by row which weights are edges; all are if it is None.
 
     Example:
         >>> from probkernels.circuits import Sum
-        >>> Sum(children=(2,), units=1).kept is None
+        >>> Sum(children=(2,), units=1).edge_mask is None
         True
     """
 
     children: tuple[int, ...]
     units: int
-    kept: tuple[tuple[bool, ...], ...] | None = field(default=None, repr=False)
+    edge_mask: tuple[tuple[bool, ...], ...] | None = field(default=None, repr=False)
 
 
 Node = Input | Product | Sum
@@ -128,8 +128,9 @@ class Graph:
             raise self._fail(place, "a variable >= 0, below the number of nodes", str(node.variable))
         if node.units < 1:
             raise self._fail(place, "at least one unit", str(node.units))
-        if isinstance(node.family, Indicator) and node.units != node.family.categories:
-            raise self._fail(place, f"one unit for each of {node.family.categories} categories", f"{node.units} units")
+        wanted = node.family.fixed_units
+        if wanted is not None and node.units != wanted:
+            raise self._fail(place, f"one unit for each of {wanted} categories", f"{node.units} units")
         self.units.append(node.units)
         self.scopes.append(1 << node.variable)
 
@@ -158,10 +159,10 @@ class Graph:
             raise self._fail(place, "children of equal scope", f"variable {some[0]} in one and not in another")
         if node.units < 1:
             raise self._fail(place, "at least one unit", str(node.units))
-        if node.kept is not None:
+        if node.edge_mask is not None:
             width = sum(self.units[child] for child in node.children)
-            if len(node.kept) != node.units or any(len(row) != width or not any(row) for row in node.kept):
-                raise self._fail(place, f"kept of {node.units} rows of {width}, an edge in each", "something else")
+            if len(node.edge_mask) != node.units or any(len(row) != width or not any(row) for row in node.edge_mask):
+                raise self._fail(place, f"edge_mask of {node.units} rows of {width}, an edge in each", "something else")
         self.units.append(node.units)
         self.scopes.append(scopes.pop())
 
@@ -202,7 +203,7 @@ class Graph:
         for node in self.nodes:
             if isinstance(node, Sum):
                 width = sum(self.units[child] for child in node.children)
-                edges += node.units * width if node.kept is None else sum(map(sum, node.kept))
+                edges += node.units * width if node.edge_mask is None else sum(map(sum, node.edge_mask))
         return edges
 
     def scope(self, place: int) -> list[int]:
@@ -265,8 +266,8 @@ def _describe(node: Node) -> dict[str, Any]:
         return {"type": "input", "variable": node.variable, "units": node.units, "family": family_to_json(node.family)}
     if isinstance(node, Product):
         return {"type": "product", "children": node.children, "outer": node.outer}
-    kept = None if node.kept is None else ["".join("01"[edge] for edge in row) for row in node.kept]
-    return {"type": "sum", "children": node.children, "units": node.units, "kept": kept}
+    edge_mask = None if node.edge_mask is None else ["".join("01"[edge] for edge in row) for row in node.edge_mask]
+    return {"type": "sum", "children": node.children, "units": node.units, "edge_mask": edge_mask}
 
 
 def _node(entry: dict[str, Any]) -> Node:
@@ -277,8 +278,8 @@ def _node(entry: dict[str, Any]) -> Node:
         return Product(children, _bool(entry["outer"]))
     if entry["type"] != "sum":
         raise KeyError(entry["type"])
-    kept = entry["kept"]
-    rows = None if kept is None else tuple(tuple(EDGES[edge] for edge in row) for row in kept)
+    edge_mask = entry["edge_mask"]
+    rows = None if edge_mask is None else tuple(tuple(EDGES[edge] for edge in row) for row in edge_mask)
     return Sum(children, _int(entry["units"]), rows)
 
 

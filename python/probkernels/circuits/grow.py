@@ -7,11 +7,10 @@ from torch import Tensor
 
 from .._core import checks
 from .._core.errors import message
-from ._nodes import Alignment, by_input, by_sum, rebuild
 from ._training import total_flows
 from .circuit import Circuit
 from .graph import Input, Product, Sum
-from .inputs import TableInputs
+from .nodes import Alignment, by_input, by_sum, rebuild
 
 
 def prune(circuit: Circuit, x: Tensor, missing: Tensor | None = None, *, keep: float = 0.25) -> Circuit:
@@ -24,10 +23,10 @@ def prune(circuit: Circuit, x: Tensor, missing: Tensor | None = None, *, keep: f
         circuit: is not changed.
         x: (N, D), as :meth:`Circuit.log_prob` takes it, to measure the flows with.
         missing: (N, D) or (D,) bool, True where the value is not known.
-        keep: the part of all edges to keep, in (0, 1].
+        keep: the fraction of all edges to keep, in (0, 1].
 
     Returns:
-        A new circuit with :attr:`Sum.kept` where edges are missing: evaluated as before, with fewer parameters. To
+        A new circuit with :attr:`Sum.edge_mask` where edges are missing: evaluated as before, with fewer parameters. To
         make it cheaper too, :func:`prune_states`.
 
     Raises:
@@ -44,7 +43,7 @@ def prune(circuit: Circuit, x: Tensor, missing: Tensor | None = None, *, keep: f
         >>> prune(circuit, x, keep=0.5).graph.num_edges < circuit.graph.num_edges
         True
     """
-    _check_part("prune", "keep", keep)
+    _check_fraction("prune", "keep", keep)
     flows = by_sum(circuit, total_flows(circuit, x, missing).sums)
     weights = by_sum(circuit, circuit.weights())
     if not flows:
@@ -62,7 +61,7 @@ def prune_states(circuit: Circuit, x: Tensor, missing: Tensor | None = None, *, 
     """Keeps the states that most of the data is in: units that products tie together count as one state.
 
     Sums stay dense with fewer units, so that the circuit gets cheaper, and every latent variable its own size. At
-    least one state of each stays. Arguments, errors and reference as of :func:`prune`; ``keep`` is the part of all
+    least one state of each stays. Arguments, errors and reference as of :func:`prune`; ``keep`` is the fraction of all
     states.
 
     Example:
@@ -73,7 +72,7 @@ def prune_states(circuit: Circuit, x: Tensor, missing: Tensor | None = None, *, 
         >>> prune_states(circuit, x, keep=0.5).graph.num_edges < circuit.graph.num_edges
         True
     """
-    _check_part("prune_states", "keep", keep)
+    _check_fraction("prune_states", "keep", keep)
     alignment = Alignment(circuit.graph)
     flows = _state_flows(circuit, alignment, x, missing)
     free = [name for name in alignment.free() if name in flows]
@@ -89,7 +88,7 @@ def grow(
     x: Tensor | None = None,
     missing: Tensor | None = None,
     *,
-    part: float = 1.0,
+    fraction: float = 1.0,
     noise: float = 0.3,
     seed: int = 0,
 ) -> Circuit:
@@ -99,15 +98,15 @@ def grow(
 
     Args:
         circuit: is not changed.
-        x: (N, D) observations by which to choose what to double; needed where ``part`` is below 1.
+        x: (N, D) observations by which to choose what to double; needed where ``fraction`` is below 1.
         missing: (N, D) or (D,) bool, True where the value is not known.
-        part: of all states, those to double: the ones in which most bits are spent, measured by flow times the entropy
-            of what the state says about variables and states below. Latents then get sizes of their own.
+        fraction: of all states, how many to double: those in which most bits are spent, measured by flow times the
+            entropy of what the state says about variables and states below. Latents then get sizes of their own.
         noise: the standard deviation of those numbers.
         seed: of the noise.
 
     Raises:
-        TypeError, ValueError: settings out of range; ``part`` below 1 without x; as :meth:`Circuit.log_prob`.
+        TypeError, ValueError: settings out of range; ``fraction`` below 1 without x; as :meth:`Circuit.log_prob`.
 
     Reference:
         As :func:`prune`, which doubles everything.
@@ -121,17 +120,17 @@ def grow(
         >>> bool(torch.allclose(bigger.log_prob(x), circuit.log_prob(x), atol=1e-4))
         True
     """
-    _check_part("grow", "part", part)
+    _check_fraction("grow", "fraction", fraction)
     checks.non_negative("grow", "noise", noise)
     alignment = Alignment(circuit.graph)
     free = alignment.free()
-    if part == 1:
+    if fraction == 1:
         origins = {name: torch.arange(alignment.units(name)).repeat_interleave(2) for name in free}
         return rebuild(circuit, origins, noise=noise, seed=seed)
     if x is None:
-        raise ValueError(message("grow", "x", "observations to choose states by, since part is below 1", "None"))
+        raise ValueError(message("grow", "x", "observations to choose states by, since fraction is below 1", "None"))
     spent = _bits_spent(circuit, alignment, _state_flows(circuit, alignment, x, missing))
-    least = _limit(torch.cat([spent[name] for name in free]), part) if free else 0.0
+    least = _limit(torch.cat([spent[name] for name in free]), fraction) if free else 0.0
     times = {name: 1 + ((spent[name] >= least) & (spent[name] > 0)).long() for name in free}
     origins = {name: torch.arange(len(t)).repeat_interleave(t.cpu()) for name, t in times.items()}
     return rebuild(circuit, origins, noise=noise, seed=seed)
@@ -140,16 +139,16 @@ def grow(
 # --- what is used ---
 
 
-def _check_part(op: str, name: str, part: object) -> None:
-    if isinstance(part, bool) or not isinstance(part, (int, float)):
-        raise TypeError(message(op, name, "a number in (0, 1]", checks.describe(part)))
-    if not 0 < part <= 1:
-        raise ValueError(message(op, name, "a number in (0, 1]", repr(part)))
+def _check_fraction(op: str, name: str, fraction: object) -> None:
+    if isinstance(fraction, bool) or not isinstance(fraction, (int, float)):
+        raise TypeError(message(op, name, "a number in (0, 1]", checks.describe(fraction)))
+    if not 0 < fraction <= 1:
+        raise ValueError(message(op, name, "a number in (0, 1]", repr(fraction)))
 
 
-def _limit(values: Tensor, part: float) -> Tensor:
-    """The smallest of the ``part`` largest values, of at least one."""
-    count = max(1, round(part * len(values)))
+def _limit(values: Tensor, fraction: float) -> Tensor:
+    """The smallest of the ``fraction`` largest values, of at least one."""
+    count = max(1, round(fraction * len(values)))
     return values.topk(count).values[-1]
 
 
@@ -187,8 +186,8 @@ def _bits_spent(circuit: Circuit, alignment: Alignment, flows: dict[int, Tensor]
                 entropy += torch.special.entr(weights[place].detach()).sum(1)
             elif isinstance(node, Input):
                 layer, row = inputs[place]
-                if isinstance(layer, TableInputs):
-                    entropy += torch.special.entr(layer.log_table()[row].detach().exp()).sum(0)
+                if node.family.discrete:
+                    entropy += node.family.entropy(layer.log_table()[row : row + 1].detach())[0]
                 else:
                     entropy += 1.0  # a density has no number of bits; as much as a state of its own
         spent[name] = flows[name] * entropy

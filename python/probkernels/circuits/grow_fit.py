@@ -15,7 +15,7 @@ from .grow import grow, prune, prune_states
 from .schedule import PiecewiseLinear, Schedule
 
 AFTER_GROWTH = PiecewiseLinear(((0.0, 0.3), (1.0, 0.01)))  # gentler than from random parameters
-DEFAULTS = {"states": (0.75, 0.5), "edges": (0.25, 1.0)}  # keep and part
+DEFAULTS = {"states": (0.75, 0.5), "edges": (0.25, 1.0)}  # keep and fraction
 
 
 def grow_fit(
@@ -26,7 +26,7 @@ def grow_fit(
     validation: Data,
     by: str = "states",
     keep: float | None = None,
-    part: float | None = None,
+    fraction: float | None = None,
     noise: float = 0.3,
     rounds: int = 10,
     patience: int = 1,
@@ -47,7 +47,7 @@ def grow_fit(
         validation: observations to stop by, or a pair of them and ``missing``.
         by: "states" resizes every latent on its own, so that sums stay dense and the fused latent tree applies;
             "edges" is the method of the paper: sparse sums whose states double every round.
-        keep, part: of :func:`prune_states` and :func:`grow`, by default 0.75 and 0.5, or of :func:`prune` and
+        keep, fraction: of :func:`prune_states` and :func:`grow`, by default 0.75 and 0.5, or of :func:`prune` and
             :func:`grow`, by default 0.25 and 1.
         noise: of :func:`grow`.
         rounds: at most.
@@ -80,12 +80,12 @@ def grow_fit(
     for name, value in (("rounds", rounds), ("patience", patience)):
         at_least_one("grow_fit", name, value)
     keep = DEFAULTS[by][0] if keep is None else keep
-    part = DEFAULTS[by][1] if part is None else part
+    fraction = DEFAULTS[by][1] if fraction is None else fraction
     best, score, since = circuit, mean_log_prob(circuit, validation), 0
     histories: list[History] = []
     for index in range(rounds):
         smaller = (prune_states if by == "states" else prune)(circuit, x, missing, keep=keep)
-        circuit = grow(smaller, x, missing, part=part, noise=noise, seed=seed + index)
+        circuit = grow(smaller, x, missing, fraction=fraction, noise=noise, seed=seed + index)
         if max_edges is not None and circuit.graph.num_edges > max_edges:
             break
         em = EM(circuit, step=step, pseudocount=pseudocount, batch_size=batch_size, seed=seed + index)

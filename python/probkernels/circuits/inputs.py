@@ -6,17 +6,19 @@ Batch is the last axis. A layer's log values are (V, K, B); a missing observatio
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from ..ops import leaf_gather, leaf_histogram
-from .families import DiscretisedLogistic, Family, Gaussian, Indicator
+from .evidence import Evidence
 
-SPREAD = 0.4  # initial probabilities are drawn from 1 - SPREAD .. 1 + SPREAD and normalised
+SPREAD = 0.4  # initial probabilities are drawn from 1 - SPREAD .. 1 + SPREAD and normalized
+MIN_FACTOR = 0.1  # what noise multiplies a probability with, at least
 CELLS = 1 << 24  # values held at once by what works in pieces
-STEEPEST = 69.0  # log scale of a logistic at most: beyond, infinity times zero would be NaN, as would log 0's slope
+MAX_LOG_SCALE = (
+    69.0  # log scale of a logistic at most: beyond, infinity times zero would be NaN, as would log 0's slope
+)
 MIN_SPREAD = 1e-6  # of data that are all alike
 MIN_WIDTH = 1e-3  # relative to the data's, below which no Gaussian may shrink
 
@@ -27,8 +29,18 @@ def random_simplex(shape: tuple[int, ...], dim: int, generator: torch.Generator)
     return p / p.sum(dim, keepdim=True)
 
 
+def noise_factors(spread: Tensor, generator: torch.Generator) -> Tensor:
+    """Positive normal numbers around 1, each with its own standard deviation."""
+    return (1 + spread * torch.randn(spread.shape, generator=generator)).clamp_min(MIN_FACTOR)
+
+
+def log_or_zero(p: Tensor) -> Tensor:
+    """log p, and 0 where p is zero: for p log p, without the NaN in the gradient."""
+    return torch.where(p > 0, p, 1.0).log()
+
+
 def draw(weights: Tensor, generator: torch.Generator | None) -> Tensor:
-    """weights (n, C) >= 0, not normalised -> (n,): a column for each row, drawn in proportion.
+    """weights (n, C) >= 0, not normalized -> (n,): a column for each row, drawn in proportion.
 
     By the inverse distribution function in float64: random numbers come from the CPU, so that a seed means the same
     on every device and for any number of threads, and a column of weight zero is never drawn.
@@ -38,30 +50,35 @@ def draw(weights: Tensor, generator: torch.Generator | None) -> Tensor:
     return (below <= at).sum(1)
 
 
-@dataclass(frozen=True)
-class Evidence:
-    """A batch of observations, turned so that the batch is the last axis.
-
-    codes (D, B) int32: categories of discrete variables, -1 where missing (and for continuous variables).
-    values (D, B): of continuous variables, or None if there is none.
-    missing (D, B) bool, or None if nothing is.
-    """
-
-    codes: Tensor
-    values: Tensor | None
-    missing: Tensor | None
-
-
 class Inputs(nn.Module):
-    """Base of all layers of inputs."""
+    """Base of all layers of inputs.
+
+    Args:
+        variables: of each of the V rows.
+        units: K, of every row.
+        categories: C, the alphabet of every row; 0 if the variables are continuous.
+    """
 
     variables: Tensor  # (V,) int64
 
-    def __init__(self, variables: list[int], units: int, family: Family) -> None:
+    def __init__(self, variables: list[int], units: int, categories: int) -> None:
         super().__init__()
-        self.units, self.family = units, family
+        self.units, self.categories = units, categories
         self.in_order = variables == list(range(len(variables)))
         self.register_buffer("variables", torch.tensor(variables), persistent=False)
+
+    def log_table(self) -> Tensor:
+        """What the family's methods take, one row for each variable: (V, C, K), log-probability of each category under
+        each unit, if the family is discrete."""
+        raise NotImplementedError
+
+    def probabilities(self) -> Tensor | None:
+        """A table (V, C, K) that the op ``em_update_`` can change; None if the layer has an M-step of its own."""
+        return None
+
+    def load_probabilities_(self, table: Tensor) -> None:
+        """Sets the parameters from what :meth:`probabilities` gave."""
+        raise NotImplementedError
 
     def codes(self, evidence: Evidence) -> Tensor:
         """The layer's own rows of the codes, (V, B)."""
@@ -72,10 +89,6 @@ class Inputs(nn.Module):
 class TableInputs(Inputs):
     """Discrete units, each a column of a table of log-probabilities."""
 
-    def log_table(self) -> Tensor:
-        """(V, C, K): log-probability of each category under each unit."""
-        raise NotImplementedError
-
     def forward(self, evidence: Evidence, table: Tensor | None = None) -> Tensor:
         """Log values (V, K, B); ``table`` stands in for the layer's own."""
         return leaf_gather(self.log_table() if table is None else table, self.codes(evidence))
@@ -84,7 +97,7 @@ class TableInputs(Inputs):
         """flow (V, K, B) -> what the M-step needs, summed over the batch: flow by category (V, C, K), and that of
         missing observations (V, K)."""
         codes = self.codes(evidence)
-        seen = leaf_histogram(codes, flow, self.family.categories)
+        seen = leaf_histogram(codes, flow, self.categories)
         return seen, (flow * (codes < 0).unsqueeze(1)).sum(2)
 
     def mean(self) -> Tensor:
@@ -98,7 +111,7 @@ class TableInputs(Inputs):
         return ((self._values(table) - mean[:, None]).square() * table).sum(1)
 
     def _values(self, table: Tensor) -> Tensor:
-        return torch.arange(self.family.categories).to(table)[:, None]
+        return torch.arange(self.categories).to(table)[:, None]
 
     def best(self) -> tuple[Tensor, Tensor]:
         """The most likely value of each unit and its log-probability, both (V, K)."""
@@ -108,7 +121,7 @@ class TableInputs(Inputs):
     def sample(self, row: Tensor, unit: Tensor, generator: torch.Generator | None) -> Tensor:
         """One draw for each pair of a row of the layer and a unit, (n,)."""
         table = self.log_table()
-        pairs = max(CELLS // self.family.categories, 1)
+        pairs = max(CELLS // self.categories, 1)
         drawn = [
             draw(table[rows, :, units].exp(), generator)
             for rows, units in zip(row.split(pairs), unit.split(pairs), strict=True)
@@ -117,11 +130,11 @@ class TableInputs(Inputs):
 
 
 class CategoricalInputs(TableInputs):
-    """One logit for each category, normalised over the categories."""
+    """One logit for each category, normalized over the categories."""
 
-    def __init__(self, variables: list[int], units: int, family: Family) -> None:
-        super().__init__(variables, units, family)
-        self.logits = nn.Parameter(torch.empty(len(variables), family.categories, units))
+    def __init__(self, variables: list[int], units: int, categories: int) -> None:
+        super().__init__(variables, units, categories)
+        self.logits = nn.Parameter(torch.empty(len(variables), categories, units))
 
     def reset(self, generator: torch.Generator, data: Evidence | None) -> None:
         """Draws the parameters anew."""
@@ -131,14 +144,22 @@ class CategoricalInputs(TableInputs):
         """See the base."""
         return self.logits.log_softmax(1)
 
+    def probabilities(self) -> Tensor | None:
+        """See the base."""
+        return self.log_table().exp()
+
+    def load_probabilities_(self, table: Tensor) -> None:
+        """See the base."""
+        self.logits.copy_(table.log())
+
 
 class IndicatorInputs(TableInputs):
     """Unit k is one at category k."""
 
     one: Tensor  # has the circuit's dtype and device
 
-    def __init__(self, variables: list[int], units: int, family: Family) -> None:
-        super().__init__(variables, units, family)
+    def __init__(self, variables: list[int], units: int, categories: int) -> None:
+        super().__init__(variables, units, categories)
         self.register_buffer("one", torch.ones(()), persistent=False)
 
     def reset(self, generator: torch.Generator, data: Evidence | None) -> None:
@@ -146,7 +167,7 @@ class IndicatorInputs(TableInputs):
 
     def log_table(self) -> Tensor:
         """See the base."""
-        c = self.family.categories
+        c = self.categories
         table = self.one.new_full((c, c), -math.inf).fill_diagonal_(0.0)
         return table.expand(len(self.variables), c, c)
 
@@ -155,16 +176,16 @@ class IndicatorInputs(TableInputs):
 
 
 class LogisticInputs(TableInputs):
-    """Discretised logistic units: location and log_scale (V, K)."""
+    """Discretized logistic units: location and log_scale (V, K)."""
 
-    def __init__(self, variables: list[int], units: int, family: Family) -> None:
-        super().__init__(variables, units, family)
+    def __init__(self, variables: list[int], units: int, categories: int) -> None:
+        super().__init__(variables, units, categories)
         self.location = nn.Parameter(torch.empty(len(variables), units))
         self.log_scale = nn.Parameter(torch.empty(len(variables), units))
 
     def reset(self, generator: torch.Generator, data: Evidence | None) -> None:
         """Locations all over the alphabet, scales of a quarter of it."""
-        c = self.family.categories
+        c = self.categories
         self.location.data.copy_(torch.rand(self.location.shape, generator=generator) * (c - 1))
         self.log_scale.data.fill_(math.log(max(c / 4, 0.5)))
 
@@ -173,9 +194,9 @@ class LogisticInputs(TableInputs):
         return self._table(self.location, self.log_scale)
 
     def _table(self, location: Tensor, log_scale: Tensor) -> Tensor:
-        c = self.family.categories
+        c = self.categories
         edges = torch.arange(1, c).to(location)[:, None] - 0.5  # between neighbouring values
-        width = torch.exp(-log_scale[:, None].clamp(-STEEPEST, STEEPEST))  # of a bin, in scales
+        width = torch.exp(-log_scale[:, None].clamp(-MAX_LOG_SCALE, MAX_LOG_SCALE))  # of a bin, in scales
         z = (edges - location[:, None]) * width  # (V, C - 1, K)
         below, above = nn.functional.logsigmoid(z), nn.functional.logsigmoid(-z)
         # P(lower < x < upper) = s(upper) s(-lower) (1 - e^(lower - upper)), without cancellation in either tail
@@ -190,7 +211,7 @@ class LogisticInputs(TableInputs):
 
         No closed form exists; every unit's expected log-likelihood rises or stays, which is all that EM needs.
         """
-        counts = statistics + pseudocount / self.family.categories  # (V, C, K)
+        counts = statistics + pseudocount / self.categories  # (V, C, K)
         total = counts.sum(1).clamp_min(torch.finfo(counts.dtype).tiny)
 
         def quality(at: Tensor) -> Tensor:  # (2, V, K) -> (V, K)
@@ -204,7 +225,7 @@ class LogisticInputs(TableInputs):
                 slope = torch.autograd.grad(quality(at).sum(), at)[0]
             slope[0] *= (2 * now[1]).exp()  # in units of the scale
             tries = torch.stack([now + length * slope for length in (0.0, 0.1, 0.4, 1.0, 2.5, 6.0)])
-            tries[:, 1].clamp_(-5.0, math.log(4.0 * self.family.categories))
+            tries[:, 1].clamp_(-5.0, math.log(4.0 * self.categories))
             tries[0] = now
             best = torch.stack([quality(t) for t in tries]).nan_to_num(-math.inf).argmax(0)
             now = tries.gather(0, best.expand(1, 2, *best.shape))[0]
@@ -218,8 +239,8 @@ class GaussianInputs(Inputs):
     center: Tensor  # (V, 1): of the data the layer was made for
     width: Tensor  # (V, 1)
 
-    def __init__(self, variables: list[int], units: int, family: Family) -> None:
-        super().__init__(variables, units, family)
+    def __init__(self, variables: list[int], units: int, categories: int) -> None:
+        super().__init__(variables, units, categories)
         self.location = nn.Parameter(torch.empty(len(variables), units))
         self.log_scale = nn.Parameter(torch.empty(len(variables), units))
         self.register_buffer("center", torch.zeros(len(variables), 1))
@@ -249,18 +270,18 @@ class GaussianInputs(Inputs):
         return x.masked_fill(missing, 0.0), (~missing).to(x)
 
     def forward(self, evidence: Evidence, table: Tensor | None = None) -> Tensor:
-        """Log densities (V, K, B); ``table`` (2, V, K) stands in for location and log_scale."""
-        location, log_scale = (self.location, self.log_scale) if table is None else table
+        """Log densities (V, K, B); ``table`` stands in for the layer's own."""
+        location, log_scale = (self.log_table() if table is None else table).unbind(1)
         x, seen = self._observed(evidence)
         z = (x[:, None] - location[..., None]) * torch.exp(-log_scale)[..., None]
         return (-0.5 * z.square() - log_scale[..., None] - 0.5 * math.log(2 * math.pi)) * seen[:, None]
 
     def log_table(self) -> Tensor:
-        """(2, V, K): location and log_scale."""
-        return torch.stack([self.location, self.log_scale])
+        """(V, 2, K): location and log_scale."""
+        return torch.stack([self.location, self.log_scale], 1)
 
     def statistics(self, evidence: Evidence, flow: Tensor) -> tuple[Tensor, Tensor]:
-        """flow (V, K, B) -> its sums with 1, z and z^2 (V, 3, K), z standardised by the data's centre and width; and
+        """flow (V, K, B) -> its sums with 1, z and z^2 (V, 3, K), z standardized by the data's center and width; and
         the flow of missing observations (V, K)."""
         x, seen = self._observed(evidence)
         z = ((x - self.center) / self.width)[:, None]
@@ -300,11 +321,3 @@ class GaussianInputs(Inputs):
         """One draw for each pair of a row of the layer and a unit, (n,)."""
         location, scale = self.location[row, unit], self.log_scale[row, unit].exp()
         return location + scale * torch.randn(location.shape, generator=generator).to(location)
-
-
-def make_inputs(variables: list[int], units: int, family: Family) -> Inputs:
-    """The layer for a family."""
-    kinds: dict[type[Family], type[Inputs]] = {
-        Gaussian: GaussianInputs, Indicator: IndicatorInputs, DiscretisedLogistic: LogisticInputs,
-    }  # fmt: skip
-    return kinds.get(type(family), CategoricalInputs)(variables, units, family)

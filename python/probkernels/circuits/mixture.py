@@ -10,9 +10,9 @@ from torch import Tensor
 
 from .._core import checks
 from .._core.errors import message
-from ._nodes import Named, assemble, by_sum, input_parameters
 from .circuit import Circuit
 from .graph import Graph, Input, Node, Sum
+from .nodes import Named, assemble, by_sum, input_parameters
 
 
 def mixture(circuits: Sequence[Circuit], weights: Sequence[float] | Tensor | None = None) -> Circuit:
@@ -22,7 +22,7 @@ def mixture(circuits: Sequence[Circuit], weights: Sequence[float] | Tensor | Non
 
     Args:
         circuits: at least one, over the same variables with the same alphabets.
-        weights: of each, positive; they are normalised. All alike by default.
+        weights: of each, positive; they are normalized. All alike by default.
 
     Raises:
         TypeError: something that is no circuit.
@@ -30,8 +30,8 @@ def mixture(circuits: Sequence[Circuit], weights: Sequence[float] | Tensor | Non
 
     Example:
         >>> import torch
-        >>> from probkernels.circuits import factorised, mixture
-        >>> zeros, ones = (factorised(torch.full((4, 3), v), categories=2, pseudocount=0.0) for v in (0, 1))
+        >>> from probkernels.circuits import factorized, mixture
+        >>> zeros, ones = (factorized(torch.full((4, 3), v), categories=2, pseudocount=0.0) for v in (0, 1))
         >>> mixture([zeros, ones], weights=[3, 1]).log_prob(torch.tensor([[0, 0, 0], [1, 1, 1]])).exp().detach()
         tensor([0.7500, 0.2500])
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,11 +12,10 @@ from torch import Tensor
 from .._core.checks import describe
 from .._core.errors import message
 from ..ops import sum_layer
-from ._passes import add_exp_, batches, linear_upward, log_slopes, nothing_known
-from .inputs import CELLS, Evidence
-
-if TYPE_CHECKING:
-    from .circuit import Circuit
+from ._passes import add_exp_, batches, linear_upward, log_grads, nothing_known
+from .evaluator import Evaluator
+from .evidence import Evidence
+from .inputs import CELLS
 
 
 class Moments(NamedTuple):
@@ -36,7 +35,7 @@ class Moments(NamedTuple):
 # --- arguments ---
 
 
-def variable_list(circuit: Circuit, op: str, name: str, wanted: object) -> list[int]:
+def variable_list(circuit: Evaluator, op: str, name: str, wanted: object) -> list[int]:
     """Checks a choice of variables, in the order given: numbers, or a bool mask (D,)."""
     count = circuit.num_variables
     if isinstance(wanted, Tensor) and wanted.dtype is torch.bool:
@@ -54,7 +53,7 @@ def variable_list(circuit: Circuit, op: str, name: str, wanted: object) -> list[
     return list(found)
 
 
-def variable_mask(circuit: Circuit, op: str, name: str, wanted: object, x: Tensor) -> Tensor:
+def variable_mask(circuit: Evaluator, op: str, name: str, wanted: object, x: Tensor) -> Tensor:
     """The same as a mask (B, D), which may also be given as such, item by item."""
     if isinstance(wanted, Tensor) and wanted.dtype is torch.bool and wanted.shape == x.shape and x.ndim == 2:
         return wanted.to(x.device)
@@ -75,13 +74,13 @@ def require_possible(op: str, log_prob: Tensor, what: str = "evidence", first: i
 # --- queries ---
 
 
-def marginal(circuit: Circuit, x: Tensor, variables: object) -> Tensor:
+def marginal(circuit: Evaluator, x: Tensor, variables: object) -> Tensor:
     """See :meth:`Circuit.marginal`."""
     circuit.evidence(x[:0] if isinstance(x, Tensor) else x)  # dtype and shape, before the mask takes its shape from x
     return circuit.log_prob(x, ~variable_mask(circuit, "Circuit.marginal", "variables", variables, x))
 
 
-def conditional(circuit: Circuit, x: Tensor, missing: Tensor | None, targets: object) -> Tensor:
+def conditional(circuit: Evaluator, x: Tensor, missing: Tensor | None, targets: object) -> Tensor:
     """See :meth:`Circuit.conditional`."""
     op = "Circuit.conditional"
     circuit.evidence(x, missing)
@@ -98,7 +97,7 @@ def conditional(circuit: Circuit, x: Tensor, missing: Tensor | None, targets: ob
 
 
 @torch.no_grad()
-def marginals(circuit: Circuit, x: Tensor, missing: Tensor | None, targets: object) -> Tensor:
+def marginals(circuit: Evaluator, x: Tensor, missing: Tensor | None, targets: object) -> Tensor:
     """See :meth:`Circuit.marginals`."""
     op = "Circuit.marginals"
     wanted = variable_list(circuit, op, "targets", list(range(circuit.num_variables)) if targets is None else targets)
@@ -119,7 +118,7 @@ def marginals(circuit: Circuit, x: Tensor, missing: Tensor | None, targets: obje
     return torch.cat(found)
 
 
-def _log_marginals(circuit: Circuit, evidence: Evidence, place: Tensor, shape: tuple[int, int]) -> Tensor:
+def _log_marginals(circuit: Evaluator, evidence: Evidence, place: Tensor, shape: tuple[int, int]) -> Tensor:
     """(T, C, B): log-probability of each value of each target together with the evidence about all others. ``place``
     (D,) is a variable's number among the targets, or -1; ``shape`` is (T, C)."""
     tables, slopes = _slopes(circuit, evidence)
@@ -132,15 +131,15 @@ def _log_marginals(circuit: Circuit, evidence: Evidence, place: Tensor, shape: t
     return log_p
 
 
-def _slopes(circuit: Circuit, evidence: Evidence) -> tuple[list[Tensor], list[Tensor]]:
+def _slopes(circuit: Evaluator, evidence: Evidence) -> tuple[list[Tensor], list[Tensor]]:
     """Of every input layer, its table of log-probabilities and the log slopes of its units."""
     tables, weights = [layer.log_table() for layer in circuit.inputs], circuit.weights()
     leaves = [layer(evidence, table) for layer, table in zip(circuit.inputs, tables, strict=True)]
-    return tables, log_slopes(circuit, circuit.upward(leaves, weights), weights)
+    return tables, log_grads(circuit, circuit.upward(leaves, weights), weights)
 
 
 @torch.no_grad()
-def moments(circuit: Circuit, x: Tensor | None, missing: Tensor | None) -> Moments:
+def moments(circuit: Evaluator, x: Tensor | None, missing: Tensor | None) -> Moments:
     """See :meth:`Circuit.moments`."""
     if x is None:
         if missing is not None:
@@ -154,7 +153,7 @@ def moments(circuit: Circuit, x: Tensor | None, missing: Tensor | None) -> Momen
     return Moments(mean, variance)
 
 
-def _moments(circuit: Circuit, evidence: Evidence, first: int) -> Moments:
+def _moments(circuit: Evaluator, evidence: Evidence, first: int) -> Moments:
     """(D, B) each; ``first`` is the number of the first item, for the error."""
     _, slopes = _slopes(circuit, evidence)
     shape = circuit.num_variables, evidence.codes.shape[1]
@@ -169,7 +168,7 @@ def _moments(circuit: Circuit, evidence: Evidence, first: int) -> Moments:
     return Moments(mean, variance)
 
 
-def _shares(circuit: Circuit, slopes: list[Tensor], shape: tuple[int, int], first: int) -> list[Tensor]:
+def _shares(circuit: Evaluator, slopes: list[Tensor], shape: tuple[int, int], first: int) -> list[Tensor]:
     """Of every input layer (V, K, B): how likely it is that each unit makes its variable; the sum over a variable's
     units is one. ``shape`` is (D, B)."""
     total = slopes[0].new_full(shape, -math.inf)
@@ -184,7 +183,7 @@ def _shares(circuit: Circuit, slopes: list[Tensor], shape: tuple[int, int], firs
 
 
 @torch.no_grad()
-def covariance(circuit: Circuit) -> Tensor:
+def covariance(circuit: Evaluator) -> Tensor:
     """See :meth:`Circuit.covariance`."""
     mean, variance = moments(circuit, None, None)
     weights = circuit.weights()

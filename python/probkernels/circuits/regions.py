@@ -152,7 +152,7 @@ class _Builder:
         return inputs[0] if len(inputs) == 1 else self._add(Product(tuple(inputs)))
 
 
-def random_regions_graph(
+def rat_spn_graph(
     families: Sequence[Family],
     units: int,
     *,
@@ -162,7 +162,7 @@ def random_regions_graph(
     outer: bool = True,
     seed: int = 0,
 ) -> Graph:
-    """A random tensorised circuit (RAT-SPN): all variables split at random into halves, those again, ``depth`` times,
+    """A random tensorized circuit (RAT-SPN): all variables split at random into halves, those again, ``depth`` times,
     and all of that ``repetitions`` times over.
 
     Args:
@@ -182,15 +182,15 @@ def random_regions_graph(
         UAI 2019, algorithms 1 and 2.
 
     Example:
-        >>> from probkernels.circuits import Bernoulli, random_regions_graph
-        >>> random_regions_graph([Bernoulli()] * 7, units=4, depth=2, repetitions=3)
+        >>> from probkernels.circuits import Bernoulli, rat_spn_graph
+        >>> rat_spn_graph([Bernoulli()] * 7, units=4, depth=2, repetitions=3)
         Graph(34 nodes, 7 variables, 432 edges)
     """
     depth = len(families) if depth is None else depth
     if depth < 0:
-        raise ValueError(message("random_regions", "depth", "a number >= 0", repr(depth)))
+        raise ValueError(message("rat_spn", "depth", "a number >= 0", repr(depth)))
     if repetitions < 1:
-        raise ValueError(message("random_regions", "repetitions", "a number >= 1", repr(repetitions)))
+        raise ValueError(message("rat_spn", "repetitions", "a number >= 1", repr(repetitions)))
     generator = random.Random(seed)
     partitions = []
     for _ in range(repetitions):
@@ -207,7 +207,7 @@ def _halves(region: list[int], generator: random.Random) -> tuple[list[int], lis
     return shuffled[: len(region) // 2], shuffled[len(region) // 2 :]
 
 
-def random_regions(
+def rat_spn(
     x: Tensor,
     units: int,
     *,
@@ -218,28 +218,26 @@ def random_regions(
     categories: int | Sequence[int] | None = None,
     seed: int = 0,
 ) -> Circuit:
-    """The circuit of :func:`random_regions_graph` for data like x, with random parameters: fit it with :class:`EM`.
+    """The circuit of :func:`rat_spn_graph` for data like x, with random parameters: fit it with :class:`EM`.
 
     Args:
         x: (N, D); integers make categorical inputs, floats Gaussian ones that start among the data.
-        units, depth, repetitions, inputs, outer: as of :func:`random_regions_graph`.
+        units, depth, repetitions, inputs, outer: as of :func:`rat_spn_graph`.
         categories: of every variable, or one number for all; the largest value of x and one by default.
         seed: of the splits and of the parameters.
 
     Raises:
-        TypeError, ValueError: as :func:`random_regions_graph`, and as :meth:`Circuit.log_prob` for x.
+        TypeError, ValueError: as :func:`rat_spn_graph`, and as :meth:`Circuit.log_prob` for x.
 
     Example:
         >>> import torch
-        >>> from probkernels.circuits import random_regions
+        >>> from probkernels.circuits import rat_spn
         >>> x = torch.randn(50, 6, generator=torch.Generator().manual_seed(0))
-        >>> random_regions(x, units=4, repetitions=2).log_prob(x[:3]).shape
+        >>> rat_spn(x, units=4, repetitions=2).log_prob(x[:3]).shape
         torch.Size([3])
     """
-    families = families_for("random_regions", x, categories)
-    graph = random_regions_graph(
-        families, units, depth=depth, repetitions=repetitions, inputs=inputs, outer=outer, seed=seed
-    )
+    families = families_for("rat_spn", x, categories)
+    graph = rat_spn_graph(families, units, depth=depth, repetitions=repetitions, inputs=inputs, outer=outer, seed=seed)
     return Circuit(graph, data=x, seed=seed)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -12,12 +11,11 @@ from .._core.checks import describe
 from .._core.errors import message
 from . import _layers
 from ._passes import batches, max_upward, nothing_known, widths
+from .evaluator import Evaluator
+from .evidence import Evidence
 from .graph import Input, Sum
-from .inputs import CELLS, Evidence, draw
+from .inputs import CELLS, draw
 from .queries import require_possible
-
-if TYPE_CHECKING:
-    from .circuit import Circuit
 
 # Of pairs of a sum unit and an item: weights (P, I) and log values of what they mix (P, I) -> (P,), the edge to follow.
 # Without evidence all values are one, and None stands for their logarithms.
@@ -25,7 +23,7 @@ Choice = Callable[[Tensor, Tensor | None], Tensor]
 
 
 def descend(
-    circuit: Circuit, weights: list[Tensor], values: list[Tensor] | None, item: Tensor, choose: Choice
+    circuit: Evaluator, weights: list[Tensor], values: list[Tensor] | None, item: Tensor, choose: Choice
 ) -> list[Tensor]:
     """Follows one edge of each sum, and all of each product, from the root down.
 
@@ -90,7 +88,7 @@ def _by_child(edges: Tensor, widths: list[int]) -> list[Tensor]:
 
 @torch.no_grad()
 def sample(
-    circuit: Circuit,
+    circuit: Evaluator,
     n: int,
     given: Tensor | None,
     missing: Tensor | None,
@@ -122,7 +120,7 @@ def sample(
 
 
 def _draws(
-    circuit: Circuit, evidence: Evidence, n: int, values: list[Tensor] | None, generator: torch.Generator | None
+    circuit: Evaluator, evidence: Evidence, n: int, values: list[Tensor] | None, generator: torch.Generator | None
 ) -> Tensor:
     """(n, B, D), int64 if all variables are discrete; meaningless where a variable is observed."""
 
@@ -156,7 +154,7 @@ def _missing(evidence: Evidence) -> Tensor:
 
 
 @torch.no_grad()
-def mpe(circuit: Circuit, x: Tensor, missing: Tensor | None) -> tuple[Tensor, Tensor]:
+def mpe(circuit: Evaluator, x: Tensor, missing: Tensor | None) -> tuple[Tensor, Tensor]:
     """See :meth:`Circuit.mpe`."""
     evidence, weights = circuit.evidence(x, missing), circuit.weights()
     best = [layer.best() for layer in circuit.inputs]  # (V, K) each: value, log value

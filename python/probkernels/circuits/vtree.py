@@ -163,8 +163,8 @@ def find_vtree(graph: Graph) -> Vtree:
         ValueError: the circuit splits a scope in two ways; the message names it.
 
     Example:
-        >>> from probkernels.circuits import Bernoulli, factorised_graph, find_vtree
-        >>> find_vtree(factorised_graph([Bernoulli()] * 4))
+        >>> from probkernels.circuits import Bernoulli, factorized_graph, find_vtree
+        >>> find_vtree(factorized_graph([Bernoulli()] * 4))
         Vtree((((0, 1), 2), 3))
     """
     splits: dict[int, list[int]] = {}

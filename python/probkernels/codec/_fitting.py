@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .._core.errors import message
-from ..circuits.trees import STRUCTURE_LEVELS, STRUCTURE_ROWS
+from ..circuits.tree_structures import MAX_STRUCTURE_ROWS, STRUCTURE_LEVELS
 from .frozen_flow import FrozenFlow
 from .integer_flow import IntegerFlow
 from .layout import Layout
@@ -30,7 +30,7 @@ def memory_needed(layout: Layout, items: int, most_rows: int) -> int:
     variables = layout.variables
     rows = min(items * layout.rows_per_item, max(most_rows, layout.rows_per_item))
     pairs = 3 * 8 * variables**2  # the matrix of mutual information, its transpose and their sum
-    indicators = 4 * min(rows, STRUCTURE_ROWS) * variables * STRUCTURE_LEVELS
+    indicators = 4 * min(rows, MAX_STRUCTURE_ROWS) * variables * STRUCTURE_LEVELS
     return pairs + indicators + 8 * rows * variables
 
 

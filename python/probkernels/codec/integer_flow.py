@@ -23,7 +23,7 @@ class IntegerFlow(nn.Module):
     """An integer discrete flow over rows of categorical or quantised variables, for training.
 
     Couplings shift half of the variables by a rounded function of the other half, modulo their alphabets, so that
-    latents stay in the alphabets. Their prior is factorised: frequencies, counted anew in every epoch; after training a
+    latents stay in the alphabets. Their prior is factorized: frequencies, counted anew in every epoch; after training a
     circuit takes its place. :meth:`freeze` gives the bijection in whole numbers that a codec runs.
 
     Args:
@@ -106,7 +106,7 @@ class IntegerFlow(nn.Module):
 
     @torch.no_grad()
     def bits(self, x: Tensor) -> Tensor:
-        """Bits (N,) of rows of x (N, V) under the flow and its factorised prior.
+        """Bits (N,) of rows of x (N, V) under the flow and its factorized prior.
 
         Raises:
             ValueError: another shape.

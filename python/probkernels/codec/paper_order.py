@@ -10,7 +10,7 @@ import torch
 
 from .._core.errors import message
 from ..circuits import Circuit, Input, Product, Sum, find_vtree
-from ..circuits._nodes import by_input, by_sum
+from ..circuits.nodes import by_input, by_sum
 from .program import probabilities
 
 Array = np.ndarray
@@ -54,9 +54,9 @@ def paper_conditionals(circuit: Circuit, row: list[int]) -> PaperOrder:
 
     Example:
         >>> import torch
-        >>> from probkernels.circuits import factorised
+        >>> from probkernels.circuits import factorized
         >>> from probkernels.codec import paper_conditionals
-        >>> circuit = factorised(torch.tensor([[0, 1], [1, 1], [1, 0], [1, 1]]), categories=2, pseudocount=0)
+        >>> circuit = factorized(torch.tensor([[0, 1], [1, 1], [1, 0], [1, 1]]), categories=2, pseudocount=0)
         >>> [p.round(2).tolist() for p in paper_conditionals(circuit, [1, 1]).conditionals]
         [[0.25, 0.75], [0.25, 0.75]]
     """

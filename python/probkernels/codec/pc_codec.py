@@ -30,9 +30,9 @@ class ProgramCoder:
 
     Example:
         >>> import torch
-        >>> from probkernels.circuits import factorised
+        >>> from probkernels.circuits import factorized
         >>> from probkernels.codec import Program, ProgramCoder
-        >>> coder = ProgramCoder(Program.from_circuit(factorised(torch.randint(0, 4, (100, 6)), categories=4)))
+        >>> coder = ProgramCoder(Program.from_circuit(factorized(torch.randint(0, 4, (100, 6)), categories=4)))
         >>> len(coder.model_id), len(coder.categories)
         (32, 6)
     """
@@ -58,9 +58,9 @@ class FlowCoder(ProgramCoder):
 
     Example:
         >>> import torch
-        >>> from probkernels.circuits import factorised
+        >>> from probkernels.circuits import factorized
         >>> from probkernels.codec import FlowCoder, IntegerFlow, Program
-        >>> program = Program.from_circuit(factorised(torch.randint(0, 4, (100, 6)), categories=4))
+        >>> program = Program.from_circuit(factorized(torch.randint(0, 4, (100, 6)), categories=4))
         >>> len(FlowCoder(program, IntegerFlow([4] * 6).freeze()).model_id)
         32
     """
@@ -247,9 +247,9 @@ def open(source: Readable, *, max_bytes: int = MOST_BYTES, recover: bool = False
     Example:
         >>> import torch
         >>> from probkernels import codec
-        >>> from probkernels.circuits import factorised
+        >>> from probkernels.circuits import factorized
         >>> x = torch.randint(0, 4, (100, 6)).byte().numpy()
-        >>> blob = codec.PCCodec(factorised(torch.tensor(x).long(), categories=4)).compress(x, embed=True)
+        >>> blob = codec.PCCodec(factorized(torch.tensor(x).long(), categories=4)).compress(x, embed=True)
         >>> bool((codec.open(blob)[10:12] == x[10:12]).all())
         True
     """

@@ -13,8 +13,8 @@ from torch import Tensor
 from .._core import checks
 from .._core.errors import CorruptStreamError, message
 from ..circuits import Circuit, find_vtree
-from ..circuits._nodes import by_input, by_sum
 from ..circuits.inputs import Inputs, TableInputs
+from ..circuits.nodes import by_input, by_sum
 from ..reference.program_code import COLUMNS, Code
 from ._compile import LEAST_WEIGHT, MOST_UNITS, Compiler, integer_table, room
 

@@ -60,10 +60,10 @@ class CodecReader:
 
     Example:
         >>> import torch
-        >>> from probkernels.circuits import factorised
+        >>> from probkernels.circuits import factorized
         >>> from probkernels.codec import PCCodec
         >>> x = torch.randint(0, 4, (100, 6)).byte().numpy()
-        >>> codec = PCCodec(factorised(torch.tensor(x).long(), categories=4))
+        >>> codec = PCCodec(factorized(torch.tensor(x).long(), categories=4))
         >>> with codec.open(codec.compress(x, chunk_items=10)) as reader:
         ...     len(reader), len(reader.items_of_chunks), bool((reader[35:45] == x[35:45]).all())
         (100, 10, True)

@@ -60,10 +60,10 @@ class CodecWriter:
 
     Example:
         >>> import io, torch
-        >>> from probkernels.circuits import factorised
+        >>> from probkernels.circuits import factorized
         >>> from probkernels.codec import PCCodec
         >>> x = torch.randint(0, 4, (100, 6)).byte().numpy()
-        >>> codec, file = PCCodec(factorised(torch.tensor(x).long(), categories=4)), io.BytesIO()
+        >>> codec, file = PCCodec(factorized(torch.tensor(x).long(), categories=4)), io.BytesIO()
         >>> with codec.writer(file) as writer:
         ...     writer.append(x[:50])
         ...     writer.append(x[50:])

@@ -1,9 +1,18 @@
 """One training loop for all rooms: progress, checkpoints that resume, early stopping, Ctrl-C between steps."""
 
-from .checkpoint import Checkpoint
+from .checkpoint import Checkpoint, copy_state_
 from .distributed import DataParallel
 from .early_stopping import EarlyStopping
 from .interrupt import DeferredInterrupt
 from .loop import Loop, cosine, minimize
 
-__all__ = ["Checkpoint", "DataParallel", "DeferredInterrupt", "EarlyStopping", "Loop", "cosine", "minimize"]
+__all__ = [
+    "Checkpoint",
+    "DataParallel",
+    "DeferredInterrupt",
+    "EarlyStopping",
+    "Loop",
+    "copy_state_",
+    "cosine",
+    "minimize",
+]

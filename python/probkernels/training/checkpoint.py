@@ -93,8 +93,21 @@ def _unpack(value: Any, tensors: dict[str, Tensor]) -> Any:
 def copy_state_(mine: Mapping[str, Tensor], saved: Mapping[str, Tensor], what: str) -> None:
     """Copies saved tensors into those of the same name.
 
+    Args:
+        mine: the tensors to overwrite.
+        saved: what to copy.
+        what: the function that the user called, for errors.
+
     Raises:
-        ModelMismatchError: other names, shapes or dtypes; the text names the first.
+        ModelMismatchError: the names, shapes or dtypes differ; the text names the first difference.
+
+    Example:
+        >>> import torch
+        >>> from probkernels.training import copy_state_
+        >>> mine = {"weight": torch.zeros(2)}
+        >>> copy_state_(mine, {"weight": torch.ones(2)}, "fit")
+        >>> mine["weight"]
+        tensor([1., 1.])
     """
     for name in sorted({*mine, *saved}):
         one, other = mine.get(name), saved.get(name)

@@ -28,9 +28,13 @@ class EarlyStopping:
     last_step: int = -1
 
     def improved(self, step: int, value: float) -> bool:
-        """Records the figure of a step; returns whether it is the best so far. NaN never is."""
+        """Records the figure of a step; returns whether it is the best so far.
+
+        The first figure is the best, even an infinite one; NaN never is.
+        """
         self.last_step = step
-        if not value < self.best:
+        first = self.best_step < 0 and not math.isnan(value)
+        if not (first or value < self.best):
             return False
         self.best, self.best_step = value, step
         return True

@@ -81,8 +81,8 @@ class Loop:
         self.interrupt.check()
 
     def show(self, **figures: float) -> None:
-        """Shows figures beside the bar."""
-        self.bar.set_postfix({name: f"{value:.4g}" for name, value in figures.items()}, refresh=False)
+        """Shows figures beside the bar, with six digits: late in a training the last ones are those that change."""
+        self.bar.set_postfix({name: f"{value:.6g}" for name, value in figures.items()}, refresh=False)
 
 
 def minimize(

@@ -12,7 +12,7 @@ from .records import (
     CATEGORICAL,
     CLASSIFIER,
     EXPECTED,
-    FACTORISED,
+    FACTORIZED,
     GAUSSIAN,
     GROWN,
     LARGE,
@@ -31,7 +31,7 @@ BOUNDS = {
     ("digits", SMALL): 2.06, ("digits", LARGE): 2.055,
     ("MNIST", LARGE): 1.245, ("MNIST", "HCLT, M = 32"): 1.215, ("MNIST", GROWN): 1.18,
 }  # fmt: skip
-GAPS = {FACTORISED: 0.3, TREE: 0.2, CATEGORICAL: 0.15, GAUSSIAN: 0.25}  # above the HCLT of 8
+GAPS = {FACTORIZED: 0.3, TREE: 0.2, CATEGORICAL: 0.15, GAUSSIAN: 0.25}  # above the HCLT of 8
 
 
 def claims(records: Sequence[Record]) -> list[Claim]:
@@ -68,24 +68,24 @@ def _gap_claim(records: Sequence[Record], model: str, gap: float) -> Claim:
 
 def _half_claims(halves: Sequence[Halves]) -> list[Claim]:
     found = {half.model: half for half in halves}
-    if not {SMALL, FACTORISED} <= set(found):
+    if not {SMALL, FACTORIZED} <= set(found):
         return []
-    ours, other = found[SMALL], found[FACTORISED]
+    ours, other = found[SMALL], found[FACTORIZED]
     return [
         Claim.above(
-            f"lower half given the upper one, {FACTORISED} − {SMALL}: bits a hidden pixel",
+            f"lower half given the upper one, {FACTORIZED} − {SMALL}: bits a hidden pixel",
             other.bits - ours.bits,
             0.3,
             f"{other.bits:.4f} − {ours.bits:.4f}",
         ),
         Claim.at_most(
-            f"mean of the lower half given the upper one, {SMALL} ÷ {FACTORISED}: root mean square pixel error",
+            f"mean of the lower half given the upper one, {SMALL} ÷ {FACTORIZED}: root mean square pixel error",
             ours.mean / other.mean,
             0.93,
             f"{ours.mean:.4f} ÷ {other.mean:.4f}",
         ),
         Claim.at_most(
-            f"most probable lower half, {SMALL} ÷ {FACTORISED}: mean absolute pixel error",
+            f"most probable lower half, {SMALL} ÷ {FACTORIZED}: mean absolute pixel error",
             ours.best / other.best,
             0.97,
             f"{ours.best:.4f} ÷ {other.best:.4f}; with latents it is the most probable together with their states",

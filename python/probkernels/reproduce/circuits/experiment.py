@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ...circuits import chow_liu, factorised, hclt, mutual_information, tree_parents
+from ...circuits import chow_liu, factorized, hclt, mutual_information, tree_parents
 from ..harness import datasets
 from ..harness.method import Progress
 from ..harness.toy_models import DOUBLINGS, EPOCHS, Advance, bits, chow_liu_bits, full_batch_em, mnist_grown, mnist_hclt
@@ -19,7 +19,7 @@ from .records import (
     CATEGORICAL,
     CLASSIFIER,
     COMPONENTS,
-    FACTORISED,
+    FACTORIZED,
     GAUSSIAN,
     GROWN,
     RATES,
@@ -89,7 +89,7 @@ def _hclt(epochs: int, latents: int, seed: int, advance: Advance) -> list[Record
 def _closed_form(steps: int, advance: Advance) -> list[Record]:
     images = datasets.digits()
     found: list[Record] = []
-    for name, build in ((FACTORISED, factorised), (TREE, chow_liu)):
+    for name, build in ((FACTORIZED, factorized), (TREE, chow_liu)):
         circuit = build(images.train, categories=images.categories)
         found.append(Fit("digits", name, 0, bits(circuit, images.test), bits(circuit, images.train)))
         advance(1)
@@ -135,7 +135,7 @@ def _show(epochs: int, advance: Advance) -> list[Record]:
     x, categories = images.train, images.categories
     circuit = full_batch_em(hclt(x, 8, categories=categories), x, epochs, 1.0, advance)
     models = {
-        SMALL: circuit, TREE: chow_liu(x, categories=categories), FACTORISED: factorised(x, categories=categories)
+        SMALL: circuit, TREE: chow_liu(x, categories=categories), FACTORIZED: factorized(x, categories=categories)
     }  # fmt: skip
     found: list[Record] = [queries.measure_halves(name, model, images) for name, model in models.items()]
     assert images.test_labels is not None
@@ -166,11 +166,11 @@ def _mnist_grown(passes: int, folder: Path, epochs: int, size: int, advance: Adv
 
 def _mnist_closed_form(steps: int, folder: Path, advance: Advance) -> list[Record]:
     images = datasets.mnist(folder)
-    independent = bits(factorised(images.train, categories=images.categories), images.test)
+    independent = bits(factorized(images.train, categories=images.categories), images.test)
     advance(1)
     tree = chow_liu_bits(images.train, images.test, images.categories, 0.1)
     advance(1)
-    return [Fit("MNIST", FACTORISED, 0, independent), Fit("MNIST", TREE, 0, tree)]
+    return [Fit("MNIST", FACTORIZED, 0, independent), Fit("MNIST", TREE, 0, tree)]
 
 
 TASKS: dict[str, Callable[..., list[Record]]] = {

@@ -18,7 +18,7 @@ from ..harness.toy_models import Advance, bits, full_batch_em, to_bits
 
 
 def latent_class(x: Tensor, categories: int, components: int, seed: int) -> Circuit:
-    """A mixture of fully factorised distributions of x (N, D): one sum over products of categorical inputs."""
+    """A mixture of fully factorized distributions of x (N, D): one sum over products of categorical inputs."""
     inputs = [Input(variable, components, Categorical(categories)) for variable in range(x.shape[1])]
     product = Product(tuple(range(len(inputs))))
     return Circuit(Graph([*inputs, product, Sum((len(inputs),), units=1)]), seed=seed)

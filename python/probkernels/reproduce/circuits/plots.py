@@ -13,7 +13,7 @@ from torch import Tensor
 from ..harness.method import Figure
 from ..harness.records import of_kind
 from ..harness.style import BLUE, GRAY, GREEN, ORANGE, bare
-from .records import FACTORISED, LARGE, SMALL, Curve, Fit, Gallery, Record
+from .records import FACTORIZED, LARGE, SMALL, Curve, Fit, Gallery, Record
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 HIDDEN = "#f3e3c8"
 COLORS = {SMALL: BLUE, LARGE: "#00406b", "HCLT, M = 32": "#00263f"}
-EXPECTED_DOTS = {("digits", SMALL): 2.054, ("digits", LARGE): 2.0495, ("digits", FACTORISED): 2.394,
+EXPECTED_DOTS = {("digits", SMALL): 2.054, ("digits", LARGE): 2.0495, ("digits", FACTORIZED): 2.394,
                  ("MNIST", LARGE): 1.2413, ("MNIST", "HCLT, M = 32"): 1.2113}  # fmt: skip
 
 

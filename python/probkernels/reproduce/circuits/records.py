@@ -16,7 +16,7 @@ RATES = (0.1, 0.2, 0.3, 0.5)  # of Adam on all images
 BATCH = 64
 BATCH_RATES = (0.03, 0.1, 0.2)  # of Adam on batches
 CLASSIFIER = (2, 20, 2.0)  # latent states, epochs and pseudocount; chosen on the last 200 training images
-SMALL, LARGE, FACTORISED, TREE = "HCLT, M = 8", "HCLT, M = 16", "fully factorised", "Chow-Liu tree"
+SMALL, LARGE, FACTORIZED, TREE = "HCLT, M = 8", "HCLT, M = 16", "fully factorized", "Chow-Liu tree"
 GROWN = "HCLT grown from M = 16 to 128"
 CATEGORICAL, GAUSSIAN = "categorical mixture", "Gaussian mixture"
 BAYES = "a circuit a class"
@@ -26,7 +26,7 @@ BAYES = "a circuit a class"
 EXPECTED = {
     ("digits", SMALL): "2.050 to 2.058",
     ("digits", LARGE): "2.049 to 2.050",
-    ("digits", FACTORISED): "2.394",
+    ("digits", FACTORIZED): "2.394",
     ("digits", TREE): "2.431",
     ("MNIST", LARGE): "1.2413",
     ("MNIST", "HCLT, M = 32"): "1.2113",

@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...circuits import Circuit, chow_liu, factorised, hclt
+from ...circuits import Circuit, chow_liu, factorized, hclt
 from ...codec import AdaptiveCoder, PCCodec, Program, classics, encode
 from ..harness import datasets
 from ..harness.datasets import Images
 from ..harness.method import Progress
 from ..harness.toy_models import DOUBLINGS, EPOCHS, Advance, bits, full_batch_em, mnist_grown, mnist_hclt
 from ..harness.workers import run_jobs
-from .records import FACTORISED, GROWN, SEEDS, TREE, Classic, Coded, Costs, Record
+from .records import FACTORIZED, GROWN, SEEDS, TREE, Classic, Coded, Costs, Record
 
 SINGLE = 200  # images that are also coded by themselves
 
@@ -79,7 +79,7 @@ def _digits(steps: int, latents: int, seed: int, advance: Advance) -> list[Recor
 def _digits_closed_form(steps: int, advance: Advance) -> list[Record]:
     images = datasets.digits()
     found: list[Record] = []
-    for name, build in ((FACTORISED, factorised), (TREE, chow_liu)):
+    for name, build in ((FACTORIZED, factorized), (TREE, chow_liu)):
         found.append(coded("digits", name, 0, build(images.train, categories=images.categories), images.test))
         advance(1)
     return found

@@ -9,13 +9,13 @@ from torch import Tensor
 from ...codec import classics
 
 SEEDS = (0, 1, 2)
-SMALL, FACTORISED, TREE = "HCLT, M = 8", "fully factorised", "Chow-Liu tree"
+SMALL, FACTORIZED, TREE = "HCLT, M = 8", "fully factorized", "Chow-Liu tree"
 LARGE, LARGER, GROWN = "HCLT, M = 16", "HCLT, M = 32", "HCLT grown from M = 16 to 128"
 
 # Bits a pixel that another program and other versions of the compressors gave.
 EXPECTED = {
     ("digits", SMALL): "2.050 to 2.058, payload", ("digits", LARGE): "2.049 to 2.050, payload",
-    ("digits", FACTORISED): "2.394", ("digits", TREE): "2.431", ("digits", "brotli -11"): "2.713",
+    ("digits", FACTORIZED): "2.394", ("digits", TREE): "2.431", ("digits", "brotli -11"): "2.713",
     ("digits", "bzip2 -9"): "2.757", ("digits", "xz -9e"): "2.773", ("digits", "zlib -9"): "3.108",
     ("digits", f"JPEG XL, {classics.MOSAIC}"): "2.548", ("digits", f"WebP, {classics.MOSAIC}"): "3.045",
     ("digits", f"PNG, {classics.MOSAIC}"): "4.003",

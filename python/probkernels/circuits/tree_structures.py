@@ -1,4 +1,4 @@
-"""Circuits that are trees over the variables: fully factorised, Chow-Liu, and hidden Chow-Liu (HCLT)."""
+"""Circuits that are trees over the variables: fully factorized, Chow-Liu, and hidden Chow-Liu (HCLT)."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from .families import Categorical, Family, Indicator
 from .graph import Graph, Input, Node, Product, Sum
 from .information import check_columns, mutual_information, rooted_at_center, spanning_tree
 
-STRUCTURE_ROWS = 5000  # rows that the tree is learnt from
+MAX_STRUCTURE_ROWS = 5000  # rows that the tree is learned from
 STRUCTURE_LEVELS = 16  # that values are binned to for it
 
 
 def tree_parents(
     x: Tensor, categories: int | Sequence[int], pseudocount: float = 0.1, *, op: str = "tree_parents"
 ) -> list[int]:
-    """The Chow-Liu tree of discrete data, rooted at its centre: the parent of every variable, -1 for the root.
+    """The Chow-Liu tree of discrete data, rooted at its center: the parent of every variable, -1 for the root.
 
     Args:
         x: (N, D) integers. The first 5,000 rows are used, and alphabets of 32 and more are binned to about 16 levels.
@@ -40,7 +40,7 @@ def tree_parents(
         [-1, 0, 0]
     """
     checks.integer_tensor(op, "x", x)
-    some = x[:STRUCTURE_ROWS]
+    some = x[:MAX_STRUCTURE_ROWS]
     sizes = check_columns(some, categories, op=op)  # before binning, which would hide values just outside the alphabet
     widths = [max(size // STRUCTURE_LEVELS, 1) for size in sizes]
     some = some.long() // torch.tensor(widths, device=x.device)
@@ -67,12 +67,12 @@ def _children(parents: Sequence[int]) -> tuple[list[list[int]], list[int]]:
     return children, order[::-1]
 
 
-def factorised_graph(families: Sequence[Family]) -> Graph:
+def factorized_graph(families: Sequence[Family]) -> Graph:
     """All variables independent: a product of one input each.
 
     Example:
-        >>> from probkernels.circuits import Categorical, factorised_graph
-        >>> factorised_graph([Categorical(4)] * 3)
+        >>> from probkernels.circuits import Categorical, factorized_graph
+        >>> factorized_graph([Categorical(4)] * 3)
         Graph(5 nodes, 3 variables, 1 edges)
     """
     inputs: list[Node] = [Input(variable, 1, family) for variable, family in enumerate(families)]
@@ -122,7 +122,7 @@ def hclt(
     """A hidden Chow-Liu tree over the Chow-Liu tree of the data, with random parameters: fit it with :class:`EM`.
 
     Args:
-        x: (N, D) integers; the tree is learnt from the first 5,000 rows.
+        x: (N, D) integers; the tree is learned from the first 5,000 rows.
         latents: states of every latent, M.
         categories: of every variable, or one number for all; the largest value of x and one by default.
         pseudocount: of the joint histograms that the tree comes from.
@@ -146,17 +146,17 @@ def hclt(
     return Circuit(hclt_graph(tree_parents(x, sizes, pseudocount, op="hclt"), families, latents), seed=seed)
 
 
-def factorised(x: Tensor, *, categories: int | Sequence[int] | None = None, pseudocount: float = 0.1) -> Circuit:
+def factorized(x: Tensor, *, categories: int | Sequence[int] | None = None, pseudocount: float = 0.1) -> Circuit:
     """All variables independent, each with the frequencies of x (N, D); arguments and errors as :func:`hclt`.
 
     Example:
         >>> import torch
-        >>> from probkernels.circuits import factorised
-        >>> factorised(torch.tensor([[0, 1], [1, 1]]), pseudocount=0.0).log_prob(torch.tensor([[0, 1]])).exp()
+        >>> from probkernels.circuits import factorized
+        >>> factorized(torch.tensor([[0, 1], [1, 1]]), pseudocount=0.0).log_prob(torch.tensor([[0, 1]])).exp()
         tensor([0.5000], grad_fn=<ExpBackward0>)
     """
-    sizes = _categories("factorised", x, categories)
-    circuit = Circuit(factorised_graph([Categorical(size) for size in sizes]))
+    sizes = _categories("factorized", x, categories)
+    circuit = Circuit(factorized_graph([Categorical(size) for size in sizes]))
     _fit_once(circuit, x, pseudocount)
     return circuit
 

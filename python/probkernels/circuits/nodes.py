@@ -8,12 +8,10 @@ import torch
 from torch import Tensor
 
 from .circuit import Circuit
-from .families import Indicator
 from .graph import Graph, Input, Node, Product, Sum
-from .inputs import Inputs
+from .inputs import Inputs, noise_factors
 
 Named = dict[str, Tensor]
-SMALLEST = 0.1  # what noise may multiply a probability with, at least
 
 
 def _layers_of(circuit: Circuit, kind: type) -> Iterator[list[int]]:
@@ -89,7 +87,7 @@ class Alignment:
         nodes = self.graph.nodes
         fixed = {self.of[-1]}
         for place, node in enumerate(nodes):
-            if isinstance(node, Input) and isinstance(node.family, Indicator):
+            if isinstance(node, Input) and node.family.fixed_units is not None:
                 fixed.add(self.of[place])
         for place in sorted(self.outer, reverse=True):
             if len(self.members[self.of[place]]) > 1 or self.of[place] in fixed:
@@ -116,7 +114,7 @@ def rebuild(
 ) -> Circuit:
     """The circuit with other units: unit j of every node of set ``s`` is a copy of unit ``origins[s][j]``.
 
-    Units that are in no origin are dropped, and what is left is normalised again; copies share their weight. Sets that
+    Units that are in no origin are dropped, and what is left is normalized again; copies share their weight. Sets that
     are not mentioned stay. ``edges`` (O, I) bool of some sum nodes, by old units, says which edges stay; all others do.
     ``noise`` multiplies weights and probabilities of copies by normal numbers around 1 of that spread.
     """
@@ -131,19 +129,19 @@ def rebuild(
     for place, node in enumerate(graph.nodes):
         if isinstance(node, Input):
             nodes.append(Input(node.variable, len(sources[place]), node.family))
-            learnt = {name for name, _ in layers[place][0].named_parameters()}
+            learned = {name for name, _ in layers[place][0].named_parameters()}
             picked = {
-                n: t[..., sources[place].to(t.device)] if n in learnt else t for n, t in parameters[place].items()
+                n: t[..., sources[place].to(t.device)] if n in learned else t for n, t in parameters[place].items()
             }
-            new_inputs[place] = _shaken(picked, noise * _copied(sources[place]), generator)
+            new_inputs[place] = node.family.add_noise(picked, noise * _copied(sources[place]), generator)
         elif isinstance(node, Sum):
             columns = _columns(graph, node, sources)
             old = weights[place]
-            kept = old > 0 if edges is None or place not in edges else edges[place].cpu() & (old > 0)
-            w, kept = _picked(old, kept, sources[place], columns)
-            w = w * _factors(noise * (_copied(sources[place])[:, None] | _copied(columns)), generator).to(w)
+            edge_mask = old > 0 if edges is None or place not in edges else edges[place].cpu() & (old > 0)
+            w, edge_mask = _picked(old, edge_mask, sources[place], columns)
+            w = w * noise_factors(noise * (_copied(sources[place])[:, None] | _copied(columns)), generator).to(w)
             weights[place] = w / w.sum(1, keepdim=True)
-            rows = None if kept.all() else tuple(tuple(row) for row in kept.tolist())
+            rows = None if edge_mask.all() else tuple(tuple(row) for row in edge_mask.tolist())
             nodes.append(Sum(node.children, len(sources[place]), rows))
         else:
             nodes.append(node)
@@ -175,32 +173,15 @@ def _columns(graph: Graph, node: Sum, sources: list[Tensor]) -> Tensor:
     return torch.cat(found)
 
 
-def _picked(old: Tensor, kept: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+def _picked(old: Tensor, edge_mask: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
     """Weights and edges of the new units; copies of a child share its weight."""
     copies = torch.bincount(columns, minlength=old.shape[1])
-    new_kept = kept[rows][:, columns]
-    alone = ~new_kept.any(1, keepdim=True)  # every child has gone: all that are left take their place
-    w = torch.where(new_kept, old[rows][:, columns], 0.0) / copies[columns]
-    return torch.where(alone, 1.0, w), new_kept | alone
+    new_mask = edge_mask[rows][:, columns]
+    alone = ~new_mask.any(1, keepdim=True)  # every child has gone: all that are left take their place
+    w = torch.where(new_mask, old[rows][:, columns], 0.0) / copies[columns]
+    return torch.where(alone, 1.0, w), new_mask | alone
 
 
 def _copied(origins: Tensor) -> Tensor:
     """Which new units are one of several copies."""
     return torch.bincount(origins)[origins] > 1
-
-
-def _factors(spread: Tensor, generator: torch.Generator) -> Tensor:
-    """Normal numbers around 1, each of its own spread."""
-    return (1 + spread * torch.randn(spread.shape, generator=generator)).clamp_min(SMALLEST)
-
-
-def _shaken(named: Named, spread: Tensor, generator: torch.Generator) -> Named:
-    """Parameters of an input node with noise: on probabilities, or on locations in units of the scale."""
-    if "logits" in named:
-        logits = named["logits"]
-        return {"logits": logits + _factors(spread.expand(logits.shape), generator).log().to(logits)}
-    if "location" in named:
-        location = named["location"]
-        shift = spread * torch.randn(location.shape, generator=generator)
-        return {**named, "location": location + named["log_scale"].exp() * shift.to(location)}
-    return named

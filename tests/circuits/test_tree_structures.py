@@ -17,8 +17,8 @@ from probkernels.circuits import (
     Input,
     Sum,
     chow_liu,
-    factorised,
-    factorised_graph,
+    factorized,
+    factorized_graph,
     hclt,
     hclt_graph,
     tree_parents,
@@ -75,7 +75,7 @@ def test_one_latent_state_is_independence() -> None:
 def test_single_variables() -> None:
     assert hclt_graph([-1], [Bernoulli()], 3).num_edges == 3
     x = torch.tensor([[0], [2], [2]])
-    for circuit in (factorised(x, pseudocount=0.0), chow_liu(x, pseudocount=0.0)):
+    for circuit in (factorized(x, pseudocount=0.0), chow_liu(x, pseudocount=0.0)):
         torch.testing.assert_close(circuit.log_prob(x).exp().detach(), torch.tensor([1, 2, 2]) / 3)
 
 
@@ -108,9 +108,9 @@ def test_lists_of_other_lengths() -> None:
 
 
 @pytest.mark.parametrize("pseudocount", [0.0, 1.5])
-def test_factorised_has_the_frequencies(pseudocount: float) -> None:
+def test_factorized_has_the_frequencies(pseudocount: float) -> None:
     x = related(40)
-    circuit = factorised(x, pseudocount=pseudocount)
+    circuit = factorized(x, pseudocount=pseudocount)
     counts = torch.stack([torch.bincount(column, minlength=3) for column in x.t()]).double()
     p = (counts + pseudocount / 3) / (40 + pseudocount)
     torch.testing.assert_close(
@@ -177,13 +177,13 @@ def test_chow_liu_beats_every_other_tree_on_its_data() -> None:
     best = max(sum(information(i, j) for i, j in edges) for edges in trees)
     found = sum(information(v, p) for v, p in enumerate(tree_parents(x, 3, 0.0)) if p >= 0)
     assert math.isclose(found, best)
-    gain = (chow_liu(x, pseudocount=0.0).log_prob(x).mean() - factorised(x, pseudocount=0.0).log_prob(x).mean()).item()
+    gain = (chow_liu(x, pseudocount=0.0).log_prob(x).mean() - factorized(x, pseudocount=0.0).log_prob(x).mean()).item()
     assert math.isclose(gain, best, rel_tol=1e-4)
 
 
 def test_wrong_data_is_named() -> None:
     x = related(20)
-    for make in (lambda data: hclt(data, 2), factorised, chow_liu):
+    for make in (lambda data: hclt(data, 2), factorized, chow_liu):
         with pytest.raises(TypeError, match="expected an integer"):
             make(x.float())
     with pytest.raises(TypeError, match="expected an integer tensor"):
@@ -196,5 +196,5 @@ def test_wrong_data_is_named() -> None:
 
 
 def test_graphs_of_mixed_families() -> None:
-    circuit = Circuit(factorised_graph([Gaussian(), Bernoulli(), Categorical(4)]))
+    circuit = Circuit(factorized_graph([Gaussian(), Bernoulli(), Categorical(4)]))
     assert circuit.log_prob(torch.tensor([[0.0, 1, 3]])).isfinite().all()
