@@ -15,18 +15,8 @@ ROOT = Path(__file__).resolve().parent.parent
 Modules = dict[str, Path]
 Edges = dict[str, set[str]]
 
-CYCLIC = {"_core", "diffusion"}  # rooms that still have cycles: this set may only shrink
+CYCLIC: set[str] = set()  # rooms that still have cycles: this set may only shrink
 PRIVATE = {  # modules that still import these names: this set may only shrink
-    ("probkernels.optim._checkpoint", "probkernels.sparse._slots.Slot"),
-    ("probkernels.optim._checkpoint", "probkernels.sparse._slots.places"),
-    ("probkernels.optim._checkpoint", "probkernels.sparse._state.pack_selection"),
-    ("probkernels.optim._checkpoint", "probkernels.sparse._state.unpack_selection"),
-    ("probkernels.optim._groups", "probkernels.sparse._state.Held"),
-    ("probkernels.optim.sara_adamw", "probkernels.sparse._choose.Target"),
-    ("probkernels.optim.sara_adamw", "probkernels.sparse._slots.Slot"),
-    ("probkernels.optim.sara_adamw", "probkernels.sparse._slots.places"),
-    ("probkernels.optim.sara_adamw", "probkernels.sparse._slots.read"),
-    ("probkernels.optim.sara_adamw", "probkernels.sparse._slots.sharded"),
     ("tests.core.test_registry", "probkernels.cli._self_test"),
     ("tests.ops.test_program_code", "probkernels.codec._compile.room"),
 }

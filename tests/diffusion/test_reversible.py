@@ -7,7 +7,7 @@ import torch
 from probkernels.diffusion import VP, Denoiser, grid, sample
 from probkernels.diffusion.gradients.exact import Plan
 from probkernels.diffusion.gradients.reversible import ONE, Leapfrog, State
-from probkernels.diffusion.sample import prepare
+from probkernels.diffusion.run import prepare
 from torch import Tensor
 
 from tests.diffusion.densities import mixture

@@ -11,19 +11,29 @@ import functools
 import importlib.util
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 
 from . import checks, native
 from .errors import BackendError
 
-if TYPE_CHECKING:
-    from .registry import Op
-
 log = logging.getLogger("probkernels")
+
+
+class Kernels(Protocol):
+    """What the choice of a backend needs to know of an op."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def kernels(self) -> Mapping[str, Any]: ...  # by kind, in order of preference
+
+    @property
+    def dtypes(self) -> Sequence[torch.dtype]: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +103,7 @@ if os.environ.get("PK_LOG"):
     log.addHandler(logging.StreamHandler())
 
 
-def refusals(op: Op, device: str, dtype: torch.dtype) -> dict[str, str]:
+def refusals(op: Kernels, device: str, dtype: torch.dtype) -> dict[str, str]:
     """Every backend that cannot run ``op`` on ``device`` tensors of ``dtype``, and why."""
     found = {}
     for backend in BACKENDS.values():
@@ -108,7 +118,7 @@ def refusals(op: Op, device: str, dtype: torch.dtype) -> dict[str, str]:
     return found
 
 
-def choose(op: Op, device: str, dtype: torch.dtype) -> Backend:
+def choose(op: Kernels, device: str, dtype: torch.dtype) -> Backend:
     """The backend that runs ``op``; BackendError when a forced one cannot, or strict mode forbids a fall-back."""
     key = (op.name, device, dtype)
     if key not in CHOSEN:
@@ -124,7 +134,7 @@ def unless_forced(name: str, chosen: Backend) -> Backend:
     return BACKENDS[name] if _forced is None and BACKENDS[name].problem() is None else chosen
 
 
-def _decide(op: Op, device: str, dtype: torch.dtype) -> Backend:
+def _decide(op: Kernels, device: str, dtype: torch.dtype) -> Backend:
     refused = refusals(op, device, dtype)
     reasons = "; ".join(f"{name}: {why}" for name, why in refused.items())
     if _forced is not None:

@@ -170,3 +170,10 @@ def finite_loss(op: str, step: int, value: float) -> None:
     if not math.isfinite(value):
         hint = "lower the learning rate, or check the data for NaN and infinity"
         raise ValueError(message(op, "loss", f"a finite loss in step {step}", repr(value), hint))
+
+
+def is_sharded(value: object) -> bool:
+    """Whether ``value`` is a DTensor, as FSDP2 makes them. Importing the class takes half a second: nobody has one
+    before somebody imported it."""
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(value, module.DTensor)

@@ -17,7 +17,8 @@ from .gradients.continuous import TABLEAUX
 from .gradients.exact import Plan
 from .gradients.reversible import ONE, Leapfrog
 from .grids import check_times, one_of_both
-from .sample import Run, execute, prepare, sample
+from .run import Run, prepare
+from .sample import execute, sample
 from .solvers.runge_kutta import explicit
 
 EXECUTED = ("grad", "store", "last_k", "progress", "callback")  # options of sample() that do not say what is run

@@ -16,7 +16,7 @@ from .reversible import run as reversible
 from .revolve import Snapshots, least_states
 
 if TYPE_CHECKING:
-    from ..sample import Run
+    from ..run import Run
 
 
 def exact(made: Run, after: Callable[[int, Tensor], None], store: str | int, last_k: int | None) -> Tensor:

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from torch.nn.modules import module as torch_module
 from torch.nn.parallel import DistributedDataParallel
 
+from ..._core import checks
 from ..._core.errors import message
 from ..._core.registry import uncompiled
 from ._inputs import learned
@@ -97,7 +97,7 @@ class Net:
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self.parameters = learned(model)
-        self.sharded = any(isinstance(p, DTensor) for p in self.parameters)  # FSDP2, which accumulates by itself
+        self.sharded = any(checks.is_sharded(p) for p in self.parameters)  # FSDP2, which accumulates by itself
         self.direct = self.sharded or any(isinstance(m, torch.jit.ScriptModule) for m in model.modules())
         self.reducers = [m for m in model.modules() if isinstance(m, DistributedDataParallel)]
         self.leaves = self.parameters if self.direct else [alias(p) for p in self.parameters]
@@ -116,7 +116,7 @@ class Net:
             for path, module in self.model.named_modules()
             for store in (("_buffers",) if self.sharded else ("_parameters", "_buffers"))
             for key, t in getattr(module, store).items()
-            if t is not None and not isinstance(t, DTensor)
+            if t is not None and not checks.is_sharded(t)
         ]
 
     def remember(self) -> None:

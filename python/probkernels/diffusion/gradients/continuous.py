@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
+from ..._core import checks
 from ..._core.errors import message
 from ..solvers.runge_kutta import HEUN, MIDPOINT, RK4, Tableau, explicit
 from ..solvers.scheme import combine, terms
 from .exact import Gradients, Plan
 
 if TYPE_CHECKING:
-    from ..sample import Run
+    from ..run import Run
 
 EULER: Tableau = ([0], [[]], [1])
 TABLEAUX: dict[str, Tableau] = {"ddim": EULER, "heun": HEUN, "midpoint": MIDPOINT, "rk4": RK4}
@@ -137,7 +137,7 @@ def run(made: Run, after: Callable[[int, Tensor], None], solver: object) -> Tens
     if float(made.model.process.sigma(made.scheme.times[-1])) == 0:
         expected, hint = "some noise at the end, as grad is 'continuous'", "grid(..., t_min=...) ends earlier"
         raise ValueError(message("sample", "times", expected, "none", hint))
-    if any(isinstance(p, DTensor) for p in plan.parameters):
+    if any(checks.is_sharded(p) for p in plan.parameters):
         expected = "parameters that are not sharded, as grad is 'continuous'"
         raise ValueError(message("sample", "model", expected, "DTensors", "use grad='exact'"))
     adjoint = Adjoint(plan, TABLEAUX[solver])

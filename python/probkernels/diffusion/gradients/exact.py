@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
+from ..._core import checks
 from .._net import replaced, tensors_in
 from ..solvers.scheme import Model, Registers, Term, advance, all_terms, combine, plan, terms
 from ._inputs import counting_bytes, refuse_undeclared, undeclared
@@ -25,7 +25,7 @@ from ._surroundings import Surroundings
 from .revolve import Snapshots
 
 if TYPE_CHECKING:
-    from ..sample import Run
+    from ..run import Run
 
 
 class Call(NamedTuple):
@@ -313,7 +313,7 @@ class Gradients:
         self.plan = plan
         self.x: Tensor | None = None
         self.targets = [*plan.leaves, *plan.net.leaves]
-        self.active = [t for t in self.targets if t.requires_grad and not isinstance(t, DTensor)]
+        self.active = [t for t in self.targets if t.requires_grad and not checks.is_sharded(t)]
         self.sums: list[Tensor | None] = [None] * len(self.active)
         given = plan.made.noise.given
         self.noise = torch.zeros_like(given) if given is not None and given.requires_grad else None
@@ -364,7 +364,7 @@ class Gradients:
     def in_order(self) -> list[Tensor | None]:
         """As :meth:`Plan.inputs`."""
         sums = iter(self.sums)
-        rest = [next(sums) if t.requires_grad and not isinstance(t, DTensor) else None for t in self.targets]
+        rest = [next(sums) if t.requires_grad and not checks.is_sharded(t) else None for t in self.targets]
         noise = [] if self.plan.made.noise.given is None else [self.noise]
         return [self.x, *noise, *self.parts, *rest]
 

@@ -18,7 +18,7 @@ from ..._core.errors import message
 from .exact import Gradients, Plan
 
 if TYPE_CHECKING:
-    from ..sample import Run
+    from ..run import Run
 
 ONE = 2.0**36  # what stands for 1
 LARGEST = 2.0**60  # of increments and states, so that no sum overflows

@@ -1,0 +1,99 @@
+"""One sampling run, checked and resolved: below :mod:`.sample` and the gradient modes, which carry it out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._core import checks
+from .._core.errors import message
+from ._net import check_state, outside_inference, refuse_running_statistics, replaced, setting_of, wide
+from .denoiser import Denoiser, Point
+from .grids import one_of_both
+from .noise import StepNoise
+from .solvers.build import scheme as make_scheme
+from .solvers.scheme import Scheme, from_table
+from .table import Table
+
+
+@dataclass(frozen=True)
+class Run:
+    """One sampling run, checked and resolved: all that a forward or a reverse pass needs."""
+
+    scheme: Scheme
+    model: Denoiser
+    x: Tensor  # x_T (B, *S), float32 at least
+    noise: StepNoise
+    guide: dict[str, Any]  # cond, uncond, guidance, and the setting of all calls
+    points: dict[tuple[int, int], Point]  # of every step and stage at which the net is called
+
+    def predict(self, n: int, s: int, x: Tensor) -> Tensor:
+        """The model's output (B, *S) of the scheme's kind at its time t[n, s]."""
+        return self.model.predict_at(self.points[n, s], self.scheme.kind, x, **self.guide)
+
+
+def prepare(
+    model: Denoiser,
+    x_T: Tensor,
+    *,
+    solver: str | Table | Scheme,
+    steps: int | None = None,
+    times: Tensor | None = None,
+    grid: str | None = None,
+    cond: Any = None,
+    uncond: Any = None,
+    guidance: float | Tensor | None = None,
+    generator: torch.Generator | None = None,
+    noise: Tensor | None = None,
+    ode: str = "",
+    **options: Any,
+) -> Run:
+    """Checks the arguments of :func:`sample` and resolves them into a :class:`Run`.
+
+    ``ode`` names the function that solves an ODE, whose net may draw no random numbers.
+    """
+    if not isinstance(model, Denoiser):
+        hint = "wrap the network: Denoiser(net, process, pred=...)"
+        raise TypeError(message("sample", "model", "a Denoiser", checks.describe(model), hint))
+    check_state("sample", "x_T", x_T)
+    refuse_running_statistics(ode or "sample", model)
+    made = _resolve(model, solver, steps, times, grid, options)
+    first = model.process.alpha(made.t[0, 0].detach()).detach()
+    if float(first) == 0 and model.needs_signal(made.kind):
+        hint = "start a little earlier, or use a network with pred 'x0', 'v' or 'flow'"
+        raise ValueError(message("sample", "times", f"some signal at the start for '{model.pred}'", "none", hint))
+    if noise is not None and len(noise) != made.steps:
+        expected = f"{made.steps} rows, one for each of the scheme's"
+        raise ValueError(message("sample", "noise", expected, f"shape {tuple(noise.shape)}"))
+    x = outside_inference(x_T).to(wide(x_T.dtype))
+    source = StepNoise(x, generator, None if noise is None else outside_inference(noise), draws=any(made.draws))
+    given = {"cond": cond, "uncond": uncond, "guidance": guidance}
+    guide = {**replaced(given, outside_inference), "setting": setting_of(model, x_T, ode)}
+    return Run(made, model, x, source, guide, _points(model, made))
+
+
+def _points(model: Denoiser, scheme: Scheme) -> dict[tuple[int, int], Point]:
+    """What the net needs of the times of its calls. At others slopes may be infinite: where no noise is left."""
+    return dict(zip(scheme.places, model.points(scheme.kind, scheme.t[scheme.used]), strict=True))
+
+
+def _resolve(
+    model: Denoiser,
+    solver: str | Table | Scheme,
+    steps: int | None,
+    times: Tensor | None,
+    grid: str | None,
+    options: dict[str, Any],
+) -> Scheme:
+    if not isinstance(solver, str):
+        if not isinstance(solver, (Table, Scheme)):
+            raise TypeError(message("sample", "solver", "a name, a Table or a Scheme", checks.describe(solver)))
+        if steps is not None or times is not None or grid is not None or options:
+            expected = "no steps, times, grid or options: the coefficients have them"
+            raise ValueError(message("sample", "solver", expected, f"a {type(solver).__name__} and some"))
+        return from_table(solver) if isinstance(solver, Table) else solver
+    times = one_of_both("sample", model.process, steps, times, grid, "t")
+    return make_scheme(model.process, times, solver, **options)
