@@ -36,7 +36,7 @@ def recycle_memory() -> None:
 
 
 def quantile(samples: Sequence[float], q: float) -> float:
-    """The q-quantile of the samples, linear between neighbours."""
+    """The q-quantile of the samples, linear between neighbors."""
     ordered = sorted(samples)
     at = q * (len(ordered) - 1)
     low = math.floor(at)

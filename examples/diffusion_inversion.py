@@ -38,16 +38,16 @@ def main() -> None:
         secret = table[digit].expand(PICTURES, -1)
         given = sample(model, noise[:PICTURES], solver="dpmpp_2m", steps=STEPS, cond=secret)
         embedding = table[NO_CLASS].clone().requires_grad_()
-        optimiser = torch.optim.Adam([embedding], lr=0.1)
+        optimizer = torch.optim.Adam([embedding], lr=0.1)
         errors = []
         for _ in range(ROUNDS):
             cond = embedding.expand(PICTURES, -1)
             x = sample(model, noise[:PICTURES], solver="dpmpp_2m", steps=STEPS, cond=cond, grad="exact")
             loss = (x - given).square().mean()
             errors.append(loss.item())
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss.backward()
-            optimiser.step()
+            optimizer.step()
         print(f"digit {digit}: error of the pictures {errors[0]:.4f} -> {errors[-1]:.5f}")
         for name, vector in (("no class", table[NO_CLASS]), ("the embedding found", embedding.detach())):
             x = sample(model, noise[PICTURES:], solver="dpmpp_2m", steps=STEPS, cond=vector.expand(NEW, -1))

@@ -19,15 +19,15 @@ def complete(model: Denoiser, halves: Tensor, grad: str) -> tuple[Tensor, list[f
     """Images (N, 64) whose lower halves are ``halves`` (N, 32), and the error of these halves before every round."""
     x_T = torch.randn(len(halves), 64, generator=torch.Generator().manual_seed(1)).requires_grad_()
     nothing = torch.full((len(halves),), NO_CLASS)
-    optimiser = torch.optim.Adam([x_T], lr=0.1)
+    optimizer = torch.optim.Adam([x_T], lr=0.1)
     errors = []
     for _ in range(ROUNDS + 1):
         x = sample(model, x_T, solver="ddim", steps=STEPS, cond=nothing, grad=grad)
         loss = (x[:, SEEN] - halves).square().mean()
         errors.append(loss.item())
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
     return x.detach(), errors
 
 

@@ -22,29 +22,29 @@ WANTED = 5
 def classifier(images: Tensor, digits: Tensor) -> nn.Module:
     """64 -> 128 -> 10, trained on noisy images so that its gradients are smooth."""
     net = nn.Sequential(nn.Linear(64, 128), nn.SiLU(), nn.Linear(128, 10))
-    optimiser = torch.optim.Adam(net.parameters(), lr=1e-2)
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-2)
     for _ in range(300):
         rows = torch.randint(len(images), (256,))
         loss = F.cross_entropy(net(images[rows] + 0.3 * torch.randn(256, 64)), digits[rows])
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
     return net.requires_grad_(False)
 
 
 def tune(model: Denoiser, judge: nn.Module, last_k: int | None) -> Denoiser:
     """A copy of the model, tuned by what the judge says of its samples."""
     tuned = copy.deepcopy(model).requires_grad_()
-    optimiser = torch.optim.Adam(tuned.parameters(), lr=1e-4)
+    optimizer = torch.optim.Adam(tuned.parameters(), lr=1e-4)
     generator = torch.Generator().manual_seed(1)
     nothing = torch.full((BATCH,), NO_CLASS)
     for _ in range(ROUNDS):
         noise = torch.randn(BATCH, 64, generator=generator)
         x = sample(tuned, noise, solver="ddim", steps=STEPS, cond=nothing, grad="exact", last_k=last_k)
         loss = -judge(x).log_softmax(1)[:, WANTED].mean()
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
     return tuned
 
 

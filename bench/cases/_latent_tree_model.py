@@ -13,7 +13,7 @@ Rows = list[tuple[int, ...]]
 
 
 def spanning_tree(side: int) -> list[list[int]]:
-    """Neighbours of each cell of a grid in the spanning tree of greatest random weight (Prim's algorithm)."""
+    """Neighbors of each cell of a grid in the spanning tree of greatest random weight (Prim's algorithm)."""
     rng = random.Random(0)
     weight: dict[tuple[int, int], float] = {}
     grid: list[list[int]] = [[] for _ in range(side * side)]
@@ -34,12 +34,12 @@ def spanning_tree(side: int) -> list[list[int]]:
 
 def hidden_tree(side: int, states: int, categories: int) -> Rows:
     """The rows of an HCLT: the leaves of the spanning tree have no latent variable of their own."""
-    neighbours = spanning_tree(side)
+    neighbors = spanning_tree(side)
     rows: Rows = []
     stack, weights = [(side * side // 2 + side // 2, -1, -1)], 0
     while stack:
         variable, before, parent = stack.pop()
-        children = [v for v in neighbours[variable] if v != before]
+        children = [v for v in neighbors[variable] if v != before]
         latent = parent < 0 or bool(children)
         leaves = len(rows) * categories * states
         rows.append((parent, states, variable, weights if latent else -1, leaves, categories, len(children)))
@@ -75,11 +75,11 @@ def make(device: torch.device, dtype: torch.dtype, params: Params) -> Inputs:
     rows = rows_of(params, categories)
     generator = torch.Generator().manual_seed(0)
 
-    def normalised(*shape: int, dim: int) -> Tensor:
+    def normalized(*shape: int, dim: int) -> Tensor:
         return (0.6 + 0.8 * torch.rand(shape, generator=generator)).log().softmax(dim).flatten()
 
-    matrices = [normalised(states if row[0] >= 0 else 1, states, dim=1) for row in rows if row[3] >= 0]
-    tables = normalised(len(rows), categories, states, dim=1)
+    matrices = [normalized(states if row[0] >= 0 else 1, states, dim=1) for row in rows if row[3] >= 0]
+    tables = normalized(len(rows), categories, states, dim=1)
     shape = params["side"] ** 2, params["batch"]
     codes = torch.randint(1, categories, shape, generator=generator, dtype=torch.int32)
     codes[torch.rand(shape, generator=generator) < 0.8] = 0

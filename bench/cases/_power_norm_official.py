@@ -1,7 +1,7 @@
 """PowerNorm as its authors' eager PyTorch module computes it, written anew: the baseline that users have today.
 
 It keeps what makes that module slow: a (B, C, T, 1) copy of the input, a copy of the valid rows, 21 small kernels
-forward and 34 backward (the original: 24 and 39), and a host synchronisation (``iters.item()``) in every forward.
+forward and 34 backward (the original: 24 and 39), and a host synchronization (``iters.item()``) in every forward.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def group_scale(x: Tensor, groups: int, eps: float) -> Tensor:
     return (grouped / (mean_sq + eps).sqrt()).reshape(x.shape)
 
 
-def normalise(
+def normalize(
     x: Tensor,
     pad_mask: Tensor | None,
     groups: int | None,
@@ -70,7 +70,7 @@ def normalise(
 class OfficialPowerNorm(nn.Module):
     """The official module: group scaling (None: without), then PN with warm-up and the batch's denominators backward.
 
-    ``normalise`` may be replaced by its torch.compile. The running statistic is rebound and not updated in place:
+    ``normalize`` may be replaced by its torch.compile. The running statistic is rebound and not updated in place:
     compiled together with an update in place, torch 2.13 takes the updated value for the backward, which is wrong.
     """
 
@@ -86,7 +86,7 @@ class OfficialPowerNorm(nn.Module):
         super().__init__()
         self.groups, self.warmup_iters, self.alpha_fwd = groups, warmup_iters, alpha_fwd
         self.settings = (eps, alpha_bkw)
-        self.normalise = normalise
+        self.normalize = normalize
         self.weight, self.bias = nn.Parameter(torch.ones(num_features)), nn.Parameter(torch.zeros(num_features))
         self.register_buffer("running_phi", torch.ones(1, num_features, 1, 1))
         self.register_buffer("ema_gz", torch.zeros(1, num_features, 1, 1))
@@ -97,7 +97,7 @@ class OfficialPowerNorm(nn.Module):
         self.iters.copy_(self.iters + 1)
         t, phi = self.iters.item(), self.running_phi
         given = None if t <= self.warmup_iters else phi
-        y, mean_sq = self.normalise(x, pad_mask, self.groups, self.weight, self.bias, given, self.ema_gz, self.settings)
+        y, mean_sq = self.normalize(x, pad_mask, self.groups, self.weight, self.bias, given, self.ema_gz, self.settings)
         if t < self.warmup_iters:
             phi = phi * (t - 1) / t + mean_sq / t
         self.running_phi = self.alpha_fwd * phi + (1 - self.alpha_fwd) * mean_sq

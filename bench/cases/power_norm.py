@@ -154,7 +154,7 @@ def _official(inputs: Inputs, params: Params, *, compiled: bool) -> Task:
     if compiled:
         torch.compiler.reset()  # or it would reuse another point's code, made for other thread counts
         options = {"cpp.threads": params["threads"]} if x.device.type == "cpu" else None
-        module.normalise = torch.compile(module.normalise, dynamic=False, options=options)
+        module.normalize = torch.compile(module.normalize, dynamic=False, options=options)
     mask = None if pad_mask is None else pad_mask.t()
     return differentiable(lambda: module(x, mask), (x, module.weight, module.bias), inputs["grad_y"])
 

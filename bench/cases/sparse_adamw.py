@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from probkernels.ops import Selection, dequantise_blocks, quantise_blocks, sparse_adamw_
+from probkernels.ops import Selection, dequantize_blocks, quantize_blocks, sparse_adamw_
 from torch import Tensor
 
 from ..case import Case, Inputs, Params, Provider, Result, Run, Task, Verdict
@@ -39,8 +39,8 @@ def make(device: torch.device, dtype: torch.dtype, params: Params) -> Inputs:
     mask = torch.rand(shape) < params["density"]
     mask[0, 0] = True
     root = (torch.randn(int(mask.sum())) * 1e-2).abs() + 1e-3
-    m = dequantise_blocks(*quantise_blocks(torch.randn(len(root)) * 1e-2, signed=True), signed=True)
-    v = dequantise_blocks(*quantise_blocks(root, signed=False), signed=False).square()
+    m = dequantize_blocks(*quantize_blocks(torch.randn(len(root)) * 1e-2, signed=True), signed=True)
+    v = dequantize_blocks(*quantize_blocks(root, signed=False), signed=False).square()
     return {
         "w": torch.randn(shape).to(device, dtype),
         "grad": (torch.randn(shape) * 1e-2).to(device, dtype),
@@ -76,7 +76,7 @@ def _ours(inputs: Inputs, params: Params, *, bits: int = 32) -> Task:
     w, grad, mask, m, v = (inputs[name].clone() for name in ("w", "grad", "mask", "m", "v"))
     selection, selected, scales = Selection.from_mask(mask), grad[mask], {}
     if bits == 8:
-        (m, m_scale), (v, v_scale) = quantise_blocks(m, signed=True), quantise_blocks(v.sqrt(), signed=False)
+        (m, m_scale), (v, v_scale) = quantize_blocks(m, signed=True), quantize_blocks(v.sqrt(), signed=False)
         scales = {"m_scale": [m_scale], "v_scale": [v_scale]}
 
     def step(g: Tensor) -> None:

@@ -1,6 +1,6 @@
 // The M-step on a GPU: one pass that adds up the flow of every distribution and one that moves its parameters. A block
 // takes several distributions; the threads of each are a rectangle of rows (entries of a distribution) and columns
-// (neighbouring distributions), so that neighbours in memory are read together whatever M is.
+// (neighboring distributions), so that neighbors in memory are read together whatever M is.
 #include <algorithm>
 
 #include "pk/gpu.h"

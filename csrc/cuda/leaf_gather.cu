@@ -21,7 +21,7 @@ struct Sizes {
 
 constexpr Int ceil_div(Int a, Int b) { return (a + b - 1) / b; }
 
-// V neighbouring units, moved by one instruction.
+// V neighboring units, moved by one instruction.
 template <class T, int V>
 struct alignas(V * sizeof(T)) Units {
   T unit[V];

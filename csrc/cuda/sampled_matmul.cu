@@ -1,8 +1,8 @@
 // Sampled products on a GPU, for selections that are too sparse to repay a dense product: a dot product over tokens for
 // every selected entry. Tokens go in chunks that fit the second-level cache. A chunk of either factor is copied so that
 // its tokens lie side by side (a transposition through shared memory for a matrix product, an unfolding for a
-// convolution, which is never stored whole). A warp then takes some neighbouring entries, eight at a time: its lanes
-// share out the tokens, so all its reads are whole lines and neighbours in a row read grady_y once. Sums stay in
+// convolution, which is never stored whole). A warp then takes some neighboring entries, eight at a time: its lanes
+// share out the tokens, so all its reads are whole lines and neighbors in a row read grady_y once. Sums stay in
 // float32 (float64) registers for a chunk and are added up in the order of the chunks: no atomics, the same bits every
 // time.
 #include "pk/block.h"

@@ -1,5 +1,5 @@
 // Reading and writing the selected entries of a weight on a GPU: a warp takes a piece (pk/selection.h), decodes it in
-// shared memory, and moves values so that neighbouring lanes touch neighbouring values.
+// shared memory, and moves values so that neighboring lanes touch neighboring values.
 #include "pk/selection.h"
 
 namespace pk {

@@ -6,7 +6,7 @@
 // throws std::runtime_error with its cause: barriers reached at different places, different warp intrinsics that wait
 // for each other, deadlock, stack overflow. Under -fsanitize=address every read and write of a kernel is checked.
 //
-// Not modelled: concurrency and weak memory order inside a block, launch limits, tensor cores, asynchronous copies.
+// Not modeled: concurrency and weak memory order inside a block, launch limits, tensor cores, asynchronous copies.
 // Static shared memory starts as zeros, dynamic as NaN; neither is what a GPU promises.
 #pragma once
 #include <math.h>

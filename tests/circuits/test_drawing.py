@@ -34,7 +34,7 @@ SMALL = hclt_graph([1, -1, 1, 2], [Categorical(3)] * 4, latents=5)
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(1, 8), st.integers(1, 3), st.booleans(), st.integers(0, 50))
-def test_layouts_keep_children_below_and_neighbours_apart(size: int, repetitions: int, outer: bool, seed: int) -> None:
+def test_layouts_keep_children_below_and_neighbors_apart(size: int, repetitions: int, outer: bool, seed: int) -> None:
     graph = rat_spn_graph([Bernoulli()] * size, 2, repetitions=repetitions, outer=outer, seed=seed)
     places = layout(graph)
     for place, node in enumerate(graph.nodes):

@@ -88,7 +88,7 @@ def _inputs(circuit: Circuit) -> list[int]:
 
 @pytest.mark.parametrize(("families", "outer"), [(DISCRETE, False), (MIXED, False), (DISCRETE, True), (MIXED, True)])
 @pytest.mark.parametrize("keep", [0.9, 0.5, 0.1])
-def test_pruned_circuits_are_normalised_and_keep_the_part(families: list[Any], outer: bool, keep: float) -> None:
+def test_pruned_circuits_are_normalized_and_keep_the_part(families: list[Any], outer: bool, keep: float) -> None:
     for seed in range(3):
         circuit, x, missing = trained(families, seed, outer)
         smaller = prune(circuit, x, missing, keep=keep)

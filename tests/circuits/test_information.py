@@ -124,7 +124,7 @@ def test_spanning_tree_of_equal_and_negative_weights() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(size=st.integers(1, 40), seed=st.integers(0, 1000))
-def test_root_is_a_centre(size: int, seed: int) -> None:
+def test_root_is_a_center(size: int, seed: int) -> None:
     tree = networkx.random_labeled_tree(size, seed=seed)
     parents = rooted_at_center(list(tree.edges), size)
     assert parents.count(-1) == 1

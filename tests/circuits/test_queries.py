@@ -74,7 +74,7 @@ def test_all_marginals_leave_their_own_variable_out(case: tuple[str, Tensor, Ten
     close(got, expected)
 
 
-def test_normalised_where_pyjuice_21_is_not() -> None:
+def test_normalized_where_pyjuice_21_is_not() -> None:
     """Every conditional sums to one over its targets, alone or together, whatever is missing."""
     circuit = CIRCUITS["dag1"]
     first = toy.states(circuit)[JOINTS["dag1"].argmax()]

@@ -142,7 +142,7 @@ def test_items_too_large_for_the_machine_are_refused_at_once() -> None:
 
 
 def test_a_table_is_compared_with_its_file(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text("colour,count\n" + "red,1000000\nblue,2000000\n" * 50)
+    (tmp_path / "a.csv").write_text("color,count\n" + "red,1000000\nblue,2000000\n" * 50)
     size = (tmp_path / "a.csv").stat().st_size
     run("train", tmp_path / "a.csv", tmp_path / "m.pcm", "--latents", 2, "--epochs", 1)
     text = run("compress", tmp_path / "a.csv", tmp_path / "a.pkc", "--model", tmp_path / "m.pcm", "--compare")

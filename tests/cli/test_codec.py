@@ -35,7 +35,7 @@ def fails(*arguments: object) -> str:
 
 
 def images(count: int, seed: int = 0, shape: tuple[int, ...] = (4, 6)) -> np.ndarray:
-    """Stripes of four grey levels."""
+    """Stripes of four gray levels."""
     draw = np.random.default_rng(seed).integers(0, 4, (count, shape[0], *[1] * (len(shape) - 1)))
     return np.broadcast_to(draw * 60, (count, *shape)).astype(np.uint8)
 
@@ -131,10 +131,10 @@ def write_table(path: Path, rows: list[list[str]]) -> None:
 
 
 def table(count: int, seed: int = 0) -> list[list[str]]:
-    """A colour, a shape that goes with it, and a number."""
+    """A color, a shape that goes with it, and a number."""
     draw = np.random.default_rng(seed).integers(0, 3, (count, 2))
-    colours, forms = ["rot, dunkel", "grün", ""], ['"round"', "line\nbreak", "flat"]
-    return [["colour", "form", "size"]] + [[colours[a], forms[a], str(b / 2)] for a, b in draw.tolist()]
+    colors, forms = ["rot, dunkel", "grün", ""], ['"round"', "line\nbreak", "flat"]
+    return [["color", "form", "size"]] + [[colors[a], forms[a], str(b / 2)] for a, b in draw.tolist()]
 
 
 def test_tables_with_values_that_the_model_has_not_seen(tmp_path: Path) -> None:

@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 
 pillow = pytest.importorskip("PIL.Image")
 runner = CliRunner()
-GREY = (np.arange(48).reshape(6, 8) * 3 % 250).astype(np.uint8)
-COLOUR = (np.arange(144).reshape(6, 8, 3) * 3 % 250).astype(np.uint8)
+GRAY = (np.arange(48).reshape(6, 8) * 3 % 250).astype(np.uint8)
+COLOR = (np.arange(144).reshape(6, 8, 3) * 3 % 250).astype(np.uint8)
 
 
 def run(*arguments: object, code: int = 0) -> str:
@@ -34,14 +34,14 @@ def round_trip(here: Path, target: str = "out") -> list[Path]:
     return sorted((here / target).iterdir()) if (here / target).is_dir() else [here / target]
 
 
-def png(pixels: np.ndarray, colour: int, *between: tuple[bytes, bytes]) -> bytes:
+def png(pixels: np.ndarray, color: int, *between: tuple[bytes, bytes]) -> bytes:
     """A PNG of 16 bits a channel, which Pillow does not write."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
     lines = pixels.reshape(len(pixels), -1).astype(">u2")
-    header = struct.pack(">IIBBBBB", pixels.shape[1], pixels.shape[0], 16, colour, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", pixels.shape[1], pixels.shape[0], 16, color, 0, 0, 0)
     parts = [(b"IHDR", header), *between, (b"IDAT", zlib.compress(b"".join(b"\0" + line.tobytes() for line in lines)))]
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in [*parts, (b"IEND", b"")])
 
@@ -54,12 +54,12 @@ def written(name: str, data: bytes) -> Callable[[Path], None]:
     return lambda folder: (folder / name).write_bytes(data) and None
 
 
-def grey(step: int = 0) -> Any:
-    return pillow.fromarray(GREY + np.uint8(step))
+def gray(step: int = 0) -> Any:
+    return pillow.fromarray(GRAY + np.uint8(step))
 
 
-def colour(step: int = 0) -> Any:
-    return pillow.fromarray(COLOUR + np.uint8(step))
+def color(step: int = 0) -> Any:
+    return pillow.fromarray(COLOR + np.uint8(step))
 
 
 def wide(*shape: int) -> np.ndarray:
@@ -72,18 +72,18 @@ def wide(*shape: int) -> np.ndarray:
         (written("a.png", png(wide(3), 2)), "16 bits a channel in RGB"),
         (written("a.png", png(wide(2), 4)), "16 bits"),
         (written("a.png", png(wide(4), 6)), "16 bits"),
-        (written("a.png", png(wide(), 0, (b"tRNS", b"\0\3"))), "16-bit grey with a transparent value"),
-        (saved("a.gif", grey(), save_all=True, append_images=[grey(5)]), "2 frames"),
-        (saved("a.tif", grey(), save_all=True, append_images=[grey(5), grey(7)]), "3 frames"),
-        (saved("a.webp", colour(), lossless=True, save_all=True, append_images=[colour(5)]), "2 frames"),
-        (saved("a.png", colour(), save_all=True, append_images=[colour(5)]), "animation"),
-        (saved("a.jpg", pillow.fromarray(COLOUR).convert("CMYK")), "mode CMYK"),
-        (saved("a.tif", pillow.fromarray(GREY.astype(np.int32))), "32 bits"),
-        (saved("a.tif", pillow.fromarray(GREY.astype(np.float32))), "32 bits"),
+        (written("a.png", png(wide(), 0, (b"tRNS", b"\0\3"))), "16-bit gray with a transparent value"),
+        (saved("a.gif", gray(), save_all=True, append_images=[gray(5)]), "2 frames"),
+        (saved("a.tif", gray(), save_all=True, append_images=[gray(5), gray(7)]), "3 frames"),
+        (saved("a.webp", color(), lossless=True, save_all=True, append_images=[color(5)]), "2 frames"),
+        (saved("a.png", color(), save_all=True, append_images=[color(5)]), "animation"),
+        (saved("a.jpg", pillow.fromarray(COLOR).convert("CMYK")), "mode CMYK"),
+        (saved("a.tif", pillow.fromarray(GRAY.astype(np.int32))), "32 bits"),
+        (saved("a.tif", pillow.fromarray(GRAY.astype(np.float32))), "32 bits"),
         (written("a.ppm", b"P6 8 6 65535\n" + wide(3).astype(">u2").tobytes()), "largest value of 65535"),
         (written("a.ppm", b"P6 # of 10 bits\n8 6 1023\n" + (wide(3) % 1024).astype(">u2").tobytes()), "1023"),
-        (written("a.pgm", (b"P5 8 6 255\n" + GREY.tobytes()) * 2), "59 bytes more behind it"),
-        (written("a.pgm", b"P5 8 6 100\n" + (GREY % 100).tobytes()), "largest value of 100"),
+        (written("a.pgm", (b"P5 8 6 255\n" + GRAY.tobytes()) * 2), "59 bytes more behind it"),
+        (written("a.pgm", b"P5 8 6 100\n" + (GRAY % 100).tobytes()), "largest value of 100"),
         (written("a.pgm", b"P5 8 6 4095\n" + (wide() % 4096).astype(">u2").tobytes()), "4095"),
         (saved("a.png", pillow.new("1", (20000, 20000))), "decompression bomb"),
         (written("a.png", png(wide(), 0)[:-40]), "a.png': a damaged image"),
@@ -103,7 +103,7 @@ def test_what_would_not_come_back_is_refused(tmp_path: Path, make: Callable[[Pat
 
 
 def palette() -> Any:
-    image = grey().convert("P")
+    image = gray().convert("P")
     image.putpalette(list(range(256)) * 3)
     return image
 
@@ -112,16 +112,16 @@ def palette() -> Any:
     "make",
     [
         saved("a.png", palette(), transparency=bytes(range(256))),
-        saved("a.png", grey(), transparency=3),
-        saved("a.png", colour(), transparency=(0, 3, 6)),
-        saved("a.gif", grey().convert("P"), transparency=5),
-        written("a.ppm", b"P6 8 6 255\n" + COLOUR.tobytes() + b"\n"),
-        saved("a.png", pillow.fromarray(GREY > 100)),
-        saved("a.tif", pillow.fromarray(GREY.astype(">u2") + 60_000)),
+        saved("a.png", gray(), transparency=3),
+        saved("a.png", color(), transparency=(0, 3, 6)),
+        saved("a.gif", gray().convert("P"), transparency=5),
+        written("a.ppm", b"P6 8 6 255\n" + COLOR.tobytes() + b"\n"),
+        saved("a.png", pillow.fromarray(GRAY > 100)),
+        saved("a.tif", pillow.fromarray(GRAY.astype(">u2") + 60_000)),
         written("a.png", png(wide(), 0)),
     ],
 )
-def test_colours_and_transparency_come_back(tmp_path: Path, make: Callable[[Path], None]) -> None:
+def test_colors_and_transparency_come_back(tmp_path: Path, make: Callable[[Path], None]) -> None:
     (tmp_path / "in").mkdir()
     make(tmp_path / "in")
     (source,) = (tmp_path / "in").iterdir()
@@ -147,7 +147,7 @@ def test_orientation_comes_back(tmp_path: Path, ending: str) -> None:
     (tmp_path / "in").mkdir()
     exif = pillow.Exif()
     exif[0x112] = 6
-    colour().save(tmp_path / "in" / f"a.{ending}", exif=exif)
+    color().save(tmp_path / "in" / f"a.{ending}", exif=exif)
     (target,) = round_trip(tmp_path)
     with pillow.open(tmp_path / "in" / f"a.{ending}") as one, pillow.open(target) as other:
         seen = [np.array(ImageOps.exif_transpose(image)) for image in (one, other)]
@@ -166,7 +166,7 @@ def test_orientation_comes_back(tmp_path: Path, ending: str) -> None:
 def test_as_many_files_come_back(tmp_path: Path, names: list[str], back: list[str]) -> None:
     (tmp_path / "in").mkdir()
     for place, name in enumerate(names):
-        grey(place).save(tmp_path / "in" / name)
+        gray(place).save(tmp_path / "in" / name)
     assert [path.name for path in round_trip(tmp_path)] == sorted(back)
     for source, target in zip(names, back, strict=True):
         with pillow.open(tmp_path / "in" / source) as one, pillow.open(tmp_path / "out" / target) as other:
@@ -175,10 +175,10 @@ def test_as_many_files_come_back(tmp_path: Path, names: list[str], back: list[st
 
 def test_one_image_comes_back_as_a_file(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
-    grey().save(tmp_path / "in" / "a.png")
+    gray().save(tmp_path / "in" / "a.png")
     assert round_trip(tmp_path, "back.png") == [tmp_path / "back.png"]
     with pillow.open(tmp_path / "back.png") as image:
-        assert (np.array(image) == GREY).all()
+        assert (np.array(image) == GRAY).all()
     arguments = ["decompress", tmp_path / "x.pkc", tmp_path / "back.jpg", "--model", tmp_path / "m.pcm"]
     assert "expected a folder, or an .png for one image" in run(*arguments, code=1)
 

@@ -85,6 +85,6 @@ def toy() -> Circuit:
 
 
 def alike_rows(n: int, seed: int = 0) -> np.ndarray:
-    """(n, 6) uint8 below 5: neighbours are alike."""
+    """(n, 6) uint8 below 5: neighbors are alike."""
     random_numbers = np.random.default_rng(seed)
     return np.minimum(np.cumsum(random_numbers.integers(0, 2, (n, 6)), 1), 4).astype(np.uint8)

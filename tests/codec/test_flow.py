@@ -100,7 +100,7 @@ def test_numbers_that_float64_cannot_hold_are_refused() -> None:
 
 
 def smooth(n: int, v: int = 6, size: int = 32, seed: int = 0) -> torch.Tensor:
-    """Neighbours differ little: a walk over 0 .. size - 1."""
+    """Neighbors differ little: a walk over 0 .. size - 1."""
     generator = torch.Generator().manual_seed(seed)
     first = torch.randint(size, (n, 1), generator=generator)
     steps = torch.randint(-1, 2, (n, v - 1), generator=generator)
@@ -115,7 +115,7 @@ def test_a_new_flow_is_the_identity() -> None:
     assert torch.allclose(flow.bits(x), torch.full((50,), 30.0))  # six uniform values of 32
 
 
-def test_training_finds_what_neighbours_share_and_freezing_keeps_it() -> None:
+def test_training_finds_what_neighbors_share_and_freezing_keeps_it() -> None:
     x, held_out = smooth(800), smooth(200, seed=1)
     flow = IntegerFlow([32] * 6, couplings=2, hidden=32)
     history = flow.fit(x, validation=held_out, epochs=60, rate=3e-3, progress=False)

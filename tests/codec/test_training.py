@@ -72,7 +72,7 @@ def test_the_same_call_gives_the_same_model_and_many_rows_are_sampled() -> None:
     assert first == second != other
 
 
-def test_tiles_are_learnt_from(tmp_path: Path) -> None:
+def test_tiles_are_learned_from(tmp_path: Path) -> None:
     x = np.random.default_rng(0).integers(0, 4, (5, 9, 8, 1), np.uint8).repeat(3, 3)
     model = train(x, latents=4, tile=(4, 4), epochs=3, most_rows=20, progress=False, note={"of": "tiles"})
     model.save(tmp_path / "m.pcm")
@@ -104,7 +104,7 @@ def test_arguments_are_checked() -> None:
         train(np.zeros((), np.uint8))
     with pytest.raises(TypeError, match="dtype"):
         train(x.astype(np.float32))
-    with pytest.raises(ValueError, match="quantise"):
+    with pytest.raises(ValueError, match="quantize"):
         train(np.array([[0], [10**6]]))
 
 

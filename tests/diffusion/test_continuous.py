@@ -121,7 +121,7 @@ def test_saved_bytes_grow_by_one_state_a_step() -> None:
         ({"steps": None, "times": grid(VP(), 3).requires_grad_()}, "'times': expected times without a gradient"),
         ({"model": Denoiser(Net().double(), VPDiscrete.linear(), pred="v")}, "'times': expected some noise at the end"),
         ({"model": denoiser(dropout=0.5).train()}, "'model': expected a net that draws no random numbers"),
-        ({"model": denoiser(norm=True)}, "batch normalisation in eval mode"),
+        ({"model": denoiser(norm=True)}, "batch normalization in eval mode"),
         ({"store": 10}, "'grad': expected 'exact', as 'store' or 'last_k'"),
     ],
 )

@@ -100,7 +100,7 @@ def test_conditions_guidance_and_dtypes() -> None:
     ("change", "error", "text"),
     [
         ({"model": nn.Identity()}, TypeError, "'model': expected a Denoiser"),
-        ({"model": denoiser(norm=True)}, ValueError, "batch normalisation in eval mode"),
+        ({"model": denoiser(norm=True)}, ValueError, "batch normalization in eval mode"),
         ({"x0": torch.zeros(2, DIMS).long()}, TypeError, "'x0'"),
         ({"trace": "slow"}, ValueError, "'trace': expected one of"),
         ({"probes": 0}, ValueError, "'probes'"),

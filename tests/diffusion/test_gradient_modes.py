@@ -68,7 +68,7 @@ def test_second_derivatives_are_refused(mode: dict[str, Any]) -> None:
 
 def test_batch_norm_in_training_is_refused(mode: dict[str, Any]) -> None:
     model = denoiser(norm=True)
-    with pytest.raises(ValueError, match="batch normalisation in eval mode"):
+    with pytest.raises(ValueError, match="batch normalization in eval mode"):
         sample(model, leaf(2, DIMS), **mode)
     assert sample(model.eval(), leaf(2, DIMS), **mode).requires_grad
 
@@ -112,18 +112,18 @@ def test_autocast_and_a_scaled_loss(mode: dict[str, Any], dtype: torch.dtype) ->
     """The gradient of a training step with mixed precision is that of single precision up to its rounding."""
     model = denoiser().float()
     x_T = leaf(64, DIMS).detach().float()
-    optimiser = torch.optim.SGD(model.parameters(), lr=0.0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     sample(model, x_T, **mode).square().mean().backward()
     expected = [p.grad.clone() for p in model.net.first.parameters()]
-    optimiser.zero_grad()
+    optimizer.zero_grad()
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**12)
     with torch.autocast("cpu", dtype):
         loss = sample(model, x_T, **mode).float().square().mean()
     scaler.scale(loss).backward()
-    scaler.unscale_(optimiser)
+    scaler.unscale_(optimizer)
     found = [p.grad for p in model.net.first.parameters()]
     assert all(g.dtype == torch.float32 for g in found)
     same(found, expected, 5e-2 if dtype is torch.bfloat16 else 5e-3)
-    scaler.step(optimiser)
+    scaler.step(optimizer)
     scaler.update()
     assert scaler.get_scale() == 2.0**12  # nothing overflowed

@@ -46,7 +46,7 @@ def denoiser(middle: nn.Module | None = None, extra: Callable[[Tensor], Any] = l
 
 
 def grads(model: Denoiser, how: dict[str, Any], between: Callable[[], object] = lambda: None) -> list[Tensor]:
-    """Of x_T and the parameters, accumulated as an optimiser would find them."""
+    """Of x_T and the parameters, accumulated as an optimizer would find them."""
     torch.manual_seed(5)
     x_T = leaf(2, DIMS)
     model.zero_grad()

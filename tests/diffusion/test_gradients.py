@@ -206,7 +206,7 @@ def test_frozen_nets_and_nothing_to_differentiate() -> None:
 
 
 def test_dropout_is_replayed() -> None:
-    """The gradient is that of the sample drawn: it predicts the difference to a near neighbour with the same masks."""
+    """The gradient is that of the sample drawn: it predicts the difference to a near neighbor with the same masks."""
     model, x_T = denoiser(dropout=0.5).train(), leaf(2, DIMS)
 
     def draw(x: Tensor) -> Tensor:
@@ -297,7 +297,7 @@ def test_second_derivatives_and_batch_norm_are_refused() -> None:
     with pytest.raises(NotImplementedError, match="no second derivative"):
         torch.autograd.grad(x.sum(), x_T, create_graph=True)
     normed = denoiser(norm=True)
-    with pytest.raises(ValueError, match=r"batch normalisation in eval mode, got net.norm in training"):
+    with pytest.raises(ValueError, match=r"batch normalization in eval mode, got net.norm in training"):
         sample(normed, x_T, solver="ddim", steps=3, grad="exact")
     same(*(gradients(normed.eval(), {"x_T": x_T}, mode, solver="ddim", steps=3) for mode in ("exact", "autograd")))
 

@@ -226,7 +226,7 @@ def test_running_statistics_in_training(norm: nn.Module) -> None:
         lambda: learned_ancestral(chain, noise(), grid(chain.process, 2)),
         lambda: bits_per_dim(chain, noise().clamp(-1, 1)),
     ):
-        with pytest.raises(ValueError, match=r"batch normalisation in eval mode, got net\.middle in training"):
+        with pytest.raises(ValueError, match=r"batch normalization in eval mode, got net\.middle in training"):
             call()
     assert all(torch.equal(value, before[key]) for key, value in norm.state_dict().items())
     sample(model.eval(), noise(), steps=2)

@@ -157,7 +157,7 @@ def a_latent() -> Latent:
         (lambda x: encode(Denoiser(Net(), VPDiscrete.linear()), x, steps=3), ValueError, "some noise at the last time"),
         (lambda x: invert(Denoiser(Net(), FlowMatching(t_min=0.1)), x, steps=3), ValueError, "some signal at the fir"),
         (lambda x: invert(denoiser(), x.clone().requires_grad_(), steps=3), NotImplementedError, "encode.. has grad"),
-        (lambda x: invert(denoiser(norm=True).train(), x, steps=3), ValueError, "batch normalisation in eval mode"),
+        (lambda x: invert(denoiser(norm=True).train(), x, steps=3), ValueError, "batch normalization in eval mode"),
         (lambda x: invert(denoiser(dropout=0.5).train(), x, steps=3), ValueError, "draws no random numbers"),
         (lambda x: invert(denoiser(), x * torch.nan, steps=3), FloatingPointError, "NaN or infinity"),
         (lambda x: decode(denoiser(), a_latent(), steps=3), ValueError, "'options': expected some of cond"),

@@ -100,13 +100,13 @@ def test_the_hybrid_loss_is_least_at_the_best_variances() -> None:
     assert torch.autograd.grad(loss, share)[0].isfinite()
 
 
-class Labelled(nn.Module):
+class Labeled(nn.Module):
     def forward(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
         return torch.cat([x * cond[:, None], (0.1 * cond[:, None]).expand_as(x)], 1)
 
 
 def test_guidance_is_of_the_output_and_the_variance_that_of_the_condition() -> None:
-    model = Denoiser(Labelled(), VP(), variance=True)
+    model = Denoiser(Labeled(), VP(), variance=True)
     x, c, u = torch.randn(3, 2), torch.tensor([1.0, 2.0, 3.0]), torch.zeros(1)
     output, part = model.both(x, 0.5, c, uncond=u, guidance=2.0)
     assert torch.allclose(output, 2 * c[:, None] * x)

@@ -16,7 +16,7 @@ from probkernels.diffusion import (
     SubVP,
     VPDiscrete,
     bits_per_dim,
-    discretised_gaussian_nll,
+    discretized_gaussian_nll,
     draw_times,
     dsm_loss,
     gaussian_kl,
@@ -145,14 +145,14 @@ def test_kl_of_gaussians() -> None:
     assert torch.allclose(got, torch.distributions.kl_divergence(first, second))
 
 
-def test_discretised_gaussian() -> None:
+def test_discretized_gaussian() -> None:
     x = torch.linspace(-1, 1, 16, dtype=torch.float64)
     mean, std = torch.tensor(0.2, dtype=torch.float64), 0.31
-    p = (-discretised_gaussian_nll(x, mean, torch.tensor(math.log(std)), 16)).exp()
+    p = (-discretized_gaussian_nll(x, mean, torch.tensor(math.log(std)), 16)).exp()
     normal = torch.distributions.Normal(mean, torch.tensor(std, dtype=torch.float64))
     edges = normal.cdf(x[:-1] + 1 / 15)
     assert torch.allclose(p, torch.cat([edges[:1], edges.diff(), 1 - edges[-1:]]), rtol=1e-9)
-    far = discretised_gaussian_nll(x[3:4], x[3:4] - 1.2, torch.tensor([math.log(0.1)]), 16)  # 12 deviations away
+    far = discretized_gaussian_nll(x[3:4], x[3:4] - 1.2, torch.tensor([math.log(0.1)]), 16)  # 12 deviations away
     assert far.item() == pytest.approx(-math.log(_tail(12 - 2 / 3) - _tail(12 + 2 / 3)), rel=1e-6)
 
 
@@ -254,7 +254,7 @@ def test_hybrid_loss() -> None:
         (lambda x: vlb_term(gaussian(VPDiscrete.linear()), x, torch.zeros(3, dtype=torch.int64)), ValueError),
         (lambda x: vlb_term(gaussian(VPDiscrete.linear()), x, torch.zeros(4).long(), variance="x"), ValueError),
         (lambda x: hybrid_loss(gaussian(VPDiscrete.linear()), x), ValueError),
-        (lambda x: discretised_gaussian_nll(x, x, x, bins=1), ValueError),
+        (lambda x: discretized_gaussian_nll(x, x, x, bins=1), ValueError),
     ],
 )
 def test_wrong_input_raises(call: object, error: type[Exception]) -> None:

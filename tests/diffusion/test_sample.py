@@ -151,7 +151,7 @@ def test_noise_depends_on_seed_and_step_alone() -> None:
     assert abs(together.mean().item()) < 0.02 and abs(together.std().item() - 1) < 0.02
 
 
-def test_neighbouring_seeds_share_no_noise() -> None:
+def test_neighboring_seeds_share_no_noise() -> None:
     first, second = StepNoise(torch.zeros(9)), StepNoise(torch.zeros(9))
     first.seed, second.seed = 5, 6
     drawn = torch.stack([noise(n) for noise in (first, second) for n in range(20)])

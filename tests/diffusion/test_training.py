@@ -110,7 +110,7 @@ def test_wrong_checkpoints(tmp_path: Path) -> None:
         fit(fresh(), x0, label, checkpoint=file, **how)
 
 
-def test_other_optimisers_and_losses() -> None:
+def test_other_optimizers_and_losses() -> None:
     x0, label = toy()
     model = fresh()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)

@@ -55,13 +55,13 @@ def train(norm: nn.PowerNorm, part: Callable[[int], slice]) -> dict[str, Any]:
     return {"state": norm.state_dict(), "grads": grads, "grad_weight": norm.weight.grad}
 
 
-def _synchronised(rank: int) -> list[dict[str, Any]]:
+def _synchronized(rank: int) -> list[dict[str, Any]]:
     settings: list[dict[str, Any]] = [{}, {"warmup_iters": 2, "num_groups": 2}]
     return [train(nn.PowerNorm(4, sync=True, **s).double(), lambda step: rows(rank, step)) for s in settings]
 
 
 def test_two_processes_equal_one_on_the_joined_batch() -> None:
-    results = on_two_processes(_synchronised)
+    results = on_two_processes(_synchronized)
     for case, settings in enumerate([{}, {"warmup_iters": 2, "num_groups": 2}]):
         joint = train(nn.PowerNorm(4, **settings).double(), lambda step: slice(0, 12))
         for rank in range(WORLD):
@@ -83,7 +83,7 @@ def _several_calls(rank: int) -> dict[str, Tensor]:
     return norm.state_dict()
 
 
-def test_two_forwards_before_a_synchronised_backward() -> None:
+def test_two_forwards_before_a_synchronized_backward() -> None:
     norm = nn.PowerNorm(4).double()
     norm(batch(1)[0])
     torch.autograd.backward([norm(batch(step)[0]) for step in (2, 3)], [batch(step)[1] for step in (2, 3)])
@@ -152,11 +152,11 @@ def model() -> torch.nn.Sequential:
 
 
 def fit(net: torch.nn.Module, part: Callable[[Tensor], Tensor]) -> Tensor:
-    optimiser = torch.optim.SGD(net.parameters(), lr=0.1)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     for step in range(1, STEPS + 1):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         net(part(batch(step)[0])).square().mean().backward()
-        optimiser.step()
+        optimizer.step()
     return net(batch(1)[0]).detach()
 
 

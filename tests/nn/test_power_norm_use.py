@@ -14,7 +14,7 @@ from probkernels import nn, ops, use_backend
 from tests.nn.steps import module, same_state, state, step
 from tests.ops import oracle
 
-# --- drop-in behaviour ---
+# --- drop-in behavior ---
 
 
 def test_any_leading_shape() -> None:
@@ -231,21 +231,21 @@ def test_rescale_nu_follows_the_scale_of_the_loss() -> None:
         scaled.rescale_nu(0.0)
 
 
-def test_no_host_synchronisation() -> None:
+def test_no_host_synchronization() -> None:
     """No step of training or evaluation asks a tensor for a Python number, which would stall a GPU."""
     norm = nn.PowerNorm(4, warmup_iters=2, num_groups=2)
     from torch.utils._python_dispatch import TorchDispatchMode
 
     class NoSync(TorchDispatchMode):
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            assert func is not torch.ops.aten._local_scalar_dense.default, "host synchronisation"
+            assert func is not torch.ops.aten._local_scalar_dense.default, "host synchronization"
             return func(*args, **(kwargs or {}))
 
     with NoSync():
         for _ in range(4):
             norm(torch.randn(6, 4), torch.zeros(6, dtype=torch.bool)).sum().backward()
         norm.eval()(torch.randn(6, 4))
-        with pytest.raises(AssertionError, match="host synchronisation"):
+        with pytest.raises(AssertionError, match="host synchronization"):
             torch.ones(1).item()
 
 

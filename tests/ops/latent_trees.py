@@ -60,7 +60,7 @@ class Model:
 
 
 def build(nodes: list[tuple[int, int, int, int, bool]]) -> Model:
-    """Nodes as (parent, states, variable, categories, latent), with random normalised parameters."""
+    """Nodes as (parent, states, variable, categories, latent), with random normalized parameters."""
     rows, weights, leaves = [], [torch.zeros(0, dtype=torch.float64)], [torch.zeros(0, dtype=torch.float64)]
     for n, (parent, states, variable, categories, latent) in enumerate(nodes):
         above = nodes[parent][1] if n else 1

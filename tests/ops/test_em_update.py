@@ -65,7 +65,7 @@ def test_equals_the_formula(on: torch.device, shape: tuple[int, ...], dtype: tor
     assert_close(got.double().sum(1), torch.ones(shape[0], shape[2]), dtype, ELEMENTWISE)
 
 
-def test_a_full_step_without_pseudocount_normalises_the_flow(on: torch.device) -> None:
+def test_a_full_step_without_pseudocount_normalizes_the_flow(on: torch.device) -> None:
     params, flows, _ = problem(4, 5, 6)
     flows = torch.where(params == 0, 0.0, flows)
     got = updated(on, (params, flows), torch.float64, 1.0, 0.0)

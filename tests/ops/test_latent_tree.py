@@ -144,7 +144,7 @@ def test_toy_conditionals_by_masked_marginals(on: torch.device, order: tuple[int
     assert chain == pytest.approx(0.00612, abs=1e-15)
 
 
-def test_toy_step_of_expectation_maximisation(on: torch.device) -> None:
+def test_toy_step_of_expectation_maximization(on: torch.device) -> None:
     model = toy()
     log_p, grad_weights, leaf_flows, missing = flows(model, TOY_DATA, on)
     used = model.weights * grad_weights

@@ -73,8 +73,8 @@ def test_strict_zero_infinity_and_nan(on: torch.device, dtype: torch.dtype) -> N
 @given(threshold=st.floats(0, 1e5), dtype=st.sampled_from(DTYPES), largest=st.booleans())
 def test_the_threshold_is_rounded_as_torch_rounds_it(threshold: float, dtype: torch.dtype, largest: bool) -> None:
     at = torch.tensor(threshold, dtype=dtype)
-    neighbours = [torch.nextafter(at, torch.tensor(end, dtype=dtype)) for end in (0.0, INF)]
-    w = torch.stack([at, *neighbours, -at])
+    neighbors = [torch.nextafter(at, torch.tensor(end, dtype=dtype)) for end in (0.0, INF)]
+    w = torch.stack([at, *neighbors, -at])
     with use_backend("cpu"):
         got = pk.ops.magnitude_select(w, threshold, largest=largest).to_mask()
     assert torch.equal(got, w.abs() > threshold if largest else w.abs() < threshold)

@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 from probkernels import use_backend
-from probkernels.ops import Selection, dequantise_blocks, quantise_blocks, sparse_adamw_
+from probkernels.ops import Selection, dequantize_blocks, quantize_blocks, sparse_adamw_
 from probkernels.reference.sparse_adamw import codebook, midpoints
 from torch import Tensor
 
@@ -53,11 +53,11 @@ def test_codebooks(signed: bool) -> None:
 def test_codes_are_the_nearest_and_err_by_half_a_cell(signed: bool, dtype: torch.dtype) -> None:
     x = magnitudes() * 3.7
     x = (torch.cat([x, -x]) if signed else x)[torch.randperm(2 * len(x) if signed else len(x))].to(dtype)
-    codes, scale = quantise_blocks(x, signed=signed)
+    codes, scale = quantize_blocks(x, signed=signed)
     largest = torch.nn.functional.pad(x, (0, -len(x) % 256)).view(-1, 256).abs().amax(1)
     assert codes.dtype is torch.uint8 and torch.equal(scale, largest)
     per_entry = scale.double().repeat_interleave(256)[: len(x)]
-    ratio, found = x.double() / per_entry, dequantise_blocks(codes, scale, signed=signed).double() / per_entry
+    ratio, found = x.double() / per_entry, dequantize_blocks(codes, scale, signed=signed).double() / per_entry
     gap = (ratio[:, None] - codebook(signed).double()).abs()
     assert ((ratio - found).abs() <= gap.amin(1) + 1e-7).all()
     assert ((ratio - found).abs() <= cell(ratio, signed) / 2 + 1e-7).all()
@@ -66,18 +66,18 @@ def test_codes_are_the_nearest_and_err_by_half_a_cell(signed: bool, dtype: torch
 def test_coding_keeps_zeros_and_codes() -> None:
     x = torch.randn(1000)
     x[3], x[300:512] = 0.0, 0.0
-    back = dequantise_blocks(*quantise_blocks(x, signed=True), signed=True)
+    back = dequantize_blocks(*quantize_blocks(x, signed=True), signed=True)
     assert back[3] == 0 and not back[300:512].any()
-    assert not dequantise_blocks(*quantise_blocks(torch.zeros(7), signed=True), signed=True).any()
-    codes, scale = quantise_blocks(x.abs(), signed=False)
-    again, same = quantise_blocks(dequantise_blocks(codes, scale, signed=False), signed=False)
+    assert not dequantize_blocks(*quantize_blocks(torch.zeros(7), signed=True), signed=True).any()
+    codes, scale = quantize_blocks(x.abs(), signed=False)
+    again, same = quantize_blocks(dequantize_blocks(codes, scale, signed=False), signed=False)
     assert torch.equal(codes, again) and torch.equal(scale, same)  # 1 is a value, so a block's largest comes back
 
 
 @pytest.mark.parametrize("dtype", WIDE, ids=str)
 def test_kernels_code_exactly_as_the_reference(on: torch.device, dtype: torch.dtype) -> None:
     """From zero state with betas of 0, m is the gradient and the root of v its magnitude, to the bit. The values are
-    midpoints, their neighbours, codes, and random ones over nine decades; every block has 1 as its largest."""
+    midpoints, their neighbors, codes, and random ones over nine decades; every block has 1 as its largest."""
     points = torch.cat([midpoints(True), midpoints(False), codebook(True), codebook(False)]).to(dtype)
     up, down = (torch.nextafter(points, torch.tensor(end, dtype=dtype)) for end in (float("inf"), float("-inf")))
     x = torch.cat([points, up, down, -points, -up, -down, magnitudes().to(dtype), -magnitudes().to(dtype)]).clamp(-1, 1)
@@ -90,7 +90,7 @@ def test_kernels_code_exactly_as_the_reference(on: torch.device, dtype: torch.dt
     scales = {"m_scale": [m_scale], "v_scale": [v_scale]}
     sparse_adamw_([w], [everything(len(g), on)], [g], [m], [v], 1, betas=(0.0, 0.0), weight_decay=0, **scales)
     for codes, scale, value, signed in ((m, m_scale, g, True), (v, v_scale, g.abs(), False)):
-        expected, largest = quantise_blocks(value, signed=signed)
+        expected, largest = quantize_blocks(value, signed=signed)
         exact = value.square().sqrt() == value.abs()  # not so where the square underflows
         assert (
             torch.equal(scale, largest) and torch.equal(codes[exact], expected[exact]) and exact.double().mean() > 0.99
@@ -171,16 +171,16 @@ def test_training_ends_within_five_percent_of_full_moments() -> None:
 
 def test_bad_arguments() -> None:
     x = torch.zeros(300)
-    with pytest.raises(TypeError, match="quantise_blocks: argument 'x': expected a float32 or float64 tensor"):
-        quantise_blocks(x.half(), signed=True)
-    with pytest.raises(ValueError, match="quantise_blocks: argument 'x': expected shape"):
-        quantise_blocks(x.view(30, 10), signed=True)
-    codes, scale = quantise_blocks(x, signed=True)
+    with pytest.raises(TypeError, match="quantize_blocks: argument 'x': expected a float32 or float64 tensor"):
+        quantize_blocks(x.half(), signed=True)
+    with pytest.raises(ValueError, match="quantize_blocks: argument 'x': expected shape"):
+        quantize_blocks(x.view(30, 10), signed=True)
+    codes, scale = quantize_blocks(x, signed=True)
     with pytest.raises(TypeError, match="argument 'codes'"):
-        dequantise_blocks(x, scale, signed=True)
+        dequantize_blocks(x, scale, signed=True)
     with pytest.raises(TypeError, match="argument 'scale'"):
-        dequantise_blocks(codes, codes, signed=True)
+        dequantize_blocks(codes, codes, signed=True)
     with pytest.raises(ValueError, match="argument 'scale': expected shape \\(2,\\)"):
-        dequantise_blocks(codes, scale[:1], signed=True)
+        dequantize_blocks(codes, scale[:1], signed=True)
     with pytest.raises(ValueError, match="argument 'codes'"):
-        dequantise_blocks(codes.view(30, 10), scale, signed=True)
+        dequantize_blocks(codes.view(30, 10), scale, signed=True)

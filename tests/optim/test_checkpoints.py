@@ -37,16 +37,16 @@ def make(model: nn.Module, **settings: Any) -> pk.optim.SaRAAdamW:
 def test_torchs_distributed_checkpoint_goes_on_as_if_never_stopped(moments: str, stop: int, tmp_path: Path) -> None:
     settings = {"moments": moments, "progressive_iter": 4}
     model = seventy()
-    optimiser = make(model, **settings)
-    train(model, optimiser, range(1, stop + 1))
-    dcp.save({"optimiser": get_optimizer_state_dict(model, optimiser)}, checkpoint_id=tmp_path, no_dist=True)
-    expected = train(model, optimiser, range(stop + 1, 9))
+    optimizer = make(model, **settings)
+    train(model, optimizer, range(1, stop + 1))
+    dcp.save({"optimizer": get_optimizer_state_dict(model, optimizer)}, checkpoint_id=tmp_path, no_dist=True)
+    expected = train(model, optimizer, range(stop + 1, 9))
 
     fresh = seventy()
     resumed = make(fresh, **settings)
-    state = {"optimiser": get_optimizer_state_dict(fresh, resumed)}
+    state = {"optimizer": get_optimizer_state_dict(fresh, resumed)}
     dcp.load(state, checkpoint_id=tmp_path, no_dist=True)
-    set_optimizer_state_dict(fresh, resumed, state["optimiser"])
+    set_optimizer_state_dict(fresh, resumed, state["optimizer"])
     assert resumed.updates == stop
     assert train(fresh, resumed, range(stop + 1, 9)) == expected
     for name, tuned in weights(model).items():
@@ -54,8 +54,8 @@ def test_torchs_distributed_checkpoint_goes_on_as_if_never_stopped(moments: str,
 
 
 def test_a_state_dict_is_state_and_groups_of_tensors_and_plain_python() -> None:
-    optimiser = make(seventy())
-    state = optimiser.state_dict()
+    optimizer = make(seventy())
+    state = optimizer.state_dict()
     assert state.keys() == {"state", "param_groups"}
     for entry in state["state"].values():
         assert all(isinstance(v, (torch.Tensor, int)) for v in entry.values())
@@ -67,13 +67,13 @@ def test_a_state_dict_is_state_and_groups_of_tensors_and_plain_python() -> None:
 @pytest.mark.parametrize(("saved", "kept"), [("int8", "float32"), ("float32", "int8")])
 def test_moments_are_converted(saved: str, kept: str) -> None:
     model, other = seventy(), seventy()
-    optimiser, its = make(model, moments=saved), make(other, moments=kept)
-    train(model, optimiser, range(1, 4))
-    its.load_state_dict(optimiser.state_dict())
+    optimizer, its = make(model, moments=saved), make(other, moments=kept)
+    train(model, optimizer, range(1, 4))
+    its.load_state_dict(optimizer.state_dict())
     before = weights(model)
     frozen_equal(before, weights(other), {})
     steps = []
-    for net, o in ((model, optimiser), (other, its)):
+    for net, o in ((model, optimizer), (other, its)):
         train(net, o, range(4, 5))
         steps.append(torch.cat([(t - before[n]).flatten() for n, t in weights(net).items()]))
     assert (steps[0] - steps[1]).norm() < 0.05 * steps[0].norm()
@@ -97,47 +97,47 @@ def test_a_state_of_another_rule_is_refused(settings: dict[str, Any]) -> None:
         adapters[1].load_state_dict(adapters[0].state_dict())
 
 
-def test_a_plain_optimisers_state_of_other_entries_is_refused() -> None:
+def test_a_plain_optimizers_state_of_other_entries_is_refused() -> None:
     model = seventy()
     adapter = pk.sparse.attach(model, density=0.1, scope="tensor")
-    optimiser = torch.optim.AdamW(adapter.parameters(), 1e-2)
-    train(model, optimiser, range(1, 8))
+    optimizer = torch.optim.AdamW(adapter.parameters(), 1e-2)
+    train(model, optimizer, range(1, 8))
     again = seventy()
     again.load_state_dict(model.state_dict())  # tuned weights, of which others are the smallest
     its = pk.sparse.attach(again, density=0.1, scope="tensor")
     other = torch.optim.AdamW(its.parameters(), 1e-2)
-    other.load_state_dict(copy.deepcopy(optimiser.state_dict()))
+    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     with pytest.raises(pk.ModelMismatchError, match="other entries of '"):
         train(again, other, range(8, 9))
     its.load_state_dict(adapter.state_dict())  # with it, they are the same
-    assert train(again, other, range(8, 10)) == train(model, optimiser, range(8, 10))
+    assert train(again, other, range(8, 10)) == train(model, optimizer, range(8, 10))
 
 
-def test_progress_keeps_the_states_of_named_optimisers_only() -> None:
+def test_progress_keeps_the_states_of_named_optimizers_only() -> None:
     model = seventy()
     adapter = pk.sparse.attach(model, 0.05)
-    optimiser = torch.optim.AdamW(adapter.parameters(), 1e-2)
-    train(model, optimiser, range(1, 4))
-    adapter.progress(optimiser)
-    train(model, optimiser, range(4, 7))
+    optimizer = torch.optim.AdamW(adapter.parameters(), 1e-2)
+    train(model, optimizer, range(1, 4))
+    adapter.progress(optimizer)
+    train(model, optimizer, range(4, 7))
     adapter.progress()
     with pytest.raises(pk.ModelMismatchError, match="progress"):
-        train(model, optimiser, range(7, 8))
+        train(model, optimizer, range(7, 8))
 
 
-def test_states_of_other_optimisers_and_groups_are_refused() -> None:
+def test_states_of_other_optimizers_and_groups_are_refused() -> None:
     model = seventy()
     with pytest.raises(pk.ModelMismatchError, match="no state of such"):
         make(model).load_state_dict(torch.optim.AdamW(model.parameters()).state_dict())
-    optimiser = make(seventy())
-    state = optimiser.state_dict()
+    optimizer = make(seventy())
+    state = optimizer.state_dict()
     del state["state"][0]["checksum"]
     with pytest.raises(pk.ModelMismatchError, match="checksum"):
-        optimiser.load_state_dict(state)
-    state = optimiser.state_dict()
+        optimizer.load_state_dict(state)
+    state = optimizer.state_dict()
     del state["state"][0]
     with pytest.raises(pk.ModelMismatchError, match="missing"):
-        optimiser.load_state_dict(state)
+        optimizer.load_state_dict(state)
 
 
 # --- parameter groups ---
@@ -146,20 +146,20 @@ def test_states_of_other_optimisers_and_groups_are_refused() -> None:
 def test_groups_have_rates_of_their_own_and_train_nothing_else(tmp_path: Path) -> None:
     model, alike = seventy(), seventy()
     groups = [{"params": [model[0].weight], "lr": 0.0, "weight_decay": 0.0}, {"params": model[2].parameters()}]
-    optimiser = make(model, groups=groups)
-    assert list(optimiser.adapter.selections) == ["0.weight", "2.weight", "2.bias"]
-    assert [len(g["params"]) for g in optimiser.param_groups] == [1, 2]
+    optimizer = make(model, groups=groups)
+    assert list(optimizer.adapter.selections) == ["0.weight", "2.weight", "2.bias"]
+    assert [len(g["params"]) for g in optimizer.param_groups] == [1, 2]
     before = weights(model)
     plain = make(alike, target="2.*")
-    assert train(model, optimiser, range(1, 5)) == pytest.approx(train(alike, plain, range(1, 5)), rel=1e-6)
+    assert train(model, optimizer, range(1, 5)) == pytest.approx(train(alike, plain, range(1, 5)), rel=1e-6)
     assert torch.equal(weights(model)["0.weight"], before["0.weight"])
     assert not torch.equal(weights(model)["2.weight"], before["2.weight"])
     fresh = seventy()
     groups = [{"params": [fresh[0].weight], "lr": 0.5}, {"params": fresh[2].parameters()}]
     resumed = make(fresh, groups=groups)
-    resumed.load_state_dict(optimiser.state_dict())
+    resumed.load_state_dict(optimizer.state_dict())
     assert [g["lr"] for g in resumed.param_groups] == [0.0, 3e-3]
-    assert train(fresh, resumed, range(5, 8)) == train(model, optimiser, range(5, 8))
+    assert train(fresh, resumed, range(5, 8)) == train(model, optimizer, range(5, 8))
 
 
 @pytest.mark.parametrize(
@@ -206,8 +206,8 @@ def test_parameters_in_place_of_a_model_are_named(given: str) -> None:
 
 def test_a_learning_rate_out_of_the_rules_range_is_told() -> None:
     with pytest.warns(UserWarning, match=r"beyond .*lr=.*give lr= yourself"):
-        optimiser = pk.optim.SaRAAdamW(seventy(), density=0.2)
-    assert optimiser.param_groups[0]["lr"] < 1e-4
+        optimizer = pk.optim.SaRAAdamW(seventy(), density=0.2)
+    assert optimizer.param_groups[0]["lr"] < 1e-4
     model = seventy()
     with pytest.raises(ValueError, match=r"argument 'lr'.*threshold of 10.*give lr="):
         pk.optim.SaRAAdamW(model, 10.0)

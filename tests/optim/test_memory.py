@@ -31,7 +31,7 @@ def tensor_bytes(*roots: Any) -> int:
 
 
 def held_bytes(model: nn.Module, state: Any) -> int:
-    """All tensors of a model, of its adapter's bookkeeping and of an optimiser's state."""
+    """All tensors of a model, of its adapter's bookkeeping and of an optimizer's state."""
     slots = [vars(s) for m in model.modules() for s in m.__dict__.get("_sparse_slots", {}).values()]
     selections = [list(s[key].tensors) for s in slots for key in ("selection", "first")]
     kept = [[s["base"], s["tuned"]] for s in slots]
@@ -44,10 +44,10 @@ def test_memory_is_that_of_the_byte_model(moments: str, per_entry: float, densit
     model = nn.Sequential(nn.Linear(512, 512, bias=False), nn.Linear(512, 512, bias=False))
     numbers = sum(p.numel() for p in model.parameters())
     plain = tensor_bytes(list(model.parameters()))
-    optimiser = pk.optim.SaRAAdamW(model, density=density, lr=1e-3, moments=moments)
+    optimizer = pk.optim.SaRAAdamW(model, density=density, lr=1e-3, moments=moments)
     model(torch.randn(4, 512)).square().mean().backward()
-    optimiser.step()
-    beyond = held_bytes(model, list(optimiser.state.values())) - plain
+    optimizer.step()
+    beyond = held_bytes(model, list(optimizer.state.values())) - plain
     encoding = 4 * density if density < 1 / 30 else 1 / 8 + 4 / 512
     expected = numbers * (encoding + density * (4 + per_entry))
     assert expected * 0.98 < beyond < expected * 1.02
@@ -58,15 +58,15 @@ def test_memory_is_below_that_of_lora_at_equal_trained_numbers() -> None:
     count = 2 * size * rank
     model = nn.Linear(size, size, bias=False)
     plain = tensor_bytes(list(model.parameters()))
-    optimiser = pk.optim.SaRAAdamW(model, density=count / size**2, lr=1e-3)
+    optimizer = pk.optim.SaRAAdamW(model, density=count / size**2, lr=1e-3)
     model(torch.randn(4, size)).square().mean().backward()
-    optimiser.step()
-    ours = held_bytes(model, list(optimiser.state.values())) - plain
+    optimizer.step()
+    ours = held_bytes(model, list(optimizer.state.values())) - plain
 
     down, up = nn.Linear(size, rank, bias=False), nn.Linear(rank, size, bias=False)
     lora = torch.optim.AdamW([*down.parameters(), *up.parameters()])
     up(down(torch.randn(4, size))).square().mean().backward()
     lora.step()
     theirs = tensor_bytes(list(down.parameters()), list(up.parameters()), list(lora.state.values()))
-    assert optimiser.adapter.count == count == down.weight.numel() + up.weight.numel()
+    assert optimizer.adapter.count == count == down.weight.numel() + up.weight.numel()
     assert ours < theirs

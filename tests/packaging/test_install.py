@@ -98,7 +98,7 @@ def wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def compiler(tmp_path: Path) -> str:
-    """The C++ compiler without optimisation: these tests ask how things install; building the sdist optimises."""
+    """The C++ compiler without optimization: these tests ask how things install; building the sdist optimizes."""
     script = tmp_path / "c++"
     script.write_text(f'#!/bin/sh\nexec {os.environ.get("CXX", "c++")} "$@" -O0\n')
     script.chmod(0o755)

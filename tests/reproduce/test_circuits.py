@@ -123,10 +123,10 @@ def test_a_mixture_of_one_is_factorized(images: datasets.Images) -> None:
 
 def test_em_raises_what_adam_is_given(images: datasets.Images) -> None:
     circuit = hclt(images.train, 3, categories=17)
-    values = [peers.penalised(circuit, images.train, 1.0).item()]
+    values = [peers.penalized(circuit, images.train, 1.0).item()]
     for _ in range(5):
         toy_models.full_batch_em(circuit, images.train, 1, 1.0, lambda amount: None)
-        values.append(peers.penalised(circuit, images.train, 1.0).item())
+        values.append(peers.penalized(circuit, images.train, 1.0).item())
     assert values == sorted(values) and values[-1] > values[0] + 10
 
 

@@ -146,7 +146,7 @@ def test_a_taken_name_is_refused() -> None:
         attach(model, density=0.5)
 
 
-def test_flattened_neighbours_in_one_memory_are_allowed() -> None:
+def test_flattened_neighbors_in_one_memory_are_allowed() -> None:
     model, memory = nn.Module(), torch.randn(20)
     model.a, model.b = nn.Parameter(memory[:12]), nn.Parameter(memory[12:])
     assert attach(model, density=0.5).count == 10
@@ -160,19 +160,19 @@ def test_a_scripted_module_is_refused() -> None:
 # --- progress and detach ---
 
 
-def test_progress_without_optimisers_state_and_after_the_loss_is_kept() -> None:
+def test_progress_without_optimizers_state_and_after_the_loss_is_kept() -> None:
     model = net()
     adapter = attach(model, THETA)
-    optimiser = torch.optim.AdamW(adapter.parameters(), lr=LR, weight_decay=0.01, foreach=False)
+    optimizer = torch.optim.AdamW(adapter.parameters(), lr=LR, weight_decay=0.01, foreach=False)
     losses = []
     for k in range(1, 7):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss = loss_of(model, k)
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         losses.append(loss)  # keeps the old graph alive
         if k == 3:
-            adapter.progress(optimiser)
+            adapter.progress(optimizer)
     printed = "2.095565 1.824643 1.445230 1.225289 1.396591 1.428442"
     assert [f"{x.item():.6f}" for x in losses] == printed.split()
 
@@ -180,16 +180,16 @@ def test_progress_without_optimisers_state_and_after_the_loss_is_kept() -> None:
 def test_progress_past_the_end_leaves_nothing_and_training_changes_nothing() -> None:
     model = net()
     adapter = attach(model, THETA)
-    optimiser = torch.optim.AdamW(adapter.parameters(), lr=LR)
+    optimizer = torch.optim.AdamW(adapter.parameters(), lr=LR)
     with torch.no_grad():
         for values in adapter.parameters():
             values.fill_(2 * THETA)
     with pytest.warns(UserWarning, match="nothing is left"):
-        assert adapter.progress(optimiser) == 0
+        assert adapter.progress(optimizer) == 0
     before = weights(model)
-    train(model, optimiser, range(1, 3))
+    train(model, optimizer, range(1, 3))
     with pytest.warns(UserWarning, match="nothing is left"):
-        assert adapter.progress(optimiser) == 0
+        assert adapter.progress(optimizer) == 0
     frozen_equal(before, weights(model), {})
 
 
@@ -233,10 +233,10 @@ def test_merging_is_exact_at_both_ends_and_linear_between() -> None:
     model = net()
     base = weights(model)
     adapter = attach(model, THETA)
-    optimiser = torch.optim.AdamW(adapter.parameters(), lr=LR)
-    train(model, optimiser, range(1, 3))
-    adapter.progress(optimiser)
-    train(model, optimiser, range(3, 5))
+    optimizer = torch.optim.AdamW(adapter.parameters(), lr=LR)
+    train(model, optimizer, range(1, 3))
+    adapter.progress(optimizer)
+    train(model, optimizer, range(3, 5))
     tuned = weights(model)
     for alpha in (0.0, 0.25, 1.0, 1.5, 2.0, -1.0):
         adapter.merge(alpha)
@@ -249,7 +249,7 @@ def test_merging_is_exact_at_both_ends_and_linear_between() -> None:
         adapter.progress()
     adapter.unmerge()
     frozen_equal(tuned, weights(model), {})
-    train(model, optimiser, range(5, 7))
+    train(model, optimizer, range(5, 7))
     assert not torch.equal(weights(model)["0.weight"], tuned["0.weight"])
 
 

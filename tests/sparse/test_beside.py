@@ -28,11 +28,11 @@ X = torch.randn(64, 16, generator=torch.Generator().manual_seed(1)) * 3
 def tune(norm: str, steps: int = 10, shift: float = 0.0, **settings: Any) -> pk.sparse.Adapter:
     model = base_model(norm)
     adapter = pk.sparse.attach(model, **{"density": 0.3, **settings})
-    optimiser = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), 1e-2)
+    optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), 1e-2)
     for _ in range(steps):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         (model(X + shift) - 1).square().mean().backward()
-        optimiser.step()
+        optimizer.step()
     model.eval()
     return adapter
 
@@ -112,16 +112,16 @@ def test_a_checkpoint_of_training_holds_both_ends(norm: str) -> None:
 
 def test_saraadamw_checkpoints_hold_statistics() -> None:
     model = base_model("batch norm")
-    optimiser = pk.optim.SaRAAdamW(model, density=0.3, lr=1e-2)
+    optimizer = pk.optim.SaRAAdamW(model, density=0.3, lr=1e-2)
     for _ in range(3):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         model(X).square().mean().backward()
-        optimiser.step()
+        optimizer.step()
     fresh = base_model("batch norm")
     resumed = pk.optim.SaRAAdamW(fresh, density=0.3, lr=1e-2)
-    resumed.load_state_dict(optimiser.state_dict())
+    resumed.load_state_dict(optimizer.state_dict())
     frozen_equal(weights(model), weights(fresh), {})
-    assert resumed.adapter.delta().beside.keys() == optimiser.adapter.delta().beside.keys() != set()
+    assert resumed.adapter.delta().beside.keys() == optimizer.adapter.delta().beside.keys() != set()
 
 
 def test_parameters_trained_along_are_part_of_a_delta() -> None:

@@ -57,11 +57,11 @@ def test_a_file_restores_the_tuned_weights_bit_by_bit(rule: str, dtype: torch.dt
 
 def test_a_file_holds_entries_frozen_by_progress_too(tmp_path: Path) -> None:
     model = base_model()
-    optimiser = pk.optim.SaRAAdamW(model, 0.03, lr=LR, progressive_iter=2)
-    train(model, optimiser, range(1, 5))
-    optimiser.adapter.save(tmp_path / "delta")
+    optimizer = pk.optim.SaRAAdamW(model, 0.03, lr=LR, progressive_iter=2)
+    train(model, optimizer, range(1, 5))
+    optimizer.adapter.save(tmp_path / "delta")
     loaded = pk.sparse.Delta.load(tmp_path / "delta")
-    assert loaded.count > optimiser.adapter.count
+    assert loaded.count > optimizer.adapter.count
     frozen_equal(weights(model), weights(loaded.apply(base_model())), {})
 
 

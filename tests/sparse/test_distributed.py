@@ -23,12 +23,12 @@ def batch(step: int) -> Tensor:
     return torch.randn(8, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(step))
 
 
-def fit(net: nn.Module, optimiser: torch.optim.Optimizer, part: Any, before_step: Any = lambda: None) -> None:
+def fit(net: nn.Module, optimizer: torch.optim.Optimizer, part: Any, before_step: Any = lambda: None) -> None:
     for step in range(STEPS):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         net(part(batch(step))).square().mean().backward()
         before_step()
-        optimiser.step()
+        optimizer.step()
 
 
 def alone(settings: dict[str, Any]) -> dict[str, Tensor]:
@@ -46,9 +46,9 @@ def _ddp(rank: int) -> list[dict[str, Tensor]]:
     results = []
     for settings in SETTINGS:
         net = model()
-        optimiser = pk.optim.SaRAAdamW(net, 0.05, lr=1e-2, **settings)
-        assert optimiser.adapter.parameters()[0].untyped_storage().nbytes() > 8  # values of their own, which DDP sends
-        fit(DistributedDataParallel(net), optimiser, lambda x: x[rank::WORLD])
+        optimizer = pk.optim.SaRAAdamW(net, 0.05, lr=1e-2, **settings)
+        assert optimizer.adapter.parameters()[0].untyped_storage().nbytes() > 8  # values of their own, which DDP sends
+        fit(DistributedDataParallel(net), optimizer, lambda x: x[rank::WORLD])
         results.append(weights(net))
     net = model()
     adapter = pk.sparse.attach(net, 0.05)
@@ -63,19 +63,19 @@ def _fsdp(rank: int) -> list[Any]:
     mesh, results = init_device_mesh("cpu", (WORLD,)), []
     for fused in (False, True):
         net = model()
-        optimiser: torch.optim.Optimizer
+        optimizer: torch.optim.Optimizer
         if fused:
-            optimiser = pk.optim.SaRAAdamW(net, 0.05, lr=1e-2, progressive_iter=2)
-            adapter = optimiser.adapter
+            optimizer = pk.optim.SaRAAdamW(net, 0.05, lr=1e-2, progressive_iter=2)
+            adapter = optimizer.adapter
         else:
             adapter = pk.sparse.attach(net, 0.05)
-            optimiser = torch.optim.AdamW(adapter.parameters(), lr=1e-2)
+            optimizer = torch.optim.AdamW(adapter.parameters(), lr=1e-2)
         values = set(adapter.parameters())
         for layer in (net[0], net[2], net[4]):
             fully_shard(layer, mesh=mesh, ignored_params=values)
         fully_shard(net, mesh=mesh, ignored_params=values)
         assert net[2]._parameters["weight"].to_local().shape[0] == 35
-        fit(net, optimiser, lambda x: x[rank::WORLD], adapter.reduce_gradients)
+        fit(net, optimizer, lambda x: x[rank::WORLD], adapter.reduce_gradients)
         whole = {name: t.full_tensor() for name, t in net.state_dict().items()}
         delta = {name: part.values for name, part in adapter.delta().parts.items()}
         results.append((whole, delta, net(batch(0)).detach()))

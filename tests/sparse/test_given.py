@@ -85,12 +85,12 @@ def test_values_are_seen_however_they_were_changed(change: Callable[[Any], None]
 def test_an_average_is_copied_in_and_taken_out_again() -> None:
     """As diffusers' EMAModel does it: copies of all parameters, written back by ``param.data.copy_``."""
     model, adapter, x = make()
-    optimiser = torch.optim.AdamW(adapter.parameters(), 1e-2)
+    optimizer = torch.optim.AdamW(adapter.parameters(), 1e-2)
     shadow = [p.clone().detach() for p in model.parameters()]
     for _ in range(5):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         model(x).square().mean().backward()
-        optimiser.step()
+        optimizer.step()
         with torch.no_grad():
             for s, p in zip(shadow, model.parameters(), strict=True):
                 s.sub_(0.1 * (s - p)) if p.requires_grad else s.copy_(p)
@@ -148,9 +148,9 @@ def test_a_model_made_in_inference_mode_is_adapted() -> None:
 @pytest.mark.parametrize("density", [0.1, 0.4, 0.9])
 def test_a_functional_call_computes_with_what_it_is_given_and_writes_nothing(density: float) -> None:
     model, adapter, x = make(density=density)
-    optimiser = torch.optim.SGD(adapter.parameters(), lr=0.0)
+    optimizer = torch.optim.SGD(adapter.parameters(), lr=0.0)
     model(x).sum().backward()
-    optimiser.step()
+    optimizer.step()
     loss, before = model(x).sum(), {n: p.detach().clone() for n, p in model.named_parameters()}
     fast = {n: v.clone() for n, v in named(adapter).items()}
     for _ in range(adapter.parameters()[0]._version):  # a version that the values have, too

@@ -261,13 +261,13 @@ def test_a_compiled_model_trains_and_sees_every_step() -> None:
     other = copy.deepcopy(eager)
     losses = []
     for model, run in ((eager, eager), (other, torch.compile(other, backend="aot_eager", fullgraph=True))):
-        optimiser = torch.optim.AdamW(pk.sparse.attach(model, density=0.4).parameters(), lr=1e-2)
+        optimizer = torch.optim.AdamW(pk.sparse.attach(model, density=0.4).parameters(), lr=1e-2)
         losses.append([])
         for _ in range(5):
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss = run(torch.linspace(-1, 1, 24).view(4, 6)).square().mean()
             loss.backward()
-            optimiser.step()
+            optimizer.step()
             losses[-1].append(loss.item())
     assert losses[0][-1] < losses[0][0]
     torch.testing.assert_close(losses[1], losses[0])
@@ -279,7 +279,7 @@ def test_second_derivatives_are_the_gathered_dense_ones(case: str, values: str) 
     """Penalties on gradients, of which once_differentiable would silently drop a part."""
     model, adapted, adapter, x = build(case, torch.float64, 0.3, values)
 
-    def penalise(net: nn.Module, leaves: list[Tensor]) -> None:
+    def penalize(net: nn.Module, leaves: list[Tensor]) -> None:
         leaf = x.detach().clone().requires_grad_(x.is_floating_point())
         y = net(leaf)
         found = torch.autograd.grad(y.square().sum(), leaves, create_graph=True)
@@ -290,8 +290,8 @@ def test_second_derivatives_are_the_gathered_dense_ones(case: str, values: str) 
         sum(g.square().sum() for g in found).backward()
 
     trained = [(name, p) for name, p in adapter.named_values() if p.numel()]
-    penalise(model, [model.get_parameter(name) for name, _ in trained])
-    penalise(adapted, [p for _, p in trained])
+    penalize(model, [model.get_parameter(name) for name, _ in trained])
+    penalize(adapted, [p for _, p in trained])
     for name, found in trained:
         torch.testing.assert_close(found.grad, adapter.selections[name].gather(model.get_parameter(name).grad))
 

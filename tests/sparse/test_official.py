@@ -30,12 +30,12 @@ def test_the_one_line_of_the_readme_and_a_step_without_a_progressive_iter_work(v
 @BOTH
 def test_no_sign_is_flipped_by_attaching_or_progressing(values: str) -> None:
     model = net()
-    optimiser = make(model, values, progressive_iter=2)
+    optimizer = make(model, values, progressive_iter=2)
     frozen_equal(weights(net()), weights(model), {})
     assert f"{loss_of(model, 1).item():.6f}" == "2.095565"  # the official code: 2.2116
-    train(model, optimiser, range(1, 2))
+    train(model, optimizer, range(1, 2))
     before = weights(model)
-    optimiser.progress()
+    optimizer.progress()
     frozen_equal(before, weights(model), {})
 
 
@@ -56,9 +56,9 @@ def test_the_low_rank_loss_has_an_effect_and_leaves_no_dense_gradient(values: st
     for penalty in (0.0, 0.5):
         torch.manual_seed(0)
         model = nn.Linear(70, 70)
-        optimiser = make(model, values, rank_penalty=penalty)
+        optimizer = make(model, values, rank_penalty=penalty)
         model(torch.ones(2, 70)).square().mean().backward()
-        optimiser.step()
+        optimizer.step()
         assert model._parameters["weight"].grad is None
         results.append(weights(model)["weight"])
     assert not torch.equal(*results)
@@ -67,11 +67,11 @@ def test_the_low_rank_loss_has_an_effect_and_leaves_no_dense_gradient(values: st
 @BOTH
 def test_two_backwards_a_step_accumulate(values: str) -> None:
     model = net()
-    optimiser = make(model, values)
+    optimizer = make(model, values)
     loss_of(model, 1).backward()
-    once = [v.grad.clone() for v in optimiser.adapter.parameters()]
+    once = [v.grad.clone() for v in optimizer.adapter.parameters()]
     loss_of(model, 1).backward()
-    for v, grad in zip(optimiser.adapter.parameters(), once, strict=True):
+    for v, grad in zip(optimizer.adapter.parameters(), once, strict=True):
         torch.testing.assert_close(v.grad, 2 * grad)
 
 
@@ -96,16 +96,16 @@ def test_the_model_can_be_copied_and_its_parameters_stay_parameters(values: str)
 
 def test_a_checkpoint_loads() -> None:
     model = net()
-    optimiser = make(model)
-    train(model, optimiser, range(1, 3))
+    optimizer = make(model)
+    train(model, optimizer, range(1, 3))
     fresh = net()
-    make(fresh).load_state_dict(optimiser.state_dict())
+    make(fresh).load_state_dict(optimizer.state_dict())
     frozen_equal(weights(model), weights(fresh), {})
 
 
 def test_another_dtype_of_the_base_is_noticed(tmp_path: Path) -> None:
-    optimiser = make(net())
-    optimiser.adapter.save(tmp_path / "delta")
+    optimizer = make(net())
+    optimizer.adapter.save(tmp_path / "delta")
     with pytest.raises(pk.ModelMismatchError, match=r"is torch\.bfloat16"):
         pk.sparse.Delta.load(tmp_path / "delta").apply(net().bfloat16())
 
@@ -113,19 +113,19 @@ def test_another_dtype_of_the_base_is_noticed(tmp_path: Path) -> None:
 @BOTH
 def test_progressing_keeps_state_rate_and_gradient(values: str) -> None:
     model = net()
-    optimiser = make(model, values)
-    scheduler = torch.optim.lr_scheduler.StepLR(optimiser, 1, 0.5)
-    train(model, optimiser, range(1, 3))
+    optimizer = make(model, values)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)
+    train(model, optimizer, range(1, 3))
     scheduler.step()
     loss_of(model, 3).backward()
-    moments = {n: optimiser.state[v]["exp_avg"].clone() for n, v in optimiser.adapter.named_values()}
-    before = optimiser.adapter.selections
-    optimiser.progress()
-    assert optimiser.param_groups[0]["lr"] == LR / 2
-    for name, v in optimiser.adapter.named_values():
-        kept = torch.isin(before[name].to_index(), optimiser.adapter.selections[name].to_index())
-        assert torch.equal(optimiser.state[v]["exp_avg"], moments[name][kept])
-        assert optimiser.state[v]["step"] == 2
+    moments = {n: optimizer.state[v]["exp_avg"].clone() for n, v in optimizer.adapter.named_values()}
+    before = optimizer.adapter.selections
+    optimizer.progress()
+    assert optimizer.param_groups[0]["lr"] == LR / 2
+    for name, v in optimizer.adapter.named_values():
+        kept = torch.isin(before[name].to_index(), optimizer.adapter.selections[name].to_index())
+        assert torch.equal(optimizer.state[v]["exp_avg"], moments[name][kept])
+        assert optimizer.state[v]["step"] == 2
         assert v.grad is None or v.grad.shape == v.shape
 
 
@@ -141,9 +141,9 @@ def official(model: nn.Module, base: nn.Module, threshold: float) -> dict[Any, A
 
 def trained() -> nn.Module:
     model = net()
-    optimiser = make(model)
-    train(model, optimiser, range(1, 4))
-    return optimiser.adapter.detach()
+    optimizer = make(model)
+    train(model, optimizer, range(1, 4))
+    return optimizer.adapter.detach()
 
 
 @pytest.mark.parametrize("as_file", [False, True])

@@ -1,4 +1,4 @@
-"""What an attached model still is: its state dict, every optimiser, scaler, average, copy, cast and move."""
+"""What an attached model still is: its state dict, every optimizer, scaler, average, copy, cast and move."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_values_changed_by_hand_are_seen() -> None:
     assert (selection.gather(model[0]._parameters["weight"]) == 3).all()
 
 
-OPTIMISERS: dict[str, Any] = {
+OPTIMIZERS: dict[str, Any] = {
     "SGD": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),
     "AdamW": lambda p: torch.optim.AdamW(p, lr=LR, weight_decay=0.1),
     "AdamW, fused": lambda p: torch.optim.AdamW(p, lr=LR, fused=True),
@@ -70,12 +70,12 @@ OPTIMISERS: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("name", OPTIMISERS)
-def test_any_optimiser_trains_what_is_selected_and_nothing_else(name: str) -> None:
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_any_optimizer_trains_what_is_selected_and_nothing_else(name: str) -> None:
     model = net()
     before = weights(model)
     adapter = pk.sparse.attach(model, THETA)
-    losses = [train(model, OPTIMISERS[name](model.parameters()), range(1, 2))[0] for _ in range(15)]
+    losses = [train(model, OPTIMIZERS[name](model.parameters()), range(1, 2))[0] for _ in range(15)]
     assert losses[-1] < losses[0]
     frozen_equal(before, weights(model), adapter.selections)
     assert any(not torch.equal(before[n], t) for n, t in weights(model).items())
@@ -83,15 +83,15 @@ def test_any_optimiser_trains_what_is_selected_and_nothing_else(name: str) -> No
 
 def test_lbfgs() -> None:
     model = net()
-    optimiser = torch.optim.LBFGS(pk.sparse.attach(model, THETA).parameters(), line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS(pk.sparse.attach(model, THETA).parameters(), line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss = loss_of(model, 1)
         loss.backward()
         return loss
 
-    first = optimiser.step(closure)
+    first = optimizer.step(closure)
     assert loss_of(model, 1) < 0.9 * first
 
 
@@ -108,20 +108,20 @@ def test_gradients_accumulate_over_backwards() -> None:
 def test_grad_scaler_unscales_and_skips() -> None:
     model = net()
     adapter = pk.sparse.attach(model, THETA)
-    optimiser = torch.optim.SGD(adapter.parameters(), lr=0.1)
+    optimizer = torch.optim.SGD(adapter.parameters(), lr=0.1)
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
     other = net()
     plain = torch.optim.SGD(pk.sparse.attach(other, THETA).parameters(), lr=0.1)
     scaler.scale(loss_of(model, 1)).backward()
-    scaler.step(optimiser)
+    scaler.step(optimizer)
     scaler.update()
     loss_of(other, 1).backward()
     plain.step()
     torch.testing.assert_close(weights(model), weights(other))
     before = weights(model)
-    optimiser.zero_grad()
+    optimizer.zero_grad()
     scaler.scale(loss_of(model, 2) * math.inf).backward()
-    scaler.step(optimiser)
+    scaler.step(optimizer)
     scaler.update()
     assert scaler.get_scale() == 512
     frozen_equal(before, weights(model), {})
@@ -140,11 +140,11 @@ def test_clipping_sees_the_gradients() -> None:
 def test_an_averaged_model_follows(values: str) -> None:
     model = net()
     before = weights(model)
-    optimiser = pk.optim.SaRAAdamW(model, THETA, lr=LR, values=values)
+    optimizer = pk.optim.SaRAAdamW(model, THETA, lr=LR, values=values)
     averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.5))
     expected = None
     for k in range(1, 5):
-        train(model, optimiser, range(k, k + 1))
+        train(model, optimizer, range(k, k + 1))
         averaged.update_parameters(model)
         now = weights(model)
         expected = now if expected is None else {n: torch.lerp(expected[n], t, 0.5) for n, t in now.items()}
@@ -152,7 +152,7 @@ def test_an_averaged_model_follows(values: str) -> None:
     got = weights(averaged.module)
     for name, tuned in expected.items():
         torch.testing.assert_close(got[name], tuned, rtol=1e-6, atol=1e-7)
-    frozen_equal(before, got, optimiser.adapter.selections)
+    frozen_equal(before, got, optimizer.adapter.selections)
 
 
 @pytest.mark.parametrize("way", ["deepcopy", "pickle"])
@@ -217,9 +217,9 @@ def test_channels_last_weights_train() -> None:
     plain = copy.deepcopy(model)
     adapter = pk.sparse.attach(model, density=0.3)
     model.to(memory_format=torch.channels_last)
-    optimiser = torch.optim.SGD(adapter.parameters(), lr=0.1)
+    optimizer = torch.optim.SGD(adapter.parameters(), lr=0.1)
     model(torch.ones(1, 4, 5, 5)).square().sum().backward()
-    optimiser.step()
+    optimizer.step()
     plain(torch.ones(1, 4, 5, 5)).square().sum().backward()
     stepped = plain.weight.detach() - 0.1 * plain.weight.grad
     mask = adapter.selections["weight"].to_mask()

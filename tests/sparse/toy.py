@@ -1,4 +1,4 @@
-"""The seed-free toy of the method's oracles, and the dense masked optimiser that everything must equal."""
+"""The seed-free toy of the method's oracles, and the dense masked optimizer that everything must equal."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def loss_of(model: nn.Module, k: int, dtype: torch.dtype = torch.float32) -> Ten
     return (model(x) - y).square().mean()
 
 
-def train(model: nn.Module, optimiser: torch.optim.Optimizer, steps: range, dtype: torch.dtype = torch.float32) -> list:
+def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: range, dtype: torch.dtype = torch.float32) -> list:
     """The losses before each step."""
     losses = []
     for k in steps:
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss = loss_of(model, k, dtype)
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         losses.append(loss.item())
     return losses
 
@@ -57,16 +57,16 @@ class MaskedAdamW:
 
     def __init__(self, model: nn.Module, threshold: float, progressive_iter: int = 0, **settings: float) -> None:
         self.parameters = list(model.parameters())
-        self.optimiser = torch.optim.AdamW(self.parameters, foreach=False, **settings)
+        self.optimizer = torch.optim.AdamW(self.parameters, foreach=False, **settings)
         self.threshold, self.progressive_iter, self.updates = threshold, progressive_iter, 0
         self.masks = [p.detach().abs() < threshold for p in self.parameters]
 
     def zero_grad(self) -> None:
-        self.optimiser.zero_grad()
+        self.optimizer.zero_grad()
 
     def step(self) -> None:
         before = [p.detach().clone() for p in self.parameters]
-        self.optimiser.step()
+        self.optimizer.step()
         with torch.no_grad():
             for p, old, mask in zip(self.parameters, before, self.masks, strict=True):
                 p.copy_(torch.where(mask, p, old))

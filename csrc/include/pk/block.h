@@ -5,7 +5,7 @@
 
 namespace pk {
 
-// Over `width` neighbouring lanes, a power of two.
+// Over `width` neighboring lanes, a power of two.
 template <int R, class A>
 __device__ __forceinline__ void warp_sum(A (&v)[R], int width = kWarp) {
   for (int step = width / 2; step > 0; step /= 2)

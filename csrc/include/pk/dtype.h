@@ -55,7 +55,7 @@ PK_HD float load(float v) { return v; }
 PK_HD double load(double v) { return v; }
 PK_HD float load(bfloat16 v) { return bit_cast<float>(std::uint32_t(v.bits) << 16); }
 
-// Conversions without branches, so that loops over them vectorise on every compiler; round to nearest even.
+// Conversions without branches, so that loops over them vectorize on every compiler; round to nearest even.
 PK_HD float load(half v) {
 #ifdef __CUDA_ARCH__
   return __half2float(__ushort_as_half(v.bits));
@@ -63,7 +63,7 @@ PK_HD float load(half v) {
   return float(bit_cast<_Float16>(v.bits));
 #else
   const std::uint32_t magnitude = std::uint32_t(v.bits & 0x7fff) << 13, sign = std::uint32_t(v.bits & 0x8000) << 16;
-  const float scaled = bit_cast<float>(magnitude) * 0x1p112f;  // also normalises half's subnormals
+  const float scaled = bit_cast<float>(magnitude) * 0x1p112f;  // also normalizes half's subnormals
   const std::uint32_t special = magnitude >= 0x0f800000u ? 0x7f800000u : 0u;
   return bit_cast<float>(bit_cast<std::uint32_t>(scaled) | special | sign);
 #endif

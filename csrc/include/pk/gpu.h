@@ -64,7 +64,7 @@ std::int64_t resident_blocks(Kernel kernel, int threads) {
 }
 
 // The pool of the current device that scratch memory comes from. It keeps what it once allocated: the default pool
-// would hand everything back to the driver at each synchronisation.
+// would hand everything back to the driver at each synchronization.
 inline cudaMemPool_t scratch_pool() {
   static std::mutex lock;
   static std::map<int, cudaMemPool_t> pools;
@@ -93,7 +93,7 @@ inline void release(void* memory, Stream stream) { cudaFreeAsync(memory, static_
 
 #endif
 
-// Uninitialised scratch memory of one launcher call, allocated and freed in stream order: nothing waits for it, and it
+// Uninitialized scratch memory of one launcher call, allocated and freed in stream order: nothing waits for it, and it
 // is legal while the stream is captured into a graph.
 template <class T>
 class Scratch {

@@ -26,7 +26,7 @@ constexpr int kTile = 32;  // images
 // long sum.
 constexpr Int kSpan = 64;
 
-// Uninitialised memory that begins on a cache line.
+// Uninitialized memory that begins on a cache line.
 template <class A>
 class Memory {
  public:

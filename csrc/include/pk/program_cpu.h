@@ -38,7 +38,7 @@ template <int B>
 PK_HD void add_product(Vec<float, B>& sum, const Vec<float, B>& x, float w) {
   unrolled(std::make_integer_sequence<int, Vec<float, B>::kRegisters>{}, [&](auto i) PK_INLINE {
 #if defined(__x86_64__) && defined(__GNUC__)
-    if constexpr (B > 16) {  // GCC does not vectorise __builtin_fmaf
+    if constexpr (B > 16) {  // GCC does not vectorize __builtin_fmaf
       const typename Vec<float, B>::Register all = w - typename Vec<float, B>::Register{};
       asm("vfmadd231ps %2, %1, %0" : "+v"(sum.part[i]) : "v"(x.part[i]), "v"(all));
       return;

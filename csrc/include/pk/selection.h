@@ -111,7 +111,7 @@ __device__ __forceinline__ int decode_block(const Selection& selection, std::int
   return __shfl_sync(kFullMask, through, kWarp - 1);
 }
 
-// Calls body(rank, position) for every selected entry of a piece, the warp's lanes taking neighbouring ranks.
+// Calls body(rank, position) for every selected entry of a piece, the warp's lanes taking neighboring ranks.
 template <class Body>
 __device__ __forceinline__ void for_piece(const Selection& selection, std::int64_t piece, std::uint16_t* offsets,
                                           Body&& body) {

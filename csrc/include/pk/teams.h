@@ -96,7 +96,7 @@ struct Place {
   }
 };
 
-// V neighbouring elements, moved by one instruction. They stay as they are in memory, because unpacked halves would
+// V neighboring elements, moved by one instruction. They stay as they are in memory, because unpacked halves would
 // take twice the registers: get() converts at each use.
 template <class T, int V>
 struct alignas(V * sizeof(T)) Pack {

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 MAX_NODES = 300  # nodes that a picture still shows
 MAX_LABELED_NODES = 60  # nodes up to which scopes are written out
-GAP = 1.0  # between neighbours of a level
+GAP = 1.0  # between neighbors of a level
 RISE = 1.25  # between levels
 SWEEPS = 12
 
@@ -76,7 +76,7 @@ def _children(node: Input | Product | Sum) -> Sequence[int]:
 def layout(graph: Graph) -> list[tuple[float, float]]:
     """Where every node goes, (x, y): levels by the longest way to an input, and inputs right below their lowest parent.
 
-    Within a level nodes are drawn towards their neighbours' mean and then moved apart.
+    Within a level nodes are drawn towards their neighbors' mean and then moved apart.
     """
     level = _depths(graph)
     near: list[list[int]] = [[] for _ in graph.nodes]

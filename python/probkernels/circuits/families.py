@@ -168,7 +168,7 @@ class Indicator(Family):
 @dataclass(frozen=True)
 class DiscretizedLogistic(_LocationScale):
     """A logistic density integrated over bins of width one around 0 .. categories - 1, the outer ones unbounded: two
-    parameters a unit, and neighbouring values alike.
+    parameters a unit, and neighboring values alike.
 
     Example:
         >>> from probkernels.circuits import DiscretizedLogistic

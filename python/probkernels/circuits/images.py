@@ -64,7 +64,7 @@ def quad_tree_graph(
     inputs: int | None = None,
     outer: bool = False,
 ) -> Graph:
-    """An image split into quadrants, those again, down to pixels: a tree that keeps neighbours together.
+    """An image split into quadrants, those again, down to pixels: a tree that keeps neighbors together.
 
     Args:
         height, width: of the image, any numbers; odd sides split one pixel off the middle.

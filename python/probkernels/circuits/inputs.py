@@ -195,7 +195,7 @@ class LogisticInputs(TableInputs):
 
     def _table(self, location: Tensor, log_scale: Tensor) -> Tensor:
         c = self.categories
-        edges = torch.arange(1, c).to(location)[:, None] - 0.5  # between neighbouring values
+        edges = torch.arange(1, c).to(location)[:, None] - 0.5  # between neighboring values
         width = torch.exp(-log_scale[:, None].clamp(-MAX_LOG_SCALE, MAX_LOG_SCALE))  # of a bin, in scales
         z = (edges - location[:, None]) * width  # (V, C - 1, K)
         below, above = nn.functional.logsigmoid(z), nn.functional.logsigmoid(-z)

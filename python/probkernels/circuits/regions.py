@@ -1,4 +1,4 @@
-"""Circuits from region graphs: which sets of variables are modelled, and how each is split into parts.
+"""Circuits from region graphs: which sets of variables are modeled, and how each is split into parts.
 
 A region is a set of variables; a partition splits it into disjoint parts. Every region becomes one vector node, so
 that what several partitions share is evaluated once.

@@ -19,7 +19,7 @@ from ..codec import open as open_container
 from . import _sources as sources
 from ._targets import about, claim, tell
 
-MOST_WHOLE = 4096  # values of an image that is modelled as a whole by itself
+MOST_WHOLE = 4096  # values of an image that is modeled as a whole by itself
 TILE = (8, 8)
 
 

@@ -23,7 +23,7 @@ MODES = {
     "L": "L", "RGB": "RGB", "RGBA": "RGBA", "LA": "LA", "I;16": "I;16", "I;16B": "I;16", "1": "L", "P": "RGB",
     "PA": "RGBA",
 }  # fmt: skip
-ALPHA = {"L": "LA", "RGB": "RGBA", "LA": "LA", "RGBA": "RGBA"}  # of an image with one colour, or some, transparent
+ALPHA = {"L": "LA", "RGB": "RGBA", "LA": "LA", "RGBA": "RGBA"}  # of an image with one color, or some, transparent
 CHANNELS = {"1": 1, "L": 1, "P": 1, "I;16": 1, "I;16B": 1, "LA": 2, "PA": 2, "RGB": 3, "RGBA": 4}
 ORIENTATION = 0x112  # tag of Exif
 EXIF_IN = {"eXIf", "tEXt", "zTXt", "iTXt"}  # a PNG's chunks that may have it
@@ -84,7 +84,7 @@ def _inspected(path: Path) -> int:
     """The orientation of an image, 1 to 8.
 
     Raises:
-        ValueError: it has something that its pixels of 8 bits, or of 16 in grey, would not keep.
+        ValueError: it has something that its pixels of 8 bits, or of 16 in gray, would not keep.
     """
     with _opened(path) as picture:
         what = _unkept(picture, path)
@@ -93,7 +93,7 @@ def _inspected(path: Path) -> int:
         if what is None and picture.mode not in MODES and (picture.mode, picture.format) != ("I", "PPM"):
             what = f"mode {picture.mode}"
         if what is not None:
-            raise ValueError(f"'{path}': expected one image of 8 bits a channel or 16-bit grey, got {what}")
+            raise ValueError(f"'{path}': expected one image of 8 bits a channel or 16-bit gray, got {what}")
         if picture.format == "TIFF" or (picture.format == "PNG" and not EXIF_IN & set(dict(_png_chunks(path)))):
             return 1  # Pillow turns a TIFF itself; a PNG would be decoded for nothing
         turn = picture.getexif().get(ORIENTATION, 1)
@@ -131,11 +131,11 @@ def _unkept_of_png(path: Path) -> str | None:
     header = chunks.get("IHDR", b"")
     if len(header) != 13:
         return "no header"
-    depth, colour = header[8], header[9]
-    if depth == 16 and colour != 0:
-        return f"16 bits a channel in {'RGB' if colour == 2 else 'an image with transparency'}"
-    if depth != 8 and colour == 0 and "tRNS" in chunks:
-        return f"{depth}-bit grey with a transparent value"
+    depth, color = header[8], header[9]
+    if depth == 16 and color != 0:
+        return f"16 bits a channel in {'RGB' if color == 2 else 'an image with transparency'}"
+    if depth != 8 and color == 0 and "tRNS" in chunks:
+        return f"{depth}-bit gray with a transparent value"
     return "an animation" if "acTL" in chunks else None
 
 
@@ -157,9 +157,9 @@ def _unkept_of_tiff(picture: Any) -> str | None:
     if not fine or any(kind != 1 for kind in tags.get(339, (1,))):
         return f"{', '.join(map(str, depths))} bits a channel, of kind {tags.get(339, (1,))}"
     if wanted and photometric != 1:
-        return "16-bit grey where 0 is white"
+        return "16-bit gray where 0 is white"
     if 1 in tags.get(338, ()):
-        return "colours that are multiplied by their transparency"
+        return "colors that are multiplied by their transparency"
     if picture.mode in CHANNELS and tags.get(277, 1) != CHANNELS[picture.mode]:
         return f"{tags.get(277, 1)} channels, of which {picture.mode} shows {CHANNELS[picture.mode]}"
     return None
@@ -181,7 +181,7 @@ def _pixels(path: Path) -> np.ndarray:
         if picture.mode == "I":  # a PGM of 16 bits
             return np.array(picture).astype(np.uint16)
         mode = MODES[picture.mode]
-        picture.load()  # a PNG may name transparent colours anywhere before its pixels
+        picture.load()  # a PNG may name transparent colors anywhere before its pixels
         if "transparency" in picture.info or picture.has_transparency_data:
             mode = ALPHA[mode]
         return np.ascontiguousarray(np.array(picture.convert(mode)).astype(np.uint16 if mode == "I;16" else np.uint8))

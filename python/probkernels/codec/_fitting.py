@@ -1,4 +1,4 @@
-"""What training needs before the tree is learnt: enough memory, and a flow if one is wanted."""
+"""What training needs before the tree is learned: enough memory, and a flow if one is wanted."""
 
 from __future__ import annotations
 

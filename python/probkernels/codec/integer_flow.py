@@ -20,7 +20,7 @@ BITS = 14  # of the largest weight of a matrix
 
 
 class IntegerFlow(nn.Module):
-    """An integer discrete flow over rows of categorical or quantised variables, for training.
+    """An integer discrete flow over rows of categorical or quantized variables, for training.
 
     Couplings shift half of the variables by a rounded function of the other half, modulo their alphabets, so that
     latents stay in the alphabets. Their prior is factorized: frequencies, counted anew in every epoch; after training a
@@ -114,7 +114,7 @@ class IntegerFlow(nn.Module):
         return -self.prior.gather(1, self(x).long().t()).log2().sum(0)
 
     def _loss(self, x: Tensor) -> Tensor:
-        """Bits (N,) where shifts count as they are before they are rounded: linear between the neighbouring whole
+        """Bits (N,) where shifts count as they are before they are rounded: linear between the neighboring whole
         numbers, so that a gradient tells what the next whole number would cost.
         """
         z, off = self._latents(x)
@@ -145,7 +145,7 @@ class IntegerFlow(nn.Module):
         seed: int = 0,
         progress: bool = True,
     ) -> list[float]:
-        """Minimises bits by AdamW; keeps the parameters of the best validation, or the last ones without any.
+        """Minimizes bits by AdamW; keeps the parameters of the best validation, or the last ones without any.
 
         Args:
             x: (N, V), whole numbers below the alphabets.
@@ -168,9 +168,9 @@ class IntegerFlow(nn.Module):
         checks.positive("IntegerFlow.fit", "rate", rate)
         for name, count in (("epochs", epochs), ("batch_size", batch_size)):
             checks.whole("IntegerFlow.fit", name, count)
-        optimiser = torch.optim.AdamW(self.parameters(), lr=rate, weight_decay=1e-2)
+        optimizer = torch.optim.AdamW(self.parameters(), lr=rate, weight_decay=1e-2)
         steps = epochs * math.ceil(len(x) / batch_size)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         generator = torch.Generator().manual_seed(seed)
         history: list[float] = []
         self._count(x)
@@ -180,11 +180,11 @@ class IntegerFlow(nn.Module):
             self._count(x)
             seen = 0.0
             for rows in torch.randperm(len(x), generator=generator).split(batch_size):
-                optimiser.zero_grad()
+                optimizer.zero_grad()
                 bits = self._loss(x[rows]).mean()
                 bits.backward()
                 nn.utils.clip_grad_norm_(self.parameters(), 10.0 * len(self.categories))
-                optimiser.step()
+                optimizer.step()
                 schedule.step()
                 seen += bits.item() * len(rows) / len(x)
             if validation is not None:

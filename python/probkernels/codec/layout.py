@@ -52,7 +52,7 @@ class Layout:
     def __post_init__(self) -> None:
         name = np.dtype(self.dtype).newbyteorder("<").str
         if name not in DTYPES:
-            hint = "quantise floats to integers first; bool as uint8"
+            hint = "quantize floats to integers first; bool as uint8"
             raise TypeError(message("Layout", "dtype", "integers of at most 64 bits", str(self.dtype), hint))
         object.__setattr__(self, "dtype", name)
         object.__setattr__(self, "shape", tuple(int(size) for size in self.shape))

@@ -41,7 +41,7 @@ def train(
         progress: shows a bar.
         note: anything that JSON can hold, which the model file carries along.
         flow: fits an :class:`IntegerFlow` first, whose latents the tree then models: for photos, and other rows of many
-            values that are near their neighbours'.
+            values that are near their neighbors'.
 
     Raises:
         TypeError: no integers.
@@ -67,7 +67,7 @@ def train(
     low = min(int(rows.min()), 0) if layout.dtype[1:] in ("u1", "i1") else int(rows.min())
     span = int(rows.max()) - low + 1  # of any size: a difference of int64 might not fit into one
     if span > MOST_CATEGORIES:
-        hint = "quantise them, or code differences"
+        hint = "quantize them, or code differences"
         raise ValueError(message("train", "items", f"at most {MOST_CATEGORIES} values", f"a range of {span}", hint))
     rows -= low
     x = torch.from_numpy(rows)

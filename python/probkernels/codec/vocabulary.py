@@ -96,7 +96,7 @@ class Vocabulary:
 
 
 def _order(value: str) -> tuple[bool, float, str]:
-    """Numbers first, by size: neighbours in code are then neighbours in value."""
+    """Numbers first, by size: neighbors in code are then neighbors in value."""
     try:
         number = float(value)
     except ValueError:

@@ -6,7 +6,7 @@ from .density import log_prob
 from .from_diffusers import SchedulerSettings, from_diffusers
 from .grids import grid
 from .inversion import Latent, decode, encode, invert
-from .likelihood import bits_per_dim, discretised_gaussian_nll, gaussian_kl, hybrid_loss, vlb_term
+from .likelihood import bits_per_dim, discretized_gaussian_nll, gaussian_kl, hybrid_loss, vlb_term
 from .losses import draw_times, dsm_loss, loss_weight
 from .noise import StepNoise
 from .process import EDM, VE, VP, FlowMatching, Process, SubVP
@@ -37,7 +37,7 @@ __all__ = [
     "annealed_langevin",
     "bits_per_dim",
     "decode",
-    "discretised_gaussian_nll",
+    "discretized_gaussian_nll",
     "draw_times",
     "drop_condition",
     "dsm_loss",

@@ -125,7 +125,7 @@ def refuse_running_statistics(op: str, model: nn.Module) -> None:
     for name, module in model.named_modules():
         if module.training and any(key.startswith("running_") for key, _ in module.named_buffers(recurse=False)):
             hint = "call model.eval(): every call of the net would update the running statistics"
-            raise ValueError(message(op, "model", "batch normalisation in eval mode", f"{name} in training", hint))
+            raise ValueError(message(op, "model", "batch normalization in eval mode", f"{name} in training", hint))
 
 
 @contextlib.contextmanager

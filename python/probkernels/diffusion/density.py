@@ -63,7 +63,7 @@ def log_prob(
         ``torch.no_grad()``, or where nothing requires a gradient, nothing is kept.
 
     Raises:
-        TypeError, ValueError: as :func:`encode`; an unknown trace, no probe, batch normalisation in training mode; a
+        TypeError, ValueError: as :func:`encode`; an unknown trace, no probe, batch normalization in training mode; a
             network that draws random numbers.
 
     Reference:

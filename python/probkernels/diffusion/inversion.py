@@ -201,7 +201,7 @@ def invert(
         progress: show a progress bar.
 
     Raises:
-        TypeError, ValueError: as :func:`encode`; batch normalisation in training mode; a network that draws random
+        TypeError, ValueError: as :func:`encode`; batch normalization in training mode; a network that draws random
             numbers.
         FloatingPointError: the network gave NaN or infinity, or x / alpha left the range of fixed point.
         NotImplementedError: for an x0 that requires a gradient: whole numbers have none. Use :func:`encode`.

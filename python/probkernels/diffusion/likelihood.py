@@ -36,7 +36,7 @@ def gaussian_kl(mean1: Tensor, log_var1: Tensor, mean2: Tensor, log_var2: Tensor
     return 0.5 * (log_var2 - log_var1 - 1 + (log_var1 - log_var2).exp() + gap)
 
 
-def discretised_gaussian_nll(x: Tensor, mean: Tensor, log_std: Tensor, bins: int = 256) -> Tensor:
+def discretized_gaussian_nll(x: Tensor, mean: Tensor, log_std: Tensor, bins: int = 256) -> Tensor:
     """-log P in nats, by element, of the bin of x under N(mean, exp(log_std)^2).
 
     Args:
@@ -50,13 +50,13 @@ def discretised_gaussian_nll(x: Tensor, mean: Tensor, log_std: Tensor, bins: int
 
     Example:
         >>> import torch
-        >>> from probkernels.diffusion import discretised_gaussian_nll
+        >>> from probkernels.diffusion import discretized_gaussian_nll
         >>> levels, zero = torch.linspace(-1, 1, 256, dtype=torch.float64), torch.zeros(256, dtype=torch.float64)
-        >>> round(float((-discretised_gaussian_nll(levels, zero, zero)).exp().sum()), 12)
+        >>> round(float((-discretized_gaussian_nll(levels, zero, zero)).exp().sum()), 12)
         1.0
     """
     if bins < 2:
-        raise ValueError(message("discretised_gaussian_nll", "bins", "at least 2", repr(bins)))
+        raise ValueError(message("discretized_gaussian_nll", "bins", "at least 2", repr(bins)))
     half, scale = 1 / (bins - 1), (-log_std).exp()
     upper, lower = (x + half - mean) * scale, (x - half - mean) * scale
     upper = upper.masked_fill(x > 1 - half, torch.inf)
@@ -167,7 +167,7 @@ def vlb_term(
         log_var = narrow + (share + 1) / 2 * (broad - narrow)
     mean = on_x * x + on_data * predicted
     kl = gaussian_kl(on_x * x + on_data * x0, narrow, mean, log_var)
-    first = discretised_gaussian_nll(x0, mean, log_var / 2, bins)
+    first = discretized_gaussian_nll(x0, mean, log_var / 2, bins)
     cost = torch.where(spread(index, x0) == 0, first, kl)
     return cost.to(torch.promote_types(cost.dtype, torch.float32)).flatten(1).mean(1) / NATS_PER_BIT
 

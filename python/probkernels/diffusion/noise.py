@@ -12,7 +12,7 @@ MASK = (1 << 64) - 1
 
 
 def mixed(seed: int, step: int) -> int:
-    """A seed for one step: SplitMix64, so that neighbouring steps and seeds share nothing."""
+    """A seed for one step: SplitMix64, so that neighboring steps and seeds share nothing."""
     z = (seed + (step + 1) * 0x9E3779B97F4A7C15) & MASK
     z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & MASK
     z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & MASK

@@ -77,7 +77,7 @@ def sample(
 
     Raises:
         TypeError: no denoiser, x_T no floating-point tensor, a net that gives none.
-        ValueError: neither or both of ``steps`` and ``times``, batch normalisation in training mode, or what the grid,
+        ValueError: neither or both of ``steps`` and ``times``, batch normalization in training mode, or what the grid,
             solver and model refuse; with "exact", "reversible" and "continuous" also a net that depends on a tensor
             that requires a gradient and is neither its parameter nor buffer nor in ``cond``, ``uncond`` or
             ``guidance``.

@@ -178,7 +178,7 @@ def fit(
         steps: in all, those before the checkpoint included.
         batch_size: rows a step.
         optimizer: of the model's parameters; by default Adam with rate 2e-3.
-        lr: factor on the optimiser's rates, a function of the part of the training that is done; by default halved
+        lr: factor on the optimizer's rates, a function of the part of the training that is done; by default halved
             after each quarter.
         ema: decay of the averaged weights.
         weight: see :func:`dsm_loss`.

@@ -171,7 +171,7 @@ class MeanSquareNorm(nn.Module):
     def _evaluate(self, x: Tensor) -> Tensor:
         """x / sqrt(psi2 + eps) * weight + bias, without touching the state."""
         args = (x, self.weight, self.bias, self.running_psi2, None, None, self._groups, self.epsilon, False, False)
-        if torch.compiler.is_compiling():  # plain torch, which a compiler fuses with its neighbours and export knows
+        if torch.compiler.is_compiling():  # plain torch, which a compiler fuses with its neighbors and export knows
             return reference.power_norm_fwd(*args)[0]
         return FWD.call(*args)[0]
 

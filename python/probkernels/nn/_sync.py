@@ -15,7 +15,7 @@ TAGS = 61  # small, so that sums of squares over thousands of ranks are exact in
 
 
 class _Call:
-    """A synchronised forward whose backward is awaited."""
+    """A synchronized forward whose backward is awaited."""
 
     def __init__(self, number: int, rows: Tensor | float) -> None:
         self.number, self.rows = number, rows

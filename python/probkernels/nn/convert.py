@@ -29,7 +29,7 @@ def convert_layernorm(model: nn.Module, **settings: Any) -> nn.Module:
         ``model``, or the new norm when ``model`` is itself a LayerNorm.
 
     Raises:
-        ValueError: a LayerNorm normalises over several dimensions; the model is then unchanged.
+        ValueError: a LayerNorm normalizes over several dimensions; the model is then unchanged.
 
     Warns:
         UserWarning: some norms were left as they are, or there was nothing to replace.
@@ -67,7 +67,7 @@ def convert_layernorm(model: nn.Module, **settings: Any) -> nn.Module:
 
 
 def _is_layer_norm(module: nn.Module) -> bool:
-    """Whether a module computes what nn.LayerNorm does: a subclass may normalise another dimension."""
+    """Whether a module computes what nn.LayerNorm does: a subclass may normalize another dimension."""
     return isinstance(module, nn.LayerNorm) and type(module).forward is nn.LayerNorm.forward
 
 

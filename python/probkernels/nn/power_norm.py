@@ -37,7 +37,7 @@ class PowerNorm(MeanSquareNorm):
         alpha_fwd: how much of psi2 one step keeps, in [0, 1).
         alpha_bkw: how much of nu one step keeps, in [0, 1).
         affine: learn weight (C) and bias (C).
-        warmup_iters: for so many training forwards normalise by the batch's own mean square, while psi2 is its
+        warmup_iters: for so many training forwards normalize by the batch's own mean square, while psi2 is its
             cumulative mean.
         num_groups: first divide each token's groups of C / num_groups features by their root mean square.
             fairseq's models use the number of attention heads. None: off, which is what fold_into needs.
@@ -129,7 +129,7 @@ class PowerNorm(MeanSquareNorm):
         return f"{super().extra_repr()}, warmup_iters={self.warmup_iters}{mode}"
 
     def forward(self, x: Tensor, pad_mask: Tensor | None = None) -> Tensor:
-        """Normalises x (..., C); in training also moves the running state. See the class for pad_mask."""
+        """Normalizes x (..., C); in training also moves the running state. See the class for pad_mask."""
         self._make_ready()
         mask = self._row_mask(x, pad_mask)
         if not self.training:
@@ -137,11 +137,11 @@ class PowerNorm(MeanSquareNorm):
             return self._evaluate(x)
         call = self._recomputed(x, mask)
         if call is not None:
-            return self._normalise(x, mask, call.psi2, call.nu)[0]
+            return self._normalize(x, mask, call.psi2, call.nu)[0]
         self._settle(close=True)
         batch = self._batch_mean_sq(x, mask) if self._warming_up else None
         if not torch.is_grad_enabled():
-            y, mean_sq, psi2, _ = self._normalise(x, mask, self._denominator(batch, self.iters + 1), None)
+            y, mean_sq, psi2, _ = self._normalize(x, mask, self._denominator(batch, self.iters + 1), None)
             self._remember(_Call(psi2, None if torch.compiler.is_compiling() else self.running_nu.clone(), mean_sq))
             return y
         self._refuse_transforms()
@@ -152,7 +152,7 @@ class PowerNorm(MeanSquareNorm):
         else:
             assert first.nu is not None
             psi2, nu = first.psi2, first.nu
-        y, mean_sq, psi2, nu = self._normalise(x, mask, psi2, nu, rows=self._count_rows(x, mask))
+        y, mean_sq, psi2, nu = self._normalize(x, mask, psi2, nu, rows=self._count_rows(x, mask))
         self._record(y, _Call(psi2.detach(), nu.detach(), mean_sq))
         self._update_psi2(mean_sq if batch is None else batch, batch is not None, x, mask)
         return y
@@ -166,7 +166,7 @@ class PowerNorm(MeanSquareNorm):
                 "eval(), or PowerNormV with its running_psi2 given to functional_call"
             )
 
-    def _normalise(
+    def _normalize(
         self, x: Tensor, mask: Tensor | None, psi2: Tensor, nu: Tensor | None, rows: Tensor | float | None = None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """y, the batch's mean square, and copies of the psi2 and nu that were used. ``rows``: of a new call."""
@@ -185,7 +185,7 @@ class PowerNorm(MeanSquareNorm):
     def _saw_iters(self, iters: int) -> None:
         """Notes that `iters` has reached this number, and whether the next forward may still be in warm-up."""
         self._iters_seen = iters  # in warm-up `iters` or less, without asking the device
-        self._warming_up = iters < self.warmup_iters  # a bool, as compiled code would specialise on every number
+        self._warming_up = iters < self.warmup_iters  # a bool, as compiled code would specialize on every number
 
     def _count(self) -> None:
         self.iters.add_(1)
@@ -272,7 +272,7 @@ class PowerNorm(MeanSquareNorm):
         finite = torch.where(grad.abs() < float("inf"), grad, 0)  # also where loss scaling has overflowed
         (self.running_nu if nu is None else nu).sub_(finite, alpha=1 - self.alpha_bkw)
 
-    # --- synchronised statistics ---
+    # --- synchronized statistics ---
 
     @staticmethod
     def _count_rows(x: Tensor, mask: Tensor | None) -> Tensor | float:
@@ -381,7 +381,7 @@ class PowerNormV(MeanSquareNorm):
         super().__init__(num_features, eps, alpha_fwd, affine, num_groups, batch_first, device, dtype)
 
     def forward(self, x: Tensor, pad_mask: Tensor | None = None) -> Tensor:
-        """Normalises x (..., C); in training also moves the running mean square."""
+        """Normalizes x (..., C); in training also moves the running mean square."""
         self._make_ready()
         mask = self._row_mask(x, pad_mask)
         if not self.training:

@@ -11,7 +11,7 @@ from .program_code import program_decode, program_encode
 from .rans import quantize_cdf, rans_decode, rans_decode_pmf, rans_encode, rans_encode_pmf
 from .sampled_matmul import sampled_conv, sampled_matmul
 from .selection import Selection
-from .sparse_adamw import dequantise_blocks, quantise_blocks, sparse_adamw_
+from .sparse_adamw import dequantize_blocks, quantize_blocks, sparse_adamw_
 from .sum_layer import sum_layer, sum_layer_bwd
 
 __all__ = [
@@ -19,7 +19,7 @@ __all__ = [
     "Selection",
     "adaptive_decode",
     "adaptive_encode",
-    "dequantise_blocks",
+    "dequantize_blocks",
     "em_update_",
     "latent_tree",
     "latent_tree_flows",
@@ -32,7 +32,7 @@ __all__ = [
     "power_norm_v",
     "program_decode",
     "program_encode",
-    "quantise_blocks",
+    "quantize_blocks",
     "quantize_cdf",
     "rans_decode",
     "rans_decode_pmf",

@@ -1,4 +1,4 @@
-"""The M-step of expectation maximisation, in place: the op, kernels' glue and the function ``em_update_``."""
+"""The M-step of expectation maximization, in place: the op, kernels' glue and the function ``em_update_``."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ OP = Op(
 
 
 def em_update_(params: Tensor, flows: Tensor, step: float, pseudocount: float, kept: Tensor | None = None) -> None:
-    """The M-step, in place: moves distributions towards their normalised flows.
+    """The M-step, in place: moves distributions towards their normalized flows.
 
     ``params <- (1 - step) params + step new``, where ``new = (flows + pseudocount / K' + kept params) / (sum of flows +
     pseudocount + kept)`` and K' is the number of a distribution's entries that are not 0. An entry of exactly 0 is no

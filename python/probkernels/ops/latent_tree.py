@@ -298,7 +298,7 @@ def latent_tree_flows(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Log-likelihood and circuit flows of a latent tree model, in one pass up and down the tree.
 
-    A flow is the expected number of times that an edge is used, given the samples: what expectation maximisation
+    A flow is the expected number of times that an edge is used, given the samples: what expectation maximization
     counts. That of a weight is ``weights * grad_weights``. With parameters that require grad, call it under
     ``torch.no_grad()``: flows have derivatives too, but those run through plain torch.
 

@@ -145,7 +145,7 @@ def leaf_gather(table: Tensor, codes: Tensor) -> Tensor:
 def leaf_histogram(codes: Tensor, values: Tensor, categories: int) -> Tensor:
     """Adds up values by category: ``out[v, c, k]`` is the sum of ``values[v, k, b]`` over the b with codes[v, b] = c.
 
-    With the flow of categorical leaves as values these are the counts that the M-step normalises.
+    With the flow of categorical leaves as values these are the counts that the M-step normalizes.
 
     Args:
         codes: (V, B) int32, the category of each variable in each sample; -1 (missing) adds to none.

@@ -22,7 +22,7 @@ WORD_MASK = 2**64 - 1
 
 
 def _bitmap(w: Tensor) -> tuple[Tensor, Tensor]:
-    """Uninitialised words (ceil(N/64)) and ranks (ceil(N/512))."""
+    """Uninitialized words (ceil(N/64)) and ranks (ceil(N/512))."""
     n = w.numel()
     return (
         w.new_empty((n + WORD - 1) // WORD, dtype=torch.int64),

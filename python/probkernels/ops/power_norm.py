@@ -37,12 +37,12 @@ def _launch(run: Backend, name: str, tensors: Sequence[Tensor | None], groups: i
 
 
 def _features(x: Tensor) -> Tensor:
-    """An uninitialised per-feature output (C)."""
+    """An uninitialized per-feature output (C)."""
     return x.new_empty(x.shape[-1], dtype=accumulation_dtype(x))
 
 
 def _rows_like(x: Tensor) -> Tensor:
-    """An uninitialised output (..., C)."""
+    """An uninitialized output (..., C)."""
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
@@ -294,7 +294,7 @@ def power_norm(
     eps: float = 1e-5,
     backward_scale: str = "running",
 ) -> tuple[Tensor, Tensor]:
-    """PowerNorm: normalise each feature by a running mean square that was known before this batch.
+    """PowerNorm: normalize each feature by a running mean square that was known before this batch.
 
     ``y = weight z / sqrt(psi2 + eps) + bias`` with ``z = x``, or x divided by the root mean square of its group of
     features. The caller keeps the running state (:class:`probkernels.nn.PowerNorm` does): ``psi2`` moves towards the
@@ -306,7 +306,7 @@ def power_norm(
         weight: (C) or None for 1.
         bias: (C) or None for 0.
         nu: (C) running estimate of mean(g x_hat), or None for 0, which makes the gradient exact for constant psi2.
-        pad_mask: (...) bool, True marks padding: normalised, but in no statistic, and without gradient.
+        pad_mask: (...) bool, True marks padding: normalized, but in no statistic, and without gradient.
         num_groups: divisor of C, or None for no group scaling.
         eps: added to mean squares under the root.
         backward_scale: ``"running"`` divides grad_x by sqrt(psi2 + eps) as the paper does, ``"batch"`` by the root of
@@ -350,13 +350,13 @@ def power_norm_v(
     num_groups: int | None = None,
     eps: float = 1e-5,
 ) -> tuple[Tensor, Tensor]:
-    """PN-V: normalise each feature by this batch's root mean square, with the exact gradient.
+    """PN-V: normalize each feature by this batch's root mean square, with the exact gradient.
 
     Args:
         x: (..., C) float32, float64, float16 or bfloat16; any strides.
         weight: (C) or None for 1.
         bias: (C) or None for 0.
-        pad_mask: (...) bool, True marks padding: normalised, but not part of the mean square, and without gradient.
+        pad_mask: (...) bool, True marks padding: normalized, but not part of the mean square, and without gradient.
         num_groups: divisor of C, or None for no group scaling.
         eps: added to mean squares under the root.
 

@@ -119,7 +119,7 @@ def _examples(bits: int) -> Callable[[torch.device, torch.dtype], list[tuple[Any
             values = [w[mask].to(wide) for w, mask in zip(weights, masks, strict=True)] if masters else []
             state = [[normal(c) for c in counts], [normal(c).square() for c in counts]]
             if bits == 8:
-                pairs = [[reference.quantise_blocks(t, k == 0) for t in state[k]] for k in range(2)]
+                pairs = [[reference.quantize_blocks(t, k == 0) for t in state[k]] for k in range(2)]
                 state = [[pair[part] for pair in pairs[k]] for part in range(2) for k in range(2)]
             lists = [weights, values, grads, *state, *_encodings(selections)]
             return (*lists, [3] * len(shapes), 1e-2, 0.9, 0.999, 1e-8, 1e-2)
@@ -320,7 +320,7 @@ def _call(rows: list[tuple[Any, ...]], *rule: float) -> None:
     op.call(weights, values, grads, m, v, *scales, *_encodings(selections), steps, *map(float, rule))
 
 
-def quantise_blocks(x: Tensor, *, signed: bool) -> tuple[Tensor, Tensor]:
+def quantize_blocks(x: Tensor, *, signed: bool) -> tuple[Tensor, Tensor]:
     """8-bit codes of x in blocks of 256: the form in which ``sparse_adamw_`` keeps m (signed) and sqrt(v) (not signed).
 
     A value is divided by the largest magnitude of its block and becomes the nearest of 256 values, which are spread
@@ -341,26 +341,26 @@ def quantise_blocks(x: Tensor, *, signed: bool) -> tuple[Tensor, Tensor]:
 
     Example:
         >>> import torch, probkernels as pk
-        >>> codes, scale = pk.ops.quantise_blocks(torch.tensor([0.0, -4.0, 1.0]), signed=True)
+        >>> codes, scale = pk.ops.quantize_blocks(torch.tensor([0.0, -4.0, 1.0]), signed=True)
         >>> codes.dtype, scale
         (torch.uint8, tensor([4.]))
-        >>> pk.ops.dequantise_blocks(codes, scale, signed=True)
+        >>> pk.ops.dequantize_blocks(codes, scale, signed=True)
         tensor([ 0.0000, -3.9719,  0.9906])
     """
     if not isinstance(x, Tensor) or x.dtype not in (torch.float32, torch.float64):
-        raise TypeError(message("quantise_blocks", "x", "a float32 or float64 tensor", checks.describe(x)))
+        raise TypeError(message("quantize_blocks", "x", "a float32 or float64 tensor", checks.describe(x)))
     if x.dim() != 1:
-        raise ValueError(message("quantise_blocks", "x", "shape (count)", f"shape {tuple(x.shape)}"))
-    return reference.quantise_blocks(x, signed)
+        raise ValueError(message("quantize_blocks", "x", "shape (count)", f"shape {tuple(x.shape)}"))
+    return reference.quantize_blocks(x, signed)
 
 
-def dequantise_blocks(codes: Tensor, scale: Tensor, *, signed: bool) -> Tensor:
-    """The values that 8-bit codes stand for: the inverse of :func:`quantise_blocks`.
+def dequantize_blocks(codes: Tensor, scale: Tensor, *, signed: bool) -> Tensor:
+    """The values that 8-bit codes stand for: the inverse of :func:`quantize_blocks`.
 
     Args:
         codes: (count) uint8.
         scale: (ceil(count / 256)) float32 or float64.
-        signed: as it was for ``quantise_blocks``.
+        signed: as it was for ``quantize_blocks``.
 
     Returns:
         (count) in scale's dtype.
@@ -371,15 +371,15 @@ def dequantise_blocks(codes: Tensor, scale: Tensor, *, signed: bool) -> Tensor:
 
     Example:
         >>> import torch, probkernels as pk
-        >>> codes, scale = pk.ops.quantise_blocks(torch.tensor([0.0, 0.5, 2.0]), signed=False)
-        >>> pk.ops.dequantise_blocks(codes, scale, signed=False)
+        >>> codes, scale = pk.ops.quantize_blocks(torch.tensor([0.0, 0.5, 2.0]), signed=False)
+        >>> pk.ops.dequantize_blocks(codes, scale, signed=False)
         tensor([0.0000, 0.5023, 2.0000])
     """
-    name = "dequantise_blocks"
+    name = "dequantize_blocks"
     if not isinstance(codes, Tensor) or codes.dtype is not torch.uint8:
         raise TypeError(message(name, "codes", "a uint8 tensor", checks.describe(codes)))
     if not isinstance(scale, Tensor) or scale.dtype not in (torch.float32, torch.float64):
         raise TypeError(message(name, "scale", "a float32 or float64 tensor", checks.describe(scale)))
     checks.shape(name, "codes", codes, (codes.numel(),), "(count)")
     checks.shape(name, "scale", scale, (-(-codes.numel() // BLOCK),), "(blocks of 256 codes)")
-    return reference.dequantise_blocks(codes, scale, signed)
+    return reference.dequantize_blocks(codes, scale, signed)

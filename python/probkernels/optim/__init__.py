@@ -1,4 +1,4 @@
-"""Optimisers."""
+"""Optimizers."""
 
 from .sara_adamw import SaRAAdamW
 

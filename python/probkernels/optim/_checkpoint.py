@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .._core.errors import ModelMismatchError
-from ..ops import Selection, dequantise_blocks, quantise_blocks
+from ..ops import Selection, dequantize_blocks, quantize_blocks
 from ..ops.sparse_adamw import BLOCK
 from ..reference.selection import pack, unpack
 from ..sparse.slots import Slot, places
@@ -29,7 +29,7 @@ def start(state: dict[str, Any], kind: str, m: Tensor, v: Tensor) -> None:
     for name, moment in ((MOMENTS[0], m), (MOMENTS[1], v)):
         if kind == "int8":
             root = moment if SIGNED[name] else moment.sqrt()
-            state[name], state[name + "_scale"] = quantise_blocks(root, signed=SIGNED[name])
+            state[name], state[name + "_scale"] = quantize_blocks(root, signed=SIGNED[name])
         else:
             state[name] = moment.clone()
 
@@ -38,7 +38,7 @@ def in_full(state: dict[str, Any], kind: str) -> tuple[Tensor, Tensor]:
     """The moments m and v (count) of a state, as numbers."""
     if kind != "int8":
         return state[MOMENTS[0]], state[MOMENTS[1]]
-    m, root = (dequantise_blocks(state[n], state[n + "_scale"], signed=SIGNED[n]) for n in MOMENTS)
+    m, root = (dequantize_blocks(state[n], state[n + "_scale"], signed=SIGNED[n]) for n in MOMENTS)
     return m, root.square()
 
 
@@ -94,7 +94,7 @@ def part_of(name: str, entry: dict[str, Any], device: torch.device) -> dict[str,
 
 
 def moments_of(entry: dict[str, Any], saved: str, kept: str, values: Tensor) -> dict[str, Any]:
-    """Step and moments of a checkpoint's state, converted to the kind that this optimiser keeps."""
+    """Step and moments of a checkpoint's state, converted to the kind that this optimizer keeps."""
     count, state = values.numel(), {"step": int(entry["step"])}
     for name in MOMENTS:
         dtype = torch.uint8 if saved == "int8" else values.dtype

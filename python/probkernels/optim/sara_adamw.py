@@ -42,7 +42,7 @@ class SaRAAdamW(torch.optim.Optimizer):
     moments and steps exist for selected entries only. Weight decay, too, acts on them alone.
 
     Args:
-        model: changed in place; ``optimiser.adapter.detach()`` makes it a plain one again.
+        model: changed in place; ``optimizer.adapter.detach()`` makes it a plain one again.
         threshold: entries with magnitude strictly below it are trained; 2e-3 if no ``density`` is given.
         lr: None: ``1e-3 exp(-350 threshold)``, for a density the threshold that it amounts to. The rule is for
             thresholds up to 0.01 and warns beyond.
@@ -52,7 +52,7 @@ class SaRAAdamW(torch.optim.Optimizer):
         rank_penalty: weight of the low-rank loss, of which one drawn matrix a step gets the gradient (official script:
             5e-4). Only matrices with both sides above 64 take part.
         progressive_iter: after this many steps train only the entries still below the threshold (paper: half of all).
-        reset_state_on_progress: start the moments anew then, as one of the two official optimisers does.
+        reset_state_on_progress: start the moments anew then, as one of the two official optimizers does.
         moments: ``"float32"`` (float64 for float64 weights), or ``"int8"``: codes with a scale for every 256 entries.
         density: as in :func:`probkernels.sparse.attach`.
         target: likewise.
@@ -60,7 +60,7 @@ class SaRAAdamW(torch.optim.Optimizer):
         scope: likewise.
         keep_base: likewise.
         seed: likewise.
-        groups: in place of ``target``, parameter groups as torch's optimisers take them: dictionaries with ``params``
+        groups: in place of ``target``, parameter groups as torch's optimizers take them: dictionaries with ``params``
             (parameters of the model) and any of ``lr``, ``betas``, ``eps``, ``weight_decay``. Only these parameters are
             adapted.
         values: ``"weights"``: no copy of the values beside the weights; ``"own"``: float32 values, which half precision
@@ -76,11 +76,11 @@ class SaRAAdamW(torch.optim.Optimizer):
     Example:
         >>> import torch, probkernels as pk
         >>> model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.ReLU(), torch.nn.Linear(64, 1))
-        >>> optimiser = pk.optim.SaRAAdamW(model, threshold=2e-3)
+        >>> optimizer = pk.optim.SaRAAdamW(model, threshold=2e-3)
         >>> model(torch.randn(8, 64)).square().mean().backward()
-        >>> optimiser.step()
-        >>> optimiser.zero_grad()
-        >>> round(optimiser.defaults["lr"], 8)
+        >>> optimizer.step()
+        >>> optimizer.zero_grad()
+        >>> round(optimizer.defaults["lr"], 8)
         0.00049659
     """
 
@@ -141,7 +141,7 @@ class SaRAAdamW(torch.optim.Optimizer):
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         super().__init__(split(self.adapter.held(), groups or [{}], chosen), defaults)
         for _, _, values_ in self.adapter.held():
-            self.state[values_]["step"] = 0  # torch.distributed.checkpoint steps an optimiser without a state
+            self.state[values_]["step"] = 0  # torch.distributed.checkpoint steps an optimizer without a state
 
     def _default_lr(self) -> float:
         slots = [slot for slot, _, _ in self.adapter.held()]
@@ -173,7 +173,7 @@ class SaRAAdamW(torch.optim.Optimizer):
         held = [h for h in self.adapter.held() if h[2].requires_grad and not h[0].merged]
         grads = {id(values): values.grad for _, _, values in held}
         if self.rank_penalty:
-            self._penalise(grads)
+            self._penalize(grads)
         rows = []
         for slot, weight, values in held:
             grad = grads[id(values)]
@@ -185,7 +185,7 @@ class SaRAAdamW(torch.optim.Optimizer):
             self.progress()
         return loss
 
-    def _penalise(self, grads: dict[int, Tensor | None]) -> None:
+    def _penalize(self, grads: dict[int, Tensor | None]) -> None:
         """Adds the low-rank loss's gradient for one drawn matrix."""
         if not self.adapter.matrices(LOW_RANK_ABOVE):
             return
@@ -331,7 +331,7 @@ class SaRAAdamW(torch.optim.Optimizer):
         known = {id(values) for values in self.adapter.parameters()}
         given = param_group["params"]
         if any(id(p) not in known for p in ([given] if isinstance(given, Tensor) else given)):
-            hint = "train other parameters by an optimiser of their own"
+            hint = "train other parameters by an optimizer of their own"
             raise ValueError(message(NAME, "param_group", "the adapter's values alone", "another group", hint))
         super().add_param_group(param_group)
 

@@ -1,4 +1,4 @@
-"""The M-step of expectation maximisation in plain torch: distributions move towards normalised flows."""
+"""The M-step of expectation maximization in plain torch: distributions move towards normalized flows."""
 
 from __future__ import annotations
 

@@ -123,7 +123,7 @@ def power_norm_bwd(
 def power_norm_v_fwd(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, pad_mask: Tensor | None, groups: int, eps: float
 ) -> tuple[Tensor, Tensor]:
-    """PN-V: normalise by the batch's own mean square. x (..., C) -> y (..., C), mean_sq (C)."""
+    """PN-V: normalize by the batch's own mean square. x (..., C) -> y (..., C), mean_sq (C)."""
     mean_sq = power_norm_stats(x, pad_mask, groups, eps)
     y = power_norm_fwd(x, weight, bias, mean_sq, None, pad_mask, groups, eps, False, False)[0]
     return y, mean_sq

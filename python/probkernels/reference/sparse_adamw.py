@@ -44,14 +44,14 @@ def adamw(
 def codebook(signed: bool) -> Tensor:
     """The 256 values in [-1, 1] or [0, 1] that codes stand for, ascending, float32.
 
-    Decade i, from 10^(i - 7) to 10^(i - 6), is cut into 2^i cells (unsigned: 2^(i + 1)), each with its centre as value:
+    Decade i, from 10^(i - 7) to 10^(i - 6), is cut into 2^i cells (unsigned: 2^(i + 1)), each with its center as value:
     fine near 1, where most of a block's sum is, coarse but present six decades below. 0 and 1 are values too.
     """
     values = [0.0, 1.0]
     for i in range(DECADES):
         cells = 2**i if signed else 2 ** (i + 1)
-        centres = [(0.1 + 0.9 * (k + 0.5) / cells) / 10 ** (DECADES - 1 - i) for k in range(cells)]
-        values += centres + ([-c for c in centres] if signed else [])
+        centers = [(0.1 + 0.9 * (k + 0.5) / cells) / 10 ** (DECADES - 1 - i) for k in range(cells)]
+        values += centers + ([-c for c in centers] if signed else [])
     return torch.tensor(sorted(values), dtype=torch.float64).float()
 
 
@@ -67,7 +67,7 @@ def _blocks(x: Tensor) -> Tensor:
     return torch.nn.functional.pad(x, (0, -x.numel() % BLOCK)).reshape(-1, BLOCK)
 
 
-def quantise_blocks(x: Tensor, signed: bool) -> tuple[Tensor, Tensor]:
+def quantize_blocks(x: Tensor, signed: bool) -> tuple[Tensor, Tensor]:
     """Codes (count) uint8 of x (count), nearest first, and each block's absmax (ceil(count / 256)) in x's dtype."""
     blocks = _blocks(x)
     scale = blocks.abs().amax(1)
@@ -76,7 +76,7 @@ def quantise_blocks(x: Tensor, signed: bool) -> tuple[Tensor, Tensor]:
     return codes.to(torch.uint8).flatten()[: x.numel()], scale
 
 
-def dequantise_blocks(codes: Tensor, scale: Tensor, signed: bool) -> Tensor:
+def dequantize_blocks(codes: Tensor, scale: Tensor, signed: bool) -> Tensor:
     """The values (count), in scale's dtype, that codes (count) of blocks with ``scale`` stand for."""
     values = codebook(signed).to(scale.device, scale.dtype)[_blocks(codes).long()]
     return (values * scale[:, None]).flatten()[: codes.numel()]
@@ -144,11 +144,11 @@ def sparse_adamw8_(
     for k, weight in enumerate(weights):
         at = positions(index[k], words[k], weight.numel())
         master = values[k] if values and values[k].numel() else None
-        m_old = dequantise_blocks(m[k], m_scale[k], signed=True)
-        v_old = dequantise_blocks(v[k], v_scale[k], signed=False).square()
+        m_old = dequantize_blocks(m[k], m_scale[k], signed=True)
+        v_old = dequantize_blocks(v[k], v_scale[k], signed=False).square()
         value, m_new, v_new = adamw(*_start(weight, master, grads[k], at), m_old, v_old, steps[k], *rule)
         _finish(weight, master, at, value)
         for state, new, signed in ((m, m_new, True), (v, v_new.sqrt(), False)):
-            codes, scale = quantise_blocks(new, signed)
+            codes, scale = quantize_blocks(new, signed)
             state[k].copy_(codes)
             (m_scale if signed else v_scale)[k].copy_(scale)

@@ -79,7 +79,7 @@ class Adapter:
     # --- what is trained ---
 
     def parameters(self) -> list[nn.Parameter]:
-        """The values, for an optimiser."""
+        """The values, for an optimizer."""
         return [values for _, _, values in self.held()]
 
     def named_values(self) -> Iterator[tuple[str, nn.Parameter]]:
@@ -103,22 +103,22 @@ class Adapter:
         return self.count / max(1, sum(weight.numel() for _, weight, _ in held))
 
     def sync(self) -> None:
-        """Writes values that were changed other than by an optimiser into the weights of a compiled or sharded model.
+        """Writes values that were changed other than by an optimizer into the weights of a compiled or sharded model.
 
-        Otherwise that happens by itself: after every optimiser step, and at every use in eager mode.
+        Otherwise that happens by itself: after every optimizer step, and at every use in eager mode.
         """
         for module in self.model.modules():
             sync(module)
 
     @torch.no_grad()
-    def progress(self, *optimisers: torch.optim.Optimizer) -> int:
+    def progress(self, *optimizers: torch.optim.Optimizer) -> int:
         """The progressive stage: of the entries trained now, only those still below the threshold go on.
 
         The others stay as they are for ever. The values parameters shrink in place. Call it between a step and the
         next forward; under DDP, wrap the model anew. May be called again.
 
         Args:
-            optimisers: their state of the remaining entries is kept. One not named here must be made anew.
+            optimizers: their state of the remaining entries is kept. One not named here must be made anew.
 
         Returns:
             How many entries are still trained: perhaps none, which warns, as further training changes nothing.
@@ -138,7 +138,7 @@ class Adapter:
             current = values.detach() if slot.own else read(weight, slot.selection)
             keep = current.abs() < (slot.threshold or 0.0)
             if not bool(keep.all()):
-                self._shrink(slot, values, keep, optimisers)
+                self._shrink(slot, values, keep, optimizers)
         left = self.count
         if left == 0:
             warnings.warn("probkernels.sparse: nothing is left to train; training will change nothing", stacklevel=2)
@@ -146,17 +146,17 @@ class Adapter:
                 values.requires_grad_(True)
         return left
 
-    def _shrink(self, slot: Slot, values: nn.Parameter, keep: Tensor, optimisers: Sequence[Any]) -> None:
+    def _shrink(self, slot: Slot, values: nn.Parameter, keep: Tensor, optimizers: Sequence[Any]) -> None:
         grad = values.grad
-        for optimiser in optimisers:
-            state = optimiser.state.get(values, {})
+        for optimizer in optimizers:
+            state = optimizer.state.get(values, {})
             for key, entry in state.items():
                 if isinstance(entry, Tensor) and entry.shape == values.shape:
                     state[key] = entry[keep]
         slot.selection = slot.selection.within(keep)
-        for optimiser in optimisers:
-            if MARK in optimiser.state.get(values, {}):
-                optimiser.state[values][MARK] = slot.mark()
+        for optimizer in optimizers:
+            if MARK in optimizer.state.get(values, {}):
+                optimizer.state[values][MARK] = slot.mark()
         data = values.detach()[keep].clone() if slot.own else standin(values, slot.selection.count)
         resize(values, data)
         if grad is not None and slot.selection.count:

@@ -31,7 +31,7 @@ def attach(
     """Makes selected entries of a model's parameters trainable and freezes the others, in place.
 
     Each adapted parameter ``p`` stays where it is, frozen, and its module gets a one-dimensional parameter
-    ``p_values`` that holds the selected entries: what optimisers, GradScaler, clip_grad_norm_, DDP and EMA see.
+    ``p_values`` that holds the selected entries: what optimizers, GradScaler, clip_grad_norm_, DDP and EMA see.
     Gradients are computed for selected entries only; ``state_dict()`` of the model is what it was without an adapter.
     Parameters that are not targeted are left as they are.
 
@@ -57,7 +57,7 @@ def attach(
     Raises:
         TypeError: a targeted parameter is not float32, float64, float16 or bfloat16.
         ValueError: the model has an adapter already; nothing is targeted; a parameter is on the meta device, not
-            initialised, sharded, or shares its memory with another; an argument is out of range.
+            initialized, sharded, or shares its memory with another; an argument is out of range.
 
     Reference: Hu et al., "SaRA: High-Efficient Diffusion Model Fine-tuning with Progressive Sparse Low-Rank
     Adaptation", ICLR 2025, arXiv:2409.06633.
@@ -66,9 +66,9 @@ def attach(
         >>> import torch, probkernels as pk
         >>> model = torch.nn.Linear(64, 32)
         >>> adapter = pk.sparse.attach(model, density=0.05)
-        >>> optimiser = torch.optim.AdamW(adapter.parameters(), lr=1e-3)
+        >>> optimizer = torch.optim.AdamW(adapter.parameters(), lr=1e-3)
         >>> model(torch.randn(8, 64)).square().mean().backward()
-        >>> optimiser.step()
+        >>> optimizer.step()
         >>> adapter.count, model.weight_values.grad.shape[0] + model.bias_values.grad.shape[0]
         (104, 104)
     """

@@ -75,9 +75,9 @@ def _by_pattern(op: str, homes: list[Home], patterns: list[str]) -> list[Home]:
 def _check(op: str, home: Home) -> None:
     parameter, name = home.parameter, f"parameter '{home.name}'"
     if isinstance(parameter, nn.parameter.UninitializedParameter):
-        raise ValueError(message(op, "model", "initialised parameters", name, "run one forward of the lazy module"))
+        raise ValueError(message(op, "model", "initialized parameters", name, "run one forward of the lazy module"))
     if parameter.is_meta:
-        hint = "materialise it with model.to_empty() and load its weights first"
+        hint = "materialize it with model.to_empty() and load its weights first"
         raise ValueError(message(op, "model", "parameters with data", f"{name} on the meta device", hint))
     checks.float_tensor(op, name, parameter)
     if type(parameter.data) is not Tensor:

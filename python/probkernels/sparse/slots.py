@@ -17,7 +17,7 @@ from ..ops import Selection
 
 SUFFIX = "_values"
 NO_VERSION = -2  # of tensors made in inference mode
-MARK = "selection"  # the key in an optimiser's state that says which entries it belongs to
+MARK = "selection"  # the key in an optimizer's state that says which entries it belongs to
 BITS = {8: torch.int64, 4: torch.int32, 2: torch.int16}  # by bytes an entry
 
 
@@ -69,7 +69,7 @@ class Slot:
         return self.selection.tensors
 
     def mark(self) -> int:
-        """A number for the entries trained now, which goes into optimisers' states."""
+        """A number for the entries trained now, which goes into optimizers' states."""
         if self.marked is None or self.marked[0] is not self.selection:
             chosen = self.selection.index if self.selection.words is None else self.selection.words
             assert chosen is not None
@@ -158,7 +158,7 @@ def settle(slot: Slot, weight: Tensor, values: Tensor, wanted: Tensor) -> None:
 
 
 def resize(values: nn.Parameter, data: Tensor) -> None:
-    """Gives a values parameter another size, so that optimisers that hold it go on with it."""
+    """Gives a values parameter another size, so that optimizers that hold it go on with it."""
     other = torch.float32 if data.dtype is torch.float64 else torch.float64
     values.grad = None
     values.data = torch.empty(0, dtype=other, device=data.device)  # makes autograd forget the size that it expects
@@ -204,7 +204,7 @@ def _write_shard(weight: Any, selection: Selection, values: Tensor) -> None:
         local.view(-1)[at] = wanted
 
 
-# --- keeping weights equal to values: eagerly at every use, and after every optimiser step for compiled models ---
+# --- keeping weights equal to values: eagerly at every use, and after every optimizer step for compiled models ---
 
 LIVE: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
@@ -231,10 +231,10 @@ def sync(module: nn.Module) -> None:
             slot.refresh(weight, values)
 
 
-def _after_step(optimiser: torch.optim.Optimizer, *_: Any) -> None:
-    """Writes what an optimiser stepped into the weights, for models that are compiled or sharded."""
-    writes = getattr(optimiser, "writes_weights", False)  # its step has, but for weights that are sharded
-    stepped = {id(p) for group in optimiser.param_groups for p in group["params"]}
+def _after_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    """Writes what an optimizer stepped into the weights, for models that are compiled or sharded."""
+    writes = getattr(optimizer, "writes_weights", False)  # its step has, but for weights that are sharded
+    stepped = {id(p) for group in optimizer.param_groups for p in group["params"]}
     for module in list(LIVE):
         for name, slot in slots_of(module).items():
             weight, values = module._parameters[name], module._parameters[name + SUFFIX]
@@ -243,19 +243,19 @@ def _after_step(optimiser: torch.optim.Optimizer, *_: Any) -> None:
             if not writes or sharded(weight) is not None:
                 slot.written = -1  # torch's fused steps leave no mark on a tensor's version
                 slot.refresh(weight, values)
-            if not writes and optimiser.state.get(values):
-                optimiser.state[values].setdefault(MARK, slot.mark())
+            if not writes and optimizer.state.get(values):
+                optimizer.state[values].setdefault(MARK, slot.mark())
 
 
-def _before_step(optimiser: torch.optim.Optimizer, *_: Any) -> None:
+def _before_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
     """Raises where a loaded state belongs to other entries than those that are trained."""
     for module in list(LIVE):
         for name, slot in slots_of(module).items():
             values = module._parameters[name + SUFFIX]
-            state = None if values is None else optimiser.state.get(values)
+            state = None if values is None else optimizer.state.get(values)
             if state and state.get(MARK, slot.mark()) != slot.mark():
-                hint = "load adapter.state_dict() too, name the optimiser in progress(), or make it anew"
+                hint = "load adapter.state_dict() too, name the optimizer in progress(), or make it anew"
                 raise ModelMismatchError(
-                    f"{type(optimiser).__name__}.step: its state is of other entries of '{slot.name}' than those "
+                    f"{type(optimizer).__name__}.step: its state is of other entries of '{slot.name}' than those "
                     f"trained now. Hint: {hint}"
                 )

@@ -270,7 +270,7 @@ class Net:
                 if wanted is not now and m.key in store:
                     put.append((store, m.key, now))
                     store[m.key] = wanted
-            with self.unsynchronised():
+            with self.unsynchronized():
                 yield
         finally:
             self.inside = False
@@ -278,7 +278,7 @@ class Net:
                 store[key] = now
 
     @contextlib.contextmanager
-    def unsynchronised(self) -> Iterator[None]:
+    def unsynchronized(self) -> Iterator[None]:
         """DDP waits for gradients of the parameters themselves, and so must not see our leaves."""
         with contextlib.ExitStack() as stack:
             for module in self.reducers:

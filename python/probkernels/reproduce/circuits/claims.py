@@ -100,7 +100,7 @@ def _optimizer_claims(records: Sequence[Record]) -> list[Claim]:
         passes = next((i for i, value in enumerate(em.bits, 1) if value <= min(adam.bits)), float("inf"))
         note = (
             f"after {len(em.bits)} passes EM is at {em.bits[-1]:.4f}, Adam (rate {adam.rate:g}, the best on the test"
-            f" images) at {adam.bits[-1]:.4f}; both maximise the same penalised likelihood"
+            f" images) at {adam.bits[-1]:.4f}; both maximize the same penalized likelihood"
         )
         text = f"all images a step: passes in which EM reaches what Adam does in {len(adam.bits)}"
         found.append(Claim.at_most(text, passes, 0.6 * len(adam.bits), note))

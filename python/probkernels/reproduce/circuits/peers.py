@@ -61,8 +61,8 @@ def gaussian_bits(train: Tensor, test: Tensor, categories: int, components: int,
 # --- Adam ---
 
 
-def penalised(circuit: Circuit, x: Tensor, pseudocount: float) -> Tensor:
-    """What EM with this pseudocount maximises: log-likelihood of x plus that of the pseudocounts, spread evenly over
+def penalized(circuit: Circuit, x: Tensor, pseudocount: float) -> Tensor:
+    """What EM with this pseudocount maximizes: log-likelihood of x plus that of the pseudocounts, spread evenly over
     every distribution.
     """
     total = circuit.log_prob(x).sum()
@@ -84,7 +84,7 @@ def adam_curve(circuit: Circuit, images: Images, rate: float, batch: int, passes
 
         def loss(step: int, batches: Sequence[Tensor] = batches) -> Tensor:
             items = batches[step]
-            return -penalised(circuit, images.train[items], len(items) / len(images.train)) / len(items)
+            return -penalized(circuit, images.train[items], len(items) / len(images.train)) / len(items)
 
         minimize(loss, optimizer, len(batches))
         curve.append(bits(circuit, images.test))

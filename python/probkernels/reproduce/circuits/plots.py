@@ -177,7 +177,7 @@ def _curve_figure(curves: Sequence[Curve]) -> Figure:
     return Figure(
         "EM against Adam",
         f"Bits per dimension of the test digits after each pass over the training digits, {SMALL}. Left, a step a"
-        f" pass{batches}. Adam maximises the same penalised likelihood, at several rates. EM in batches shortens its"
+        f" pass{batches}. Adam maximizes the same penalized likelihood, at several rates. EM in batches shortens its"
         " steps towards the end of the passes it is given.",
         lambda figure: _curves(figure, curves),
         (8.0, 3.4),

@@ -109,7 +109,7 @@ def mean_bits(records: Sequence[Record], data: str, model: str) -> float:
 def best_curve(records: Sequence[Record], optimizer: str, full: bool, passes: int | None = None) -> Curve | None:
     """The curve that comes lowest of those of so many passes, or None. ``full``: of those with steps on all images.
 
-    Of Adam's rates and passes the test images choose, which is in its favour.
+    Of Adam's rates and passes the test images choose, which is in its favor.
     """
     curves = [c for c in of_kind(records, Curve) if c.optimizer == optimizer and (c.batch is None) == full]
     curves = [c for c in curves if passes is None or len(c.bits) == passes]

@@ -25,7 +25,7 @@ def figures(records: Sequence[Record]) -> list[Figure]:
         found.append(
             Figure(
                 f"{data}: bits a pixel",
-                "Whole files of the test images; blue: circuits, without the model; grey: other compressors.",
+                "Whole files of the test images; blue: circuits, without the model; gray: other compressors.",
                 lambda figure, bars=bars: _draw_bars(figure, bars),  # type: ignore[misc]
                 (8.0, 0.6 + 0.27 * len(bars)),
             )

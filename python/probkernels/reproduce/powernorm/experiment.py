@@ -21,7 +21,7 @@ class TokenBatchNorm(nn.BatchNorm1d):
     """BatchNorm over all tokens: x (B, T, C)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalises each feature over batch and time."""
+        """Normalizes each feature over batch and time."""
         return super().forward(x.flatten(0, 1)).view_as(x)
 
 

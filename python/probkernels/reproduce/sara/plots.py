@@ -50,7 +50,7 @@ def figures(records: Sequence[Record]) -> list[Figure]:
         ),
         Figure(
             "Samples after fine-tuning",
-            f"Seed {bases[0].seed}. Grey: where the data are, old classes in rings and the new one on two arcs. Dark:"
+            f"Seed {bases[0].seed}. Gray: where the data are, old classes in rings and the new one on two arcs. Dark:"
             " samples of the old classes, blurred where the prior is lost. Color: samples of the new class, whose"
             " arcs no recipe resolves in so few steps.",
             lambda figure: _samples(figure, shown),
