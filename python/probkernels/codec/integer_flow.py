@@ -9,10 +9,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from .._core import checks
 from .._core.errors import message
+from ..training import EarlyStopping, cosine, minimize
 from .frozen_flow import FRACTION, MOST_HIDDEN, MOST_SHIFT, Coupling, FrozenFlow
 
 PSEUDOCOUNT = 1.0  # observations that the prior of a latent has before it sees any, spread evenly
@@ -169,30 +169,35 @@ class IntegerFlow(nn.Module):
         for name, count in (("epochs", epochs), ("batch_size", batch_size)):
             checks.whole("IntegerFlow.fit", name, count)
         optimizer = torch.optim.AdamW(self.parameters(), lr=rate, weight_decay=1e-2)
-        steps = epochs * math.ceil(len(x) / batch_size)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         generator = torch.Generator().manual_seed(seed)
+        batches = list(torch.arange(len(x)).split(batch_size))  # of the epoch in progress
         history: list[float] = []
+        seen: list[float] = []  # bits of this epoch's rows
         self._count(x)
-        best = math.inf if validation is None else self.bits(validation).mean().item()
+        best = EarlyStopping()
+        if validation is not None:
+            best.improved(0, self.bits(validation).mean().item())
         state = copy.deepcopy(self.state_dict())
-        for _ in (bar := tqdm(range(epochs), disable=checks.hidden(progress), unit="epoch")):
-            self._count(x)
-            seen = 0.0
-            for rows in torch.randperm(len(x), generator=generator).split(batch_size):
-                optimizer.zero_grad()
-                bits = self._loss(x[rows]).mean()
-                bits.backward()
-                nn.utils.clip_grad_norm_(self.parameters(), 10.0 * len(self.categories))
-                optimizer.step()
-                schedule.step()
-                seen += bits.item() * len(rows) / len(x)
-            if validation is not None:
-                seen = self.bits(validation).mean().item()
-            history.append(seen)
-            bar.set_postfix(bits=f"{seen:.2f}", refresh=False)
-            if validation is None or seen < best:
-                best, state = seen, copy.deepcopy(self.state_dict())
+
+        def loss(step: int) -> Tensor:
+            if step % len(batches) == 0:
+                self._count(x)
+                batches[:] = torch.randperm(len(x), generator=generator).split(batch_size)
+            return self._loss(x[batches[step % len(batches)]]).mean()
+
+        def after(step: int, bits: float) -> None:
+            nonlocal state
+            seen.append(bits * len(batches[step % len(batches)]) / len(x))
+            if len(seen) == len(batches):
+                history.append(sum(seen) if validation is None else self.bits(validation).mean().item())
+                seen.clear()
+                if validation is None or best.improved(len(history), history[-1]):
+                    state = copy.deepcopy(self.state_dict())
+
+        minimize(
+            loss, optimizer, epochs * len(batches), lr_schedule=cosine, max_norm=10.0 * len(self.categories),
+            after=after, progress=progress, name="IntegerFlow.fit",
+        )  # fmt: skip
         self.load_state_dict(state)
         return history
 

@@ -3,10 +3,12 @@
 from .checkpoint import Checkpoint, copy_state_
 from .distributed import DataParallel
 from .early_stopping import EarlyStopping
+from .ema import EMA
 from .interrupt import DeferredInterrupt
 from .loop import Loop, cosine, minimize
 
 __all__ = [
+    "EMA",
     "Checkpoint",
     "DataParallel",
     "DeferredInterrupt",

@@ -61,9 +61,13 @@ class Checkpoint:
         theirs = json.loads(metadata["facts"])
         changed = sorted(key for key in {*theirs, *self.facts} if theirs.get(key) != self.facts.get(key))
         if changed:
-            text = f"a checkpoint of another training, which differs in {', '.join(changed)}"
-            raise ModelMismatchError(f"'{self.path}': {text}. Hint: delete the file, or name another one")
+            raise self.mismatch(changed)
         return _unpack(json.loads(metadata["state"]), tensors)
+
+    def mismatch(self, changed: list[str]) -> ModelMismatchError:
+        """The error for a checkpoint of another training, which differs in ``changed``."""
+        text = f"a checkpoint of another training, which differs in {', '.join(changed)}"
+        return ModelMismatchError(f"'{self.path}': {text}. Hint: delete the file, or name another one")
 
 
 def _pack(value: Any, tensors: dict[str, Tensor]) -> Any:

@@ -1,0 +1,91 @@
+"""Exponential moving averages of weights."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .._core import checks
+from .._core.errors import ModelMismatchError
+
+HALF = (torch.float16, torch.bfloat16)
+
+
+class EMA:
+    """An exponential moving average of a module's parameters; buffers are copied.
+
+    Averages of half precision are kept in float32, in ``wide``, as theirs would stand still: an update of less than
+    half a rounding step changes nothing. ``module`` has them rounded.
+
+    Args:
+        module: what is averaged; is not changed.
+        decay: in [0, 1), reached at once or, with ``warm_up``, as (1 + n) / (10 + n) after n updates.
+        warm_up: early averages forget the start sooner.
+
+    Raises:
+        TypeError, ValueError: decay out of range.
+
+    Example:
+        >>> import torch
+        >>> from probkernels.training import EMA
+        >>> net = torch.nn.Linear(1, 1, bias=False)
+        >>> torch.nn.init.constant_(net.weight, 1.0).item()
+        1.0
+        >>> ema = EMA(net, decay=0.9)
+        >>> torch.nn.init.constant_(net.weight, 2.0).item()
+        2.0
+        >>> ema.update(net)
+        >>> round(ema.module.weight.item(), 6)
+        1.1
+    """
+
+    def __init__(self, module: nn.Module, decay: float = 0.999, *, warm_up: bool = False) -> None:
+        checks.fraction("EMA", "decay", decay)
+        self.module = copy.deepcopy(module).eval().requires_grad_(False)
+        self.decay, self.warm_up, self.updates = decay, warm_up, 0
+        self.wide = {name: p.float() for name, p in self.module.named_parameters() if p.dtype in HALF}
+
+    @torch.no_grad()
+    def update(self, module: nn.Module) -> None:
+        """Moves the average towards ``module``, 1 - decay of the way."""
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates)) if self.warm_up else self.decay
+        self.updates += 1
+        for (name, mine), theirs in zip(self.module.named_parameters(), module.parameters(), strict=True):
+            if mine.dtype in HALF:
+                self.wide[name] = self._precise(name, mine).lerp_(theirs.detach().float(), 1 - decay)
+                mine.copy_(self.wide[name])
+            else:
+                mine.lerp_(theirs.detach(), 1 - decay)
+        for ours, other in zip(self.module.buffers(), module.buffers(), strict=True):
+            ours.copy_(other)
+
+    def _precise(self, name: str, rounded: Tensor) -> Tensor:
+        """The float32 average of a parameter; where something else was written to the module, that."""
+        kept = self.wide.get(name)
+        if kept is None:
+            return rounded.float()
+        kept = kept.to(rounded.device)
+        return torch.where(kept.to(rounded.dtype) == rounded, kept, rounded.float())
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that :meth:`load_state_dict` needs to go on with the same averages."""
+        return {"module": self.module.state_dict(), "wide": dict(self.wide), "updates": self.updates}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes over what :meth:`state_dict` gave.
+
+        Raises:
+            ModelMismatchError: it is of another module.
+        """
+        halves = {name for name, p in self.module.named_parameters() if p.dtype in HALF}
+        if set(state["wide"]) != halves:
+            theirs = sorted(state["wide"])[:3]
+            raise ModelMismatchError(
+                f"EMA: averages of another module: float32 ones of {theirs}, not {sorted(halves)[:3]}"
+            )
+        self.module.load_state_dict(state["module"])
+        self.wide = {name: t.detach().float().clone() for name, t in state["wide"].items()}
+        self.updates = state["updates"]
