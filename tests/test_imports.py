@@ -6,6 +6,7 @@ Imports inside functions and under ``TYPE_CHECKING`` count like all imports.
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -134,6 +135,21 @@ def test_no_room_imports_private_names_of_another() -> None:
         if room_of(imported) not in name.split("."):
             found.add((name, imported))
     assert found == PRIVATE
+
+
+def test_the_architecture_page_shows_the_import_graph() -> None:
+    """Its table has every room and exactly what the room imports; its drawing has them above one another."""
+    page = (ROOT / "docs/pages/architecture.md").read_text()
+    rows = [line.strip("| ").split("|") for line in page.splitlines() if line.startswith("| `")]
+    shown = {row[0].strip(" `"): set(re.findall(r"`(\w+)`", row[2])) if len(row) > 2 else set() for row in rows}
+    edges = graph(PACKAGE)
+    own = [room for room in ROOMS if room not in ("probkernels", "__main__")]
+    found = {room: {room_of(o) for n in edges if room_of(n) == room for o in edges[n]} for room in own}
+    assert shown == {room: others - {room, "probkernels"} for room, others in found.items()}
+    drawing = page.split("```text\n")[1].split("```")[0]
+    line_of = {word: i for i, line in enumerate(drawing.splitlines()) for word in line.split()}
+    assert {room for room in own if room not in line_of} == set()
+    assert all(line_of[room] <= line_of[other] for room in shown for other in shown[room])
 
 
 def write(folder: Path, files: dict[str, str]) -> Modules:
