@@ -129,19 +129,30 @@ class Walk {
                  v *= sum;
                  memcpy(to + b * node.above_width + j, &v, B);
                });
-    if constexpr (kLook) find_lost(node, m);
+    if constexpr (kLook)
+      for (int b = 0; b < kTile; ++b)
+        if (any_below(node.lost, m + b * node.above_width, node.above_width))
+          find_lost(node, b, m + b * node.above_width);
   }
 
-  // Marks images of which a sum is small though terms of it are not zero: some may have flushed.
-  __attribute__((noinline)) void find_lost(const Node<A>& node, const A* sums) {
-    for (int b = 0; b < kTile; ++b) {
-      const A* const e = tile_.data + node.e + b * node.width;
-      for (Int i = 0; i < node.above && !tile_.lost[b]; ++i) {
-        if (!(sums[b * node.above_width + i] < node.lost)) continue;
-        const A* const weight = node.up + i;
-        for (Int k = 0; k < node.states; ++k)
-          if (weight[k * node.above_width] > 0 && e[k] > 0) tile_.lost[b] = true;
-      }
+  PK_HD static bool any_below(A limit, const A* sums, Int width) {
+    Register most = {}, sum;
+    for (Int j = 0; j < width; j += W) {
+      memcpy(&sum, sums + j, B);
+      const Register below = limit - sum;
+      most = below > most ? below : most;
+    }
+    return max_register<A, B>(most) > 0;
+  }
+
+  // Marks an image of which a sum is small though terms of it are not zero: some may have flushed.
+  __attribute__((noinline)) void find_lost(const Node<A>& node, int b, const A* sums) {
+    const A* const e = tile_.data + node.e + b * node.width;
+    for (Int i = 0; i < node.above && !tile_.lost[b]; ++i) {
+      if (!(sums[i] < node.lost)) continue;
+      const A* const weight = node.up + i;
+      for (Int k = 0; k < node.states; ++k)
+        if (weight[k * node.above_width] > 0 && e[k] > 0) tile_.lost[b] = true;
     }
   }
 
