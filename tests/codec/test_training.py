@@ -85,7 +85,7 @@ def test_a_checkpoint_of_other_data_is_refused(tmp_path: Path) -> None:
     """Data of one shape, with one tree: without their digest the model would never have seen the second."""
     x = rows(200)
     train(x, latents=2, epochs=1, checkpoint=tmp_path / "run", progress=False)
-    with pytest.raises(ModelMismatchError, match=r"differs in x\. Hint: .*delete this one"):
+    with pytest.raises(ModelMismatchError, match=r"differs in x\. Hint: delete the file"):
         train(x[::-1], latents=2, epochs=1, checkpoint=tmp_path / "run", progress=False)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import ops as _ops  # noqa: F401 - registers them
 from .._core import backend
 from .._core.errors import BackendError
 from .._core.registry import OPS, Op

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .._core.registry import uncompiled
+
 
 class Source(NamedTuple):
     """Something that random numbers come from; its state compares and can be set again."""
@@ -22,6 +24,7 @@ class Source(NamedTuple):
     name: str = ""  # of slow ones
 
 
+@uncompiled
 def sources(model: nn.Module, device: torch.device) -> list[Source]:
     """Those of torch, Python and NumPy, and every generator that a module of ``model`` holds."""
     devices = {t.device for t in (*model.parameters(), *model.buffers())} | {device}

@@ -59,7 +59,7 @@ def _times(a: Scaled, b: Tensor, exponent: Tensor | None = None) -> Scaled:
     x, so_far = a.x * b, a.exponent if exponent is None else a.exponent + exponent
     mantissa, more = torch.frexp(x.detach())
     more = torch.where((mantissa == 0) | ~mantissa.isfinite(), 0, more)
-    return Scaled(x / _power(more, x), so_far + more)
+    return Scaled(x / _power(more, x), so_far + more.long())
 
 
 def _power(exponent: Tensor, like: Tensor) -> Tensor:
@@ -73,7 +73,7 @@ def _send(e: Scaled, matrix: Tensor) -> tuple[Scaled, Tensor]:
     over those (B, O, K)."""
     reached = (matrix > 0) & (e.x != 0)[:, None]
     none = torch.iinfo(e.exponent.dtype).min
-    exponent = torch.where(reached, e.exponent[:, None] + torch.frexp(matrix.detach())[1], none).amax(2)
+    exponent = torch.where(reached, e.exponent[:, None] + torch.frexp(matrix.detach())[1].long(), none).amax(2)
     exponent = torch.where(exponent == none, 0, exponent)
     relative = _power(e.exponent[:, None] - exponent[:, :, None], e.x)
     relative = torch.where((e.x != 0)[:, None], relative, torch.ones_like(relative))  # zero, whatever its exponent
@@ -85,7 +85,7 @@ def _upward(weights: Tensor, leaves: Tensor, codes: Tensor, rows: list[Row]) -> 
     what one factor makes small, another may restore."""
     batch = codes.shape[1]
     ones = [weights.new_ones(batch, row.states) for row in rows]
-    products = [Scaled(one, one.new_zeros(one.shape, dtype=torch.int32)) for one in ones]
+    products = [Scaled(one, one.new_zeros(one.shape, dtype=torch.int64)) for one in ones]
     sent, matrices, relative = [*products], [weights[:0]] * len(rows), [weights[:0]] * len(rows)
     for n, row in reversed(list(enumerate(rows))):
         above = rows[row.parent].states if n else 1
