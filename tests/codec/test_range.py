@@ -30,4 +30,4 @@ def test_rows_of_a_hub_come_back(ones: int) -> None:
     assert np.array_equal(codec.decompress(codec.compress(x, lanes=1)), x)
     coded = sum(map(len, encode(codec.program, torch.from_numpy(x), len(x), 1)))  # a file would hold DEFLATE's bytes
     least = -circuit.log_prob(torch.from_numpy(x[:1]).long()).item() / np.log(2) * len(x)
-    assert least < 8 * coded < 6 * least  # what forgetting costs here
+    assert 0.9 * least < 8 * coded < 6 * least  # what forgetting costs here

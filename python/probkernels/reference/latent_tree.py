@@ -31,7 +31,7 @@ class Scaled(NamedTuple):
     """Numbers >= 0 of any size: ``x * 2**exponent``, with an exponent, no part of any derivative, for every entry."""
 
     x: Tensor
-    exponent: Tensor
+    exponent: Tensor  # whole numbers in float64
 
 
 class Messages(NamedTuple):
@@ -55,11 +55,17 @@ def _table(flat: Tensor, offset: int, *shape: int) -> Tensor:
 
 
 def _times(a: Scaled, b: Tensor, exponent: Tensor | None = None) -> Scaled:
-    """The product with ``b * 2**exponent``, each entry in [1/2, 1) again; zeros stay."""
+    """The product with ``b * 2**exponent``, each entry about 1 again; zeros stay."""
     x, so_far = a.x * b, a.exponent if exponent is None else a.exponent + exponent
-    mantissa, more = torch.frexp(x.detach())
-    more = torch.where((mantissa == 0) | ~mantissa.isfinite(), 0, more)
-    return Scaled(x / _power(more, x), so_far + more.long())
+    more = _exponent(x)
+    return Scaled(x / _power(more, x), so_far + more)
+
+
+def _exponent(x: Tensor) -> Tensor:
+    """The whole number next to log2 |x|, in float64; 0 for zeros and numbers that are not finite."""
+    x = x.detach()
+    plain = (x != 0) & x.isfinite()
+    return torch.where(plain, x.abs(), torch.ones_like(x)).double().log2().round()
 
 
 def _power(exponent: Tensor, like: Tensor) -> Tensor:
@@ -72,9 +78,8 @@ def _send(e: Scaled, matrix: Tensor) -> tuple[Scaled, Tensor]:
     """e (B, K), matrix (O, K) -> sums (B, O), each with the exponent of its largest term, and 2 to the exponents of e
     over those (B, O, K)."""
     reached = (matrix > 0) & (e.x != 0)[:, None]
-    none = torch.iinfo(e.exponent.dtype).min
-    exponent = torch.where(reached, e.exponent[:, None] + torch.frexp(matrix.detach())[1].long(), none).amax(2)
-    exponent = torch.where(exponent == none, 0, exponent)
+    exponent = torch.where(reached, e.exponent[:, None] + _exponent(matrix), -torch.inf).amax(2)
+    exponent = torch.where(exponent.isfinite(), exponent, 0.0)
     relative = _power(e.exponent[:, None] - exponent[:, :, None], e.x)
     relative = torch.where((e.x != 0)[:, None], relative, torch.ones_like(relative))  # zero, whatever its exponent
     return Scaled((relative * e.x[:, None] * matrix).sum(2), exponent), relative
@@ -85,7 +90,7 @@ def _upward(weights: Tensor, leaves: Tensor, codes: Tensor, rows: list[Row]) -> 
     what one factor makes small, another may restore."""
     batch = codes.shape[1]
     ones = [weights.new_ones(batch, row.states) for row in rows]
-    products = [Scaled(one, one.new_zeros(one.shape, dtype=torch.int64)) for one in ones]
+    products = [Scaled(one, one.new_zeros(one.shape, dtype=torch.float64)) for one in ones]
     sent, matrices, relative = [*products], [weights[:0]] * len(rows), [weights[:0]] * len(rows)
     for n, row in reversed(list(enumerate(rows))):
         above = rows[row.parent].states if n else 1
