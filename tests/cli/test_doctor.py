@@ -72,8 +72,8 @@ def test_environment_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_wrong_kernel_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     right = FWD.kernels["cpu"]
 
-    def wrong(*args: Any) -> tuple[Tensor, ...]:
-        y, mean_sq, *rest = right(*args)
+    def wrong(*args: Any, **how: Any) -> tuple[Tensor, ...]:
+        y, mean_sq, *rest = right(*args, **how)
         return y, mean_sq * 1.01, *rest
 
     monkeypatch.setitem(FWD.kernels, "cpu", wrong)

@@ -92,6 +92,8 @@ class Op:
             changes arguments in place, as its schema says by ``Tensor(a!)``, never is: it returns nothing, and refuses
             to change a tensor that requires grad while grad mode is on.
         family: the basename of the op's files, if it is not the op's name.
+        direct: keyword arguments of kernels for eager calls without a gradient, which nothing else can see: there a
+            kernel may give an argument back where it otherwise copies.
     """
 
     def __init__(
@@ -110,10 +112,12 @@ class Op:
         differentiable: bool = True,
         dtypes: Sequence[torch.dtype] = (torch.float32, torch.float64, torch.float16, torch.bfloat16),
         family: str | None = None,
+        direct: dict[str, Any] | None = None,
     ) -> None:
         self.name, self.family, self.dtypes = name, family or name, tuple(dtypes)
         self.reference, self.examples, self.forward_mode = reference, examples, forward_mode or reference
-        self.kernels = {**kernels, "reference": lambda _, *args: reference(*args)}
+        self.kernels = {**kernels, "reference": lambda _, *args, **how: reference(*args)}
+        self.direct = direct or {}
         LIBRARY.define(name + signature, tags=(torch.Tag.pt2_compliant_tag,))
         for key in ("CPU", "CUDA"):
             LIBRARY.impl(name, self._run, key)
@@ -143,7 +147,7 @@ class Op:
                 found.append(arg)
         return found
 
-    def _run(self, *args: Any) -> Any:
+    def _run(self, *args: Any, **how: Any) -> Any:
         x = args[self.tensor_args[0]]
         if type(x) is list:
             x = next((t for t in x if t.numel()), EMPTY)
@@ -151,7 +155,7 @@ class Op:
             return self.reference(*args)  # no address to give to a kernel, and nothing to do
         key = self.name, "cuda" if x.is_cuda else "cpu", x.dtype
         chosen = backend.CHOSEN.get(key) or backend.choose(self, *key[1:])
-        output = self.kernels[chosen.kind](chosen, *args)
+        output = self.kernels[chosen.kind](chosen, *args, **how)
         if self.mutated and chosen.kind != "reference":  # as torch's own in-place ops do
             torch.autograd.graph.increment_version(
                 [t for t in self.tensors(args, self.mutated) if not t.is_inference()]
@@ -226,7 +230,7 @@ class Op:
                 with torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True), below_autograd():
                     output = self.op(*args)
             else:
-                output = call(*args)
+                output = run(args, {})  # what setup saves may be copies
             checked_setup(ctx, args, output)
             return output
 
@@ -249,6 +253,9 @@ class Op:
         LIBRARY.impl(self.name, autograd_kernel, "Autograd")
 
         def call(*args: Any) -> Any:
+            return run(args, self.direct)
+
+        def run(args: tuple[Any, ...], how: dict[str, Any]) -> Any:
             if torch.compiler.is_compiling() or transforms_active() or forward_ad._current_level >= 0:
                 return self.op(*args)
             plain, recording = True, torch.is_grad_enabled()
@@ -260,7 +267,7 @@ class Op:
                     plain = plain and type(arg) in PLAIN_TYPES
             x = args[self.tensor_args[0]]
             if plain and (x.is_cpu or x.is_cuda) and nobody_watches():
-                return self._run(*args)  # spares the dispatcher, half of a small call's time
+                return self._run(*args, **how)  # spares the dispatcher, half of a small call's time
             with below_autograd():
                 return self.op(*args)
 

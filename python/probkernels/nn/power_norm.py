@@ -142,7 +142,10 @@ class PowerNorm(MeanSquareNorm):
         batch = self._batch_mean_sq(x, mask) if self._warming_up else None
         if not torch.is_grad_enabled():
             y, mean_sq, psi2, _ = self._normalize(x, mask, self._denominator(batch, self.iters + 1), None)
-            self._remember(_Call(psi2, None if torch.compiler.is_compiling() else self.running_nu.clone(), mean_sq))
+            if torch.compiler.is_compiling():
+                self._remember(_Call(psi2, None, mean_sq))
+            else:
+                self._remember(_Call(psi2.clone(), self.running_nu.clone(), mean_sq))
             return y
         self._refuse_transforms()
         self._count()

@@ -52,6 +52,9 @@ def _stats_kernel(run: Backend, x: Tensor, pad_mask: Tensor | None, groups: int,
     return mean_sq
 
 
+NONE = {dtype: torch.empty(0, dtype=dtype, device="cpu") for dtype in checks.FLOATS}  # what stands for no nu
+
+
 def _fwd_kernel(
     run: Backend,
     x: Tensor,
@@ -63,10 +66,15 @@ def _fwd_kernel(
     groups: int,
     eps: float,
     *_: bool,
+    copies: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     x, vectors = x.contiguous(), accumulating(x, weight, bias, psi2)
     y, mean_sq = torch.empty_like(x), torch.empty_like(vectors[-1])
     _launch(run, "fwd", [x, *vectors, pad_mask, y, mean_sq], groups, eps)
+    if not copies:
+        if nu is None:
+            nu = NONE[psi2.dtype] if psi2.is_cpu else psi2.new_empty(0)
+        return y, mean_sq, psi2, nu
     return y, mean_sq, psi2.clone(), psi2.new_empty(0) if nu is None else nu.clone()
 
 
@@ -207,6 +215,7 @@ FWD = Op(
     forward_mode=_fwd_forward_mode,
     constant={"psi2": "PowerNorm treats the running mean square as a constant; power_norm_v differentiates it"},
     examples=_fwd_examples,
+    direct={"copies": False},
 )
 
 V_BWD = Op(
