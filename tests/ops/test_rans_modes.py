@@ -93,7 +93,8 @@ def test_every_lookup_finds_the_same_symbols(on: torch.device, monkeypatch: pyte
 
 def test_a_lookup_is_bounded() -> None:
     assert _rans.lookup_bits(1, 256, 10**5, 16) == 11 and _rans.lookup_bits(256, 256, 98_304, 16) == 8
-    for tables, k, symbols in ((10**6, 256, 10**9), (100_000, 16, 100_000), (1, 1 << 16, 10**9), (1, 16, 5)):
+    never = (10**6, 256, 10**9), (100_000, 16, 100_000), (1, 1 << 16, 10**9), (1, 16, 5), (2, 1, 1), (10**9, 1, 10**6)
+    for tables, k, symbols in never:
         assert _rans.lookup_bits(tables, k, symbols, 16) == -1
 
 

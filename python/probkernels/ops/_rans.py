@@ -66,9 +66,9 @@ def lookup_bits(tables: int, k: int, symbols: int, precision: int) -> int:
     """The binary logarithm of a lookup's entries for each of ``tables`` distributions; -1 where none pays."""
     bits = min(precision, MOST_LOOKUP_BITS, k.bit_length() + 2)
     while tables << bits > min(MOST_LOOKUP, symbols):
-        bits -= 1
-        if 1 << bits < k:  # most entries would have several symbols
+        if not bits or 1 << (bits - 1) < k:  # most entries would have several symbols
             return -1
+        bits -= 1
     return bits if k < 1 << 16 else -1
 
 
