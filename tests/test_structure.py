@@ -76,7 +76,8 @@ def test_a_missing_twin_and_a_stray_are_found(tmp_path: Path) -> None:
 
 LAYERS = (
     ("_C",),
-    ("_core", "reference", "triton_kernels"),
+    ("_core",),
+    ("reference", "triton_kernels"),
     ("ops",),
     ("sparse",),
     ("training",),

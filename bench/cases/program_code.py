@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from probkernels._core.formats.streams import packed
 from probkernels.circuits import Categorical, Circuit, hclt_graph
 from probkernels.codec import Program
 from probkernels.ops import program_decode, program_encode
@@ -56,9 +57,7 @@ def _ours(inputs: Inputs, params: Params) -> Task:
     def encode() -> tuple[Tensor, Tensor]:
         return program_encode(*model, codes, registers, each, LANES)
 
-    payload, sizes = encode()
-    joined = torch.cat([row[:size] for row, size in zip(payload, sizes.tolist(), strict=True)])
-    offsets = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
+    joined, offsets = packed(*encode())
     starts = torch.arange(0, len(codes) + 1, each, device=codes.device)
 
     def decode() -> Tensor:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from probkernels._core.formats.bitmap import pack
 from probkernels.ops import Selection
-from probkernels.reference.selection import pack
 from torch import Tensor
 
 from ..case import Case, Inputs, Params, Provider, Result, Run, Task, Verdict

@@ -11,9 +11,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from probkernels import use_backend
+from probkernels._core.formats.bitmap import pack
 from probkernels.ops.magnitude_select import HISTOGRAM, SELECT
 from probkernels.reference.magnitude_select import levels
-from probkernels.reference.selection import pack
 from torch import Tensor
 
 from tests.ops.test_selection import DTYPES, SIZES

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from .._core import checks
 from .._core.errors import CorruptStreamError, message
+from .._core.formats.instructions import COLUMNS, Code
 from ..circuits import Circuit, find_vtree
 from ..circuits.inputs import Inputs, TableInputs
 from ..circuits.nodes import by_input, by_sum
-from ..reference.program_code import COLUMNS, Code
 from ._compile import LEAST_WEIGHT, MOST_UNITS, Compiler, integer_table, room
 
 Four = tuple[Tensor, Tensor, Tensor, Tensor]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .._core.backend import Backend
+from .._core.formats.streams import LOWER, packed
 from .._core.native import DTYPE_CODE
 from .._core.registry import Op
 from ..reference import rans as reference
@@ -187,26 +188,21 @@ def _encode_pmf_examples(device: torch.device, dtype: torch.dtype) -> list[tuple
     return [(symbols, pmf, 8), (symbols, pmf.double().repeat(2, 1, 1), 8)]
 
 
-def _joined(payload: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
-    joined = torch.cat([row[:size] for row, size in zip(payload, sizes.tolist(), strict=True)])
-    return joined, torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
-
-
 def _decode_examples(device: torch.device, dtype: torch.dtype) -> list[tuple[Any, ...]]:
     """What was encoded, with one distribution and with a table."""
     given = [_encode_examples(device, dtype)[i] for i in (0, 3)]
-    return [(*_joined(*reference.rans_encode(*args)), args[1], args[2], 6, args[3]) for args in given]
+    return [(*packed(*reference.rans_encode(*args)), args[1], args[2], 6, args[3]) for args in given]
 
 
 def _decode_pmf_examples(device: torch.device, dtype: torch.dtype) -> list[tuple[Any, ...]]:
     """What was encoded."""
     given = _encode_pmf_examples(device, dtype)
-    return [(*_joined(*reference.rans_encode_pmf(*args)), args[1], 6, args[2]) for args in given]
+    return [(*packed(*reference.rans_encode_pmf(*args)), args[1], 6, args[2]) for args in given]
 
 
 def _push_examples(device: torch.device, dtype: torch.dtype) -> list[tuple[Any, ...]]:
     """On a state that is nearly full, and on an empty one."""
-    states = torch.tensor([reference.LOWER, -5], device=device)
+    states = torch.tensor([LOWER, -5], device=device)
     return [(symbols, cdf, index, states, bits) for symbols, cdf, index, bits in _encode_examples(device, dtype)]
 
 

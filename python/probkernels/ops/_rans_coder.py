@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .._core import checks
 from .._core.errors import CorruptStreamError, message
-from ..reference.rans import LOWER
+from .._core.formats.streams import LOWER
 from ._rans import POP, PUSH
 from .rans import PRECISION, as_index, check_cdf, check_index, check_precision, refuse_damage, refuse_symbols
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from .._core import checks
 from .._core.backend import Backend
 from .._core.errors import message
+from .._core.formats.streams import packed
 from .._core.registry import Op
 from ..reference import adaptive_code as reference
 
@@ -57,9 +58,7 @@ def _encode_examples(device: torch.device, dtype: torch.dtype) -> list[tuple[Any
 def _decode_examples(device: torch.device, dtype: torch.dtype) -> list[tuple[Any, ...]]:
     """What was encoded."""
     data = (torch.arange(23, device=device) % 5).to(torch.uint8)
-    payload, sizes = reference.adaptive_encode(data, 10, 1)
-    joined = torch.cat([row[:size] for row, size in zip(payload, sizes.tolist(), strict=True)])
-    offsets = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
+    joined, offsets = packed(*reference.adaptive_encode(data, 10, 1))
     return [(joined, offsets, torch.tensor([0, 10, 20, 23], device=device), 1, 23)]
 
 

@@ -10,10 +10,10 @@ from torch import Tensor
 from .._core import checks
 from .._core.backend import Backend
 from .._core.errors import message
+from .._core.formats.bitmap import BLOCK, WORD
 from .._core.native import DTYPE_CODE
 from .._core.registry import Op
 from ..reference import magnitude_select as reference
-from ..reference.selection import BLOCK, WORD
 from .selection import KINDS, LARGEST, Selection
 
 WORD_MASK = 2**64 - 1

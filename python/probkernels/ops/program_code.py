@@ -12,6 +12,7 @@ from torch import Tensor
 from .._core import checks
 from .._core.backend import Backend
 from .._core.errors import message
+from .._core.formats.streams import packed
 from .._core.registry import Op
 from ..reference import program_code as reference
 
@@ -104,9 +105,7 @@ def _encode_examples(device: torch.device, dtype: torch.dtype) -> list[tuple[Any
 def _decode_examples(device: torch.device, dtype: torch.dtype) -> list[tuple[Any, ...]]:
     """What was encoded."""
     model, codes = _tiny(device), _codes(device)
-    payload, sizes = reference.program_encode(*model, codes, 5, 4, 2)
-    joined = torch.cat([row[:size] for row, size in zip(payload, sizes.tolist(), strict=True)])
-    offsets = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
+    joined, offsets = packed(*reference.program_encode(*model, codes, 5, 4, 2))
     starts = torch.tensor([0, 4, 8, 9], device=device)
     return [(*model, joined, offsets, starts, 5, 2, 9)]
 

@@ -12,10 +12,10 @@ from torch import Tensor
 from .._core import checks
 from .._core.backend import Backend, unless_forced
 from .._core.errors import message
+from .._core.formats.bitmap import pack
 from .._core.native import DTYPE_CODE, accumulation_dtype
 from .._core.registry import Op
 from ..reference import sampled_matmul as reference
-from ..reference.selection import pack
 from .selection import Selection
 
 KINDS = ("cpu", "triton", "cuda")  # on a GPU bitmaps go to Triton; for index lists see _kernel
