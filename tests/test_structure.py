@@ -6,6 +6,7 @@ import ast
 import doctest
 import importlib
 import inspect
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -187,6 +188,26 @@ def test_private_torch_names_are_found(tmp_path: Path) -> None:
     path = tmp_path / "module.py"
     path.write_text("from torch._functorch import vmap\nfrom torch import nn\ntorch.autograd.__name__, torch.a._b(x)\n")
     assert private_torch_names(path) == ["torch._functorch.vmap", "torch.a._b"]
+
+
+# --- one place for what every room needs: checks, digests, files that are replaced ---
+
+ONE_PLACE = {
+    re.compile(r"isinstance\((\w+), bool\) or not isinstance\(\1, int\)"): {
+        "_core.checks",
+        "circuits.graph",
+        "circuits.queries",
+    },
+    re.compile(r"\bhashlib\b"): {"_core.digests"},
+    re.compile(r"\bos\.(replace|rename)\("): {"_core.outputs"},
+}
+
+
+@pytest.mark.parametrize("pattern", ONE_PLACE)
+def test_shared_helpers_are_not_written_again(pattern: re.Pattern[str]) -> None:
+    """The exceptions are a file's parser, whose errors name no argument, and a list of which all are checked."""
+    found = {name.removeprefix("probkernels.") for name, path in MODULES.items() if pattern.search(path.read_text())}
+    assert found == ONE_PLACE[pattern]
 
 
 # --- sizes ---

@@ -91,10 +91,7 @@ def _check(op: str, name: str, data: object, order: object) -> None:
         raise TypeError(message(op, name, "a uint8 tensor", checks.describe(data)))
     if data.dim() != 1:
         raise ValueError(message(op, name, "shape (N,)", f"shape {tuple(data.shape)}"))
-    if isinstance(order, bool) or not isinstance(order, int):
-        raise TypeError(message(op, "order", "a whole number", checks.describe(order)))
-    if not 0 <= order <= MOST_ORDER:
-        raise ValueError(message(op, "order", f"0 to {MOST_ORDER}", repr(order)))
+    checks.integer(op, "order", order, 0, MOST_ORDER)
 
 
 def adaptive_encode(data: Tensor, each: int, order: int) -> tuple[Tensor, Tensor]:
@@ -124,10 +121,7 @@ def adaptive_encode(data: Tensor, each: int, order: int) -> tuple[Tensor, Tensor
         True
     """
     _check("adaptive_encode", "data", data, order)
-    if isinstance(each, bool) or not isinstance(each, int):
-        raise TypeError(message("adaptive_encode", "each", "a whole number", checks.describe(each)))
-    if each < 1:
-        raise ValueError(message("adaptive_encode", "each", "a number >= 1", repr(each)))
+    checks.integer("adaptive_encode", "each", each)
     return ENCODE.call(data, each, order)
 
 

@@ -177,8 +177,5 @@ def leaf_histogram(codes: Tensor, values: Tensor, categories: int) -> Tensor:
         got = f"shape {tuple(values.shape)}"
         raise ValueError(message("leaf_histogram", "values", "shape (variables, units, batch)", got))
     _check_codes("leaf_histogram", codes, values.shape[0], values.shape[2], values, "values")
-    if not isinstance(categories, int) or isinstance(categories, bool):
-        raise TypeError(message("leaf_histogram", "categories", "an int", checks.describe(categories)))
-    if categories < 1:
-        raise ValueError(message("leaf_histogram", "categories", "at least 1", str(categories)))
+    checks.integer("leaf_histogram", "categories", categories)
     return HISTOGRAM.call(values, codes, categories)

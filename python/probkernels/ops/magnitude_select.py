@@ -188,8 +188,7 @@ def magnitude_kth(
     """
     for tensor in tensors:
         checks.float_tensor("magnitude_kth", "tensors", tensor)
-    if not isinstance(k, int) or isinstance(k, bool):
-        raise TypeError(message("magnitude_kth", "k", "an int", repr(k)))
+    checks.integer("magnitude_kth", "k", k, -(2**63))  # its range depends on the histogram
     wide = torch.float64 if any(t.dtype is torch.float64 for t in tensors) else torch.float32
     count, prefix = reference.levels(wide), 0
     for level in range(count):

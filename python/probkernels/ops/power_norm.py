@@ -283,10 +283,9 @@ def check_groups(op: str, features: int, num_groups: int | None) -> int:
     """The kernels' ``groups``: 0 for None, else a divisor of ``features``."""
     if num_groups is None:
         return 0
-    if not isinstance(num_groups, int) or isinstance(num_groups, bool):
-        raise TypeError(message(op, "num_groups", "an int or None", repr(num_groups)))
-    if num_groups < 1 or features % num_groups:
-        expected = f"a divisor of the {features} features"
+    expected = f"a divisor of the {features} features"
+    checks.integer(op, "num_groups", num_groups, wanted=f"{expected}, or None")
+    if features % num_groups:
         raise ValueError(message(op, "num_groups", expected, repr(num_groups), "None turns group scaling off"))
     return num_groups
 

@@ -136,13 +136,6 @@ DECODE = Op(
 )
 
 
-def _check_count(op: str, name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(message(op, name, "a whole number", checks.describe(value)))
-    if value < 1:
-        raise ValueError(message(op, name, "a number >= 1", repr(value)))
-
-
 def _check_model(op: str, tensors: Sequence[Tensor], like: Tensor, name: str) -> None:
     names = ("code", "weights", "tables", "variables")
     dtypes = (torch.int32, torch.float32, torch.int16, torch.int64)
@@ -199,7 +192,7 @@ def program_encode(
         expected = f"shape (N, {len(variables)})"
         raise ValueError(message("program_encode", "codes", expected, f"shape {tuple(codes.shape)}"))
     for name, value in (("registers", registers), ("each", each), ("lanes", lanes)):
-        _check_count("program_encode", name, value)
+        checks.integer("program_encode", name, value)
     return ENCODE.call(code, weights, tables, variables, codes, registers, each, lanes)
 
 
@@ -252,7 +245,7 @@ def program_decode(
         raise TypeError(message("program_decode", "payload", "a uint8 tensor", checks.describe(payload)))
     _check_model("program_decode", (code, weights, tables, variables), payload, "payload")
     for name, value in (("registers", registers), ("lanes", lanes)):
-        _check_count("program_decode", name, value)
+        checks.integer("program_decode", name, value)
     for name, tensor, most in (("offsets", offsets, payload.numel()), ("starts", starts, rows)):
         if not isinstance(tensor, Tensor) or tensor.dtype is not torch.int64:
             raise TypeError(message("program_decode", name, "an int64 tensor", checks.describe(tensor)))

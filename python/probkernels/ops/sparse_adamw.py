@@ -222,8 +222,7 @@ def _check_rule(steps: Sequence[int], lr: float, betas: tuple[float, float], eps
         checks.fraction(NAME, f"betas[{k}]", beta)
     checks.positive(NAME, "eps", eps)
     for k, step in enumerate(steps):
-        if not isinstance(step, int) or step < 1:
-            raise ValueError(message(NAME, f"steps[{k}]", "a positive int, 1 at the first step", repr(step)))
+        checks.integer(NAME, f"steps[{k}]", step, wanted="a positive int, 1 at the first step")
 
 
 def sparse_adamw_(
