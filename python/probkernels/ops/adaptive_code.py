@@ -11,8 +11,8 @@ from .._core import checks
 from .._core.backend import Backend
 from .._core.errors import message
 from .._core.formats.streams import packed
-from .._core.registry import Op
 from ..reference import adaptive_code as reference
+from ._coding import check_streams, coding_op
 
 MOST_ORDER = 7
 
@@ -62,27 +62,23 @@ def _decode_examples(device: torch.device, dtype: torch.dtype) -> list[tuple[Any
     return [(joined, offsets, torch.tensor([0, 10, 20, 23], device=device), 1, 23)]
 
 
-ENCODE = Op(
-    "adaptive_encode",
+ENCODE = coding_op(
     "(Tensor data, int each, int order) -> (Tensor, Tensor)",
+    reference.adaptive_encode,
+    _encode,
+    _encode_fake,
+    _encode_examples,
     family="adaptive_code",
-    reference=reference.adaptive_encode,
-    kernels=dict.fromkeys(("cpu", "cuda"), _encode),
-    fake=_encode_fake,
-    examples=_encode_examples,
     dtypes=(torch.uint8,),
-    differentiable=False,
 )
-DECODE = Op(
-    "adaptive_decode",
+DECODE = coding_op(
     "(Tensor payload, Tensor offsets, Tensor starts, int order, int n) -> (Tensor, Tensor)",
+    reference.adaptive_decode,
+    _decode,
+    _decode_fake,
+    _decode_examples,
     family="adaptive_code",
-    reference=reference.adaptive_decode,
-    kernels=dict.fromkeys(("cpu", "cuda"), _decode),
-    fake=_decode_fake,
-    examples=_decode_examples,
     dtypes=(torch.uint8,),
-    differentiable=False,
 )
 
 
@@ -156,11 +152,5 @@ def adaptive_decode(payload: Tensor, offsets: Tensor, starts: Tensor, order: int
         b'abracadabra'
     """
     _check("adaptive_decode", "payload", payload, order)
-    for name, tensor, most in (("offsets", offsets, payload.numel()), ("starts", starts, n)):
-        if not isinstance(tensor, Tensor) or tensor.dtype is not torch.int64:
-            raise TypeError(message("adaptive_decode", name, "an int64 tensor", checks.describe(tensor)))
-        if tensor.dim() != 1 or len(tensor) < 1 or tensor.shape != starts.shape:
-            raise ValueError(message("adaptive_decode", name, "shape (chunks + 1,)", f"shape {tuple(tensor.shape)}"))
-        if got := checks.not_rising(tensor, most, int(name == "starts")):
-            raise ValueError(message("adaptive_decode", name, f"rising numbers from 0 to {most}", got))
+    check_streams("adaptive_decode", payload, offsets, starts, n)
     return DECODE.call(payload, offsets, starts, order, n)

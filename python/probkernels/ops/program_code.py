@@ -13,8 +13,8 @@ from .._core import checks
 from .._core.backend import Backend
 from .._core.errors import message
 from .._core.formats.streams import packed
-from .._core.registry import Op
 from ..reference import program_code as reference
+from ._coding import check_streams, coding_op
 
 
 def _sizes(codes: Tensor, each: int, lanes: int) -> tuple[int, int]:
@@ -110,29 +110,25 @@ def _decode_examples(device: torch.device, dtype: torch.dtype) -> list[tuple[Any
     return [(*model, joined, offsets, starts, 5, 2, 9)]
 
 
-ENCODE = Op(
-    "program_encode",
+ENCODE = coding_op(
     "(Tensor code, Tensor weights, Tensor tables, Tensor variables, Tensor codes, int registers, int each, int lanes)"
     " -> (Tensor, Tensor)",
+    reference.program_encode,
+    _encode,
+    _encode_fake,
+    _encode_examples,
     family="program_code",
-    reference=reference.program_encode,
-    kernels=dict.fromkeys(("cpu", "cuda"), _encode),
-    fake=_encode_fake,
-    examples=_encode_examples,
     dtypes=(torch.int32,),
-    differentiable=False,
 )
-DECODE = Op(
-    "program_decode",
+DECODE = coding_op(
     "(Tensor code, Tensor weights, Tensor tables, Tensor variables, Tensor payload, Tensor offsets, Tensor starts,"
     " int registers, int lanes, int rows) -> (Tensor, Tensor)",
+    reference.program_decode,
+    _decode,
+    _decode_fake,
+    _decode_examples,
     family="program_code",
-    reference=reference.program_decode,
-    kernels=dict.fromkeys(("cpu", "cuda"), _decode),
-    fake=_decode_fake,
-    examples=_decode_examples,
     dtypes=(torch.int32,),
-    differentiable=False,
 )
 
 
@@ -246,11 +242,5 @@ def program_decode(
     _check_model("program_decode", (code, weights, tables, variables), payload, "payload")
     for name, value in (("registers", registers), ("lanes", lanes)):
         checks.integer("program_decode", name, value)
-    for name, tensor, most in (("offsets", offsets, payload.numel()), ("starts", starts, rows)):
-        if not isinstance(tensor, Tensor) or tensor.dtype is not torch.int64:
-            raise TypeError(message("program_decode", name, "an int64 tensor", checks.describe(tensor)))
-        if tensor.shape != starts.shape or tensor.dim() != 1 or len(tensor) < 1:
-            raise ValueError(message("program_decode", name, "shape (chunks + 1,)", f"shape {tuple(tensor.shape)}"))
-        if got := checks.not_rising(tensor, most, int(name == "starts")):
-            raise ValueError(message("program_decode", name, f"rising numbers from 0 to {most}", got))
+    check_streams("program_decode", payload, offsets, starts, rows)
     return DECODE.call(code, weights, tables, variables, payload, offsets, starts, registers, lanes, rows)
