@@ -7,6 +7,7 @@ import doctest
 import importlib
 import inspect
 import re
+import runpy
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -280,3 +281,19 @@ def test_examples_run(name: str) -> None:
 
 def test_the_package_names_what_it_exports() -> None:
     assert [name for name in probkernels.__all__ if not hasattr(probkernels, name)] == []
+
+
+# --- what lists the ops ---
+
+
+def test_lists_of_ops_are_those_of_their_files() -> None:
+    lists = runpy.run_path(str(ROOT / "docs/lists.py"))["lists"]()
+    old = [str(path.relative_to(ROOT)) for path, text in lists.items() if path.read_text() != text]
+    assert old == [], "run: python docs/lists.py"
+    assert len(lists) == 2
+
+
+def test_every_family_shows_something() -> None:
+    """What a file of an op keeps to itself, nobody can call."""
+    homes = {value.__module__.rpartition(".")[2] for name, value in PUBLIC.items() if name.startswith("ops.")}
+    assert {op.family for op in OPS.values()} - homes == set()

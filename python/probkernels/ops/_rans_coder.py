@@ -13,6 +13,8 @@ from .._core.formats.streams import LOWER
 from ._rans import POP, PUSH
 from .rans import PRECISION, as_index, check_cdf, check_index, check_precision, refuse_damage, refuse_symbols
 
+__all__ = ["RansCoder"]
+
 
 class RansCoder:
     """Stacks of symbols, one for each of B rows: what is pushed last is popped first, with any distribution each time.

@@ -14,6 +14,8 @@ from .._core.formats.streams import packed
 from ..reference import adaptive_code as reference
 from ._coding import check_streams, coding_op
 
+__all__ = ["adaptive_decode", "adaptive_encode"]
+
 MOST_ORDER = 7
 
 

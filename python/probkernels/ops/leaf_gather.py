@@ -14,6 +14,8 @@ from .._core.native import DTYPE_CODE
 from .._core.registry import Op
 from ..reference import leaf_gather as reference
 
+__all__ = ["leaf_gather", "leaf_histogram"]
+
 KINDS = ("cpu", "cuda")
 DTYPES = (torch.float32, torch.float64)
 

@@ -16,6 +16,8 @@ from .._core.registry import Op
 from ..reference import magnitude_select as reference
 from .selection import KINDS, LARGEST, Selection
 
+__all__ = ["magnitude_histogram", "magnitude_kth", "magnitude_select"]
+
 WORD_MASK = 2**64 - 1
 
 # --- kernels: w (...) is seen as N entries ---

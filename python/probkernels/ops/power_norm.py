@@ -17,6 +17,8 @@ from ..reference import power_norm as reference
 from ._power_norm_examples import examples as _examples
 from ._power_norm_examples import fwd_examples as _fwd_examples
 
+__all__ = ["power_norm", "power_norm_v"]
+
 KINDS = ("cpu", "triton", "cuda")  # Triton first on a GPU: one pass over dense tiles is what it does best
 
 # --- kernels: x (..., C) is seen as N rows of C features; per-feature tensors are of the accumulation dtype ---

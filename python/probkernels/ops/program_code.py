@@ -16,6 +16,8 @@ from .._core.formats.streams import packed
 from ..reference import program_code as reference
 from ._coding import check_streams, coding_op
 
+__all__ = ["program_decode", "program_encode"]
+
 
 def _sizes(codes: Tensor, each: int, lanes: int) -> tuple[int, int]:
     """How many chunks, and the most bytes of one."""

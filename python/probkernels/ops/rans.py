@@ -10,6 +10,8 @@ from .._core import checks
 from .._core.errors import CorruptStreamError, message
 from ._rans import DECODE, DECODE_PMF, ENCODE, ENCODE_PMF, QUANTIZE
 
+__all__ = ["quantize_cdf", "rans_decode", "rans_decode_pmf", "rans_encode", "rans_encode_pmf"]
+
 PRECISION = 16
 MOST_PRECISION = 24
 WHY = {

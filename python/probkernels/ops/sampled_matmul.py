@@ -18,6 +18,8 @@ from .._core.registry import Op
 from ..reference import sampled_matmul as reference
 from .selection import Selection
 
+__all__ = ["sampled_conv", "sampled_matmul"]
+
 KINDS = ("cpu", "triton", "cuda")  # on a GPU bitmaps go to Triton; for index lists see _kernel
 
 # --- kernels: every product is a convolution over three dimensions, a matrix product one of images that are points ---

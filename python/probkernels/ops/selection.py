@@ -16,6 +16,8 @@ from .._core.native import DTYPE_CODE
 from .._core.registry import Op
 from ..reference import selection as reference
 
+__all__ = ["Selection"]
+
 SPARSE = 30  # an index list is smaller than a bitmap when fewer than one entry in thirty is selected
 LARGEST = 2**31 - 1  # what an int32 position or rank can say
 KINDS = ("cpu", "cuda")

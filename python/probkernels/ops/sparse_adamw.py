@@ -17,6 +17,8 @@ from .._core.registry import Op
 from ..reference import sparse_adamw as reference
 from .selection import Selection
 
+__all__ = ["dequantize_blocks", "quantize_blocks", "sparse_adamw_"]
+
 KINDS = ("cpu", "cuda")
 BLOCK = reference.BLOCK
 Lists = list[Tensor]
