@@ -81,17 +81,9 @@ def _fwd_kernel(
 
 
 def _bwd_kernel(
-    run: Backend,
-    x: Tensor,
-    grad_y: Tensor,
-    weight: Tensor | None,
-    psi2: Tensor,
-    scale2: Tensor,
-    nu: Tensor | None,
-    pad_mask: Tensor | None,
-    groups: int,
-    eps: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    run: Backend, x: Tensor, grad_y: Tensor, weight: Tensor | None, psi2: Tensor, scale2: Tensor, nu: Tensor | None,
+    pad_mask: Tensor | None, groups: int, eps: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     outputs = _rows_like(x), _features(x), _features(x), _features(x)
     vectors = accumulating(x, weight, psi2, scale2, nu)
     _launch(run, "bwd", [x, grad_y.to(x.dtype), *vectors, pad_mask, *outputs], groups, eps)

@@ -72,19 +72,10 @@ def _matmul_kernel(
 
 
 def _conv_kernel(
-    run: Backend,
-    grad_y: Tensor,
-    x: Tensor,
-    index: Tensor | None,
-    words: Tensor | None,
-    ranks: Tensor | None,
-    count: int,
-    kernel: Sequence[int],
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
+    run: Backend, grad_y: Tensor, x: Tensor, index: Tensor | None, words: Tensor | None, ranks: Tensor | None,
+    count: int, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int],
     groups: int,
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     def three(sizes: Sequence[int], fill: int) -> list[int]:
         return [fill] * (3 - len(sizes)) + list(sizes)
 
