@@ -6,6 +6,8 @@ import ast
 import doctest
 import importlib
 import inspect
+import re
+import runpy
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -76,7 +78,8 @@ def test_a_missing_twin_and_a_stray_are_found(tmp_path: Path) -> None:
 
 LAYERS = (
     ("_C",),
-    ("_core", "reference", "triton_kernels"),
+    ("_core",),
+    ("reference", "triton_kernels"),
     ("ops",),
     ("sparse",),
     ("training",),
@@ -188,6 +191,26 @@ def test_private_torch_names_are_found(tmp_path: Path) -> None:
     assert private_torch_names(path) == ["torch._functorch.vmap", "torch.a._b"]
 
 
+# --- one place for what every room needs: checks, digests, files that are replaced ---
+
+ONE_PLACE = {
+    re.compile(r"isinstance\((\w+), bool\) or not isinstance\(\1, int\)"): {
+        "_core.checks",
+        "circuits.graph",
+        "circuits.queries",
+    },
+    re.compile(r"\bhashlib\b"): {"_core.digests"},
+    re.compile(r"\bos\.(replace|rename)\("): {"_core.outputs"},
+}
+
+
+@pytest.mark.parametrize("pattern", ONE_PLACE)
+def test_shared_helpers_are_not_written_again(pattern: re.Pattern[str]) -> None:
+    """The exceptions are a file's parser, whose errors name no argument, and a list of which all are checked."""
+    found = {name.removeprefix("probkernels.") for name, path in MODULES.items() if pattern.search(path.read_text())}
+    assert found == ONE_PLACE[pattern]
+
+
 # --- sizes ---
 
 CODE = {".py", ".pyi", ".cpp", ".cu", ".h", ".sh"}
@@ -258,3 +281,19 @@ def test_examples_run(name: str) -> None:
 
 def test_the_package_names_what_it_exports() -> None:
     assert [name for name in probkernels.__all__ if not hasattr(probkernels, name)] == []
+
+
+# --- what lists the ops ---
+
+
+def test_lists_of_ops_are_those_of_their_files() -> None:
+    lists = runpy.run_path(str(ROOT / "docs/lists.py"))["lists"]()
+    old = [str(path.relative_to(ROOT)) for path, text in lists.items() if path.read_text() != text]
+    assert old == [], "run: python docs/lists.py"
+    assert len(lists) == 2
+
+
+def test_every_family_shows_something() -> None:
+    """What a file of an op keeps to itself, nobody can call."""
+    homes = {value.__module__.rpartition(".")[2] for name, value in PUBLIC.items() if name.startswith("ops.")}
+    assert {op.family for op in OPS.values()} - homes == set()

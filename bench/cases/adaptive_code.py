@@ -6,6 +6,7 @@ import lzma
 import zlib
 
 import torch
+from probkernels._core.formats.streams import packed
 from probkernels.ops import adaptive_decode, adaptive_encode
 from torch import Tensor
 
@@ -42,9 +43,7 @@ def _ours(inputs: Inputs, params: Params) -> Task:
     def encode() -> tuple[Tensor, Tensor]:
         return adaptive_encode(data, each, order)
 
-    payload, sizes = encode()
-    joined = torch.cat([row[:size] for row, size in zip(payload, sizes.tolist(), strict=True)])
-    offsets = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
+    joined, offsets = packed(*encode())
     starts = torch.arange(0, len(data) + 1, each, device=data.device)
 
     def decode() -> Tensor:

@@ -10,7 +10,7 @@ from probkernels.ops import em_update_
 from torch import Tensor
 
 from ..case import Case, Inputs, Params, Provider, Run, Task
-from ..machine import cores
+from ..grids import points
 
 # N, K, M: tables of MNIST's pixels with 16 states, weights of its tree, one long distribution
 SIZES = [(784, 256, 16), (8448, 16, 1), (16, 50_000, 1)]
@@ -19,11 +19,7 @@ STEP, PSEUDOCOUNT = 0.2, 0.1
 
 def grid(device: str) -> list[Params]:
     """Every size on one core and on all."""
-    return [
-        {"device": device, "dtype": "float32", "threads": threads, "n": n, "k": k, "m": m}
-        for n, k, m in SIZES
-        for threads in ([cores()] if device == "cuda" else sorted({1, cores()}))
-    ]
+    return points(device, ("n", "k", "m"), SIZES)
 
 
 def make(device: torch.device, dtype: torch.dtype, params: Params) -> Inputs:

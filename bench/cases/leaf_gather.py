@@ -9,7 +9,7 @@ from probkernels.ops import leaf_gather, leaf_histogram
 from torch import Tensor
 
 from ..case import Case, Inputs, Params, Provider, Run, Task
-from ..machine import cores
+from ..grids import points
 
 # variables, categories, units, batch: MNIST's pixels with 16 and 64 states, and a table of few categories
 SIZES = [(784, 256, 16, 512), (784, 256, 64, 128), (64, 17, 8, 512)]
@@ -18,19 +18,7 @@ GATHER, HISTOGRAM = "gather", "histogram"
 
 def grid(device: str) -> list[Params]:
     """Every size on one core and on all."""
-    return [
-        {
-            "device": device,
-            "dtype": "float32",
-            "threads": threads,
-            "variables": variables,
-            "categories": categories,
-            "units": units,
-            "batch": batch,
-        }
-        for variables, categories, units, batch in SIZES
-        for threads in ([cores()] if device == "cuda" else sorted({1, cores()}))
-    ]
+    return points(device, ("variables", "categories", "units", "batch"), SIZES)
 
 
 def make(device: torch.device, dtype: torch.dtype, params: Params) -> Inputs:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import torch
+from probkernels._core.formats.streams import packed
 from probkernels.circuits import Categorical, Circuit, hclt_graph
 from probkernels.codec import Program
 from probkernels.ops import program_decode, program_encode
 from torch import Tensor
 
 from ..case import Case, Inputs, Params, Provider, Run, Task
-from ..machine import cores
+from ..grids import points
 
 # variables, categories, latents, rows, rows of a chunk: MNIST's pixels with 16 and 32 states, digits
 SIZES = [(784, 256, 16, 512, 128), (784, 256, 32, 256, 128), (64, 17, 8, 2048, 256)]
@@ -19,12 +20,7 @@ LANES = 16
 
 def grid(device: str) -> list[Params]:
     """Every size on one core and on all."""
-    names = ("variables", "categories", "latents", "rows", "each")
-    return [
-        {"device": device, "dtype": "int32", "threads": threads, **dict(zip(names, size, strict=True))}
-        for size in SIZES
-        for threads in ([cores()] if device == "cuda" else sorted({1, cores()}))
-    ]
+    return points(device, ("variables", "categories", "latents", "rows", "each"), SIZES, "int32")
 
 
 def make(device: torch.device, dtype: torch.dtype, params: Params) -> Inputs:
@@ -56,9 +52,7 @@ def _ours(inputs: Inputs, params: Params) -> Task:
     def encode() -> tuple[Tensor, Tensor]:
         return program_encode(*model, codes, registers, each, LANES)
 
-    payload, sizes = encode()
-    joined = torch.cat([row[:size] for row, size in zip(payload, sizes.tolist(), strict=True)])
-    offsets = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
+    joined, offsets = packed(*encode())
     starts = torch.arange(0, len(codes) + 1, each, device=codes.device)
 
     def decode() -> Tensor:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from probkernels._core.formats.streams import packed
 from probkernels.ops import quantize_cdf, rans_decode, rans_decode_pmf, rans_encode, rans_encode_pmf
 from torch import Tensor
 
@@ -55,17 +56,12 @@ def traffic(params: Params, mode: str) -> int:
     return int(params["rows"] * params["symbols"] * each * 4)
 
 
-def _joined(payload: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
-    joined = torch.cat([row[:size] for row, size in zip(payload, sizes.tolist(), strict=True)])
-    return joined, torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
-
-
 def _ours(inputs: Inputs, params: Params) -> Task:
     pmf, symbols, index, indexed, shared = (inputs[x] for x in ("pmf", "symbols", "index", "indexed", "shared"))
     n, cdf, table = symbols.shape[1], quantize_cdf(inputs["pmf"]), quantize_cdf(inputs["table"])
-    flat, offsets = _joined(*rans_encode(symbols, cdf))
-    one = _joined(*rans_encode(shared, table[0]))
-    many = _joined(*rans_encode(indexed, table, index=index))
+    flat, offsets = packed(*rans_encode(symbols, cdf))
+    one = packed(*rans_encode(shared, table[0]))
+    many = packed(*rans_encode(indexed, table, index=index))
     runs = {
         ENCODE: Run(lambda: rans_encode(symbols, cdf)),
         DECODE: Run(lambda: rans_decode(flat, offsets, cdf, n)),

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from probkernels._core.formats.bitmap import pack
 from probkernels.ops import Selection
-from probkernels.reference.selection import pack
 from torch import Tensor
 
 from ..case import Case, Inputs, Params, Provider, Result, Run, Task, Verdict
-from ..machine import cores
+from ..grids import points
 
 SIDE = 2048
 DENSITIES = (0.058, 0.0058)  # the paper's 50M and 5M of 860M weights
@@ -19,11 +19,7 @@ LEAST = {0.058: 2.0, 0.0058: 5.0}  # times faster than a boolean mask, gathering
 
 def grid(device: str) -> list[Params]:
     """Every density on one core and on all."""
-    return [
-        {"device": device, "dtype": "float32", "threads": threads, "side": SIDE, "density": density}
-        for density in DENSITIES
-        for threads in sorted({1, cores()})
-    ]
+    return points(device, ("side", "density"), [(SIDE, density) for density in DENSITIES], once=False)
 
 
 def make(device: torch.device, dtype: torch.dtype, params: Params) -> Inputs:

@@ -14,7 +14,7 @@ from probkernels.ops import Selection, dequantize_blocks, quantize_blocks, spars
 from torch import Tensor
 
 from ..case import Case, Inputs, Params, Provider, Result, Run, Task, Verdict
-from ..machine import cores
+from ..grids import points
 
 SIDE = 2048
 DENSITIES = (0.058, 0.0058)  # the paper's 50M and 5M of 860M weights
@@ -26,11 +26,7 @@ LEAST = {"official_eager": 6.0, "torch_dense_fused": 1.4}  # times faster, at th
 
 def grid(device: str) -> list[Params]:
     """Every density on one core and on all."""
-    return [
-        {"device": device, "dtype": "float32", "threads": threads, "side": SIDE, "density": density}
-        for density in DENSITIES
-        for threads in sorted({1, cores()})
-    ]
+    return points(device, ("side", "density"), [(SIDE, density) for density in DENSITIES], once=False)
 
 
 def make(device: torch.device, dtype: torch.dtype, params: Params) -> Inputs:

@@ -11,7 +11,7 @@ from probkernels.ops import sum_layer
 from torch import Tensor
 
 from ..case import TRAINED, Case, Inputs, Params, Provider, Task, differentiable
-from ..machine import cores
+from ..grids import points
 
 # groups, outs, ins, batch: the layers of a latent tree over MNIST with 16 and 64 states, one made by hand, one wide one
 SIZES = [(64, 16, 16, 512), (64, 64, 64, 512), (2000, 1, 2, 256), (1, 256, 256, 512)]
@@ -19,19 +19,7 @@ SIZES = [(64, 16, 16, 512), (64, 64, 64, 512), (2000, 1, 2, 256), (1, 256, 256, 
 
 def grid(device: str) -> list[Params]:
     """Every size on one core and on all."""
-    return [
-        {
-            "device": device,
-            "dtype": "float32",
-            "threads": threads,
-            "groups": groups,
-            "outs": outs,
-            "ins": ins,
-            "batch": batch,
-        }
-        for groups, outs, ins, batch in SIZES
-        for threads in ([cores()] if device == "cuda" else sorted({1, cores()}))
-    ]
+    return points(device, ("groups", "outs", "ins", "batch"), SIZES)
 
 
 def make(device: torch.device, dtype: torch.dtype, params: Params) -> Inputs:

@@ -75,10 +75,16 @@ def test_what_is_no_node_is_named(node: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "make", [lambda: Categorical(0), lambda: Categorical(True), lambda: Categorical(2.0), lambda: Bernoulli(2.0)]
+    ("make", "error"),
+    [
+        (lambda: Categorical(0), ValueError),
+        (lambda: Categorical(True), TypeError),
+        (lambda: Categorical(2.0), TypeError),
+        (lambda: Bernoulli(2.0), ValueError),
+    ],
 )
-def test_alphabets_are_whole_numbers(make: Any) -> None:
-    with pytest.raises(ValueError, match="argument 'categories': expected"):
+def test_alphabets_are_whole_numbers(make: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match="argument 'categories': expected"):
         make()
 
 

@@ -155,8 +155,12 @@ def test_nothing_to_draw() -> None:
 
 def test_wrong_arguments() -> None:
     circuit = CIRCUITS["dag0"]
-    for n in (-1, 1.5, True):
-        with pytest.raises(ValueError, match=r"Circuit.sample: argument 'n': expected a number >= 0"):
+    for n, error, wanted in (
+        (-1, ValueError, "a number >= 0"),
+        (1.5, TypeError, "a whole"),
+        (True, TypeError, "a whole"),
+    ):
+        with pytest.raises(error, match=f"Circuit.sample: argument 'n': expected {wanted}"):
             circuit.sample(n)
     with pytest.raises(ValueError, match="expected a seed or a generator, got both"):
         circuit.sample(1, seed=0, generator=torch.Generator())

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 
 import probkernels as pk
 import pytest
 import torch
-from probkernels._core import checks
+from probkernels._core import checks, digests
 from probkernels._core.errors import BackendError
 
 
@@ -77,3 +78,22 @@ def test_a_terminal_and_a_notebook_get_a_bar(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_log_file_gets_no_bar(capfd: pytest.CaptureFixture[str]) -> None:
     pk.codec.IntegerFlow([4] * 3, couplings=1, hidden=4).fit(torch.zeros(3, 3).long(), epochs=1)
     assert capfd.readouterr().err == ""
+
+
+def test_integers_have_a_kind_and_a_range() -> None:
+    assert [checks.integer("f", "n", value, 0, 3) for value in (0, 3)] == [0, 3]
+    for value in (True, 1.0, "1", None):
+        with pytest.raises(TypeError, match="f: argument 'n': expected a whole number, got "):
+            checks.integer("f", "n", value)
+    for value, least, most, text in ((0, 1, None, "a number >= 1"), (4, 0, 3, "0 to 3"), (-1, 0, 3, "0 to 3")):
+        with pytest.raises(ValueError, match=f"expected {text}, got {value}"):
+            checks.integer("f", "n", value, least, most)
+    with pytest.raises(ValueError, match="expected a step, or None, got 0"):
+        checks.integer("f", "n", 0, wanted="a step, or None")
+
+
+def test_digests_are_those_that_files_hold() -> None:
+    t = torch.arange(3, dtype=torch.int16)
+    assert bytes(digests.raw(t)) == b"\0\0\1\0\2\0" and bytes(digests.raw(t[:0])) == b""
+    assert digests.of_bytes(b"ab", digests.raw(t), size=8) == hashlib.blake2b(b"ab\0\0\1\0\2\0", digest_size=8).digest()
+    assert digests.identity(b"a", b"b") == hashlib.sha256(b"ab").digest()

@@ -172,7 +172,7 @@ def test_dropped_conditions() -> None:
     ("change", "error"),
     [
         ({"steps": 0}, ValueError),
-        ({"batch_size": 1.5}, ValueError),
+        ({"batch_size": 1.5}, TypeError),
         ({"ema": 1.0}, ValueError),
         ({"drop": 2.0, "null": torch.tensor(2)}, ValueError),
         ({"x0": torch.zeros(0, 2)}, ValueError),

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from probkernels import use_backend
+from probkernels._core.formats.bitmap import pack
 from probkernels.ops import Selection
 from probkernels.ops.sampled_matmul import CONV, MATMUL
-from probkernels.reference.selection import pack
 from torch import Tensor
 
 from tests import backends

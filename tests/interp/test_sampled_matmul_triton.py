@@ -35,7 +35,7 @@ def test_every_run_gives_the_same_bits() -> None:
 
 @inside
 def test_word_ranks_and_a_list_as_a_bitmap() -> None:
-    from probkernels.reference.selection import pack
+    from probkernels._core.formats.bitmap import pack
     from probkernels.triton_kernels import sampled_matmul as kernels
 
     mask = torch.rand(5000) < 0.3

@@ -172,8 +172,8 @@ BAD_HISTOGRAM: Bad = [
     ({"values": torch.zeros(2, 4)}, ValueError, "leaf_histogram: argument 'values': expected shape \\(variables, un"),
     ({"values": torch.zeros(2, 4, 5).int()}, TypeError, "argument 'values': expected dtype float32 or float64"),
     ({"codes": CODES[:, :4]}, ValueError, "argument 'codes': expected shape \\(2, 5\\)"),
-    ({"categories": 0}, ValueError, "argument 'categories': expected at least 1"),
-    ({"categories": 2.0}, TypeError, "argument 'categories': expected an int"),
+    ({"categories": 0}, ValueError, "argument 'categories': expected a number >= 1"),
+    ({"categories": 2.0}, TypeError, "argument 'categories': expected a whole number"),
 ]
 
 

@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from probkernels import CorruptStreamError, ops, use_backend
+from probkernels._core.formats.streams import packed
 from probkernels.ops import _rans
 from torch import Tensor
 
@@ -33,11 +34,6 @@ def drawn(cdf: Tensor, index: Tensor, seed: int = 0) -> Tensor:
     return (torch.searchsorted(cdf[index.long()].long(), slots.unsqueeze(-1), right=True).squeeze(-1) - 1).int()
 
 
-def joined(payload: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
-    flat = torch.cat([row[:size] for row, size in zip(payload, sizes.tolist(), strict=True)])
-    return flat, torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
-
-
 @pytest.mark.parametrize(("rows", "n", "tables", "k"), [(2, 40, 3, 7), (3, 700, 2, 40), (1, 600, 5, 300)])
 def test_an_index_gives_the_streams_of_the_gathered_call(
     on: torch.device, rows: int, n: int, tables: int, k: int
@@ -51,7 +47,7 @@ def test_an_index_gives_the_streams_of_the_gathered_call(
         place = index.to(on, kind)
         payload, sizes = ops.rans_encode(symbols.to(on), cdf.to(on), 12, index=place)
         assert [bytes(row[:size].tolist()) for row, size in zip(payload, sizes.tolist(), strict=True)] == expected
-        found = ops.rans_decode(*joined(payload, sizes), cdf.to(on), n, 12, index=place)
+        found = ops.rans_decode(*packed(payload, sizes), cdf.to(on), n, 12, index=place)
         assert torch.equal(found.cpu(), symbols)
 
 
@@ -70,7 +66,7 @@ def test_any_index(rows: int, n: int, tables: int, k: int, precision: int, seed:
     symbols = drawn(cdf, index, seed)
     payload, sizes = ops.rans_encode(symbols, cdf, precision, index=index)
     assert torch.equal(payload, ops.rans_encode(symbols, cdf[index], precision)[0])
-    assert torch.equal(ops.rans_decode(*joined(payload, sizes), cdf, n, precision, index=index), symbols)
+    assert torch.equal(ops.rans_decode(*packed(payload, sizes), cdf, n, precision, index=index), symbols)
 
 
 @pytest.mark.parametrize("bits", [-1, 0, 1, 3, 8])
@@ -81,7 +77,7 @@ def test_every_lookup_finds_the_same_symbols(on: torch.device, monkeypatch: pyte
     index = (torch.arange(1200) % 4).view(2, 600)
     symbols = drawn(cdf, index)
     payload, sizes = ops.rans_encode(symbols, cdf, 8, index=index)
-    flat, offsets = joined(payload.to(on), sizes.to(on))
+    flat, offsets = packed(payload.to(on), sizes.to(on))
     assert torch.equal(ops.rans_decode(flat, offsets, cdf.to(on), 600, 8, index=index.to(on)).cpu(), symbols)
     one = drawn(cdf, index * 0)
     assert torch.equal(decode(streams(one, cdf[0], 8), cdf[0].to(on), 600, 8).cpu(), one)
@@ -107,7 +103,7 @@ def test_wrong_indices_are_shown(on: torch.device) -> None:
         wrong[1, 2] = bad
         for call in (
             lambda wrong=wrong: ops.rans_encode(symbols, cdf, 12, index=wrong),
-            lambda wrong=wrong: ops.rans_decode(*joined(payload, sizes), cdf, 4, 12, index=wrong),
+            lambda wrong=wrong: ops.rans_decode(*packed(payload, sizes), cdf, 4, 12, index=wrong),
             lambda wrong=wrong: ops.RansCoder(2, 12, on).push(symbols, cdf, index=wrong),
             lambda wrong=wrong: ops.RansCoder(2, 12, on).pop(cdf, 4, index=wrong),
         ):
@@ -142,12 +138,12 @@ def test_probabilities_give_the_streams_of_their_counts(
         expected = ops.rans_encode(symbols, cdf, 12)
         found = ops.rans_encode_pmf(symbols, one, 12)
         assert torch.equal(found[0], expected[0]) and torch.equal(found[1], expected[1])
-        assert torch.equal(ops.rans_decode_pmf(*joined(*found), one, shape[1], 12), symbols)
+        assert torch.equal(ops.rans_decode_pmf(*packed(*found), one, shape[1], 12), symbols)
 
 
 def test_bad_probabilities(on: torch.device) -> None:
     pmf, symbols = torch.rand(2, 9, 4).to(on) + 0.1, torch.ones(2, 9, dtype=torch.int32, device=on)
-    flat, offsets = joined(*ops.rans_encode_pmf(symbols, pmf))
+    flat, offsets = packed(*ops.rans_encode_pmf(symbols, pmf))
     for bad in (float("nan"), float("inf"), -float("inf"), -0.5):
         wrong = pmf.clone()
         wrong[1, 3, 2] = bad

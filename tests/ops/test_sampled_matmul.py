@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from probkernels._core.formats.bitmap import pack
 from probkernels.ops import Selection
 from probkernels.ops.sampled_matmul import MATMUL
-from probkernels.reference.selection import pack
 from torch import Tensor
 
 from tests.tolerances import SUM, assert_close

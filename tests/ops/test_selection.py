@@ -12,9 +12,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from probkernels._core import native
+from probkernels._core.formats.bitmap import count_bits, is_bitmap, pack, unpack
 from probkernels.ops import Selection
 from probkernels.ops.selection import GATHER, INDEX, SCATTER
-from probkernels.reference.selection import count_bits, is_bitmap, pack, unpack
 from torch import Tensor
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]

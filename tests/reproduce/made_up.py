@@ -111,10 +111,4 @@ def of_pc_compression(worse: bool) -> list[Any]:
     return [*found, compression.Costs("digits", 17, x, x.double() / 10)]
 
 
-MADE_UP = {
-    "adjoint_dpm": of_adjoint_dpm,
-    "circuits": of_circuits,
-    "pc_compression": of_pc_compression,
-    "powernorm": of_powernorm,
-    "sara": of_sara,
-}
+MADE_UP = {name.removeprefix("of_"): function for name, function in list(globals().items()) if name.startswith("of_")}

@@ -57,12 +57,14 @@ def integer_tensor(op: str, name: str, value: object, hint: str = "") -> None:
         raise TypeError(message(op, name, "an integer tensor", str(value.dtype), hint or "x.long() if all are whole"))
 
 
-def whole(op: str, name: str, value: object, least: int = 1) -> None:
-    """``value`` is a whole number, at least ``least``."""
+def integer(op: str, name: str, value: object, least: int = 1, most: int | None = None, wanted: str = "") -> int:
+    """``value``, a whole number from ``least`` to ``most`` and no bool; ``wanted`` says so in other words."""
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(message(op, name, "a whole number", describe(value)))
-    if value < least:
-        raise ValueError(message(op, name, f"a number >= {least}", shown(value)))
+        raise TypeError(message(op, name, wanted or "a whole number", describe(value)))
+    if value < least or (most is not None and value > most):
+        wanted = wanted or (f"a number >= {least}" if most is None else f"{least} to {most}")
+        raise ValueError(message(op, name, wanted, shown(value)))
+    return value
 
 
 def finite(op: str, name: str, value: torch.Tensor, hint: str = "") -> None:
@@ -126,36 +128,44 @@ def same_device(op: str, name: str, value: torch.Tensor, other: torch.Tensor, ot
         raise ValueError(message(op, name, f"the device of '{other_name}' ({other.device})", str(value.device)))
 
 
+def _real(op: str, name: str, value: object, wanted: str, hint: str = "") -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(message(op, name, wanted, describe(value), hint))
+
+
 def positive(op: str, name: str, value: float, hint: str = "") -> None:
     """``value`` is a number above zero (and not NaN)."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(message(op, name, "a number", describe(value), hint))
+    _real(op, name, value, "a number", hint)
     if not value > 0:
         raise ValueError(message(op, name, "a positive number", repr(value), hint))
 
 
 def non_negative(op: str, name: str, value: float) -> None:
     """``value`` is a finite number >= 0."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(message(op, name, "a number", describe(value)))
+    _real(op, name, value, "a number")
     if not 0 <= value < float("inf"):
         raise ValueError(message(op, name, "a number >= 0", repr(value)))
 
 
 def fraction(op: str, name: str, value: float) -> None:
     """``value`` lies in [0, 1)."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(message(op, name, "a number in [0, 1)", describe(value)))
+    _real(op, name, value, "a number in [0, 1)")
     if not 0 <= value < 1:
         raise ValueError(message(op, name, "a number in [0, 1)", repr(value)))
 
 
 def unit_interval(op: str, name: str, value: float) -> None:
     """``value`` lies in [0, 1]."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(message(op, name, "a number in [0, 1]", describe(value)))
+    _real(op, name, value, "a number in [0, 1]")
     if not 0 <= value <= 1:
         raise ValueError(message(op, name, "a number in [0, 1]", repr(value)))
+
+
+def positive_fraction(op: str, name: str, value: float) -> None:
+    """``value`` lies in (0, 1]."""
+    _real(op, name, value, "a number in (0, 1]")
+    if not 0 < value <= 1:
+        raise ValueError(message(op, name, "a number in (0, 1]", repr(value)))
 
 
 def one_of(op: str, name: str, value: object, allowed: Sequence[object]) -> None:

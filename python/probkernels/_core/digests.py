@@ -1,4 +1,4 @@
-"""Digests of data, by which a checkpoint notices that it is to go on with others."""
+"""Digests: of data, by which a checkpoint notices that it is to go on with others, and of bytes for all else."""
 
 from __future__ import annotations
 
@@ -8,8 +8,30 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+Buffer = bytes | memoryview
 BYTES = 2**24  # hashed at a time: a bound on the memory that data on another device take here
 POINTS = 64  # at which a schedule is looked at
+
+
+def of_bytes(*parts: Buffer, size: int = 16) -> bytes:
+    """BLAKE2b of ``size`` bytes over all parts, one after another: notices damage and changes."""
+    found = hashlib.blake2b(digest_size=size)
+    for part in parts:
+        found.update(part)
+    return found.digest()
+
+
+def identity(*parts: Buffer) -> bytes:
+    """SHA-256 over all parts, one after another: the name of a model, which nobody can give to another one."""
+    found = hashlib.sha256()
+    for part in parts:
+        found.update(part)
+    return found.digest()
+
+
+def raw(t: Tensor) -> memoryview:
+    """The bytes of a tensor, wherever it is."""
+    return t.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def of_data(*data: object) -> str:
@@ -33,7 +55,7 @@ def _add(found: hashlib.blake2b, value: object) -> None:
     rows = value.detach().reshape(len(value), -1) if value.dim() else value.detach().reshape(1, 1)
     step = max(1, BYTES // max(1, rows.shape[1] * rows.element_size()))
     for part in rows.split(step):
-        found.update(part.cpu().contiguous().view(torch.uint8).numpy().data)
+        found.update(raw(part))
 
 
 def of_schedule(schedule: Callable[[float], float]) -> str:

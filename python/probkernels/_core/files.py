@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from . import outputs
+from . import digests, outputs
 from .errors import CorruptStreamError
 
 DIGEST = "digest"
@@ -21,10 +19,8 @@ DIGEST = "digest"
 def _digest(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
     described = {name: [str(t.dtype), list(t.shape)] for name, t in tensors.items()}
     rest = {key: value for key, value in metadata.items() if key != DIGEST}
-    digest = hashlib.blake2b(json.dumps([described, rest], sort_keys=True).encode(), digest_size=16)
-    for name in sorted(tensors):
-        digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    head = json.dumps([described, rest], sort_keys=True).encode()
+    return digests.of_bytes(head, *(digests.raw(tensors[name]) for name in sorted(tensors))).hex()
 
 
 def write(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from pathlib import Path
@@ -71,7 +70,7 @@ class EM:
         if not isinstance(circuit, Circuit):
             raise TypeError(message("EM", "circuit", "a Circuit", checks.describe(circuit)))
         if batch_size is not None:
-            at_least_one("EM", "batch_size", batch_size)
+            checks.integer("EM", "batch_size", batch_size)
         checks.non_negative("EM", "pseudocount", pseudocount)
         checks.fraction("EM", "momentum", momentum)
         self.circuit = circuit
@@ -115,9 +114,9 @@ class EM:
             ModelMismatchError: the checkpoint is of another circuit, or of other data or settings.
         """
         for name, value in (("epochs", epochs), ("check_every", check_every), ("checkpoint_every", checkpoint_every)):
-            at_least_one("EM.fit", name, value)
+            checks.integer("EM.fit", name, value)
         if patience is not None:
-            at_least_one("EM.fit", "patience", patience)
+            checks.integer("EM.fit", "patience", patience)
         self._check_data(x, missing)
         file = None
         if checkpoint is not None:
@@ -160,7 +159,7 @@ class EM:
 
     def _facts(self, x: Tensor, missing: Tensor | None, validation: Data | None, epochs: int) -> dict[str, Any]:
         """What must be the same for a run to go on: its circuit, data and settings."""
-        graph = hashlib.blake2b(self.circuit.graph.to_json().encode(), digest_size=16).hexdigest()
+        graph = digests.of_bytes(self.circuit.graph.to_json().encode()).hex()
         return {
             "circuit": graph, "x": digests.of_data(x), "missing": digests.of_data(missing),
             "validation": digests.of_data(validation), "step": digests.of_schedule(self.schedule),
@@ -236,11 +235,6 @@ class EM:
         if stopping.improved(len(history.train), -mean):
             history.best, run.best = len(history.train), snapshot(self.circuit, run.at)
         history.validation.append((len(history.train), mean))
-
-
-def at_least_one(op: str, name: str, value: object) -> None:
-    """``value`` is a whole number >= 1."""
-    checks.whole(op, name, value)
 
 
 def _figures(history: History) -> dict[str, float]:

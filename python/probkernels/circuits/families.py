@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from .._core import checks
 from .._core.errors import message
 from ..ops import sum_layer
 from .inputs import (
@@ -44,8 +45,7 @@ class Family:
             FAMILIES[cls.__name__] = cls
 
     def __post_init__(self) -> None:
-        if isinstance(self.categories, bool) or not isinstance(self.categories, int) or self.categories < 1:
-            raise ValueError(message(type(self).__name__, "categories", "a number >= 1", repr(self.categories)))
+        checks.integer(type(self).__name__, "categories", self.categories)
 
     @property
     def fixed_units(self) -> int | None:

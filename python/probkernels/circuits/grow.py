@@ -43,7 +43,7 @@ def prune(circuit: Circuit, x: Tensor, missing: Tensor | None = None, *, keep: f
         >>> prune(circuit, x, keep=0.5).graph.num_edges < circuit.graph.num_edges
         True
     """
-    _check_fraction("prune", "keep", keep)
+    checks.positive_fraction("prune", "keep", keep)
     flows = by_sum(circuit, total_flows(circuit, x, missing).sums)
     weights = by_sum(circuit, circuit.weights())
     if not flows:
@@ -72,7 +72,7 @@ def prune_states(circuit: Circuit, x: Tensor, missing: Tensor | None = None, *, 
         >>> prune_states(circuit, x, keep=0.5).graph.num_edges < circuit.graph.num_edges
         True
     """
-    _check_fraction("prune_states", "keep", keep)
+    checks.positive_fraction("prune_states", "keep", keep)
     alignment = Alignment(circuit.graph)
     flows = _state_flows(circuit, alignment, x, missing)
     free = [name for name in alignment.free() if name in flows]
@@ -120,7 +120,7 @@ def grow(
         >>> bool(torch.allclose(bigger.log_prob(x), circuit.log_prob(x), atol=1e-4))
         True
     """
-    _check_fraction("grow", "fraction", fraction)
+    checks.positive_fraction("grow", "fraction", fraction)
     checks.non_negative("grow", "noise", noise)
     alignment = Alignment(circuit.graph)
     free = alignment.free()
@@ -137,13 +137,6 @@ def grow(
 
 
 # --- what is used ---
-
-
-def _check_fraction(op: str, name: str, fraction: object) -> None:
-    if isinstance(fraction, bool) or not isinstance(fraction, (int, float)):
-        raise TypeError(message(op, name, "a number in (0, 1]", checks.describe(fraction)))
-    if not 0 < fraction <= 1:
-        raise ValueError(message(op, name, "a number in (0, 1]", repr(fraction)))
 
 
 def _limit(values: Tensor, fraction: float) -> Tensor:

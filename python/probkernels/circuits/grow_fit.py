@@ -9,7 +9,7 @@ from torch import Tensor
 from .._core import checks
 from ._training import Data, History, mean_log_prob
 from .circuit import Circuit
-from .em import EM, at_least_one
+from .em import EM
 from .files import save
 from .grow import grow, prune, prune_states
 from .schedule import PiecewiseLinear, Schedule
@@ -78,7 +78,7 @@ def grow_fit(
     """
     checks.one_of("grow_fit", "by", by, list(DEFAULTS))
     for name, value in (("rounds", rounds), ("patience", patience)):
-        at_least_one("grow_fit", name, value)
+        checks.integer("grow_fit", name, value)
     keep = DEFAULTS[by][0] if keep is None else keep
     fraction = DEFAULTS[by][1] if fraction is None else fraction
     best, score, since = circuit, mean_log_prob(circuit, validation), 0

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from .._core import checks
 from .._core.checks import describe
 from .._core.errors import message
 from . import _layers
@@ -97,8 +98,7 @@ def sample(
 ) -> Tensor:
     """See :meth:`Circuit.sample`."""
     op = "Circuit.sample"
-    if isinstance(n, bool) or not isinstance(n, int) or n < 0:
-        raise ValueError(message(op, "n", "a number >= 0", repr(n)))
+    checks.integer(op, "n", n, 0)
     if seed is not None and generator is not None:
         raise ValueError(message(op, "seed", "a seed or a generator", "both"))
     if seed is not None:

@@ -5,18 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .._core.checks import describe
+from .._core import checks
 from .._core.errors import message
 
 Schedule = Callable[[float], float]  # of the part of the training that is done, in [0, 1)
-
-
-def check_step(op: str, name: str, step: object) -> None:
-    """A step is a number in (0, 1]."""
-    if isinstance(step, bool) or not isinstance(step, (int, float)):
-        raise TypeError(message(op, name, "a number in (0, 1]", describe(step)))
-    if not 0 < step <= 1:
-        raise ValueError(message(op, name, "a number in (0, 1]", repr(step)))
 
 
 @dataclass(frozen=True)
@@ -43,7 +35,7 @@ class PiecewiseLinear:
         if len(parts) < 2 or parts != sorted(parts) or parts[0] != 0 or parts[-1] != 1:
             raise ValueError(message("PiecewiseLinear", "points", "parts that rise from 0 to 1", repr(parts)))
         for _, step in self.points:
-            check_step("PiecewiseLinear", "points", step)
+            checks.positive_fraction("PiecewiseLinear", "points", step)
 
     def __call__(self, done: float) -> float:
         """The step at a part of the training, in [0, 1]."""
@@ -71,5 +63,5 @@ def make_schedule(step: float | Schedule | None, default: Schedule) -> Schedule:
     """``step`` as a function, ``default`` if it is None."""
     if step is None or callable(step):
         return step or default
-    check_step("EM", "step", step)
+    checks.positive_fraction("EM", "step", step)
     return Constant(float(step))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from functools import cache
 
 import numpy as np
+
+from .._core import digests
 
 CASTAGNOLI = 0x82F63B78  # reflected
 STRIP = 64  # bytes that one entry of a NumPy array goes through, one after the other
@@ -76,4 +77,4 @@ def _short(data: bytes) -> int:
 
 def digest64(data: bytes) -> bytes:
     """BLAKE2b with a digest of 8 bytes."""
-    return hashlib.blake2b(data, digest_size=8).digest()
+    return digests.of_bytes(data, size=8)

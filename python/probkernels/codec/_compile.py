@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from .._core.formats.instructions import COLUMNS, Code
 from ..circuits import Graph, Input, Product, Sum
 from ..circuits.graph import variables_of
-from ..reference.program_code import COLUMNS, Code
 
 MOST_UNITS = 2048  # input units of one variable: with more, the rounding of mixture weights could exceed a weight
 LEAST_WEIGHT = 2.0**-24  # weights below are raised to it, so that no product is subnormal

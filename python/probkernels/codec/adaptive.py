@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 
+from .._core import digests
 from .._core.errors import CorruptStreamError, message
 from ..ops import adaptive_decode, adaptive_encode
 from ..ops.adaptive_code import MOST_ORDER
@@ -44,7 +44,7 @@ class AdaptiveCoder:
             if not least <= value <= most:
                 raise ValueError(message("AdaptiveCoder", name, f"{least} to {most}", repr(value)))
         self.order, self.categories = order, [256] * variables
-        self.model_id = hashlib.sha256(f"adaptive-v1 {variables} {order}".encode()).digest()
+        self.model_id = digests.identity(f"adaptive-v1 {variables} {order}".encode())
 
     def encode(self, codes: np.ndarray, rows_per_chunk: int, lanes: int) -> list[bytes]:
         """Payloads of codes (N, V) int32, one a chunk; ``lanes`` does not matter."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import lzma
 import struct
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from functools import cached_property
 
 import numpy as np
 
+from .._core import digests
 from .._core.errors import CorruptStreamError, message
 from . import format as parts
 
@@ -138,7 +138,7 @@ class FrozenFlow:
     @cached_property
     def flow_id(self) -> bytes:
         """SHA-256 of :meth:`to_bytes` before it is compressed."""
-        return hashlib.sha256(MAGIC + self._plain()).digest()
+        return digests.identity(MAGIC, self._plain())
 
     def _plain(self) -> bytes:
         found = [self.categories.astype(WIDE).tobytes()]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import BinaryIO
 import numpy as np
 import torch
 
-from .._core import outputs
+from .._core import digests, outputs
 from .._core.errors import CorruptStreamError, message
 from ..circuits import Circuit
 from . import frozen_flow, model_file
@@ -71,7 +70,7 @@ class FlowCoder(ProgramCoder):
             wanted = f"the circuit's alphabets {program.categories[:4]}..."
             raise ValueError(message("FlowCoder", "flow", wanted, f"{flow.categories[:4].tolist()}..."))
         self.flow = flow
-        self.model_id = hashlib.sha256(program.model_id + flow.flow_id).digest()
+        self.model_id = digests.identity(program.model_id, flow.flow_id)
 
     def encode(self, codes: np.ndarray, rows_per_chunk: int, lanes: int) -> list[bytes]:
         """Payloads of codes (N, V) int32, one a chunk."""

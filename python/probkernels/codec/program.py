@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .._core import checks
+from .._core import checks, digests
 from .._core.errors import CorruptStreamError, message
+from .._core.formats.instructions import COLUMNS, Code
 from ..circuits import Circuit, find_vtree
 from ..circuits.inputs import Inputs, TableInputs
 from ..circuits.nodes import by_input, by_sum
-from ..reference.program_code import COLUMNS, Code
 from ._compile import LEAST_WEIGHT, MOST_UNITS, Compiler, integer_table, room
 
 Four = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -78,11 +77,10 @@ class Program:
     @property
     def model_id(self) -> bytes:
         """SHA-256 over the arithmetic's name and everything in :meth:`arrays`."""
-        digest = hashlib.sha256(PROFILE)
+        parts: list[bytes | memoryview] = [PROFILE]
         for name, array in sorted(self.arrays().items()):
-            digest.update(f"\0{name}{array.shape}".encode())
-            digest.update(array.tobytes())
-        return digest.digest()
+            parts += [f"\0{name}{array.shape}".encode(), array.reshape(-1).data]
+        return digests.identity(*parts)
 
     def on(self, device: torch.device | str) -> Four:
         """What the ops take, on a device."""

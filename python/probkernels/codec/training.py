@@ -59,8 +59,8 @@ def train(
     """
     items = _array(items)
     for name, value in (("latents", latents), ("most_rows", most_rows)):
-        checks.whole("train", name, value)
-    checks.whole("train", "seed", seed, 0)
+        checks.integer("train", name, value)
+    checks.integer("train", "seed", seed, 0)
     layout = Layout(items.shape[1:], items.dtype.name, 0, tile)
     check_memory(layout, len(items), most_rows)
     rows = _sample(items, layout, most_rows, seed)

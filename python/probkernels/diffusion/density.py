@@ -84,8 +84,7 @@ def log_prob(
     check_data("log_prob", model, x0)
     checks.one_of("log_prob", "solver", solver, [*TABLEAUX])
     checks.one_of("log_prob", "trace", trace, TRACES)
-    if isinstance(probes, bool) or not isinstance(probes, int) or probes < 1:
-        raise ValueError(message("log_prob", "probes", "a whole number >= 1", checks.describe(probes)))
+    checks.integer("log_prob", "probes", probes)
     if trace == "exact" and (probes != 1 or generator is not None):
         name, got = ("probes", repr(probes)) if probes != 1 else ("generator", "a generator")
         raise ValueError(message("log_prob", name, "none, as trace is 'exact'", got, "give trace='hutchinson'"))

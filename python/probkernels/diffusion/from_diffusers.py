@@ -66,8 +66,7 @@ class SchedulerSettings:
         Raises:
             ValueError: spacings that are not read; give ``sample`` times of :func:`grid` then.
         """
-        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-            raise ValueError(message("from_diffusers", "steps", "a whole number >= 1", checks.describe(steps)))
+        checks.integer("from_diffusers", "steps", steps)
         for key in sorted(SPACINGS):
             if changed(key, self.config.get(key)):
                 hint = "give sample() times of your own, for instance grid(process, steps, 'edm')"

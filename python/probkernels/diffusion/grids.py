@@ -61,10 +61,7 @@ def grid(
         >>> grid(VP(t_min=0.5), 2)
         tensor([1.0000, 0.7500, 0.5000], dtype=torch.float64)
     """
-    if isinstance(steps, bool) or not isinstance(steps, int):
-        raise TypeError(message("grid", "steps", "a whole number", checks.describe(steps)))
-    if steps < 1:
-        raise ValueError(message("grid", "steps", "at least one step", repr(steps)))
+    checks.integer("grid", "steps", steps)
     checks.one_of("grid", "kind", kind, SPACED + INDEXED)
     if kind in INDEXED:
         if t_min is not None or t_max is not None:

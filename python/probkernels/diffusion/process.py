@@ -204,17 +204,7 @@ class VP(_LinearBeta):
 class SubVP(_LinearBeta):
     """The sub-variance-preserving process: VP's alpha, and sigma = 1 - alpha^2.
 
-    Args:
-        beta_min: rate of noise at t = 0.
-        beta_max: at t = 1.
-        t_min: where sampling ends.
-        t_max: where it begins.
-
-    Raises:
-        TypeError, ValueError: rates that are not positive numbers, or no interval.
-
-    Reference:
-        Song et al., Score-Based Generative Modeling through Stochastic Differential Equations, ICLR 2021.
+    Arguments, errors and reference are those of :class:`VP`.
 
     Example:
         >>> from probkernels.diffusion import SubVP

@@ -208,8 +208,7 @@ def _check(model: Denoiser, x0: Tensor, cond: Tensor | None, *counts: int) -> No
     if cond is not None and len(cond) != len(x0):
         raise ValueError(message("fit", "cond", f"{len(x0)} rows, as x0 has", f"{len(cond)}"))
     for name, count in zip(("steps", "batch_size", "checkpoint_every"), counts, strict=True):
-        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-            raise ValueError(message("fit", name, "a whole number >= 1", checks.describe(count)))
+        checks.integer("fit", name, count)
 
 
 def _resume(

@@ -64,8 +64,7 @@ class MeanSquareNorm(nn.Module):
     ) -> None:
         super().__init__()
         self._op = type(self).__name__
-        if not isinstance(num_features, int) or num_features < 1:
-            raise ValueError(message(self._op, "num_features", "a positive int", repr(num_features)))
+        checks.integer(self._op, "num_features", num_features)
         checks.positive(self._op, "eps", eps)
         checks.fraction(self._op, "alpha_fwd", alpha_fwd)
         self.num_features, self.num_groups = num_features, num_groups

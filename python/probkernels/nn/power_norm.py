@@ -91,8 +91,7 @@ class PowerNorm(MeanSquareNorm):
         checks.fraction(self._op, "alpha_bkw", alpha_bkw)
         checks.one_of(self._op, "backward_scale", backward_scale, ("running", "batch"))
         checks.one_of(self._op, "compat", compat, (None, "official"))
-        if not isinstance(warmup_iters, int) or warmup_iters < 0:
-            raise ValueError(message(self._op, "warmup_iters", "an int >= 0", repr(warmup_iters)))
+        checks.integer(self._op, "warmup_iters", warmup_iters, 0)
         self.alpha_bkw, self.warmup_iters, self.compat = alpha_bkw, warmup_iters, compat
         self.backward_scale = "batch" if compat == "official" else backward_scale
         self.sync = sync

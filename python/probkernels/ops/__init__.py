@@ -1,4 +1,7 @@
-"""Public ops. Each is one file here, with twins of its name in reference/, csrc/, triton_kernels/, tests/, bench/."""
+"""Public ops. Each is one file here, with twins of its name in reference/, csrc/, tests/, bench/.
+
+This file is written by ``python docs/lists.py``, from the ``__all__`` of all others.
+"""
 
 from ._rans_coder import RansCoder
 from .adaptive_code import adaptive_decode, adaptive_encode

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .._core.backend import Backend
+from .._core.formats.streams import LOWER, packed
 from .._core.native import DTYPE_CODE
-from .._core.registry import Op
 from ..reference import rans as reference
+from ._coding import coding_op
 
 MOST_LOOKUP_BITS = 12  # of a distribution
 MOST_LOOKUP = 1 << 21  # entries of two bytes, of all distributions
-
-KINDS = ("cpu", "cuda")
 
 
 def _steps(cdf: Tensor, index: Tensor | None) -> tuple[int, int, int]:
@@ -187,26 +187,21 @@ def _encode_pmf_examples(device: torch.device, dtype: torch.dtype) -> list[tuple
     return [(symbols, pmf, 8), (symbols, pmf.double().repeat(2, 1, 1), 8)]
 
 
-def _joined(payload: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
-    joined = torch.cat([row[:size] for row, size in zip(payload, sizes.tolist(), strict=True)])
-    return joined, torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
-
-
 def _decode_examples(device: torch.device, dtype: torch.dtype) -> list[tuple[Any, ...]]:
     """What was encoded, with one distribution and with a table."""
     given = [_encode_examples(device, dtype)[i] for i in (0, 3)]
-    return [(*_joined(*reference.rans_encode(*args)), args[1], args[2], 6, args[3]) for args in given]
+    return [(*packed(*reference.rans_encode(*args)), args[1], args[2], 6, args[3]) for args in given]
 
 
 def _decode_pmf_examples(device: torch.device, dtype: torch.dtype) -> list[tuple[Any, ...]]:
     """What was encoded."""
     given = _encode_pmf_examples(device, dtype)
-    return [(*_joined(*reference.rans_encode_pmf(*args)), args[1], 6, args[2]) for args in given]
+    return [(*packed(*reference.rans_encode_pmf(*args)), args[1], 6, args[2]) for args in given]
 
 
 def _push_examples(device: torch.device, dtype: torch.dtype) -> list[tuple[Any, ...]]:
     """On a state that is nearly full, and on an empty one."""
-    states = torch.tensor([reference.LOWER, -5], device=device)
+    states = torch.tensor([LOWER, -5], device=device)
     return [(symbols, cdf, index, states, bits) for symbols, cdf, index, bits in _encode_examples(device, dtype)]
 
 
@@ -219,70 +214,62 @@ def _pop_examples(device: torch.device, dtype: torch.dtype) -> list[tuple[Any, .
     return found
 
 
-def _op(name: str, signature: str, kernel: Any, fake: Any, examples: Any, dtypes: tuple[torch.dtype, ...]) -> Op:
-    return Op(
-        name,
-        signature,
-        family="rans",
-        reference=getattr(reference, name),
-        kernels=dict.fromkeys(KINDS, kernel),
-        fake=fake,
-        examples=examples,
-        dtypes=dtypes,
-        differentiable=False,
-    )
-
-
+_op = functools.partial(coding_op, family="rans")
 FLOATS = (torch.float32, torch.float64)
 QUANTIZE = _op(
-    "quantize_cdf", "(Tensor pmf, int precision) -> Tensor", _quantize, _quantize_fake, _quantize_examples, FLOATS
+    "(Tensor pmf, int precision) -> Tensor",
+    reference.quantize_cdf,
+    _quantize,
+    _quantize_fake,
+    _quantize_examples,
+    dtypes=FLOATS,
 )
 ENCODE = _op(
-    "rans_encode",
     "(Tensor symbols, Tensor cdf, Tensor? index, int precision) -> (Tensor, Tensor)",
+    reference.rans_encode,
     _encode,
     _encode_fake,
     _encode_examples,
-    (torch.int32,),
+    dtypes=(torch.int32,),
 )
 ENCODE_PMF = _op(
-    "rans_encode_pmf",
     "(Tensor symbols, Tensor pmf, int precision) -> (Tensor, Tensor)",
+    reference.rans_encode_pmf,
     _encode_pmf,
     _encode_pmf_fake,
     _encode_pmf_examples,
-    (torch.int32,),
+    dtypes=(torch.int32,),
 )
 DECODE = _op(
-    "rans_decode",
     "(Tensor payload, Tensor offsets, Tensor cdf, Tensor? index, int n, int precision) -> (Tensor, Tensor)",
+    reference.rans_decode,
     _decode,
     _decode_fake,
     _decode_examples,
-    (torch.uint8,),
+    dtypes=(torch.uint8,),
 )
 DECODE_PMF = _op(
-    "rans_decode_pmf",
     "(Tensor payload, Tensor offsets, Tensor pmf, int n, int precision) -> (Tensor, Tensor)",
+    reference.rans_decode_pmf,
     _decode_pmf,
     _decode_pmf_fake,
     _decode_pmf_examples,
-    (torch.uint8,),
+    dtypes=(torch.uint8,),
 )
 PUSH = _op(
-    "rans_push",
     "(Tensor symbols, Tensor cdf, Tensor? index, Tensor states, int precision) -> (Tensor, Tensor, Tensor)",
+    reference.rans_push,
     _push,
     _push_fake,
     _push_examples,
-    (torch.int32,),
+    dtypes=(torch.int32,),
 )
 POP = _op(
-    "rans_pop",
     "(Tensor states, Tensor words, Tensor sizes, Tensor cdf, Tensor? index, int n, int precision)"
     " -> (Tensor, Tensor, Tensor, Tensor)",
+    reference.rans_pop,
     _pop,
     _pop_fake,
     _pop_examples,
-    (torch.int64,),
+    dtypes=(torch.int64,),
 )

@@ -9,9 +9,11 @@ from torch import Tensor
 
 from .._core import checks
 from .._core.errors import CorruptStreamError, message
-from ..reference.rans import LOWER
+from .._core.formats.streams import LOWER
 from ._rans import POP, PUSH
 from .rans import PRECISION, as_index, check_cdf, check_index, check_precision, refuse_damage, refuse_symbols
+
+__all__ = ["RansCoder"]
 
 
 class RansCoder:
@@ -48,7 +50,7 @@ class RansCoder:
     """
 
     def __init__(self, rows: int, precision: int = PRECISION, device: torch.device | str = "cpu") -> None:
-        checks.whole("RansCoder", "rows", rows, 0)
+        checks.integer("RansCoder", "rows", rows, 0)
         self.precision = check_precision("RansCoder", precision)
         self._states = torch.full((rows,), LOWER, dtype=torch.int64, device=device)
         self._words = torch.zeros(rows, 0, dtype=torch.int32, device=device)
@@ -128,7 +130,7 @@ class RansCoder:
         """
         op = "RansCoder.pop"
         if n is not None:
-            checks.whole(op, "n", n, 0)
+            checks.integer(op, "n", n, 0)
         count = 1 if n is None else n
         cdf, index, places = self._model(op, cdf, index, count, n is None)
         given = (self._states, self._words, self._sizes)

@@ -10,8 +10,11 @@ from torch import Tensor
 from .._core import checks
 from .._core.backend import Backend
 from .._core.errors import message
-from .._core.registry import Op
+from .._core.formats.streams import packed
 from ..reference import adaptive_code as reference
+from ._coding import check_streams, coding_op
+
+__all__ = ["adaptive_decode", "adaptive_encode"]
 
 MOST_ORDER = 7
 
@@ -57,33 +60,27 @@ def _encode_examples(device: torch.device, dtype: torch.dtype) -> list[tuple[Any
 def _decode_examples(device: torch.device, dtype: torch.dtype) -> list[tuple[Any, ...]]:
     """What was encoded."""
     data = (torch.arange(23, device=device) % 5).to(torch.uint8)
-    payload, sizes = reference.adaptive_encode(data, 10, 1)
-    joined = torch.cat([row[:size] for row, size in zip(payload, sizes.tolist(), strict=True)])
-    offsets = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
+    joined, offsets = packed(*reference.adaptive_encode(data, 10, 1))
     return [(joined, offsets, torch.tensor([0, 10, 20, 23], device=device), 1, 23)]
 
 
-ENCODE = Op(
-    "adaptive_encode",
+ENCODE = coding_op(
     "(Tensor data, int each, int order) -> (Tensor, Tensor)",
+    reference.adaptive_encode,
+    _encode,
+    _encode_fake,
+    _encode_examples,
     family="adaptive_code",
-    reference=reference.adaptive_encode,
-    kernels=dict.fromkeys(("cpu", "cuda"), _encode),
-    fake=_encode_fake,
-    examples=_encode_examples,
     dtypes=(torch.uint8,),
-    differentiable=False,
 )
-DECODE = Op(
-    "adaptive_decode",
+DECODE = coding_op(
     "(Tensor payload, Tensor offsets, Tensor starts, int order, int n) -> (Tensor, Tensor)",
+    reference.adaptive_decode,
+    _decode,
+    _decode_fake,
+    _decode_examples,
     family="adaptive_code",
-    reference=reference.adaptive_decode,
-    kernels=dict.fromkeys(("cpu", "cuda"), _decode),
-    fake=_decode_fake,
-    examples=_decode_examples,
     dtypes=(torch.uint8,),
-    differentiable=False,
 )
 
 
@@ -92,10 +89,7 @@ def _check(op: str, name: str, data: object, order: object) -> None:
         raise TypeError(message(op, name, "a uint8 tensor", checks.describe(data)))
     if data.dim() != 1:
         raise ValueError(message(op, name, "shape (N,)", f"shape {tuple(data.shape)}"))
-    if isinstance(order, bool) or not isinstance(order, int):
-        raise TypeError(message(op, "order", "a whole number", checks.describe(order)))
-    if not 0 <= order <= MOST_ORDER:
-        raise ValueError(message(op, "order", f"0 to {MOST_ORDER}", repr(order)))
+    checks.integer(op, "order", order, 0, MOST_ORDER)
 
 
 def adaptive_encode(data: Tensor, each: int, order: int) -> tuple[Tensor, Tensor]:
@@ -125,10 +119,7 @@ def adaptive_encode(data: Tensor, each: int, order: int) -> tuple[Tensor, Tensor
         True
     """
     _check("adaptive_encode", "data", data, order)
-    if isinstance(each, bool) or not isinstance(each, int):
-        raise TypeError(message("adaptive_encode", "each", "a whole number", checks.describe(each)))
-    if each < 1:
-        raise ValueError(message("adaptive_encode", "each", "a number >= 1", repr(each)))
+    checks.integer("adaptive_encode", "each", each)
     return ENCODE.call(data, each, order)
 
 
@@ -163,11 +154,5 @@ def adaptive_decode(payload: Tensor, offsets: Tensor, starts: Tensor, order: int
         b'abracadabra'
     """
     _check("adaptive_decode", "payload", payload, order)
-    for name, tensor, most in (("offsets", offsets, payload.numel()), ("starts", starts, n)):
-        if not isinstance(tensor, Tensor) or tensor.dtype is not torch.int64:
-            raise TypeError(message("adaptive_decode", name, "an int64 tensor", checks.describe(tensor)))
-        if tensor.dim() != 1 or len(tensor) < 1 or tensor.shape != starts.shape:
-            raise ValueError(message("adaptive_decode", name, "shape (chunks + 1,)", f"shape {tuple(tensor.shape)}"))
-        if got := checks.not_rising(tensor, most, int(name == "starts")):
-            raise ValueError(message("adaptive_decode", name, f"rising numbers from 0 to {most}", got))
+    check_streams("adaptive_decode", payload, offsets, starts, n)
     return DECODE.call(payload, offsets, starts, order, n)

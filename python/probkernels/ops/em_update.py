@@ -14,6 +14,8 @@ from .._core.native import DTYPE_CODE
 from .._core.registry import Op
 from ..reference import em_update as reference
 
+__all__ = ["em_update_"]
+
 
 def _kernel(run: Backend, params: Tensor, flows: Tensor, kept: Tensor | None, step: float, pseudocount: float) -> None:
     dense, kept = params.contiguous(), kept if kept is None else kept.contiguous()

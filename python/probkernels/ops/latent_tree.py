@@ -16,6 +16,8 @@ from .._core.native import DTYPE_CODE
 from .._core.registry import Op
 from ..reference import latent_tree as reference
 
+__all__ = ["latent_tree", "latent_tree_flows"]
+
 KINDS = ("cpu", "cuda")
 DTYPES = (torch.float32, torch.float64)
 

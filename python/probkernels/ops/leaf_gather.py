@@ -14,6 +14,8 @@ from .._core.native import DTYPE_CODE
 from .._core.registry import Op
 from ..reference import leaf_gather as reference
 
+__all__ = ["leaf_gather", "leaf_histogram"]
+
 KINDS = ("cpu", "cuda")
 DTYPES = (torch.float32, torch.float64)
 
@@ -177,8 +179,5 @@ def leaf_histogram(codes: Tensor, values: Tensor, categories: int) -> Tensor:
         got = f"shape {tuple(values.shape)}"
         raise ValueError(message("leaf_histogram", "values", "shape (variables, units, batch)", got))
     _check_codes("leaf_histogram", codes, values.shape[0], values.shape[2], values, "values")
-    if not isinstance(categories, int) or isinstance(categories, bool):
-        raise TypeError(message("leaf_histogram", "categories", "an int", checks.describe(categories)))
-    if categories < 1:
-        raise ValueError(message("leaf_histogram", "categories", "at least 1", str(categories)))
+    checks.integer("leaf_histogram", "categories", categories)
     return HISTOGRAM.call(values, codes, categories)

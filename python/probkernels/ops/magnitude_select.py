@@ -10,11 +10,13 @@ from torch import Tensor
 from .._core import checks
 from .._core.backend import Backend
 from .._core.errors import message
+from .._core.formats.bitmap import BLOCK, WORD
 from .._core.native import DTYPE_CODE
 from .._core.registry import Op
 from ..reference import magnitude_select as reference
-from ..reference.selection import BLOCK, WORD
 from .selection import KINDS, LARGEST, Selection
+
+__all__ = ["magnitude_histogram", "magnitude_kth", "magnitude_select"]
 
 WORD_MASK = 2**64 - 1
 
@@ -188,8 +190,7 @@ def magnitude_kth(
     """
     for tensor in tensors:
         checks.float_tensor("magnitude_kth", "tensors", tensor)
-    if not isinstance(k, int) or isinstance(k, bool):
-        raise TypeError(message("magnitude_kth", "k", "an int", repr(k)))
+    checks.integer("magnitude_kth", "k", k, -(2**63))  # its range depends on the histogram
     wide = torch.float64 if any(t.dtype is torch.float64 for t in tensors) else torch.float32
     count, prefix = reference.levels(wide), 0
     for level in range(count):

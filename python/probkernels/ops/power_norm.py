@@ -17,6 +17,8 @@ from ..reference import power_norm as reference
 from ._power_norm_examples import examples as _examples
 from ._power_norm_examples import fwd_examples as _fwd_examples
 
+__all__ = ["power_norm", "power_norm_v"]
+
 KINDS = ("cpu", "triton", "cuda")  # Triton first on a GPU: one pass over dense tiles is what it does best
 
 # --- kernels: x (..., C) is seen as N rows of C features; per-feature tensors are of the accumulation dtype ---
@@ -79,17 +81,9 @@ def _fwd_kernel(
 
 
 def _bwd_kernel(
-    run: Backend,
-    x: Tensor,
-    grad_y: Tensor,
-    weight: Tensor | None,
-    psi2: Tensor,
-    scale2: Tensor,
-    nu: Tensor | None,
-    pad_mask: Tensor | None,
-    groups: int,
-    eps: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    run: Backend, x: Tensor, grad_y: Tensor, weight: Tensor | None, psi2: Tensor, scale2: Tensor, nu: Tensor | None,
+    pad_mask: Tensor | None, groups: int, eps: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     outputs = _rows_like(x), _features(x), _features(x), _features(x)
     vectors = accumulating(x, weight, psi2, scale2, nu)
     _launch(run, "bwd", [x, grad_y.to(x.dtype), *vectors, pad_mask, *outputs], groups, eps)
@@ -283,10 +277,9 @@ def check_groups(op: str, features: int, num_groups: int | None) -> int:
     """The kernels' ``groups``: 0 for None, else a divisor of ``features``."""
     if num_groups is None:
         return 0
-    if not isinstance(num_groups, int) or isinstance(num_groups, bool):
-        raise TypeError(message(op, "num_groups", "an int or None", repr(num_groups)))
-    if num_groups < 1 or features % num_groups:
-        expected = f"a divisor of the {features} features"
+    expected = f"a divisor of the {features} features"
+    checks.integer(op, "num_groups", num_groups, wanted=f"{expected}, or None")
+    if features % num_groups:
         raise ValueError(message(op, "num_groups", expected, repr(num_groups), "None turns group scaling off"))
     return num_groups
 

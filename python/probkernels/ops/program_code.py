@@ -12,8 +12,11 @@ from torch import Tensor
 from .._core import checks
 from .._core.backend import Backend
 from .._core.errors import message
-from .._core.registry import Op
+from .._core.formats.streams import packed
 from ..reference import program_code as reference
+from ._coding import check_streams, coding_op
+
+__all__ = ["program_decode", "program_encode"]
 
 
 def _sizes(codes: Tensor, each: int, lanes: int) -> tuple[int, int]:
@@ -104,44 +107,31 @@ def _encode_examples(device: torch.device, dtype: torch.dtype) -> list[tuple[Any
 def _decode_examples(device: torch.device, dtype: torch.dtype) -> list[tuple[Any, ...]]:
     """What was encoded."""
     model, codes = _tiny(device), _codes(device)
-    payload, sizes = reference.program_encode(*model, codes, 5, 4, 2)
-    joined = torch.cat([row[:size] for row, size in zip(payload, sizes.tolist(), strict=True)])
-    offsets = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
+    joined, offsets = packed(*reference.program_encode(*model, codes, 5, 4, 2))
     starts = torch.tensor([0, 4, 8, 9], device=device)
     return [(*model, joined, offsets, starts, 5, 2, 9)]
 
 
-ENCODE = Op(
-    "program_encode",
+ENCODE = coding_op(
     "(Tensor code, Tensor weights, Tensor tables, Tensor variables, Tensor codes, int registers, int each, int lanes)"
     " -> (Tensor, Tensor)",
+    reference.program_encode,
+    _encode,
+    _encode_fake,
+    _encode_examples,
     family="program_code",
-    reference=reference.program_encode,
-    kernels=dict.fromkeys(("cpu", "cuda"), _encode),
-    fake=_encode_fake,
-    examples=_encode_examples,
     dtypes=(torch.int32,),
-    differentiable=False,
 )
-DECODE = Op(
-    "program_decode",
+DECODE = coding_op(
     "(Tensor code, Tensor weights, Tensor tables, Tensor variables, Tensor payload, Tensor offsets, Tensor starts,"
     " int registers, int lanes, int rows) -> (Tensor, Tensor)",
+    reference.program_decode,
+    _decode,
+    _decode_fake,
+    _decode_examples,
     family="program_code",
-    reference=reference.program_decode,
-    kernels=dict.fromkeys(("cpu", "cuda"), _decode),
-    fake=_decode_fake,
-    examples=_decode_examples,
     dtypes=(torch.int32,),
-    differentiable=False,
 )
-
-
-def _check_count(op: str, name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(message(op, name, "a whole number", checks.describe(value)))
-    if value < 1:
-        raise ValueError(message(op, name, "a number >= 1", repr(value)))
 
 
 def _check_model(op: str, tensors: Sequence[Tensor], like: Tensor, name: str) -> None:
@@ -200,7 +190,7 @@ def program_encode(
         expected = f"shape (N, {len(variables)})"
         raise ValueError(message("program_encode", "codes", expected, f"shape {tuple(codes.shape)}"))
     for name, value in (("registers", registers), ("each", each), ("lanes", lanes)):
-        _check_count("program_encode", name, value)
+        checks.integer("program_encode", name, value)
     return ENCODE.call(code, weights, tables, variables, codes, registers, each, lanes)
 
 
@@ -253,12 +243,6 @@ def program_decode(
         raise TypeError(message("program_decode", "payload", "a uint8 tensor", checks.describe(payload)))
     _check_model("program_decode", (code, weights, tables, variables), payload, "payload")
     for name, value in (("registers", registers), ("lanes", lanes)):
-        _check_count("program_decode", name, value)
-    for name, tensor, most in (("offsets", offsets, payload.numel()), ("starts", starts, rows)):
-        if not isinstance(tensor, Tensor) or tensor.dtype is not torch.int64:
-            raise TypeError(message("program_decode", name, "an int64 tensor", checks.describe(tensor)))
-        if tensor.shape != starts.shape or tensor.dim() != 1 or len(tensor) < 1:
-            raise ValueError(message("program_decode", name, "shape (chunks + 1,)", f"shape {tuple(tensor.shape)}"))
-        if got := checks.not_rising(tensor, most, int(name == "starts")):
-            raise ValueError(message("program_decode", name, f"rising numbers from 0 to {most}", got))
+        checks.integer("program_decode", name, value)
+    check_streams("program_decode", payload, offsets, starts, rows)
     return DECODE.call(code, weights, tables, variables, payload, offsets, starts, registers, lanes, rows)

@@ -10,6 +10,8 @@ from .._core import checks
 from .._core.errors import CorruptStreamError, message
 from ._rans import DECODE, DECODE_PMF, ENCODE, ENCODE_PMF, QUANTIZE
 
+__all__ = ["quantize_cdf", "rans_decode", "rans_decode_pmf", "rans_encode", "rans_encode_pmf"]
+
 PRECISION = 16
 MOST_PRECISION = 24
 WHY = {
@@ -23,11 +25,7 @@ WHY = {
 
 def check_precision(op: str, precision: object) -> int:
     """``precision``, a whole number of bits that counts may have."""
-    if isinstance(precision, bool) or not isinstance(precision, int):
-        raise TypeError(message(op, "precision", "a whole number", checks.describe(precision)))
-    if not 1 <= precision <= MOST_PRECISION:
-        raise ValueError(message(op, "precision", f"1 to {MOST_PRECISION}", repr(precision)))
-    return precision
+    return checks.integer(op, "precision", precision, 1, MOST_PRECISION)
 
 
 def check_cdf(op: str, cdf: object, rows: int, n: int, index: Tensor | None) -> None:
@@ -93,10 +91,7 @@ def _check_streams(op: str, payload: object, offsets: object, n: object) -> int:
     if payload.dim() != 1 or offsets.dim() != 1 or len(offsets) < 1:
         got = f"shapes {tuple(payload.shape)} and {tuple(offsets.shape)}"
         raise ValueError(message(op, "payload, offsets", "shapes (P,) and (B + 1,)", got))
-    if isinstance(n, bool) or not isinstance(n, int):
-        raise TypeError(message(op, "n", "a whole number", checks.describe(n)))
-    if n < 0:
-        raise ValueError(message(op, "n", "0 or more", repr(n)))
+    checks.integer(op, "n", n, 0)
     if got := checks.not_rising(offsets, len(payload)):
         raise ValueError(message(op, "offsets", f"rising numbers from 0 to {len(payload)}", got))
     return len(offsets) - 1

@@ -12,11 +12,13 @@ from torch import Tensor
 from .._core import checks
 from .._core.backend import Backend, unless_forced
 from .._core.errors import message
+from .._core.formats.bitmap import pack
 from .._core.native import DTYPE_CODE, accumulation_dtype
 from .._core.registry import Op
 from ..reference import sampled_matmul as reference
-from ..reference.selection import pack
 from .selection import Selection
+
+__all__ = ["sampled_conv", "sampled_matmul"]
 
 KINDS = ("cpu", "triton", "cuda")  # on a GPU bitmaps go to Triton; for index lists see _kernel
 
@@ -70,19 +72,10 @@ def _matmul_kernel(
 
 
 def _conv_kernel(
-    run: Backend,
-    grad_y: Tensor,
-    x: Tensor,
-    index: Tensor | None,
-    words: Tensor | None,
-    ranks: Tensor | None,
-    count: int,
-    kernel: Sequence[int],
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
+    run: Backend, grad_y: Tensor, x: Tensor, index: Tensor | None, words: Tensor | None, ranks: Tensor | None,
+    count: int, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int],
     groups: int,
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     def three(sizes: Sequence[int], fill: int) -> list[int]:
         return [fill] * (3 - len(sizes)) + list(sizes)
 

@@ -11,9 +11,12 @@ from torch import Tensor
 from .._core import checks
 from .._core.backend import Backend
 from .._core.errors import message
+from .._core.formats import bitmap
 from .._core.native import DTYPE_CODE
 from .._core.registry import Op
 from ..reference import selection as reference
+
+__all__ = ["Selection"]
 
 SPARSE = 30  # an index list is smaller than a bitmap when fewer than one entry in thirty is selected
 LARGEST = 2**31 - 1  # what an int32 position or rank can say
@@ -47,7 +50,7 @@ def _scatter_kernel(run: Backend, w: Tensor, values: Tensor, index: Any, words: 
 def _index_kernel(run: Backend, words: Tensor, ranks: Tensor, count: int) -> Tensor:
     index = words.new_empty(count, dtype=torch.int32)
     if count:
-        entries = reference.WORD * words.numel()
+        entries = bitmap.WORD * words.numel()
         run.launch("selection_index", *_dense(words, ranks), index, entries, count)
     return index
 
@@ -64,7 +67,7 @@ def _example(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor, 
 
 def _gather_examples(device: torch.device, dtype: torch.dtype) -> list[tuple[Any, ...]]:
     w, mask, index = _example(device, dtype)
-    return [(w, None, *reference.pack(mask), index.numel()), (w, index, None, None, index.numel())]
+    return [(w, None, *bitmap.pack(mask), index.numel()), (w, index, None, None, index.numel())]
 
 
 def _scatter_examples(device: torch.device, dtype: torch.dtype) -> list[tuple[Any, ...]]:
@@ -98,7 +101,7 @@ def _gather_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     if index is None and entries <= LARGEST + 1:
         index = INDEX.call(words, ranks, ctx.count)
     zeros = torch.zeros(entries, dtype=grad.dtype, device=grad.device)
-    return zeros.scatter(0, reference.positions(index, words, ctx.count), grad).view(ctx.shape), None, None, None, None
+    return zeros.scatter(0, bitmap.positions(index, words, ctx.count), grad).view(ctx.shape), None, None, None, None
 
 
 GATHER = Op(
@@ -209,8 +212,8 @@ class Selection:
         shape = torch.Size(shape)
         entries = shape.numel()
         for name, value, dtype, unit in (
-            ("words", words, torch.int64, reference.WORD),
-            ("ranks", ranks, torch.int32, reference.BLOCK),
+            ("words", words, torch.int64, bitmap.WORD),
+            ("ranks", ranks, torch.int32, bitmap.BLOCK),
         ):
             if not isinstance(value, Tensor) or value.dtype is not dtype:
                 raise TypeError(message("Selection.from_bitmap", name, f"a {dtype} tensor", checks.describe(value)))
@@ -218,7 +221,7 @@ class Selection:
         if not 0 <= count <= entries:
             raise ValueError(message("Selection.from_bitmap", "count", f"a number in [0, {entries}]", str(count)))
         _check_fits(count)
-        if not (words.is_meta or reference.is_bitmap(words, ranks, count, entries)):
+        if not (words.is_meta or bitmap.is_bitmap(words, ranks, count, entries)):
             expected = "bits within the weight, the ranks of their blocks and their number"
             raise ValueError(message("Selection.from_bitmap", "words", expected, "bits that 'ranks' or 'count' belie"))
         return cls._of_bitmap(words, ranks, count, shape)
@@ -245,7 +248,7 @@ class Selection:
         _check_fits(count)
         if _prefers_index(count, mask.numel()):
             return cls(mask.shape, count, mask.reshape(-1).nonzero()[:, 0].to(torch.int32), None, None)
-        return cls(mask.shape, count, None, *reference.pack(mask))
+        return cls(mask.shape, count, None, *bitmap.pack(mask))
 
     @property
     def tensors(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
@@ -285,7 +288,7 @@ class Selection:
         """True at the selected entries: bool of the weight's shape."""
         entries = self.shape.numel()
         if self.words is not None:
-            return reference.unpack(self.words, entries).view(self.shape)
+            return bitmap.unpack(self.words, entries).view(self.shape)
         assert self.index is not None
         mask = torch.zeros(entries, dtype=torch.bool, device=self.index.device)
         return mask.index_fill_(0, self.index.long(), True).view(self.shape)
@@ -321,7 +324,7 @@ class Selection:
         self._check("scatter", w)
         self._check_values("scatter", w, values)
         index, words, _ = self.tensors
-        at = reference.positions(index, words, self.count)
+        at = bitmap.positions(index, words, self.count)
         return w.reshape(-1).scatter(0, at, values.to(w.dtype)).view(w.shape)
 
     def within(self, keep: Tensor) -> Selection:

@@ -17,6 +17,8 @@ from .._core.registry import Op
 from ..reference import sparse_adamw as reference
 from .selection import Selection
 
+__all__ = ["dequantize_blocks", "quantize_blocks", "sparse_adamw_"]
+
 KINDS = ("cpu", "cuda")
 BLOCK = reference.BLOCK
 Lists = list[Tensor]
@@ -222,8 +224,7 @@ def _check_rule(steps: Sequence[int], lr: float, betas: tuple[float, float], eps
         checks.fraction(NAME, f"betas[{k}]", beta)
     checks.positive(NAME, "eps", eps)
     for k, step in enumerate(steps):
-        if not isinstance(step, int) or step < 1:
-            raise ValueError(message(NAME, f"steps[{k}]", "a positive int, 1 at the first step", repr(step)))
+        checks.integer(NAME, f"steps[{k}]", step, wanted="a positive int, 1 at the first step")
 
 
 def sparse_adamw_(

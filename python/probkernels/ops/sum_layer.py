@@ -14,6 +14,8 @@ from .._core.native import DTYPE_CODE
 from .._core.registry import Op
 from ..reference import sum_layer as reference
 
+__all__ = ["sum_layer", "sum_layer_bwd"]
+
 KINDS = ("cpu", "triton")
 DTYPES = (torch.float32, torch.float64)
 

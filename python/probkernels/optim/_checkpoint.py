@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from .._core.errors import ModelMismatchError
+from .._core.formats.bitmap import pack, unpack
 from ..ops import Selection, dequantize_blocks, quantize_blocks
 from ..ops.sparse_adamw import BLOCK
-from ..reference.selection import pack, unpack
 from ..sparse.slots import Slot, places
 from ..sparse.state import pack_selection, unpack_selection
 

@@ -360,5 +360,5 @@ def _check(
     for k, beta in enumerate(betas):
         checks.fraction(NAME, f"betas[{k}]", beta)
     checks.one_of(NAME, "moments", moments, KINDS)
-    if progressive_iter is not None and (not isinstance(progressive_iter, int) or progressive_iter < 1):
-        raise ValueError(message(NAME, "progressive_iter", "a positive int or None", repr(progressive_iter)))
+    if progressive_iter is not None:
+        checks.integer(NAME, "progressive_iter", progressive_iter, wanted="a positive int or None")

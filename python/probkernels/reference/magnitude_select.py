@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .selection import pack
+from .._core.formats.bitmap import pack
 
 BINS = 1 << 16
 

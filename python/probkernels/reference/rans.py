@@ -14,7 +14,8 @@ import bisect
 import torch
 from torch import Tensor
 
-LOWER = 1 << 32
+from .._core.formats.streams import LOWER
+
 MOST_STATES = 8
 
 

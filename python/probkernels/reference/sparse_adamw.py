@@ -7,7 +7,7 @@ import functools
 import torch
 from torch import Tensor
 
-from .selection import unpack
+from .._core.formats.bitmap import unpack
 
 BLOCK = 256  # entries that share an absmax
 DECADES = 7  # of magnitude that a codebook spans

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-
 import torch
 from torch import Tensor
 
+from .._core import digests
 from ..ops import Selection
 from .slots import BITS, sharded, whole
 
@@ -23,9 +22,7 @@ def frozen_checksum(weight: Tensor, selection: Selection) -> str:
 @torch.no_grad()
 def digest(t: Tensor) -> str:
     """Sixteen hexadecimal digits over dtype, shape and all entries."""
-    made = hashlib.blake2b(f"{t.dtype}{tuple(t.shape)}".encode(), digest_size=8)
-    made.update(t.detach().to("cpu").contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return made.hexdigest()
+    return digests.of_bytes(f"{t.dtype}{tuple(t.shape)}".encode(), digests.raw(t), size=8).hex()
 
 
 @torch.no_grad()

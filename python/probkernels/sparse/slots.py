@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import weakref
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
+from .._core import digests
 from .._core.errors import ModelMismatchError, message
 from ..ops import Selection
 
@@ -73,7 +73,7 @@ class Slot:
         if self.marked is None or self.marked[0] is not self.selection:
             chosen = self.selection.index if self.selection.words is None else self.selection.words
             assert chosen is not None
-            digest = hashlib.blake2b(chosen.cpu().numpy().tobytes(), digest_size=7).digest()
+            digest = digests.of_bytes(digests.raw(chosen), size=7)
             self.marked = self.selection, int.from_bytes(digest, "little")
         return self.marked[1]
 

@@ -36,8 +36,8 @@ def exact(made: Run, after: Callable[[int, Tensor], None], store: str | int, las
         raise ValueError(message("sample", "store", expected, checks.describe(store)))
     if isinstance(store, int):
         checks.non_negative("sample", "store", store)
-    if last_k is not None and (isinstance(last_k, bool) or not isinstance(last_k, int) or last_k < 1):
-        raise ValueError(message("sample", "last_k", "at least one step, or None for all", repr(last_k)))
+    if last_k is not None:
+        checks.integer("sample", "last_k", last_k, wanted="at least one step, or None for all")
     states = int(revolve[1] or least_states(min(made.scheme.steps, last_k or made.scheme.steps))) if revolve else 0
     plan = Plan(made, after, store if isinstance(store, int) else 0, last_k, Snapshots(states) if states else None)
     return Exact.apply(plan, *plan.inputs())

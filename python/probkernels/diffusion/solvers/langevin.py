@@ -49,8 +49,7 @@ def annealed_langevin(
     """
     check_times("annealed_langevin", process, times)
     checks.positive("annealed_langevin", "step", step)
-    if isinstance(inner, bool) or not isinstance(inner, int) or inner < 1:
-        raise ValueError(message("annealed_langevin", "inner", "a whole number >= 1", checks.describe(inner)))
+    checks.integer("annealed_langevin", "inner", inner)
     if bool((process.log_alpha(times) != 0).any()):
         hint = "divide the states by alpha, or use predictor_corrector"
         raise ValueError(message("annealed_langevin", "process", "one with alpha = 1", repr(process), hint))
@@ -115,8 +114,7 @@ def predictor_corrector(
     check_state("predictor_corrector", "x_T", x_T)
     checks.one_of("predictor_corrector", "predictor", predictor, PREDICTORS)
     checks.positive("predictor_corrector", "snr", snr)
-    if isinstance(inner, bool) or not isinstance(inner, int) or inner < 0:
-        raise ValueError(message("predictor_corrector", "inner", "a whole number >= 0", checks.describe(inner)))
+    checks.integer("predictor_corrector", "inner", inner, 0)
     refuse_running_statistics("predictor_corrector", model)
     rows = table(model.process, times, predictor)
     given = tensors_in((x_T, rows.a, rows.b, guide))

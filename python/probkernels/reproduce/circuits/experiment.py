@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ...circuits import chow_liu, factorized, hclt, mutual_information, tree_parents
-from ..harness import datasets
+from ..harness import datasets, image_jobs
 from ..harness.method import Progress
-from ..harness.toy_models import DOUBLINGS, EPOCHS, Advance, bits, chow_liu_bits, full_batch_em, mnist_grown, mnist_hclt
-from ..harness.workers import run_jobs
+from ..harness.toy_models import EPOCHS, Advance, bits, chow_liu_bits, full_batch_em, mnist_grown, mnist_hclt
 from . import peers, queries
 from .records import (
     BATCH,
@@ -37,17 +36,12 @@ from .records import (
 def measure(quick: bool, data: Path | None, progress: Progress) -> list[Record]:
     """Runs all jobs side by side, in processes of one thread each."""
     datasets.require_sklearn()
-    planned = jobs(quick, data)
-    parts = run_jobs(work, planned, progress.bar("circuits", sum(job[1] for job in planned)))
-    return [record for part in parts for record in part]
+    return image_jobs.run("circuits", work, jobs(quick, data), progress)
 
 
 def jobs(quick: bool, data: Path | None = None) -> list[tuple[Any, ...]]:
     """A task, the steps by which it moves the progress bar, and its arguments; the longest first."""
-    if data is None or quick:
-        return digit_jobs(quick)
-    datasets.mnist(data)  # a file that cannot be used shows now, not after the digits
-    return mnist_jobs(data) + digit_jobs(quick)
+    return image_jobs.with_mnist(quick, data, digit_jobs(quick), mnist_jobs)
 
 
 def digit_jobs(quick: bool, epochs: int = EPOCHS) -> list[tuple[Any, ...]]:
@@ -62,13 +56,7 @@ def digit_jobs(quick: bool, epochs: int = EPOCHS) -> list[tuple[Any, ...]]:
 
 def mnist_jobs(folder: Path, epochs: tuple[int, int] = (15, 20), size: int = 512) -> list[tuple[Any, ...]]:
     """See :func:`digit_jobs`."""
-    half = epochs[1] // 2
-    return [
-        ("mnist_grown", half * (1 + DOUBLINGS), folder, half, size),
-        ("mnist", epochs[0], folder, 32, size),
-        ("mnist", epochs[1], folder, 16, size),
-        ("mnist_closed_form", 2, folder),
-    ]
+    return [*image_jobs.mnist_models(folder, epochs, size), ("mnist_closed_form", 2, folder)]
 
 
 def work(task: str, *arguments: Any) -> list[Record]:

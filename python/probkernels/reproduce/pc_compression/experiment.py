@@ -13,11 +13,10 @@ from torch import Tensor
 
 from ...circuits import Circuit, chow_liu, factorized, hclt
 from ...codec import AdaptiveCoder, PCCodec, Program, classics, encode
-from ..harness import datasets
+from ..harness import datasets, image_jobs
 from ..harness.datasets import Images
 from ..harness.method import Progress
-from ..harness.toy_models import DOUBLINGS, EPOCHS, Advance, bits, full_batch_em, mnist_grown, mnist_hclt
-from ..harness.workers import run_jobs
+from ..harness.toy_models import EPOCHS, Advance, bits, full_batch_em, mnist_grown, mnist_hclt
 from .records import FACTORIZED, GROWN, SEEDS, TREE, Classic, Coded, Costs, Record
 
 SINGLE = 200  # images that are also coded by themselves
@@ -26,17 +25,12 @@ SINGLE = 200  # images that are also coded by themselves
 def measure(quick: bool, data: Path | None, progress: Progress) -> list[Record]:
     """Runs all jobs side by side."""
     datasets.require_sklearn()
-    planned = jobs(quick, data)
-    parts = run_jobs(work, planned, progress.bar("compression", sum(job[1] for job in planned)))
-    return [record for part in parts for record in part]
+    return image_jobs.run("compression", work, jobs(quick, data), progress)
 
 
 def jobs(quick: bool, data: Path | None = None) -> list[tuple[Any, ...]]:
     """A task, the steps by which it moves the progress bar, and its arguments; the longest first."""
-    if data is None or quick:
-        return digit_jobs(quick)
-    datasets.mnist(data)  # a file that cannot be used shows now, not after the digits
-    return mnist_jobs(data) + digit_jobs(quick)
+    return image_jobs.with_mnist(quick, data, digit_jobs(quick), mnist_jobs)
 
 
 def digit_jobs(quick: bool) -> list[tuple[Any, ...]]:
@@ -47,13 +41,7 @@ def digit_jobs(quick: bool) -> list[tuple[Any, ...]]:
 
 def mnist_jobs(folder: Path, epochs: tuple[int, int] = (15, 20), size: int = 512) -> list[tuple[Any, ...]]:
     """The longest first."""
-    half = epochs[1] // 2
-    return [
-        ("mnist_grown", half * (1 + DOUBLINGS), folder, half, size),
-        ("mnist", epochs[0], folder, 32, size),
-        ("mnist", epochs[1], folder, 16, size),
-        ("mnist_classics", 1, folder),
-    ]
+    return [*image_jobs.mnist_models(folder, epochs, size), ("mnist_classics", 1, folder)]
 
 
 def work(task: str, *arguments: Any) -> list[Record]:

@@ -1,0 +1,14 @@
+"""Streams of coded rows: where a coder's states begin, and how streams are packed one after another."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+LOWER = 1 << 32  # where a state of 64 bits begins; below it a word of 32 bits is read
+
+
+def packed(payload: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows (N, capacity) uint8 whose first ``sizes`` (N) bytes are in use -> streams (B) and offsets (N + 1)."""
+    streams = torch.cat([row[:size] for row, size in zip(payload, sizes.tolist(), strict=True)])
+    return streams, torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
