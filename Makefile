@@ -1,7 +1,8 @@
-# make demo | test | bench | docs | clean
+# make demo | reproduce | test | bench | docs | clean
 #
 # Each sets up its own .venv, from nothing but Python 3.10 or newer and a C++17 compiler, and starts within seconds the
 # second time. `make test PYTHON=python3.12` takes another Python, in a .venv of its own.
+# `make reproduce METHODS=sara` asserts the claims of some methods; without METHODS, of all.
 # `make bench ARGS="power_norm --benchmark-autosave"` takes cases, then options of pytest.
 # `make test-wheel TORCH=2.14.1` runs the op tests on the built wheel under another torch than the pinned one.
 
@@ -12,11 +13,17 @@ PIP := $(RUN) -m pip --disable-pip-version-check -qq
 PINS := tests/constraints.txt
 NATIVE := CMakeLists.txt setup.py pyproject.toml $(wildcard csrc/*.cpp csrc/cpu/* csrc/cuda/* csrc/include/pk/*)
 
-.PHONY: demo test test-wheel bench docs clean
+.PHONY: demo reproduce test test-wheel bench docs clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/report.stamp
-	@$(RUN) -m probkernels reproduce --quick --force
+	@$(RUN) -m probkernels reproduce --quick --force $(DEMO)
+
+# The methods that the package began with.
+DEMO := powernorm sara pc_compression circuits adjoint_dpm
+
+reproduce: $(VENV)/report.stamp
+	@$(RUN) -m probkernels reproduce --quick --force $(METHODS)
 
 test: $(VENV)/test.stamp
 	@OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2
