@@ -26,7 +26,7 @@ reproduce: $(VENV)/report.stamp
 	@$(RUN) -m probkernels reproduce --quick --force $(METHODS)
 
 test: $(VENV)/test.stamp
-	@OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2
+	@OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist worksteal
 
 TORCH ?= 2.14.1
 WHEEL_TESTS ?= tests/ops tests/compose
@@ -37,7 +37,7 @@ test-wheel: build/wheel.stamp
 	@$(PYTHON) -m venv --clear $(OTHER)
 	@grep -vE '^(torch|triton|setuptools)==' $(PINS) > $(OTHER)/pins.txt
 	@$(OTHER)/bin/python -m pip -qq install --constraint $(OTHER)/pins.txt 'torch==$(TORCH)' "$$(echo build/wheel/*.whl)[test]"
-	@OMP_NUM_THREADS=1 $(OTHER)/bin/python -m pytest -n 2 -k 'not cuda_emu' $(WHEEL_TESTS)  # the emulator knows no wheel
+	@OMP_NUM_THREADS=1 $(OTHER)/bin/python -m pytest -n 2 --dist worksteal -k 'not cuda_emu' $(WHEEL_TESTS)  # the emulator knows no wheel
 
 build/wheel.stamp: $(VENV)/test.stamp $(shell find python triton_kernels bench -name '*.py')
 	@rm -rf build/wheel build/lib build/lib.* build/bdist.*
