@@ -1,7 +1,8 @@
-# make demo | test | bench | docs | clean
+# make demo | reproduce | test | bench | docs | clean
 #
 # Each sets up its own .venv, from nothing but Python 3.10 or newer and a C++17 compiler, and starts within seconds the
 # second time. `make test PYTHON=python3.12` takes another Python, in a .venv of its own.
+# `make reproduce METHODS=sara` asserts the claims of some methods; without METHODS, of all.
 # `make bench ARGS="power_norm --benchmark-autosave"` takes cases, then options of pytest.
 # `make test-wheel TORCH=2.14.1` runs the op tests on the built wheel under another torch than the pinned one.
 
@@ -12,14 +13,20 @@ PIP := $(RUN) -m pip --disable-pip-version-check -qq
 PINS := tests/constraints.txt
 NATIVE := CMakeLists.txt setup.py pyproject.toml $(wildcard csrc/*.cpp csrc/cpu/* csrc/cuda/* csrc/include/pk/*)
 
-.PHONY: demo test test-wheel bench docs clean
+.PHONY: demo reproduce test test-wheel bench docs clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/report.stamp
-	@$(RUN) -m probkernels reproduce --quick --force
+	@$(RUN) -m probkernels reproduce --quick --force $(DEMO)
+
+# The methods that the package began with.
+DEMO := powernorm sara pc_compression circuits adjoint_dpm
+
+reproduce: $(VENV)/report.stamp
+	@$(RUN) -m probkernels reproduce --quick --force $(METHODS)
 
 test: $(VENV)/test.stamp
-	@OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2
+	@OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist worksteal
 
 TORCH ?= 2.14.1
 WHEEL_TESTS ?= tests/ops tests/compose
@@ -30,7 +37,7 @@ test-wheel: build/wheel.stamp
 	@$(PYTHON) -m venv --clear $(OTHER)
 	@grep -vE '^(torch|triton|setuptools)==' $(PINS) > $(OTHER)/pins.txt
 	@$(OTHER)/bin/python -m pip -qq install --constraint $(OTHER)/pins.txt 'torch==$(TORCH)' "$$(echo build/wheel/*.whl)[test]"
-	@OMP_NUM_THREADS=1 $(OTHER)/bin/python -m pytest -n 2 -k 'not cuda_emu' $(WHEEL_TESTS)  # the emulator knows no wheel
+	@OMP_NUM_THREADS=1 $(OTHER)/bin/python -m pytest -n 2 --dist worksteal -k 'not cuda_emu' $(WHEEL_TESTS)  # the emulator knows no wheel
 
 build/wheel.stamp: $(VENV)/test.stamp $(shell find python triton_kernels bench -name '*.py')
 	@rm -rf build/wheel build/lib build/lib.* build/bdist.*

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import multiprocessing
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,8 @@ from probkernels import nn
 from torch import Tensor
 
 WORLD, STEPS = 2, 4
+# One process loads these, once a run. Every rank is a fork of it, so that no rank spends seconds on importing torch.
+PRELOADED = ["pytest", "torch.distributed.fsdp", "torch.nn.parallel", "probkernels.nn", "probkernels.ops"]
 
 
 def _worker(rank: int, body: Callable[[int], Any], folder: str) -> None:
@@ -27,8 +30,9 @@ def _worker(rank: int, body: Callable[[int], Any], folder: str) -> None:
 
 def on_two_processes(body: Callable[[int], Any]) -> list[Any]:
     """Runs ``body(rank)`` in two processes and returns what each gave."""
+    multiprocessing.set_forkserver_preload(PRELOADED)
     with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(_worker, args=(body, folder), nprocs=WORLD)
+        mp.start_processes(_worker, args=(body, folder), nprocs=WORLD, start_method="forkserver")
         return [torch.load(Path(folder) / f"{rank}.pt") for rank in range(WORLD)]
 
 

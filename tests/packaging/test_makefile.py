@@ -1,14 +1,16 @@
-"""What `make` says when something it needs is missing."""
+"""What `make` says when something it needs is missing, and what it runs."""
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from probkernels import reproduce
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -45,3 +47,9 @@ def test_an_unfit_python_is_explained(missing: str, hint: str, tmp_path: Path) -
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 def test_a_missing_compiler_is_explained(tmp_path: Path) -> None:
     assert "apt install g++" in make(tmp_path, CXX="/nonexistent/c++")
+
+
+def test_the_demo_shows_methods_that_exist() -> None:
+    names = re.search(r"^DEMO := (.*)$", (ROOT / "Makefile").read_text(), re.M).group(1).split()
+    assert set(names) <= set(reproduce.names())
+    assert len(names) == len(set(names)) >= 4
