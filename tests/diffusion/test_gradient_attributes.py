@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from probkernels.diffusion import VP, Denoiser
+from probkernels.diffusion import VP, Denoiser, sample
 from torch import Tensor, nn
 
-from tests.diffusion.test_gradient_replay import MODES, ODE, denoiser, equal, grads
-from tests.diffusion.test_gradients import DIMS
+from tests.diffusion.test_gradient_replay import MODES, ODE, TIMES, denoiser, equal, grads
+from tests.diffusion.test_gradients import DIMS, same
 
 
 @pytest.fixture(params=MODES, name="how")
@@ -178,3 +180,29 @@ def test_caches_that_calls_fill(how: dict[str, Any], form: str) -> None:
     model = make()
     grads(model, how)
     assert form != "dict" or len(model.net.memo.by_time) == len({*model.net.memo.by_time}) > 3
+
+
+def test_threads_leave_each_other_alone() -> None:
+    """Leaves of one run's own must not stay in the net, or be found there by another run."""
+    model = denoiser()
+    parameters = list(model.parameters())
+    start = torch.ones(2, DIMS, dtype=torch.float64)
+
+    def gradients(i: int, grad: str = "exact") -> list[Tensor]:
+        x = (start * i).requires_grad_()
+        return list(
+            torch.autograd.grad(
+                sample(model, x, times=TIMES, grad=grad).sum(), [x, *model.parameters()], allow_unused=True
+            )
+        )
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(3) as pool:
+            found = list(pool.map(gradients, range(1, 13)))
+    finally:
+        sys.setswitchinterval(interval)
+    assert all(a is b for a, b in zip(model.parameters(), parameters, strict=True))
+    for i, got in enumerate(found, 1):
+        same(got, gradients(i, "autograd"), 1e-12)

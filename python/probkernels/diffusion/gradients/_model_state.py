@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+import functools
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +22,21 @@ from ._inputs import learned
 
 HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 GLOBAL_HOOKS = tuple("_global" + name for name in HOOKS)
+
+
+Result = TypeVar("Result")
+LOCKS: weakref.WeakKeyDictionary[nn.Module, Any] = weakref.WeakKeyDictionary()  # of nets
+
+
+def alone(method: Callable[..., Result]) -> Callable[..., Result]:
+    """A method of :class:`Net` that no other thread may be within: what one puts into a net, another would find."""
+
+    @functools.wraps(method)
+    def inner(self: Net, *args: Any) -> Result:
+        with self.lock:
+            return method(self, *args)
+
+    return inner
 
 
 class Member(NamedTuple):
@@ -72,7 +90,13 @@ class Net:
 
     @uncompiled
     def __init__(self, model: nn.Module) -> None:
-        self.model = model
+        self.model, self.lock = model, LOCKS.setdefault(getattr(model, "net", model), threading.RLock())
+        with self.lock:
+            self.look_up()
+
+    def look_up(self) -> None:
+        """What there is at the start."""
+        model = self.model
         self.parameters = learned(model)
         self.sharded = any(checks.is_sharded(p) for p in self.parameters)  # FSDP2, which accumulates by itself
         self.direct = self.sharded or any(isinstance(m, torch.jit.ScriptModule) for m in model.modules())
@@ -95,6 +119,7 @@ class Net:
             if t is not None and not checks.is_sharded(t)
         ]
 
+    @alone
     def remember(self) -> None:
         """The net is what it should be later on."""
         self.modules = dict(self.model.named_modules())
@@ -104,6 +129,7 @@ class Net:
         self.tensors = self.members()
 
     @uncompiled
+    @alone
     def called(self) -> None:
         """The first call is over, and may have made and filled what the net keeps."""
         before = {m.name: (id(m.tensor), m.version) for m in self.tensors}
@@ -171,6 +197,7 @@ class Net:
         ]
 
     @uncompiled
+    @alone
     def refuse_drift(self) -> None:
         """At the end of the forward pass: all calls were of one net."""
         written = self.written()
@@ -181,6 +208,7 @@ class Net:
         self.attributes.finish()
 
     @uncompiled
+    @alone
     def refuse_changes(self, others: list[str]) -> None:
         """At the start of the backward pass; ``others`` were changed too."""
         names = [*self.written(), *self.attributes.written()]
@@ -204,7 +232,7 @@ class Net:
     @contextlib.contextmanager
     def as_it_was(self) -> Iterator[None]:
         """Training flags, attributes and tensors of the forward pass; DDP stays out of it."""
-        with contextlib.ExitStack() as stack:
+        with self.lock, contextlib.ExitStack() as stack:
             for path, module in self.modules.items():
                 if module.training != self.training[path]:
                     stack.callback(setattr, module, "training", module.training)
@@ -220,6 +248,7 @@ class Net:
             yield
             return
         put: list[tuple[dict[str, Any], str, Any]] = []
+        self.lock.acquire()
         self.inside = True
         try:
             for m in self.tensors:
@@ -236,6 +265,7 @@ class Net:
             self.inside = False
             for store, key, now in reversed(put):
                 store[key] = now
+            self.lock.release()
 
     @contextlib.contextmanager
     def unsynchronized(self) -> Iterator[None]:

@@ -98,7 +98,7 @@ class Plan:
 
     def call(self, place: tuple[int, int], u: Tensor, graph: bool) -> Call:
         """The net at u (B, *S)."""
-        i, own = self.index[place], self.net.aliased() if graph else contextlib.nullcontext()
+        i, own = self.index[place], self.net.aliased() if graph else self.net.lock
         if self.again:
             self.surroundings.replay(i)
             self.net.attributes.rewind()
