@@ -61,9 +61,8 @@ class Holder:
         self.end = self.now()
         moved = [c.get(k) for k in self.differing(self.after, self.end) for c in (self.after, self.end)]
         self.cache = any(_has_tensors(value) for value in moved)
-        for key, value in self.end.items():
-            if isinstance(value, Tensor) and self.after.get(key) is value:
-                self.versions[key] = _version(value)
+        tensors = {key: value for key, value in self.end.items() if isinstance(value, Tensor)}
+        self.versions = {key: _version(t) for key, t in tensors.items() if self.after.get(key) is t}
 
     def differing(self, a: Contents, b: Contents) -> list[Any]:
         """Keys under which two contents differ."""
