@@ -238,6 +238,11 @@ def frozen() -> Denoiser:
     return model
 
 
+def enclosing() -> Denoiser:
+    """Depends on a list that no module holds."""
+    return denoiser(extra=lambda h, outside=[0.0]: outside[-1])
+
+
 CHANGES: dict[str, tuple[Callable[[], Denoiser], Callable[[Denoiser], object], str]] = {
     "frozen weight": (
         frozen,
@@ -252,7 +257,7 @@ CHANGES: dict[str, tuple[Callable[[], Denoiser], Callable[[Denoiser], object], s
         lambda m: setattr(m.net, "middle", nn.Tanh()),
         r"module 'net\.middle' was removed or replaced",
     ),
-    "list": (denoiser, lambda m: m.net.factors.append(2.0), "other outputs|did not end at x_T"),
+    "closure": (enclosing, lambda m: m.net.extra.__defaults__[0].append(1.0), "other outputs|did not end at x_T"),
     "data": (denoiser, lambda m: m.net.shift.data.add_(1), "other outputs|did not end at x_T"),
 }
 
@@ -265,7 +270,7 @@ def test_changes_raise(how: dict[str, Any], change: str) -> None:
         grads(model, how, lambda: between(model))
 
 
-@pytest.mark.parametrize("change", ["frozen weight", "buffer", "hook added", "list"])
+@pytest.mark.parametrize("change", ["frozen weight", "buffer", "hook added", "closure"])
 def test_changes_raise_for_the_ode(change: str) -> None:
     make, between, text = CHANGES[change]
     model = make()

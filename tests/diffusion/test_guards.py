@@ -340,8 +340,15 @@ def test_denoisers_are_saved_and_copied(process: Any) -> None:
         assert torch.equal(other.x0(noise(), 0.5), model.x0(noise(), 0.5))
 
 
-def test_denoisers_of_diffusers_are_saved() -> None:
-    settings = from_diffusers({"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 1.0})
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 1.0},
+        {"_class_name": "EulerDiscreteScheduler", "prediction_type": "v_prediction", "timestep_type": "continuous"},
+    ],
+)
+def test_denoisers_of_diffusers_are_saved(config: dict[str, Any]) -> None:
+    settings = from_diffusers(config)
     model = Denoiser(Net(), settings.process, **settings.denoiser)
     assert torch.equal(pickle.loads(pickle.dumps(model)).x0(noise(), 0.5), model.x0(noise(), 0.5))
 

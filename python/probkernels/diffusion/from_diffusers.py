@@ -175,12 +175,17 @@ def from_diffusers(scheduler: Any) -> SchedulerSettings:
     timing = config.get("timestep_type", "discrete")
     checks.one_of("from_diffusers", "timestep_type", timing, ("discrete", "continuous"))
     if timing == "continuous" and kind == "v_prediction":  # with others diffusers does not use it
-        denoiser["time"] = lambda t: chain.rho(t).log() / 4
+        denoiser["time"] = partial(_quarter_log_rho, chain)
     if config.get("variance_type") == "learned_range":
         denoiser["variance"] = True
     elif config.get("variance_type") == "learned":
         raise ValueError(message("from_diffusers", "variance_type", "'learned_range', or none learned", "'learned'"))
     return SchedulerSettings(chain, denoiser, name, config)
+
+
+def _quarter_log_rho(process: Process, t: Tensor) -> Tensor:
+    """EDM's time; a function of the module, so that denoisers can be saved."""
+    return process.rho(t).log() / 4
 
 
 def _edm(name: str, config: Config) -> SchedulerSettings:

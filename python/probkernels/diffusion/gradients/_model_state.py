@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from types import BuiltinFunctionType, FunctionType
-from typing import Any, NamedTuple
+import functools
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,13 +17,26 @@ from torch.nn.parallel import DistributedDataParallel
 from ..._core import checks
 from ..._core.errors import message
 from ..._core.registry import uncompiled
+from ._attributes import Attributes
 from ._inputs import learned
 
 HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
-PLAIN = (bool, int, float, str, type(None), torch.dtype, FunctionType, BuiltinFunctionType)
-MISSING = object()
-WRAPPERS = ("torch.nn.parallel", "torch.distributed", "torch._dynamo")
 GLOBAL_HOOKS = tuple("_global" + name for name in HOOKS)
+
+
+Result = TypeVar("Result")
+LOCKS: weakref.WeakKeyDictionary[nn.Module, Any] = weakref.WeakKeyDictionary()  # of nets
+
+
+def alone(method: Callable[..., Result]) -> Callable[..., Result]:
+    """A method of :class:`Net` that no other thread may be within: what one puts into a net, another would find."""
+
+    @functools.wraps(method)
+    def inner(self: Net, *args: Any) -> Result:
+        with self.lock:
+            return method(self, *args)
+
+    return inner
 
 
 class Member(NamedTuple):
@@ -63,26 +78,6 @@ def global_hooks() -> tuple[Any, ...]:
     return tuple(tuple(getattr(torch_module, name, ())) for name in GLOBAL_HOOKS)
 
 
-def _put(attributes: dict[str, Any], key: str, value: Any) -> None:
-    """Sets an attribute, or takes it away."""
-    if value is MISSING:
-        attributes.pop(key, None)
-    else:
-        attributes[key] = value
-
-
-def plain(modules: dict[str, nn.Module]) -> dict[tuple[str, str], Any]:
-    """Numbers, texts, flags and functions among the attributes, by path and name; those of torch's wrappers are its
-    own."""
-    return {
-        (path, key): value
-        for path, module in modules.items()
-        if not type(module).__module__.startswith(WRAPPERS)
-        for key, value in vars(module).items()
-        if key not in ("training", "forward") and isinstance(value, PLAIN)
-    }
-
-
 class Net:
     """What a run depends on beside its inputs.
 
@@ -95,7 +90,13 @@ class Net:
 
     @uncompiled
     def __init__(self, model: nn.Module) -> None:
-        self.model = model
+        self.model, self.lock = model, LOCKS.setdefault(getattr(model, "net", model), threading.RLock())
+        with self.lock:
+            self.look_up()
+
+    def look_up(self) -> None:
+        """What there is at the start."""
+        model = self.model
         self.parameters = learned(model)
         self.sharded = any(checks.is_sharded(p) for p in self.parameters)  # FSDP2, which accumulates by itself
         self.direct = self.sharded or any(isinstance(m, torch.jit.ScriptModule) for m in model.modules())
@@ -103,8 +104,7 @@ class Net:
         self.leaves = self.parameters if self.direct else [alias(p) for p in self.parameters]
         self.own = {id(p): leaf for p, leaf in zip(self.parameters, self.leaves, strict=True)}
         self.inside = False
-        self.steady: dict[tuple[str, str], Any] = {}  # plain attributes that were the same in all calls
-        self.names: set[tuple[str, str]] = set()  # of all attributes after them
+        self.attributes = Attributes({})
         self.moving: dict[str, Tensor] = {}  # what the first call wrote to, as it left it
         self.remember()
         self.refuse_hooks()
@@ -119,6 +119,7 @@ class Net:
             if t is not None and not checks.is_sharded(t)
         ]
 
+    @alone
     def remember(self) -> None:
         """The net is what it should be later on."""
         self.modules = dict(self.model.named_modules())
@@ -126,15 +127,16 @@ class Net:
         self.global_hooks = global_hooks()
         self.training = {path: module.training for path, module in self.modules.items()}
         self.tensors = self.members()
-        self.plain = plain(self.modules)
 
     @uncompiled
+    @alone
     def called(self) -> None:
         """The first call is over, and may have made and filled what the net keeps."""
         before = {m.name: (id(m.tensor), m.version) for m in self.tensors}
         self.remember()
         moved = [m for m in self.tensors if before.get(m.name) != (id(m.tensor), m.version)]
         self.moving = {m.name: m.tensor.detach().clone() for m in moved}
+        self.attributes = Attributes(self.modules)
 
     @uncompiled
     def be_direct(self) -> None:
@@ -195,6 +197,7 @@ class Net:
         ]
 
     @uncompiled
+    @alone
     def refuse_drift(self) -> None:
         """At the end of the forward pass: all calls were of one net."""
         written = self.written()
@@ -202,14 +205,14 @@ class Net:
             expected, hint = "a net that leaves its buffers as they are", "call model.eval(), or use grad='autograd'"
             raise ValueError(message("sample", "model", expected, f"one whose calls change '{written[0]}'", hint))
         self.refuse([*self.changed(), *self.turned(), *self.switched()], "during the run")
-        now = plain(self.modules)
-        self.steady = {place: value for place, value in self.plain.items() if place in now and now[place] == value}
-        self.names = {(path, key) for path, module in self.modules.items() for key in vars(module)}
+        self.attributes.finish()
 
     @uncompiled
+    @alone
     def refuse_changes(self, others: list[str]) -> None:
         """At the start of the backward pass; ``others`` were changed too."""
-        written = [f"'{name}' was modified by an inplace operation" for name in self.written()]
+        names = [*self.written(), *self.attributes.written()]
+        written = [f"'{name}' was modified by an inplace operation" for name in names]
         self.refuse(
             [*others, *self.changed(), *written, *(self.turned() if self.direct else [])], "since the forward pass"
         )
@@ -223,35 +226,20 @@ class Net:
 
     def suspects(self) -> str:
         """Plain attributes that are not as they were: what outputs may differ by."""
-        now = plain(self.modules)
-        found = [
-            f"'{'.'.join(place).lstrip('.')}' from {old!r:.40} to {now.get(place)!r:.40}"
-            for place, old in self.plain.items()
-            if now.get(place) != old
-        ]
+        found = [f"'{path}' from {old!r:.40} to {now!r:.40}" for path, old, now in self.attributes.differing()]
         return f"; changed: {', '.join(found[:3])}" if found else ""
 
     @contextlib.contextmanager
     def as_it_was(self) -> Iterator[None]:
-        """Training flags, plain attributes and tensors of the forward pass; DDP stays out of it."""
-        with contextlib.ExitStack() as stack:
+        """Training flags, attributes and tensors of the forward pass; DDP stays out of it."""
+        with self.lock, contextlib.ExitStack() as stack:
             for path, module in self.modules.items():
                 if module.training != self.training[path]:
                     stack.callback(setattr, module, "training", module.training)
                     module.training = self.training[path]
-            self.restore_plain(stack)
+            self.attributes.restore(stack)
             stack.enter_context(self.aliased())
             yield
-
-    def restore_plain(self, stack: contextlib.ExitStack) -> None:
-        """Attributes that no call changed are what they were, and new ones, which may hide a class's, are away."""
-        now = plain(self.modules)
-        added = {place: MISSING for place in now if place not in self.names}
-        for (path, key), value in (self.steady | added).items():
-            attributes = self.modules[path].__dict__
-            if now.get((path, key), MISSING) is not value and now.get((path, key), MISSING) != value:
-                stack.callback(_put, attributes, key, attributes.get(key, MISSING))
-                _put(attributes, key, value)
 
     @contextlib.contextmanager
     def aliased(self) -> Iterator[None]:
@@ -260,6 +248,7 @@ class Net:
             yield
             return
         put: list[tuple[dict[str, Any], str, Any]] = []
+        self.lock.acquire()
         self.inside = True
         try:
             for m in self.tensors:
@@ -276,6 +265,7 @@ class Net:
             self.inside = False
             for store, key, now in reversed(put):
                 store[key] = now
+            self.lock.release()
 
     @contextlib.contextmanager
     def unsynchronized(self) -> Iterator[None]:

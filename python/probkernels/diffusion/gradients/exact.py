@@ -65,9 +65,8 @@ class Plan:
         self.leaves = [t.detach().requires_grad_(t.requires_grad) for t in self.guide]
         fresh = iter(self.leaves)
         self.arguments = replaced(made.guide, lambda _: next(fresh))
-        self.parameters = self.net.parameters
+        self.parameters, cast = self.net.parameters, self.surroundings.dtype if self.surroundings.autocast else None
         floats = [*(m.tensor for m in self.net.tensors), *self.parameters, made.x]
-        cast = self.surroundings.dtype if self.surroundings.autocast else None
         self.outputs = Outputs(tolerance(floats, cast, made.x.device), made.guide["guidance"])
         self.again = False  # whether calls are those of a backward pass
         self.places = self.scheme.places
@@ -99,9 +98,10 @@ class Plan:
 
     def call(self, place: tuple[int, int], u: Tensor, graph: bool) -> Call:
         """The net at u (B, *S)."""
-        i, own = self.index[place], self.net.aliased() if graph else contextlib.nullcontext()
+        i, own = self.index[place], self.net.aliased() if graph else self.net.lock
         if self.again:
             self.surroundings.replay(i)
+            self.net.attributes.rewind()
         with torch.set_grad_enabled(graph), self.surroundings.cast(), own:
             u = u.detach().requires_grad_(graph)
             point, live = self.made.points[place], self.live[i].detach()
@@ -140,7 +140,7 @@ class Plan:
         return call
 
     def refuse_undeclared(self, call: Call) -> None:
-        """See there; FSDP2's graphs end in tensors that it gathers and frees, which are not known here."""
+        """See there; FSDP2's graphs end in tensors that are not known here."""
         if not self.net.sharded:
             refuse_undeclared(undeclared(call.k, [call.u, call.live, *self.leaves, *self.net.leaves]))
 

@@ -1,0 +1,178 @@
+"""What modules hold beside parameters, buffers and modules: what has changed since the calls, and having it back."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from types import BuiltinFunctionType, FunctionType, ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .._net import tensors_in
+
+PLAIN = (bool, int, float, str, bytes, type(None), torch.dtype, torch.device, FunctionType, BuiltinFunctionType)
+CONTAINERS = (dict, list, set, deque)
+OPAQUE = (nn.Module, Tensor, type, ModuleType, random.Random, *PLAIN)
+WRAPPERS = ("torch.nn.parallel", "torch.distributed", "torch._dynamo")
+OF_MODULES = frozenset(vars(nn.Module())) | {"forward"}  # those are looked at elsewhere
+DEPTH = 3  # a container in an object in a module
+MISSING = object()
+Contents = dict[Any, Any]
+
+
+def _same(a: Any, b: Any) -> bool:
+    return a is b or (isinstance(a, PLAIN) and isinstance(b, PLAIN) and a == b)
+
+
+def _version(t: Tensor) -> int | None:
+    return None if t.is_inference() else t._version
+
+
+@dataclass
+class Holder:
+    """A dict, list, set or deque, or the attributes of a module or object (``names``), and what it held.
+
+    after: what it held after the first call. end: after the last one. versions: of its tensors then.
+    """
+
+    path: str
+    held: Any
+    names: bool
+    after: Contents
+    end: Contents = field(default_factory=dict)
+    versions: dict[Any, int | None] = field(default_factory=dict)
+    cache: bool = False  # whether calls left tensors in it, which later calls may find
+
+    def now(self) -> Contents:
+        """What it holds, by name, key or place."""
+        if self.names:
+            return {k: self.held[k] for k in self.held.keys() - OF_MODULES}
+        if isinstance(self.held, dict):
+            return dict(self.held)
+        return dict(enumerate(self.held)) if isinstance(self.held, (list, deque)) else {v: v for v in self.held}
+
+    def finish(self) -> None:
+        """The last call is over."""
+        self.end = self.now()
+        moved = [c.get(k) for k in self.differing(self.after, self.end) for c in (self.after, self.end)]
+        self.cache = any(_has_tensors(value) for value in moved)
+        tensors = {key: value for key, value in self.end.items() if isinstance(value, Tensor)}
+        self.versions = {key: _version(t) for key, t in tensors.items() if self.after.get(key) is t}
+
+    def differing(self, a: Contents, b: Contents) -> list[Any]:
+        """Keys under which two contents differ."""
+        if a.keys() == b.keys() and all(map(_same, a.values(), b.values())):
+            return []
+        return [k for k in a | b if not _same(a.get(k, MISSING), b.get(k, MISSING))]
+
+    def wanted(self, now: Contents) -> Contents:
+        """What calls of the backward pass should find: a cache as the first call left it, so that they fill it with
+        tensors that have a graph; of others all that no call changed."""
+        if self.cache:
+            return self.after
+        moved = set(self.differing(self.after, self.end))
+        kept = {k: v for k, v in now.items() if k in moved}
+        return {k: kept.get(k, v) for k, v in self.end.items() if k not in moved or k in kept}
+
+    def put(self, contents: Contents) -> None:
+        """Makes these its contents."""
+        now = self.now()
+        changed = self.differing(now, contents)
+        if not changed:
+            return
+        if self.names:
+            for key in changed:
+                self.held.pop(key, None)
+            self.held.update({k: contents[k] for k in changed if k in contents})
+            return
+        self.held.clear()
+        fill = self.held.extend if isinstance(self.held, (list, deque)) else self.held.update
+        fill(contents if isinstance(self.held, dict) else contents.values())
+
+
+def _has_tensors(value: Any) -> bool:
+    inside = vars(value) if hasattr(value, "__dict__") and not isinstance(value, OPAQUE) else value
+    return any(True for _ in tensors_in(inside))
+
+
+def holders(modules: dict[str, nn.Module]) -> list[Holder]:
+    """Those of modules, without torch's wrappers, whose attributes are their own."""
+    seen: set[int] = set()
+    found: list[Holder] = []
+
+    def visit(path: str, held: Any, names: bool, depth: int) -> None:
+        if id(held) in seen:
+            return
+        seen.add(id(held))
+        holder = Holder(path, held, names, {})
+        holder.after = holder.now()
+        found.append(holder)
+        for key, value in holder.after.items():
+            if depth and not isinstance(value, OPAQUE):
+                inward(f"{path}.{key}", value, depth - 1)
+
+    def inward(path: str, value: Any, depth: int) -> None:
+        if isinstance(value, CONTAINERS):
+            visit(path, value, False, depth)
+        elif isinstance(value, tuple):
+            for i, item in enumerate(value):
+                if depth and not isinstance(item, OPAQUE):
+                    inward(f"{path}.{i}", item, depth - 1)
+        elif hasattr(value, "__dict__") and not type(value).__module__.startswith(("torch.", "numpy")):
+            visit(path, vars(value), True, depth)
+
+    for path, module in modules.items():
+        if not type(module).__module__.startswith(WRAPPERS):
+            visit(path, vars(module), True, DEPTH)
+    return found
+
+
+class Attributes:
+    """All attributes of some modules, as the first call of the net left them."""
+
+    def __init__(self, modules: dict[str, nn.Module]) -> None:
+        self.holders = holders(modules)
+        self.caches: list[Holder] = []
+
+    def finish(self) -> None:
+        """The last call is over."""
+        for holder in self.holders:
+            holder.finish()
+        self.caches = [holder for holder in self.holders if holder.cache]
+
+    def written(self) -> list[str]:
+        """Tensors that were written to since the last call."""
+        return [
+            f"{holder.path}.{key}".lstrip(".")
+            for holder in self.holders
+            for key, before in holder.versions.items()
+            if _version(holder.end[key]) != before
+        ]
+
+    def restore(self, stack: contextlib.ExitStack) -> None:
+        """They are what they were for the calls, until the stack closes."""
+        for holder in self.holders:
+            now = holder.now()
+            wanted = holder.wanted(now)
+            if holder.cache or holder.differing(now, wanted):
+                stack.callback(holder.put, now)
+                holder.put(wanted)
+
+    def rewind(self) -> None:
+        """Before a call of the backward pass: no call finds in a cache what another one left."""
+        for holder in self.caches:
+            holder.put(holder.after)
+
+    def differing(self) -> Iterator[tuple[str, Any, Any]]:
+        """Path, old and present value of what is plain and not as it was after the first call."""
+        for holder in self.holders:
+            now = holder.now()
+            for key in holder.differing(holder.after, now):
+                old, new = holder.after.get(key, MISSING), now.get(key, MISSING)
+                if isinstance(old, PLAIN):
+                    yield f"{holder.path}.{key}".lstrip("."), old, None if new is MISSING else new
