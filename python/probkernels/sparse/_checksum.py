@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..ops import Selection
-from .slots import BITS, sharded, whole
+from .slots import whole
 
 
 @torch.no_grad()
@@ -26,15 +26,3 @@ def digest(t: Tensor) -> str:
     made = hashlib.blake2b(f"{t.dtype}{tuple(t.shape)}".encode(), digest_size=8)
     made.update(t.detach().to("cpu").contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return made.hexdigest()
-
-
-@torch.no_grad()
-def sketch(weight: Tensor) -> tuple[int, int]:
-    """Two sums over the bits of a weight, or of this process's shard, computed on its device.
-
-    The first sees every change of one entry, the second that entries changed places.
-    """
-    held = weight if sharded(weight) is None else sharded(weight).to_local()
-    bits = held.detach().contiguous().view(-1).view(BITS[weight.element_size()])
-    sums = torch.stack([bits.sum(dtype=torch.int64), (bits[1:] ^ bits[:-1]).sum(dtype=torch.int64)])
-    return tuple(sums.tolist())
