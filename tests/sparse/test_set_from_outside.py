@@ -240,3 +240,12 @@ def test_a_forward_on_the_meta_device_keeps_the_selection() -> None:
     assert torch.equal(
         pk.sparse.Adapter.of(shapes).selections["0.weight"].to_index(), adapter.selections["0.weight"].to_index()
     )
+
+
+def test_an_optimizer_made_before_attaching_is_told() -> None:
+    model = nn.Linear(6, 8)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    pk.sparse.attach(model, density=0.3)
+    model(X).sum().backward()
+    with pytest.warns(UserWarning, match=r"'weight' and not its values.*after attach"):
+        optimizer.step()

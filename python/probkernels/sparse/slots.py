@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import warnings
 import weakref
 from dataclasses import dataclass
 from typing import Any
@@ -319,6 +320,12 @@ def _before_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
         for name, slot in slots_of(module).items():
             weight, values = module._parameters[name], module._parameters[name + SUFFIX]
             if weight is None or values is None or id(values) not in stepped:
+                if id(weight) in stepped:
+                    warnings.warn(
+                        f"{type(optimizer).__name__}.step: it has the frozen '{slot.name}' and not its values, so that "
+                        "nothing of it is trained. Hint: make optimizers after attach()",
+                        stacklevel=2,
+                    )
                 continue
             if not writes and sharded(weight) is None:
                 slot.refresh(weight, values)
