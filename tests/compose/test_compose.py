@@ -223,6 +223,8 @@ def test_functional_transforms_equal_autograd(op: Op, args: tuple[Any, ...]) -> 
     only_first = (0, *(None,) * (len(case.values) - 1))
     mapped = torch.func.vmap(case.outputs, in_dims=only_first)(batch[0], *case.values[1:])
     same(tuple(m[1] for m in mapped), case.outputs(batch[0][1], *case.values[1:]))
+    none = torch.func.vmap(case.outputs, in_dims=only_first)(batch[0][:0], *case.values[1:])
+    assert [n.shape for n in none] == [m[:0].shape for m in mapped]
 
 
 @each_differentiable

@@ -170,15 +170,16 @@ class Op:
         def piece(arg: Any, dim: Any, i: int) -> Any:
             if isinstance(dim, list):  # a list of numbers, or of tensors
                 return [piece(a, d, i) for a, d in zip(arg, dim, strict=True)]
+            if dim is not None and arg.shape[dim] == 0:  # of no slices: what one of zeros gives tells the shapes
+                return arg.new_zeros(arg.shape[:dim] + arg.shape[dim + 1 :])
             return arg if dim is None else arg.select(dim, i)
 
-        outputs = [
-            self.op(*(piece(a, d, i) for a, d in zip(args, in_dims, strict=True))) for i in range(info.batch_size)
-        ]
+        size = info.batch_size
+        outputs = [self.op(*(piece(a, d, i) for a, d in zip(args, in_dims, strict=True))) for i in range(max(size, 1))]
         if isinstance(outputs[0], tuple):
-            stacked = tuple(torch.stack(column) for column in zip(*outputs, strict=True))
+            stacked = tuple(torch.stack(column)[:size] for column in zip(*outputs, strict=True))
             return stacked, (0,) * len(stacked)
-        return torch.stack(outputs), 0
+        return torch.stack(outputs)[:size], 0
 
     def _register_without_gradient(self) -> None:
         changed = ", ".join(f"'{self.argument_names[i]}'" for i in self.mutated)

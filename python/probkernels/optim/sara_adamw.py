@@ -235,8 +235,8 @@ class SaRAAdamW(torch.optim.Optimizer):
             weight_decay=group["weight_decay"],
         )
         for slot, weight, values, _ in rows:
-            if sharded(weight) is None and not values.is_inference():
-                slot.written = values._version
+            if sharded(weight) is None:
+                slot.note(weight, values)
 
     def _state_of(self, values: nn.Parameter) -> dict[str, Any]:
         state = self.state[values]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from .._core.errors import message
 from ._functions import Conv, Embedding, Linear, Selected
 from ._given import compose, is_given, transformed
+from ._in_use import in_use
 from .slots import LIVE, SUFFIX, Slot, same, sharded, slots_of, sync, watch_optimizers
 
 DENSE = 0.5  # above this density a dense gradient, gathered, is faster than a sampled one
@@ -63,11 +64,14 @@ class _Values:
     _names: tuple[str, ...]
 
     def __reduce_ex__(self: Any, protocol: Any) -> Any:
+        sync(self)
         get_state = getattr(self, "__getstate__", None)
         return _revive, (self._base, self._names), get_state() if get_state else self.__dict__
 
     def __setstate__(self: Any, state: Any) -> None:
         super().__setstate__(state)  # type: ignore[misc]
+        for name, slot in slots_of(self).items():
+            slot.note(self._parameters[name], self._parameters[name + SUFFIX])
         _live(self)
 
     def register_parameter(self: Any, name: str, param: Any) -> None:
@@ -75,10 +79,10 @@ class _Values:
 
         It is not ``__setattr__`` that is overridden, as FSDP2 sets its shards directly only where that is nn.Module's.
         """
-        if name in self._names and isinstance(param, Tensor) and param.grad_fn is not None:
+        if name in self._names and isinstance(param, Tensor) and not self.__dict__.get("_sparse_loading", False):
             if _is_alias(param, self._parameters[name]):
                 return
-            hint = "call adapter.detach(), tie or change the weights, then attach again"
+            hint = "copy into it, or call adapter.detach(), tie or replace weights, then attach again"
             raise ValueError(message("attach", name, "the weight that is there", "another tensor", hint))
         super().register_parameter(name, param)  # type: ignore[misc]
 
@@ -99,6 +103,8 @@ class _Values:
                 slot.parameter, slot.weight = held, self._parameters[name]
             if not slot.own:
                 held.data = standin(held, held.numel())
+            elif own:
+                slot.note(self._parameters[name], held)
         return self
 
     def _save_to_state_dict(self: Any, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
@@ -110,7 +116,11 @@ class _Values:
             destination.pop(prefix + name + SUFFIX, None)
 
     def _load_from_state_dict(self: Any, state: dict[str, Any], prefix: str, *rest: Any) -> None:
-        super()._load_from_state_dict(state, prefix, *rest)  # type: ignore[misc]
+        self.__dict__["_sparse_loading"] = True  # with assign=True, parameters are set
+        try:
+            super()._load_from_state_dict(state, prefix, *rest)  # type: ignore[misc]
+        finally:
+            del self.__dict__["_sparse_loading"]
         missing = rest[2]
         for name, slot in slots_of(self).items():
             if prefix + name + SUFFIX in missing:
@@ -133,6 +143,9 @@ def _state(module: nn.Module, name: str) -> tuple[Slot, Tensor, Tensor, bool]:
     if weight.shape != slot.selection.shape:
         hint = "call adapter.detach(), change the model, then attach again"
         raise ValueError(message(slot.name, name, f"shape {tuple(slot.first.shape)}", f"{tuple(weight.shape)}", hint))
+    if weight is slot.weight and weight.requires_grad and not torch.compiler.is_compiling():
+        hint = "set that of adapter.parameters(), or call adapter.detach() to train the whole weight"
+        raise ValueError(message(slot.name, name, "a frozen weight", "one with requires_grad=True", hint))
     given = values is not slot.parameter or is_given(weight)
     if given and slot.merged and values is not slot.parameter and not torch.compiler.is_compiling():
         raise ValueError(message(slot.name, name + SUFFIX, "a model that is not merged", "a merged one", "unmerge()"))
@@ -163,9 +176,7 @@ def _parameter(name: str) -> property:
         if not _trains(slot, values):
             return weight
         used = Selected.apply(values, weight, *slot.on(weight.device))
-        if not torch.compiler.is_compiling():
-            used._is_param = True  # isinstance(used, nn.Parameter), which get_parameter() asks for
-        return used
+        return used if torch.compiler.is_compiling() else in_use(used, weight)
 
     return property(get)
 
@@ -185,22 +196,13 @@ def _samples(slot: Slot, values: Tensor, composed: bool, x: Any) -> bool:
 def _cast(x: Tensor) -> Tensor:
     """x as autocast would hand it to a matrix product, so that the product's backward sees the same."""
     kind = x.device.type
-    if torch.is_autocast_enabled(kind) and x.dtype is not torch.float64:
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind) and x.dtype is not torch.float64:
         return x.to(torch.get_autocast_dtype(kind))
     return x
 
 
-def _check_sizes(module: Any, weight: Tensor, *names: str) -> None:
-    """Raises where a module was resized: ``module.weight.data = ...`` reaches the weight in use, which is let go."""
-    for name, size in zip(names, weight.shape, strict=True):
-        if getattr(module, name) != size:
-            hint = "call adapter.detach(), resize, then attach again"
-            raise ValueError(message(type(module).__name__, name, str(size), str(getattr(module, name)), hint))
-
-
 def _linear(self: Any, input: Tensor) -> Tensor:  # the name that callers of nn.Linear may use
     slot, weight, values, composed = _state(self, "weight")
-    _check_sizes(self, weight, "out_features", "in_features")
     if not _samples(slot, values, composed, input):
         return F.linear(input, self.weight, self.bias)
     return Linear.apply(values, weight, _cast(input), self.bias, *slot.on(weight.device))
@@ -235,7 +237,6 @@ def _padded(conv: Any, x: Tensor) -> tuple[Tensor, tuple[int, ...]]:
 
 def _embedding(self: Any, input: Tensor) -> Tensor:
     slot, weight, values, composed = _state(self, "weight")
-    _check_sizes(self, weight, "num_embeddings", "embedding_dim")
     if self.scale_grad_by_freq or not _samples(slot, values, composed, input):
         pad, norm = self.padding_idx, self.norm_type
         return F.embedding(input, self.weight, pad, None, norm, self.scale_grad_by_freq, self.sparse)

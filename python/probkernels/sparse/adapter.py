@@ -138,7 +138,7 @@ class Adapter:
             current = values.detach() if slot.own else read(weight, slot.selection)
             keep = current.abs() < (slot.threshold or 0.0)
             if not bool(keep.all()):
-                self._shrink(slot, values, keep, optimizers)
+                self._shrink(slot, weight, values, keep, optimizers)
         left = self.count
         if left == 0:
             warnings.warn("probkernels.sparse: nothing is left to train; training will change nothing", stacklevel=2)
@@ -146,7 +146,9 @@ class Adapter:
                 values.requires_grad_(True)
         return left
 
-    def _shrink(self, slot: Slot, values: nn.Parameter, keep: Tensor, optimizers: Sequence[Any]) -> None:
+    def _shrink(
+        self, slot: Slot, weight: Tensor, values: nn.Parameter, keep: Tensor, optimizers: Sequence[Any]
+    ) -> None:
         grad = values.grad
         for optimizer in optimizers:
             state = optimizer.state.get(values, {})
@@ -159,6 +161,7 @@ class Adapter:
                 optimizer.state[values][MARK] = slot.mark()
         data = values.detach()[keep].clone() if slot.own else standin(values, slot.selection.count)
         resize(values, data)
+        slot.note(weight, values)
         if grad is not None and slot.selection.count:
             values.grad = grad[keep]
 

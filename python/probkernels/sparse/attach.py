@@ -87,6 +87,7 @@ def attach(
         slot = Slot(home.name, rule, c.selection, c.selection, c.threshold, base, weight.requires_grad)
         parameter = _values_of(home, slot, total == 0)
         slot.parameter, slot.weight = parameter, weight.requires_grad_(False)
+        slot.note(weight, parameter)
         for module, name in home.places:
             slots.setdefault(module, {})[name] = slot
             module.register_parameter(name + SUFFIX, parameter)

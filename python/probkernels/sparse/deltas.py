@@ -8,9 +8,8 @@ from torch import nn
 from .._core.errors import ModelMismatchError, message
 from ..ops import Selection
 from . import _beside
-from ._checksum import sketch
 from .delta import Delta, mix, no_adapter
-from .slots import read, write
+from .slots import read, sketch, write
 
 
 class Deltas:

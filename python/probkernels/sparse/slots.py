@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 import weakref
 from dataclasses import dataclass
 from typing import Any
@@ -48,6 +49,7 @@ class Slot:
     beside: Any = None  # of all slots (_beside.py): buffers and parameters trained along, as they were at first
     marked: tuple[Selection, int] | None = None  # the last selection that mark() was asked for, and its answer
     written: int = -1  # version of the values that a weight on a GPU holds
+    seen: Any = None  # what told the weight's selected entries when they last equaled the values, see told()
     merged: bool = False
     tuned: Tensor | None = None  # values of `first`, while a scaled merge hides them
 
@@ -63,6 +65,8 @@ class Slot:
         if held is not None and held.device != device:
             first = self.first.to(device)
             moved = first if self.selection is self.first else self.selection.to(device)
+            if device.type == "meta":
+                return moved.tensors  # which hold nothing, so those that do are kept
             if self.marked is not None and self.marked[0] is self.selection:
                 self.marked = moved, self.marked[1]
             self.selection, self.first = moved, first
@@ -77,20 +81,56 @@ class Slot:
             self.marked = self.selection, int.from_bytes(digest, "little")
         return self.marked[1]
 
-    def refresh(self, weight: Tensor, values: Tensor) -> None:
-        """Writes values into a weight that holds others. How they were changed does not matter: all are compared."""
+    def refresh(self, weight: Tensor, values: Tensor, *, stepped: bool = False) -> None:
+        """Makes weight and values equal, however either was changed: all entries are compared.
+
+        A weight that was set from outside sets the values; else, and where both were changed, values are written into
+        the weight. ``stepped``: an optimizer has just changed the values.
+        """
         if not self.own or self.merged or weight.is_meta:
             return
         self.on(weight.device)
         if weight.is_cuda and sharded(weight) is None:
-            # Comparing would wait for the GPU. Writing what is there already changes nothing, so only a change that
-            # the values' version tells is told to autograd, as for any tensor.
-            version = NO_VERSION if values.is_inference() else values._version
-            told = version != self.written
-            write(weight if told else weight.data, self.selection, values)
-            self.written = version
+            self._refresh_on_gpu(weight, values)
         elif not same(weight, self.selection, values):
-            write(weight, self.selection, values)
+            if not stepped and self._set_from_outside(weight, values):
+                self.reread(weight, values)
+            else:
+                write(weight, self.selection, values)
+                self.note(weight, values)
+        elif self.seen is None or self.seen[0] != versions(weight, values):
+            self.note(weight, values)
+
+    def _refresh_on_gpu(self, weight: Tensor, values: Tensor) -> None:
+        """Comparing would wait for the GPU, so a weight that was set from outside is known by version and address.
+
+        Writing what is there already changes nothing, so only a change that the values' version tells is told to
+        autograd, as for any tensor.
+        """
+        version = version_of(values)
+        told = version != self.written
+        if not told and self.seen is not None and self.seen != (weight.data_ptr(), version_of(weight)):
+            self.reread(weight, values)
+            return
+        write(weight if told else weight.data, self.selection, values)
+        self.written = version
+        self.note(weight, values)
+
+    def _set_from_outside(self, weight: Tensor, values: Tensor) -> bool:
+        """Whether the weight's entries are no longer those last seen, and the values still are."""
+        if self.seen is None or sharded(weight) is not None:
+            return False
+        before = self.seen[1]
+        return sketch(read(weight, self.selection)) != before and sketch(values.to(weight.dtype)) == before
+
+    def note(self, weight: Tensor, values: Tensor) -> None:
+        """Notes what tells whether the weight is changed from now on, when it equals the values."""
+        if not self.own or weight.is_meta or sharded(weight) is not None:
+            self.seen = None
+        elif weight.is_cuda:
+            self.written, self.seen = version_of(values), (weight.data_ptr(), version_of(weight))
+        else:
+            self.seen = versions(weight, values), sketch(values.to(weight.dtype))
 
     def check_values(self, values: Tensor | None) -> None:
         """Raises if values are not those of this slot, or a placeholder was written to: both would be lost."""
@@ -102,12 +142,24 @@ class Slot:
             got = f"numbers for '{self.name}'"
             raise ValueError(message("attach", "values", "placeholders that nobody writes to", got, hint))
 
+    @torch.no_grad()
     def reread(self, weight: Tensor, values: Tensor) -> None:
-        """Takes the values from a weight that was set from outside."""
+        """Takes the values from a weight that was set from outside; those that it only rounds stay."""
         if self.own:
             self.on(weight.device)
-            with torch.no_grad():
-                values.copy_(read(weight, self.selection))
+            found = read(weight, self.selection)
+            values.copy_(torch.where(found == values.to(found.dtype), values, found.to(values.dtype)))
+            self.note(weight, values)
+
+
+def version_of(t: Tensor) -> int:
+    """How often a tensor was changed, as far as autograd was told."""
+    return NO_VERSION if t.is_inference() else t._version
+
+
+def versions(weight: Tensor, values: Tensor) -> tuple[int, int]:
+    """Those of both, which change when both are changed alike, as by copying an average in."""
+    return version_of(weight), version_of(values)
 
 
 def values_dtype(weight: Tensor) -> torch.dtype:
@@ -155,6 +207,7 @@ def settle(slot: Slot, weight: Tensor, values: Tensor, wanted: Tensor) -> None:
     write(weight, slot.first, wanted.to(weight.device))
     if slot.own:
         values.copy_(wanted if slot.selection is slot.first else wanted[places(slot.selection, slot.first)])
+        slot.note(weight, values)
 
 
 def resize(values: nn.Parameter, data: Tensor) -> None:
@@ -173,6 +226,18 @@ def same(weight: Tensor, selection: Selection, values: Tensor) -> bool:
         return False  # this process's shard is compared as it is written
     bits = BITS[weight.element_size()]
     return torch.equal(read(weight, selection).view(bits), values.detach().to(weight.dtype).contiguous().view(bits))
+
+
+@torch.no_grad()
+def sketch(weight: Tensor) -> tuple[int, int]:
+    """Two sums over the bits of a tensor, or of this process's shard, computed on its device.
+
+    The first sees every change of one entry, the second that entries changed places.
+    """
+    held = weight if sharded(weight) is None else sharded(weight).to_local()
+    bits = held.detach().contiguous().view(-1).view(BITS[held.element_size()])
+    sums = torch.stack([bits.sum(dtype=torch.int64), (bits[1:] ^ bits[:-1]).sum(dtype=torch.int64)])
+    return tuple(sums.tolist())
 
 
 @torch.no_grad()
@@ -242,17 +307,29 @@ def _after_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
                 continue
             if not writes or sharded(weight) is not None:
                 slot.written = -1  # torch's fused steps leave no mark on a tensor's version
-                slot.refresh(weight, values)
+                slot.refresh(weight, values, stepped=True)
             if not writes and optimizer.state.get(values):
                 optimizer.state[values].setdefault(MARK, slot.mark())
 
 
 def _before_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-    """Raises where a loaded state belongs to other entries than those that are trained."""
+    """Has a weight that was set from outside heard, and raises where a loaded state belongs to other entries."""
+    writes = getattr(optimizer, "writes_weights", False)  # then its step does both
+    stepped = {id(p) for group in optimizer.param_groups for p in group["params"]}
     for module in list(LIVE):
         for name, slot in slots_of(module).items():
-            values = module._parameters[name + SUFFIX]
-            state = None if values is None else optimizer.state.get(values)
+            weight, values = module._parameters[name], module._parameters[name + SUFFIX]
+            if weight is None or values is None or id(values) not in stepped:
+                if id(weight) in stepped:
+                    warnings.warn(
+                        f"{type(optimizer).__name__}.step: it has the frozen '{slot.name}' and not its values, so that "
+                        "nothing of it is trained. Hint: make optimizers after attach()",
+                        stacklevel=2,
+                    )
+                continue
+            if not writes and sharded(weight) is None:
+                slot.refresh(weight, values)
+            state = optimizer.state.get(values)
             if state and state.get(MARK, slot.mark()) != slot.mark():
                 hint = "load adapter.state_dict() too, name the optimizer in progress(), or make it anew"
                 raise ModelMismatchError(
