@@ -93,7 +93,7 @@ def test_every_lookup_finds_the_same_symbols(on: torch.device, monkeypatch: pyte
 
 def test_a_lookup_is_bounded() -> None:
     assert _rans.lookup_bits(1, 256, 10**5, 16) == 11 and _rans.lookup_bits(256, 256, 98_304, 16) == 8
-    never = (10**6, 256, 10**9), (100_000, 16, 100_000), (1, 1 << 16, 10**9), (1, 16, 5), (2, 1, 1), (10**9, 1, 10**6)
+    never = (10**6, 256, 10**9), (100_000, 16, 100_000), (1, 1 << 16, 10**9), (1, 16, 5), (2, 1, 1), (10**9, 1, 10**6), (0, 1, 1)
     for tables, k, symbols in never:
         assert _rans.lookup_bits(tables, k, symbols, 16) == -1
 
@@ -119,6 +119,12 @@ def test_wrong_indices_are_shown(on: torch.device) -> None:
         ops.rans_encode(symbols, cdf, 12, index=index[:1])
     with pytest.raises(ValueError, match="'cdf': expected shape"):
         ops.rans_encode(symbols, cdf[0], 12, index=index)
+    for call in (
+        lambda: ops.rans_encode(symbols, cdf[:0], 12, index=index),
+        lambda: ops.rans_decode(*joined(payload, sizes), cdf[:0], 4, 12, index=index),
+    ):
+        with pytest.raises(ValueError, match=r"'index': .*got 0 at \[0, 0\]"):
+            call()
     symbols[1, 3] = 4
     short = cdf.clone()
     short[2, 3:] = 1 << 12  # three symbols and two that only fill the row
@@ -238,7 +244,9 @@ def test_a_coder_that_raises_has_not_changed(on: torch.device) -> None:
     with pytest.raises(CorruptStreamError, match="row 0 ends early"):
         coder.pop(cdf, 200)
     with pytest.raises(CorruptStreamError, match="counts that do not rise"):
-        coder.pop(cdf * 0)
+        coder.pop(torch.full_like(cdf, 1 << 12))
+    with pytest.raises(ValueError, match=r"'cdf': expected counts that end at 2\*\*precision = 4096, got 8192"):
+        coder.push(torch.ones(2, dtype=torch.int32, device=on), 2 * cdf)
     with pytest.raises(ValueError, match="'cdf': expected shape"):
         coder.pop(cdf.repeat(3, 1))
     with pytest.raises(TypeError, match="'symbols'"):
