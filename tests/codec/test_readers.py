@@ -6,6 +6,7 @@ import copy
 import io
 import os
 import pickle
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -75,6 +76,27 @@ def test_threads_and_forked_processes_share_a_reader(model: PCCodec, tmp_path: P
                 os._exit(0 if read_much(reader, x, seed) else 1)
             children.append(child)
         assert all(os.waitpid(child, 0)[1] == 0 for child in children)
+
+
+def test_reading_moves_no_position_that_others_share(model: PCCodec, tmp_path: Path) -> None:
+    """A forked process has the same position of a file; threads of other files wait for one another."""
+
+    class Slow(io.BytesIO):
+        def seek(self, *where: int) -> int:
+            at = super().seek(*where)
+            time.sleep(0.001)
+            return at
+
+    x = rows(400)
+    blob = model.compress(x, chunk_items=20)
+    (tmp_path / "x.pkc").write_bytes(blob)
+    with model.open(tmp_path / "x.pkc") as reader:
+        file = reader._bytes._file
+        before = file.seek(7)
+        assert np.array_equal(reader[50:90], x[50:90]) and file.tell() == before
+    slow = model.open(Slow(blob))
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(lambda seed: read_much(slow, x, seed), range(4)))
 
 
 def test_readers_pickle(model: PCCodec, blob: bytes, tmp_path: Path) -> None:

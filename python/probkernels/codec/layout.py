@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .._core import checks
 from .._core.errors import message
 
 DTYPES = ("|u1", "|i1", "<u2", "<i2", "<u4", "<i4", "<i8")  # a file's dtype code is the place here
@@ -30,7 +31,7 @@ class Layout:
         tile: or None.
 
     Raises:
-        TypeError: another dtype.
+        TypeError: another dtype; sizes or an offset that are no whole numbers.
         ValueError: sizes below one or too large, a tile for an item of other than two or three dimensions.
 
     Example:
@@ -55,14 +56,15 @@ class Layout:
             hint = "quantize floats to integers first; bool as uint8"
             raise TypeError(message("Layout", "dtype", "integers of at most 64 bits", str(self.dtype), hint))
         object.__setattr__(self, "dtype", name)
-        object.__setattr__(self, "shape", tuple(int(size) for size in self.shape))
+        object.__setattr__(self, "shape", _sizes("shape", self.shape))
+        object.__setattr__(self, "offset", whole("Layout", "offset", self.offset))
         if len(self.shape) > MOST_DIMENSIONS or min(self.shape, default=1) < 1 or math.prod(self.shape) > MOST_VALUES:
             wanted = f"at most {MOST_DIMENSIONS} sizes >= 1 with a product of at most {MOST_VALUES}"
             raise ValueError(message("Layout", "shape", wanted, str(self.shape)))
         if not -(2**63) <= self.offset < 2**63:
             raise ValueError(message("Layout", "offset", "an int64", str(self.offset)))
         if self.tile is not None:
-            object.__setattr__(self, "tile", tuple(int(size) for size in self.tile))
+            object.__setattr__(self, "tile", _sizes("tile", self.tile))
             if len(self.shape) not in (2, 3):
                 raise ValueError(message("Layout", "tile", "None, as items are no images", f"items of {self.shape}"))
             if len(self.tile) != 2 or any(not 1 <= size <= MOST_VARIABLES for size in self.tile):
@@ -120,12 +122,55 @@ class Layout:
         """The items as a contiguous array of the layout's dtype.
 
         Raises:
-            TypeError: no integers, or of another dtype.
+            TypeError: no integers, of another dtype, or masked.
             ValueError: items of another shape.
         """
-        array = np.asarray(items)
+        array = as_array(op, items)
         if array.dtype.newbyteorder("<").str != self.dtype:
             raise TypeError(message(op, "items", f"dtype {np.dtype(self.dtype)}", str(array.dtype)))
         if array.shape[1:] != self.shape or array.ndim != len(self.shape) + 1:
             raise ValueError(message(op, "items", f"shape (N, *{self.shape})", str(array.shape)))
         return np.ascontiguousarray(array.astype(self.dtype, copy=False))
+
+
+def whole(op: str, name: str, value: object) -> int:
+    """A whole number, which may be one of NumPy's: nothing that ``int`` would cut off.
+
+    Example:
+        >>> import numpy as np
+        >>> from probkernels.codec.layout import whole
+        >>> whole("f", "n", np.int64(3))
+        3
+    """
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
+        raise TypeError(message(op, name, "a whole number", checks.describe(value)))
+    return int(value)
+
+
+def _sizes(name: str, value: object) -> tuple[int, ...]:
+    if not isinstance(value, (tuple, list)):
+        raise TypeError(message("Layout", name, "a tuple of whole numbers", checks.describe(value)))
+    return tuple(whole("Layout", name, size) for size in value)
+
+
+def as_array(op: str, items: object) -> np.ndarray:
+    """An array of what arrays, CPU tensors and lists are given as items.
+
+    Example:
+        >>> from probkernels.codec.layout import as_array
+        >>> as_array("f", [[1, 2]]).shape
+        (1, 2)
+    """
+    hint = ""
+    if isinstance(items, np.ma.MaskedArray):  # whose mask no file keeps
+        hint = "items.filled(value), with a value that stands for what is missing"
+    else:
+        try:
+            return np.asarray(items)
+        except (
+            ValueError,
+            TypeError,
+            RuntimeError,
+        ):  # ragged lists; tensors elsewhere, with a gradient, or of bfloat16
+            pass
+    raise TypeError(message(op, "items", "an array of whole numbers", checks.describe(items), hint))

@@ -10,7 +10,7 @@ from typing import BinaryIO
 import numpy as np
 import torch
 
-from .._core import digests, outputs
+from .._core import checks, digests, outputs
 from .._core.errors import CorruptStreamError, message
 from ..circuits import Circuit
 from . import frozen_flow, model_file
@@ -18,7 +18,7 @@ from ._bytes import Readable
 from .coder import decode, encode
 from .format import default_chunk, default_lanes
 from .frozen_flow import FrozenFlow
-from .layout import Layout
+from .layout import Layout, as_array, whole
 from .program import Program
 from .reader import MOST_BYTES, CodecReader
 from .writer import CodecWriter
@@ -145,9 +145,13 @@ class PCCodec:
         """The codec from a model file's content.
 
         Raises:
+            TypeError: no bytes.
             CorruptStreamError: damaged, or more than ``max_bytes`` once decompressed.
         """
-        flow, whole = None, data
+        if not isinstance(data, (bytes, bytearray, memoryview)):
+            hint = "PCCodec.load(path)" if isinstance(data, (str, Path)) else ""
+            raise TypeError(message("PCCodec.from_bytes", "data", "bytes", checks.describe(data), hint))
+        flow, packed = None, (data := bytes(data))
         if data.startswith(frozen_flow.MAGIC):
             flow, data = FrozenFlow.from_bytes(data, max_bytes)
         arrays, facts = model_file.unpack(data, max_bytes)
@@ -162,7 +166,7 @@ class PCCodec:
             raise CorruptStreamError("model: the circuit and the flow have other alphabets")
         size = (tile[0], tile[1]) if isinstance(tile, list) else None
         codec = cls(program, offset=offset, tile=size, flow=flow, note=note)
-        codec._packed = bytes(whole)  # packing takes seconds
+        codec._packed = packed  # packing takes seconds
         return codec
 
     def save(self, path: str | Path) -> None:
@@ -211,10 +215,13 @@ class PCCodec:
             ValueError: items of another size.
             CorruptStreamError: what was coded does not decode to the items.
         """
-        array, file = np.asarray(items), io.BytesIO()
+        array, file = as_array("PCCodec.compress", items), io.BytesIO()
         if lanes is None and array.ndim:
             layout = self.layout(array.shape[1:], array.dtype)
-            together = min(len(array), default_chunk(layout) if chunk_items is None else chunk_items)
+            most = (
+                default_chunk(layout) if chunk_items is None else whole("PCCodec.compress", "chunk_items", chunk_items)
+            )
+            together = min(len(array), most)
             lanes = default_lanes(together * layout.rows_per_item * layout.variables)
         settings = {"chunk_items": chunk_items, "lanes": lanes, "verify": verify}
         with self.writer(file, array.shape[1:], array.dtype, embed=embed, **settings) as writer:  # type: ignore[arg-type]

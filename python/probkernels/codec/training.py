@@ -12,7 +12,7 @@ from .._core import checks
 from .._core.errors import message
 from ..circuits import EM, hclt
 from ._fitting import check_memory, check_size, fit_flow
-from .layout import Layout
+from .layout import Layout, as_array
 from .pc_codec import PCCodec
 
 FEW = 4096  # rows up to which every step of EM sees all of them
@@ -92,6 +92,7 @@ def _array(items: object) -> np.ndarray:
     if not isinstance(items, np.ndarray):
         hint = "items.to_numpy() of columns of whole numbers; tables of text: the command line, or codec.Vocabulary"
         raise TypeError(message("train", "items", "an array of whole numbers", checks.describe(items), hint))
+    items = as_array("train", items)
     if items.ndim == 0 or len(items) == 0:
         raise ValueError(message("train", "items", "at least one item", f"shape {items.shape}"))
     return items

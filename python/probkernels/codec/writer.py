@@ -13,7 +13,7 @@ import numpy as np
 from .._core.errors import CorruptStreamError, message
 from .._core.outputs import Output
 from . import format as parts
-from .layout import Layout
+from .layout import Layout, whole
 
 WHOLE, PIECES, MARGIN = 2**14, 4, 1.25  # of the look whether DEFLATE is smaller than what the model gave
 GROUP = 16  # full chunks that are encoded together, so that threads have work
@@ -83,9 +83,12 @@ class CodecWriter:
         note: Mapping[str, object] | None = None,
         verify: bool = False,
     ) -> None:
-        chunk_items = parts.default_chunk(layout) if chunk_items is None else chunk_items
+        chunk_items = whole(
+            "CodecWriter", "chunk_items", parts.default_chunk(layout) if chunk_items is None else chunk_items
+        )
         if lanes is None:
             lanes = parts.default_lanes(chunk_items * layout.rows_per_item * layout.variables)
+        lanes = whole("CodecWriter", "lanes", lanes)
         for name, value, most in (("chunk_items", chunk_items, 2**32), ("lanes", lanes, 2**16)):
             if not 1 <= value < most:
                 raise ValueError(message("CodecWriter", name, f"a number in 1 .. {most - 1}", repr(value)))
@@ -102,6 +105,7 @@ class CodecWriter:
         packed = parts.pack_note(note)
         header = parts.Header(layout, categories, coder.model_id, chunk_items, lanes, len(model), len(packed))
         start = header.pack() + packed + model
+        self._ended = False
         self._output = Output(target) if isinstance(target, (str, Path)) else None
         self._file: BinaryIO = target if self._output is None else self._output.file  # type: ignore[assignment]
         try:
@@ -121,7 +125,7 @@ class CodecWriter:
             TypeError, ValueError: another dtype or shape; closed before.
             CorruptStreamError: with ``verify``, what was coded does not decode to the items.
         """
-        if self._file.closed and self._output is not None:
+        if self._ended:
             raise ValueError(message("CodecWriter.append", "self", "an open writer", "a closed one"))
         array = self.layout.checked("CodecWriter.append", items)
         step = self.chunk_items * GROUP
@@ -172,16 +176,20 @@ class CodecWriter:
         self.items += len(items)
 
     def close(self) -> None:
-        """Ends the file; one that was given as a path appears now."""
+        """Ends the file; one that was given as a path appears now. A second call does nothing."""
+        if self._ended:
+            return
         self._flush(whole=True)
         self._write(parts.pack_end(self.items, self._sizes))
         if self._output is None:
             self._file.flush()
         else:
             self._output.commit()
+        self._ended = True
 
     def abort(self) -> None:
         """Gives up: removes what was written so far under the other name."""
+        self._ended = True
         if self._output is not None:
             self._output.abort()
 

@@ -64,6 +64,8 @@ def _decode_fake(
 
 def lookup_bits(tables: int, k: int, symbols: int, precision: int) -> int:
     """The binary logarithm of a lookup's entries for each of ``tables`` distributions; -1 where none pays."""
+    if not tables:
+        return -1
     bits = min(precision, MOST_LOOKUP_BITS, k.bit_length() + 2)
     while tables << bits > min(MOST_LOOKUP, symbols):
         if not bits or 1 << (bits - 1) < k:  # most entries would have several symbols
@@ -87,13 +89,14 @@ def _decode(
     run: Backend, payload: Tensor, offsets: Tensor, cdf: Tensor, index: Tensor | None, n: int, precision: int
 ) -> tuple[Tensor, Tensor]:
     rows = len(offsets) - 1
+    if not rows * n:  # nothing to decode, but streams to look at
+        return reference.rans_decode(payload, offsets, cdf, index, n, precision)
     symbols, damage = payload.new_zeros((rows, n), dtype=torch.int32), payload.new_zeros(rows, dtype=torch.int64)
-    if rows and n:
-        cdf = cdf.contiguous()
-        lookup, bits = _lookup(run, cdf, rows * n, precision)
-        tensors = payload.contiguous(), offsets.contiguous(), cdf, _dense(index), lookup, symbols, damage
-        numbers = (rows, n, cdf.shape[-1] - 1, *_steps(cdf, index), precision, bits)
-        run.launch("rans_decode", *tensors, *numbers)
+    cdf = cdf.contiguous()
+    lookup, bits = _lookup(run, cdf, rows * n, precision)
+    tensors = payload.contiguous(), offsets.contiguous(), cdf, _dense(index), lookup, symbols, damage
+    numbers = (rows, n, cdf.shape[-1] - 1, *_steps(cdf, index), precision, bits)
+    run.launch("rans_decode", *tensors, *numbers)
     return symbols, damage
 
 
@@ -105,12 +108,13 @@ def _decode_pmf(
     run: Backend, payload: Tensor, offsets: Tensor, pmf: Tensor, n: int, precision: int
 ) -> tuple[Tensor, Tensor]:
     rows, k = len(offsets) - 1, pmf.shape[-1]
+    if not rows * n:
+        return reference.rans_decode_pmf(payload, offsets, pmf, n, precision)
     symbols, damage = payload.new_zeros((rows, n), dtype=torch.int32), payload.new_zeros(rows, dtype=torch.int64)
-    if rows and n:
-        room = symbols.new_empty((rows, k + 1))
-        tensors = payload.contiguous(), offsets.contiguous(), pmf.contiguous(), room, symbols, damage
-        numbers = (rows, n, k, n * k if pmf.dim() == 3 else 0, precision)
-        run.launch("rans_decode_pmf", DTYPE_CODE[pmf.dtype], *tensors, *numbers)
+    room = symbols.new_empty((rows, k + 1))
+    tensors = payload.contiguous(), offsets.contiguous(), pmf.contiguous(), room, symbols, damage
+    numbers = (rows, n, k, n * k if pmf.dim() == 3 else 0, precision)
+    run.launch("rans_decode_pmf", DTYPE_CODE[pmf.dtype], *tensors, *numbers)
     return symbols, damage
 
 

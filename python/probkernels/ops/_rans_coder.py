@@ -189,7 +189,7 @@ class RansCoder:
         elif one and index is None and isinstance(cdf, Tensor) and cdf.dim() == 2:
             cdf = cdf.unsqueeze(1)
         places = as_index(op, index, cdf, self.rows, n)
-        check_cdf(op, cdf, self.rows, n, places)
+        check_cdf(op, cdf, self.rows, n, places, self.precision)
         checks.same_device(op, "cdf", cdf, self._states, "device")
         return cdf, index, places
 

@@ -28,8 +28,9 @@ def check_precision(op: str, precision: object) -> int:
     return checks.integer(op, "precision", precision, 1, MOST_PRECISION)
 
 
-def check_cdf(op: str, cdf: object, rows: int, n: int, index: Tensor | None) -> None:
-    """``cdf`` is counts for rows of n symbols, or a table of them for ``index``."""
+def check_cdf(op: str, cdf: object, rows: int, n: int, index: Tensor | None, precision: int) -> None:
+    """``cdf`` is counts for rows of n symbols, or a table of them for ``index``. Of their ends the last is looked at:
+    counts of another precision would be coded, with too many bits."""
     if not isinstance(cdf, Tensor) or cdf.dtype is not torch.int32:
         raise TypeError(message(op, "cdf", "an int32 tensor", checks.describe(cdf)))
     if index is not None and (cdf.dim() != 2 or cdf.shape[-1] < 2):
@@ -38,6 +39,10 @@ def check_cdf(op: str, cdf: object, rows: int, n: int, index: Tensor | None) -> 
     if index is None and not (sound and tuple(cdf.shape[:-1]) == (rows, n)[3 - cdf.dim() :]):
         wanted = f"shape (K + 1,), ({n}, K + 1) or ({rows}, {n}, K + 1)"
         raise ValueError(message(op, "cdf", wanted, f"shape {tuple(cdf.shape)}"))
+    known = cdf.numel() and not torch.compiler.is_compiling() and not cdf.is_meta
+    if known and (end := int(cdf[(-1,) * cdf.dim()])) != 1 << precision:
+        hint = "give quantize_cdf and the coder the same precision"
+        raise ValueError(message(op, "cdf", f"counts that end at 2**precision = {1 << precision}", f"{end}", hint))
 
 
 def as_index(op: str, index: object, cdf: object, rows: int, n: int) -> Tensor | None:
@@ -118,8 +123,9 @@ def rans_encode(
         symbols: (B, N) int32, each in 0 .. K - 1.
         cdf: (K + 1,) for all symbols, (N, K + 1) for the places of a row, or (B, N, K + 1) int32: counts below each
             symbol, from 0 to ``2**precision``; :func:`quantize_cdf` makes them. With ``index``: (T, K + 1), a table. A
-            distribution of fewer symbols is padded with ``2**precision``.
-        precision: 1 to 24 bits.
+            distribution of fewer symbols is padded with ``2**precision``. Counts of your own must rise: the last one
+            and those of the symbols given are looked at, and streams of others cannot be decoded.
+        precision: 1 to 24 bits, those of ``cdf``.
         index: (B, N) int32 or int64: the row of the table that each symbol has. Streams are those of ``cdf[index]``,
             which is never made.
 
@@ -129,7 +135,8 @@ def rans_encode(
 
     Raises:
         TypeError: a dtype is wrong.
-        ValueError: a shape is wrong, a symbol is out of range or has no count, or an index is out of range.
+        ValueError: a shape is wrong, a symbol is out of range or has no count, an index is out of range, or the counts
+            are of another precision.
 
     Backends: C++ (CPU), CUDA, plain torch (slow).
 
@@ -149,7 +156,7 @@ def rans_encode(
     rows, n = _check_symbols("rans_encode", symbols)
     check_precision("rans_encode", precision)
     places = as_index("rans_encode", index, cdf, rows, n)
-    check_cdf("rans_encode", cdf, rows, n, places)
+    check_cdf("rans_encode", cdf, rows, n, places, precision)
     payload, sizes = ENCODE.call(symbols, cdf, places, precision)
     if _failed(sizes):
         refuse_symbols("rans_encode", symbols, cdf, index, precision)
@@ -193,7 +200,7 @@ def rans_decode(
     rows = _check_streams("rans_decode", payload, offsets, n)
     check_precision("rans_decode", precision)
     places = as_index("rans_decode", index, cdf, rows, n)
-    check_cdf("rans_decode", cdf, rows, n, places)
+    check_cdf("rans_decode", cdf, rows, n, places, precision)
     symbols, damage = DECODE.call(payload, offsets, cdf, places, n, precision)
     if bool(damage.any()):
         check_index("rans_decode", index, len(cdf))

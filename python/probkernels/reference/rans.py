@@ -149,7 +149,7 @@ def rans_encode(symbols: Tensor, cdf: Tensor, index: Tensor | None, precision: i
 
 def _counts(pmf: Tensor, precision: int) -> Tensor:
     """What quantize_cdf makes of pmf (..., K); -1 everywhere where they are no probabilities."""
-    counts = quantize_cdf(pmf.reshape(-1, pmf.shape[-1]), precision).view(*pmf.shape[:-1], -1)
+    counts = quantize_cdf(pmf.reshape(-1, pmf.shape[-1]), precision).view(*pmf.shape[:-1], pmf.shape[-1] + 1)
     return torch.where(counts[..., :1] < 0, -1, counts)
 
 
