@@ -45,6 +45,7 @@ def here(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("x.npy", "m.pcm", "d.npy"):
         (tmp_path / f"link-{name}").symlink_to(name)
         os.link(tmp_path / name, tmp_path / f"hard-{name}")
+    os.link(tmp_path / "x.npy", tmp_path / "o.pcm.checkpoint")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -60,6 +61,7 @@ def here(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ["compress", "x.npy", "link-m.pcm", "--model", "hard-m.pcm"],
         ["train", "x.npy", "x.npy"],
         ["train", "link-x.npy", "x.npy"],
+        ["train", "x.npy", "o.pcm"],
         ["decompress", "d.npy", "d.npy", "--model", "m.pcm"],
         ["decompress", "d.npy", "hard-d.npy", "--model", "m.pcm"],
         ["decompress", "x.pkc", "mm.npy", "--model", "mm.npy"],
@@ -101,7 +103,28 @@ def test_an_image_of_the_folder_that_is_read_is_never_written(here: Path) -> Non
     pillow.fromarray(ROWS).save(here / "in" / "a.png")
     before = (here / "in" / "a.png").read_bytes()
     assert "which is read" in run("train", "in", "in/a.png", "--force", code=1)
+    run("train", "in", "p.pcm", "--latents", 2, "--epochs", 1)
+    assert "which is read" in run("compress", "in", "in/a.png", "--model", "p.pcm", "--force", code=1)
     assert (here / "in" / "a.png").read_bytes() == before
+
+
+def test_a_redirection_of_the_shell_is_a_name_of_the_file_too(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in ``compress x.npy - >> x.npy``, and with ``< x.npy``."""
+    before = (here / "x.npy").read_bytes()
+    saved = os.dup(0), os.dup(1)
+    try:
+        with (here / "x.npy").open("rb+") as file:
+            os.dup2(file.fileno(), 1)
+            assert "which is read" in run("compress", "x.npy", "-", "--model", "m.pcm", code=1)
+            os.dup2(saved[1], 1)
+            os.dup2(file.fileno(), 0)
+            assert "which is read" in run("compress", "-", "x.npy", "--model", "m.pcm", "--force", code=1)
+    finally:
+        os.dup2(saved[0], 0)
+        os.dup2(saved[1], 1)
+        os.close(saved[0])
+        os.close(saved[1])
+    assert (here / "x.npy").read_bytes() == before
 
 
 def test_links_are_written_through_and_modes_are_kept(here: Path) -> None:
@@ -115,6 +138,22 @@ def test_links_are_written_through_and_modes_are_kept(here: Path) -> None:
         assert (here / name).is_symlink() and (here / name).read_bytes() == (here / "x.pkc").read_bytes()
     assert stat.S_IMODE((here / "real" / "t.pkc").stat().st_mode) == 0o600
     assert sorted(os.listdir(here / "real")) == ["fresh.pkc", "t.pkc"]
+
+
+def test_the_mode_of_an_old_file_is_kept_whatever_the_umask_and_its_owner_too(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owners: list[tuple[int, int]] = []
+    monkeypatch.setattr(os, "fchown", lambda handle, user, group: owners.append((user, group)))
+    (here / "t.pkc").write_text("old")
+    (here / "t.pkc").chmod(0o666)
+    old = os.umask(0o077)
+    try:
+        run("compress", "x.npy", "t.pkc", "--model", "m.pcm", "--force")
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE((here / "t.pkc").stat().st_mode) == 0o666
+    assert owners == [(os.getuid(), os.getgid())]
 
 
 def test_new_files_have_the_mode_that_the_umask_leaves(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

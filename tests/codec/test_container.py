@@ -203,8 +203,20 @@ def resealed(blob: bytes, number: int, flip: int) -> bytes:
     payload = bytearray(blob[at + head.length : at + size])
     payload[flip // 8 % len(payload)] ^= 1 << flip % 8
     sealed = blob[at : at + head.length - len(head.crc)] + bytes(payload)
-    crc = crc32c(sealed).to_bytes(4, "little")[: len(head.crc)]
-    return blob[:at] + sealed[: -len(payload)] + crc + bytes(payload) + blob[at + size :]
+    file_id = parts.Header.unpack(blob[: parts.Header.size(blob)]).file_id
+    crc = crc32c(file_id + sealed).to_bytes(4, "little")[: len(head.crc)]
+    reader = codec.open(blob)
+    end = int(reader._offsets[-1] + reader._sizes[-1])
+    chunks = blob[:at] + sealed[: -len(payload)] + crc + bytes(payload) + blob[at + size : end]
+    return chunks + reindexed(blob, {number: int.from_bytes(crc, "little")})
+
+
+def reindexed(blob: bytes, changed: dict[int, int]) -> bytes:
+    """The file's index and trailer, with other CRCs for some chunks."""
+    reader = codec.open(blob)
+    assert reader._crcs is not None
+    crcs = [changed.get(number, crc) for number, crc in enumerate([0, *reader._crcs.tolist()])]
+    return parts.pack_end(len(reader), reader._sizes.tolist(), crcs, reader.header.file_id)
 
 
 def test_damage_that_the_crc_agrees_with_is_found(blob: bytes) -> None:
@@ -219,8 +231,10 @@ def test_a_deflate_bomb_and_a_wrong_size_are_refused(model: PCCodec, kind: int) 
     payload = zlib.compress(bytes(10**6)) if kind == parts.DEFLATE else bytes(121)
     file = io.BytesIO()
     writer = model.writer(file, chunk_items=20)
-    head = parts.Head.pack(kind, 0, bytes(120), 20, payload)
-    writer._sizes, writer.items = [len(head) + len(payload)], 20
+    writer._begin(bytes(120))
+    head = parts.Head.pack(kind, 0, bytes(120), 20, payload, writer._header.file_id)
+    crc = parts.Head.unpack(head, 6, "").check
+    writer._sizes, writer._crcs, writer.items = [len(head) + len(payload)], [crc], 20
     writer._write(head + payload)
     writer.close()
     with pytest.raises(CorruptStreamError, match="chunk 0: expected 120 bytes"):

@@ -34,19 +34,21 @@ def models() -> dict[str, PCCodec]:
 
 
 def make() -> None:
-    for name, model in models().items():
-        model.save(HERE / f"v1_{name}.pcm")
+    for name in models():  # v1_*.pcm are these, saved once; v1_*.pkc were written before files had an id
+        model = PCCodec.load(HERE / f"v1_{name}.pcm")
         for lanes in LANES:
             with model.writer(
-                HERE / f"v1_{name}_{lanes}.pkc", (7,), "int16", chunk_items=20, lanes=lanes, embed=lanes == 1, note=NOTE
+                HERE / f"v2_{name}_{lanes}.pkc", (7,), "int16", chunk_items=20, lanes=lanes, embed=lanes == 1, note=NOTE
             ) as writer:
                 writer.append(items())
 
 
 @pytest.mark.parametrize("name", ["circuit", "flow"])
 @pytest.mark.parametrize("lanes", LANES)
-def test_old_files_decode(name: str, lanes: int) -> None:
-    model, path = PCCodec.load(HERE / f"v1_{name}.pcm"), HERE / f"v1_{name}_{lanes}.pkc"
+@pytest.mark.parametrize("version", [1, 2])
+def test_old_files_decode(name: str, lanes: int, version: int) -> None:
+    model, path = PCCodec.load(HERE / f"v1_{name}.pcm"), HERE / f"v{version}_{name}_{lanes}.pkc"
+    assert path.read_bytes()[8] == version
     readers = [model.open(path)] + ([codec.open(path)] if lanes == 1 else [])
     for reader in readers:
         with reader:

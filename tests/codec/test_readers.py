@@ -22,9 +22,11 @@ from tests.codec.models import alike_rows as rows
 
 def test_numbers_of_every_length() -> None:
     values = [0, 1, 127, 128, 300, 2**14 - 1, 2**14, 2**35, 2**56 - 1]
-    packed = parts.pack_end(values[0], values[1:])
-    items, sizes = parts.unpack_end(packed)
-    assert [items, *sizes.tolist()] == values
+    packed = parts.pack_end(values[0], values[1:], values[:-1], b"12345678")
+    items, sizes, crcs = parts.unpack_end(packed, b"12345678")
+    assert crcs is not None and [items, *sizes.tolist()] == values and crcs.tolist() == values[1:-1]
+    with pytest.raises(CorruptStreamError, match="index: its CRC32C"):
+        parts.unpack_end(packed, b"12345679")
     for value in (*values, 2**64 - 1):
         assert parts.Cursor(parts.number(value), "").number() == value
     for bad in (b"", b"\x80", b"\x80\0", b"\xff" * 9 + b"\x02", b"\xff" * 2**16):
@@ -147,3 +149,36 @@ def test_recovery_does_not_mix_two_files(model: PCCodec) -> None:
     ):
         items, _ = model.open(data, recover=True).read(on_error="skip")
         assert np.array_equal(items, rows(400)[:count]), count
+
+
+def noise(seed: int) -> np.ndarray:
+    """(200, 6) uint8, which is stored as it is: chunks of one size."""
+    return np.random.default_rng(seed).integers(0, 256, (200, 6), np.uint8)
+
+
+def test_chunks_of_another_file_are_none_of_this_one(model: PCCodec) -> None:
+    """Of equal shapes, sizes and numbers, where this file's own are lost, with and without its index."""
+    x, y = noise(0), noise(1)
+    one, other = (model.compress(data, chunk_items=50) for data in (x, y))
+    at = model.open(one)._offsets.tolist()
+    assert at == model.open(other)._offsets.tolist()
+    mixed = one[: at[2]] + other[at[2] : at[3]] + one[at[3] :]
+    for data in (mixed, mixed[:-3]):
+        items, damage = model.open(data, recover=True).read(on_error="skip")
+        assert np.array_equal(items, x[[*range(100), *range(150, 200)]])
+        assert [chunk[0] for chunk in damage.chunks] == [2]
+    resumed = one[: at[2]] + other[at[2] :]  # a download that went on after the file had changed
+    with pytest.raises(CorruptStreamError, match="index: its CRC32C"):
+        model.open(resumed)
+    assert np.array_equal(model.open(resumed, recover=True)[:], x[:100])
+
+
+def test_the_index_tells_files_apart_that_begin_alike(model: PCCodec) -> None:
+    x, y = noise(0), noise(0)
+    y[60, 1] ^= 1
+    one, other = (model.compress(data, chunk_items=50) for data in (x, y))
+    at = model.open(one)._offsets.tolist()
+    assert model.open(one).header == model.open(other).header
+    items, damage = model.open(one[: at[1]] + other[at[1] : at[2]] + one[at[2] :]).read(on_error="skip")
+    assert np.array_equal(items, x[[*range(50), *range(100, 200)]])
+    assert damage.chunks == [(1, 50, 100, "chunk 1: not the one that the index was written for")]

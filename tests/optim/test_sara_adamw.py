@@ -351,3 +351,13 @@ def test_a_merged_model_is_not_stepped(values: str) -> None:
     optimizer.step()
     optimizer.adapter.unmerge()
     frozen_equal(tuned, weights(model), {})
+
+
+def test_what_is_no_model_or_beyond_the_rule_is_named() -> None:
+    model = torch.nn.Linear(20, 20)
+    with pytest.raises(TypeError, match=r"argument 'model': expected a torch.nn.Module, got generator"):
+        pk.optim.SaRAAdamW(model.parameters())  # type: ignore[arg-type]
+    with pytest.warns(UserWarning, match=r"beyond the 0\.01 .* give lr= yourself"):
+        pk.optim.SaRAAdamW(model, threshold=0.02)
+    with pytest.raises(ValueError, match=r"argument 'lr'.*the paper's rule gives 0"):
+        pk.optim.SaRAAdamW(torch.nn.Linear(20, 20), threshold=10.0)

@@ -74,8 +74,8 @@ def compare(target: Path, items: sources.Source, ours: int, model: int, values: 
 
 
 def tell_lost(damage: Damage) -> None:
-    for number, first, end, reason in damage.chunks:
-        print(f"items {first} to {end - 1} are lost: chunk {number}: {reason}", file=sys.stderr)
+    for _, first, end, reason in damage.chunks:
+        print(f"items {first} to {end - 1} are lost: {reason}", file=sys.stderr)
 
 
 def content_of(path: Path) -> Path | bytes:

@@ -158,5 +158,5 @@ def _write_table(
     noted = note.get("ending") if note.get("ending") in TABLES else ".csv"
     ending = path.suffix.lower() if path.suffix.lower() in TABLES else str(noted)
     same = note.get("ending", ending) == ending
-    style = _tables.style_of(note.get("style") if same else None, TABLES[ending])
+    style = _tables.style_of(note.get("style") if same else None, TABLES[ending]).of_rows(kept.tolist(), width)
     outputs.write_bytes(path, style.write([names, *vocabulary.decode(codes, rare)]).encode())

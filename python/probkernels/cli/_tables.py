@@ -7,9 +7,10 @@ import csv
 import io
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
+from itertools import accumulate, count
 from pathlib import Path
 from typing import Any
 
@@ -30,26 +31,38 @@ class Style:
     end: str = "\n"  # of a line
     last: str = "\n"  # after the last line
     bom: bool = False
+    odd: frozenset[int] = frozenset()  # cells with quotes against the rule, by their place in the flattened rows
 
     def write(self, rows: Rows) -> str:
         """The text of rows, names first."""
         special = re.compile(f'[{re.escape(self.delimiter)}"\r\n]')
 
-        def cell(text: str) -> str:
-            if self.quotes == "none":
+        def cell(place: int, text: str) -> str:
+            if self.quotes == "none" or not (special.search(text) or self.quoted(text) != (place in self.odd)):
                 return text
-            if self.quotes == "all" or special.search(text) or (self.quotes == "texts" and not _is_number(text)):
-                return '"' + text.replace('"', '""') + '"'
-            return text
+            return '"' + text.replace('"', '""') + '"'
 
-        lines = (self.delimiter.join(map(cell, row)) for row in rows)
+        starts = accumulate(map(len, rows), initial=0)
+        lines = (self.delimiter.join(map(cell, count(start), row)) for start, row in zip(starts, rows, strict=False))
         if self.quotes != "none":
             lines = (line or '""' for line in lines)  # a column's missing value, which is no blank line
         return BOM * self.bom + self.end.join(lines) + self.last
 
+    def quoted(self, text: str) -> bool:
+        """Whether the rule puts a cell in quotes that it may do without."""
+        return self.quotes == "all" or (self.quotes == "texts" and not _is_number(text))
+
+    def of_rows(self, kept: Iterable[int], width: int) -> Style:
+        """The style of some of the rows, by their places without the names."""
+        new = {0: 0} | {row + 1: place + 1 for place, row in enumerate(kept)}
+        odd = (divmod(place, width) for place in self.odd)
+        return replace(self, odd=frozenset(new[row] * width + column for row, column in odd if row in new))
+
     def note(self) -> dict[str, Any]:
         """For JSON."""
-        return asdict(self)
+        places = sorted(self.odd)
+        gaps = [after - before for before, after in zip([-1, *places], places, strict=False)]
+        return {name: value for name, value in vars(self).items() if name != "odd"} | ({"odd": gaps} if gaps else {})
 
 
 def style_of(note: object, delimiter: str) -> Style:
@@ -61,8 +74,11 @@ def style_of(note: object, delimiter: str) -> Style:
     if note is None:
         return Style(delimiter)
     try:
-        style = Style(**note)  # type: ignore[arg-type]
-        fine = style.quotes in QUOTES and style.end in ENDS and style.bom in (True, False)
+        gaps = note.get("odd", [])  # type: ignore[attr-defined]
+        odd = frozenset(place - 1 for place in accumulate(gaps))
+        style = replace(Style(**{**note, "odd": frozenset()}), odd=odd)  # type: ignore[arg-type, dict-item]
+        fine = all(type(gap) is int and 0 < gap < 2**48 for gap in gaps)
+        fine = fine and style.quotes in QUOTES and style.end in ENDS and style.bom in (True, False)
         fine = fine and style.last.count(style.end) * len(style.end) == len(style.last) and len(style.delimiter) == 1
     except (TypeError, AttributeError):
         fine = False
@@ -139,8 +155,26 @@ def _quoted(text: str, content: str, style: Style) -> tuple[Rows, Style] | None:
         exact = Style(style.delimiter, quotes, style.end, style.last, style.bom)
         if exact.write(rows) == text:
             return rows, exact
-    alike = Style(style.delimiter, "some", "\n" if style.end == "\r" else style.end, bom=style.bom)
-    return (rows, replace(alike, last=alike.end)) if _is_plain(content, style.delimiter) else None
+    flags = _quotes_of(content, style.delimiter)
+    if flags is None or len(flags) != len(rows) * len(rows[0]):
+        return None
+    exact = _nearest_rule(rows, flags, style)
+    if exact.write(rows) == text:
+        return rows, exact
+    end = "\n" if style.end == "\r" else style.end
+    return rows, replace(exact, end=end, last=end)
+
+
+def _nearest_rule(rows: Rows, flags: list[bool], style: Style) -> Style:
+    """The rule of quotes with the fewest cells that do not follow it, and which these are."""
+    texts = [text for row in rows for text in row]
+
+    def of(quotes: str) -> Style:
+        rule = replace(style, quotes=quotes)
+        pairs = enumerate(zip(texts, flags, strict=True))
+        return replace(rule, odd=frozenset(place for place, (text, flag) in pairs if rule.quoted(text) != flag))
+
+    return min(map(of, QUOTES[1:]), key=lambda rule: len(rule.odd))
 
 
 def _fits(rows: Rows) -> bool:
@@ -153,17 +187,21 @@ def _strays(content: str, end: str) -> bool:
     return "\r" in rest or "\n" in rest
 
 
-def _is_plain(content: str, delimiter: str) -> bool:
-    """Whether each cell is quoted as in RFC 4180 or has no quotes, and each line has an end that all readers know."""
-    bare, quoted = f'[^"{re.escape(delimiter)}\r\n]*', '"[^"]*(?:""[^"]*)*"'
-    row = re.compile(f"(?:{quoted}|{bare})(?:{re.escape(delimiter)}(?:{quoted}|{bare}))*(?:\r\n|\n|$)")
-    at = 0
-    while at < len(content):
-        found = row.match(content, at)
-        if not found or found.end() == at:
-            return False
+def _quotes_of(content: str, delimiter: str) -> list[bool] | None:
+    """Whether each cell is in quotes; None unless each is quoted as in RFC 4180 or has no quotes, and each line has an
+    end that all readers know."""
+    bare, quoted, then = f'[^"{re.escape(delimiter)}\r\n]*', '"[^"]*(?:""[^"]*)*"', re.escape(delimiter)
+    cell = re.compile(f"(?:({quoted})|{bare})({then}|\r\n|\n|$)")
+    flags: list[bool] = []
+    at, ended = 0, False
+    while not ended:
+        found = cell.match(content, at)
+        if not found or found.end() == at < len(content):
+            return None
+        flags.append(found[1] is not None)
         at = found.end()
-    return True
+        ended = not found[2] or (at == len(content) and found[2] != delimiter)
+    return flags
 
 
 @contextmanager

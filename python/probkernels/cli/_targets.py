@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import stat
 import sys
 import threading
 from collections.abc import Iterable, Iterator
@@ -28,7 +29,7 @@ def claim(target: Path, sources: Iterable[Path | None], force: bool) -> None:
     """Asks whether a file may be written, before any work is done for it.
 
     Args:
-        target: the file to write; ``-``, a pipe or a device always may be.
+        target: the file to write; a pipe or a device always may be.
         sources: what is read meanwhile, which it may not be even with ``force``.
         force: whether it may take the place of another file.
 
@@ -36,11 +37,11 @@ def claim(target: Path, sources: Iterable[Path | None], force: bool) -> None:
         ValueError: it is one of the sources, by whatever name or link; a folder; there is a file already.
         FileNotFoundError: there is no folder for it.
     """
-    if outputs.is_stream(target):
-        return
     for source in sources:
         if source is not None and _same(target, source):
             raise ValueError(f"'{target}': expected a file to write, got '{source}', which is read. Hint: another name")
+    if outputs.is_stream(target):
+        return
     if target.is_dir():
         raise ValueError(f"'{target}': expected a file to write, got a folder")
     if target.exists() and not force:
@@ -50,11 +51,15 @@ def claim(target: Path, sources: Iterable[Path | None], force: bool) -> None:
         raise FileNotFoundError(f"'{target}': there is no folder '{folder}'")
 
 
-def _same(one: Path, other: Path) -> bool:
+def _same(target: Path, source: Path) -> bool:
+    """Whether they are one file; of open ones, such as the shell's redirections, what they lead to."""
+    number = outputs.descriptor(target)
     try:
-        return os.path.samefile(one, other)
-    except OSError:  # one of them is not there, or is no file
+        written = os.stat(target) if number is None else os.fstat(number)
+        read = os.fstat(0) if str(source) == "-" else os.stat(source)
+    except OSError:  # one of them is not there
         return False
+    return os.path.samestat(written, read) and (stat.S_ISREG(read.st_mode) or stat.S_ISDIR(read.st_mode))
 
 
 def tell(target: Path, text: str) -> None:

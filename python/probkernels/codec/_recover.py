@@ -35,7 +35,7 @@ def find_chunks(file: Bytes, start: int, header: parts.Header, max_bytes: int) -
                     break
                 step, last = size, head.number
                 found[last] = (at, size, head.items)
-        elif _is_header(file, at) if mark == parts.MAGIC else _is_end(file, start, at):
+        elif _is_header(file, at) if mark == parts.MAGIC else _is_end(file, start, at, header.file_id):
             break
         at += step
     return {number: chunk for number, chunk in found.items() if number == last or chunk[2] == header.chunk_items}
@@ -53,7 +53,7 @@ def _chunk(file: Bytes, at: int, header: parts.Header, max_bytes: int) -> tuple[
     if not fits or size > min(max_bytes, file.size - at):
         return None, 0
     data = file.read(at, size)
-    return (head if head.fits(data[: head.length], data[head.length :]) else None), size
+    return (head if head.fits(data[: head.length], data[head.length :], header.file_id) else None), size
 
 
 def _is_header(file: Bytes, at: int) -> bool:
@@ -65,14 +65,14 @@ def _is_header(file: Bytes, at: int) -> bool:
     return True
 
 
-def _is_end(file: Bytes, start: int, at: int) -> bool:
+def _is_end(file: Bytes, start: int, at: int, file_id: bytes) -> bool:
     """Whether a trailer ends there whose index is whole."""
     trailer_at = at + len(parts.END) - parts.TRAILER_BYTES
     try:
         index_at = trailer_at - parts.index_bytes(file.read(trailer_at, parts.TRAILER_BYTES))
         if index_at < start:
             return False
-        parts.unpack_end(file.read(index_at, trailer_at + parts.TRAILER_BYTES - index_at))
+        parts.unpack_end(file.read(index_at, trailer_at + parts.TRAILER_BYTES - index_at), file_id)
     except CorruptStreamError:
         return False
     return True

@@ -7,7 +7,7 @@ import math
 import struct
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -18,11 +18,12 @@ from .layout import DTYPES, MOST_DIMENSIONS, MOST_VARIABLES, Layout
 MAGIC = b"\x89PKC\r\n\x1a\n"  # a transfer in text mode breaks it
 END = b"PKCE"
 CHUNK = b"\xc5\x9e"
-VERSION = 1
+VERSIONS = (1, 2)  # the first has no file id
 PROFILE = 2  # the arithmetic f32-fma-seq-v2, 24 bits of a probability and 16 of a weight
 EMBEDDED = 1  # the flag of a file that carries its model
 CODED, RAW, DEFLATE = 0, 1, 2  # kinds of chunks
 ID_BYTES = 16  # of the model's 32
+FILE_ID_BYTES = 4  # as many as a CRC has
 
 PREFIX_BYTES = len(MAGIC) + 1 + 5  # magic, version and the header's size, a number of at most 5 bytes
 CRC = struct.Struct("<I")
@@ -111,6 +112,17 @@ class Header:
     lanes: int
     model_bytes: int = 0  # of the model that follows header and note; 0 without one
     note_bytes: int = 0  # of the note that follows the header; 0 without one
+    file_id: bytes = b""  # which the checksums of chunks and index depend on; none in files of version 1
+
+    def named(self, rest: bytes, first: bytes) -> Header:
+        """This header with the id of its file.
+
+        Args:
+            rest: note and model, which follow it.
+            first: bytes of the first chunk's items.
+        """
+        digests = digest64(replace(self, file_id=b"").pack()) + digest64(rest) + digest64(first)
+        return replace(self, file_id=digest64(digests)[:FILE_ID_BYTES])
 
     def pack(self) -> bytes:
         """The header's bytes."""
@@ -123,8 +135,9 @@ class Header:
         )  # fmt: skip
         flags = EMBEDDED if self.model_bytes else 0
         body = bytes([flags, PROFILE, DTYPES.index(layout.dtype)]) + b"".join(map(number, numbers))
-        body += (np.array(alphabets) - 1).astype("<u2").tobytes() + self.model_id[:ID_BYTES]
-        return sealed(MAGIC + bytes([VERSION]) + number(len(body) + CRC.size) + body)
+        body += (np.array(alphabets) - 1).astype("<u2").tobytes() + self.model_id[:ID_BYTES] + self.file_id
+        version = 2 if self.file_id else 1
+        return sealed(MAGIC + bytes([version]) + number(len(body) + CRC.size) + body)
 
     @staticmethod
     def size(prefix: bytes) -> int:
@@ -135,8 +148,8 @@ class Header:
         """
         if prefix[:8] != MAGIC or len(prefix) < PREFIX_BYTES:
             raise CorruptStreamError("header: not a file of this codec")
-        if prefix[8] != VERSION:
-            raise CorruptStreamError(f"header: expected version {VERSION}, got {prefix[8]}")
+        if prefix[8] not in VERSIONS:
+            raise CorruptStreamError(f"header: expected version {' or '.join(map(str, VERSIONS))}, got {prefix[8]}")
         cursor = Cursor(prefix[:PREFIX_BYTES], "header", 9)
         size = cursor.number()
         if size > 2 * MOST_VARIABLES + 256:
@@ -175,10 +188,10 @@ class Header:
         categories = [size + 1 for size in np.frombuffer(cursor.take(2 * alphabets), "<u2").tolist()]
         if alphabets == 1:
             categories = categories * layout.variables
-        model_id = cursor.take(ID_BYTES)
+        model_id, file_id = cursor.take(ID_BYTES), cursor.take(FILE_ID_BYTES if data[8] > 1 else 0)
         if cursor.at != len(cursor.data):
             raise CorruptStreamError("header: impossible size")
-        return cls(layout, tuple(categories), model_id, chunk_items, lanes, model_bytes, note_bytes)
+        return cls(layout, tuple(categories), model_id, chunk_items, lanes, model_bytes, note_bytes, file_id)
 
 
 def pack_note(note: Mapping[str, object] | None) -> bytes:
@@ -228,12 +241,12 @@ class Head:
     length: int  # of the head itself
 
     @staticmethod
-    def pack(kind: int, place: int, plain: bytes, items: int, payload: bytes) -> bytes:
-        """The head of a chunk, with its checksums."""
+    def pack(kind: int, place: int, plain: bytes, items: int, payload: bytes, file_id: bytes) -> bytes:
+        """The head of a chunk, with its checksums, which no other file's chunk has."""
         crc_bytes, digest_bytes = checks(len(plain))
         head = CHUNK + bytes([kind]) + number(place) + number(items) + number(len(payload))
-        head += digest64(plain)[:digest_bytes]
-        return head + CRC.pack(crc32c(head + payload))[:crc_bytes]
+        head += digest64(file_id + plain)[:digest_bytes]
+        return head + CRC.pack(crc32c(file_id + head + payload))[:crc_bytes]
 
     @classmethod
     def unpack(cls, data: bytes, item_bytes: int, part: str) -> Head:
@@ -253,20 +266,26 @@ class Head:
         digest, crc = cursor.take(digest_bytes), cursor.take(crc_bytes)
         return cls(kind, place, items, size, digest, crc, cursor.at)
 
-    def fits(self, head: bytes, payload: bytes) -> bool:
-        """Whether the CRC is that of the head's bytes and the payload."""
-        found = crc32c(head[: self.length - len(self.crc)] + payload)
+    def fits(self, head: bytes, payload: bytes, file_id: bytes) -> bool:
+        """Whether the CRC is that of the head's bytes and the payload, in this file."""
+        found = crc32c(file_id + head[: self.length - len(self.crc)] + payload)
         return CRC.pack(found)[: len(self.crc)] == self.crc
 
-    def decodes_to(self, plain: bytes) -> bool:
-        """Whether the digest is that of the items' bytes."""
-        return digest64(plain)[: len(self.digest)] == self.digest
+    @property
+    def check(self) -> int:
+        """The CRC as the index has it."""
+        return int.from_bytes(self.crc, "little")
+
+    def decodes_to(self, plain: bytes, file_id: bytes) -> bool:
+        """Whether the digest is that of the items' bytes, in this file."""
+        return digest64(file_id + plain)[: len(self.digest)] == self.digest
 
 
-def pack_end(items: int, sizes: list[int]) -> bytes:
-    """Index and trailer: the number of items, and the bytes of each chunk, its head included."""
-    index = number(items) + b"".join(map(number, sizes))
-    return index + TRAILER.pack(len(index), crc32c(index), END)
+def pack_end(items: int, sizes: list[int], crcs: list[int], file_id: bytes) -> bytes:
+    """Index and trailer: the number of items, the bytes of each chunk, its head included, and the CRC of each but the
+    first, whose items are in the file id."""
+    index = number(items) + b"".join(map(number, (*sizes, *crcs[1:])))
+    return index + TRAILER.pack(len(index), crc32c(file_id + index), END)
 
 
 def index_bytes(trailer: bytes) -> int:
@@ -281,17 +300,23 @@ def index_bytes(trailer: bytes) -> int:
     return int(size)
 
 
-def unpack_end(data: bytes) -> tuple[int, np.ndarray]:
-    """Items of the file, and the bytes of each chunk (chunks,) int64, from index and trailer.
+def unpack_end(data: bytes, file_id: bytes) -> tuple[int, np.ndarray, np.ndarray | None]:
+    """Items of the file, the bytes of each chunk (chunks,) int64, and the CRC of each but
+    the first, which version 1 has not.
 
     Raises:
         CorruptStreamError: damaged.
     """
     index, (_, crc, _) = data[:-TRAILER_BYTES], TRAILER.unpack(data[-TRAILER_BYTES:])
-    if crc32c(index) != crc:
+    if crc32c(file_id + index) != crc:
         raise CorruptStreamError("index: its CRC32C does not match")
     numbers = _numbers(np.frombuffer(index, np.uint8))
-    return int(numbers[0]), numbers[1:]
+    if not file_id:
+        return int(numbers[0]), numbers[1:], None
+    chunks = len(numbers) // 2
+    if len(numbers) not in (1, 2 * chunks):
+        raise CorruptStreamError("index: impossible numbers")
+    return int(numbers[0]), numbers[1 : chunks + 1], numbers[chunks + 1 :]
 
 
 def _numbers(data: np.ndarray) -> np.ndarray:
@@ -306,7 +331,7 @@ def _numbers(data: np.ndarray) -> np.ndarray:
 
 def overhead(chunks: int) -> int:
     """Bytes that chunks, index and trailer may add to header and payloads."""
-    return chunks * (MOST_HEAD + 8) + 8 + TRAILER_BYTES
+    return chunks * (MOST_HEAD + 12) + 8 + TRAILER_BYTES
 
 
 def default_chunk(layout: Layout) -> int:

@@ -102,6 +102,7 @@ class CodecReader:
     def _find(self, start: int, recover: bool) -> None:
         """Where the chunks are: from the index, or else by looking for them."""
         self.recovered = False
+        self._crcs: np.ndarray | None = None
         try:
             self._read_index(start)
         except CorruptStreamError:
@@ -117,7 +118,7 @@ class CodecReader:
         if size > trailer_at - start:
             raise CorruptStreamError("index: it does not fit into the file")
         end = self._read(trailer_at - size, size + parts.TRAILER_BYTES, "index")
-        items, self._sizes = parts.unpack_end(end)
+        items, self._sizes, self._crcs = parts.unpack_end(end, self.header.file_id)
         per, chunks = self.header.chunk_items, len(self._sizes)
         if chunks != -(-items // per):
             raise CorruptStreamError("index: the chunks' items do not add up")
@@ -279,8 +280,10 @@ class CodecReader:
         expected = (number, self.items_of_chunks[number], size)
         if (head.number, head.items, head.length + head.size) != expected:
             raise CorruptStreamError(f"{part}: its head does not agree with the index")
-        if not head.fits(data[: head.length], data[head.length :]):
+        if not head.fits(data[: head.length], data[head.length :], self.header.file_id):
             raise CorruptStreamError(f"{part}: its CRC32C does not match")
+        if number and self._crcs is not None and head.check != self._crcs[number - 1]:
+            raise CorruptStreamError(f"{part}: not the one that the index was written for")
         return head, data[head.length :]
 
     def _decoded(
@@ -304,7 +307,7 @@ class CodecReader:
                 except CorruptStreamError as error:
                     faults[number] = error
         for number, items in list(found.items()):
-            if not loaded[number][0].decodes_to(items.tobytes()):
+            if not loaded[number][0].decodes_to(items.tobytes(), self.header.file_id):
                 del found[number]
                 faults[number] = CorruptStreamError(f"chunk {number}: the decoded items do not match their checksum")
         return found

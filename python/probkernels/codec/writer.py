@@ -101,18 +101,21 @@ class CodecWriter:
         self._alphabets = np.array(categories)
         self._waiting: list[np.ndarray] = []
         self._sizes: list[int] = []
+        self._crcs: list[int] = []
         self._verify = verify
         packed = parts.pack_note(note)
-        header = parts.Header(layout, categories, coder.model_id, chunk_items, lanes, len(model), len(packed))
-        start = header.pack() + packed + model
+        self._header = parts.Header(layout, categories, coder.model_id, chunk_items, lanes, len(model), len(packed))
+        self._rest: bytes | None = packed + model  # until the first chunk, which names the file
         self._ended = False
         self._output = Output(target) if isinstance(target, (str, Path)) else None
         self._file: BinaryIO = target if self._output is None else self._output.file  # type: ignore[assignment]
-        try:
-            self._write(start)
-        except BaseException:
-            self.abort()
-            raise
+
+    def _begin(self, first: bytes) -> None:
+        """Header, note and model, once the bytes of the first chunk's items are there."""
+        if self._rest is not None:
+            self._header = self._header.named(self._rest, first)
+            self._write(self._header.pack() + self._rest)
+            self._rest = None
 
     def _write(self, data: bytes) -> None:
         self._file.write(data)
@@ -166,12 +169,14 @@ class CodecWriter:
 
     def _chunk(self, items: np.ndarray, coded: bytes | None) -> None:
         plain = items.tobytes()
+        self._begin(plain)
         kind, payload = (parts.RAW, plain) if coded is None or len(coded) >= len(plain) else (parts.CODED, coded)
         if _may_deflate_to(plain, len(payload)):
             deflated = zlib.compress(plain, 9)
             kind, payload = (parts.DEFLATE, deflated) if len(deflated) < len(payload) else (kind, payload)
-        head = parts.Head.pack(kind, len(self._sizes), plain, len(items), payload)
+        head = parts.Head.pack(kind, len(self._sizes), plain, len(items), payload, self._header.file_id)
         self._sizes.append(len(head) + len(payload))
+        self._crcs.append(parts.Head.unpack(head, self.layout.item_bytes, "").check)
         self._write(head + payload)
         self.items += len(items)
 
@@ -180,7 +185,8 @@ class CodecWriter:
         if self._ended:
             return
         self._flush(whole=True)
-        self._write(parts.pack_end(self.items, self._sizes))
+        self._begin(b"")
+        self._write(parts.pack_end(self.items, self._sizes, self._crcs, self._header.file_id))
         if self._output is None:
             self._file.flush()
         else:

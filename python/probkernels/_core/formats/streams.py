@@ -10,5 +10,5 @@ LOWER = 1 << 32  # where a state of 64 bits begins; below it a word of 32 bits i
 
 def packed(payload: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
     """Rows (N, capacity) uint8 whose first ``sizes`` (N) bytes are in use -> streams (B) and offsets (N + 1)."""
-    streams = torch.cat([row[:size] for row, size in zip(payload, sizes.tolist(), strict=True)])
+    streams = torch.cat([payload[:0, 0], *(row[:size] for row, size in zip(payload, sizes.tolist(), strict=True))])
     return streams, torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
