@@ -131,7 +131,7 @@ std::vector<A> largest_weights(const Layer<A>& in) {
 // w exp(d) where that is in the range, though exp(d) may not be.
 template <class A>
 A weighted_exp(A w, A d) {
-  const A root = std::exp(std::min(d / 2, kLargestLog<A>));
+  const A root = std::exp(d / 2);
   return w * root * root;
 }
 
@@ -217,7 +217,7 @@ __attribute__((noinline)) void add_alone(const Layer<A>& in, const Gradients<A>&
   A* const grad_x = g.grad_x + group * in.ins * in.batch + far.sample;
   for (Int i = 0; i < in.ins; ++i) {
     const A distance = x[i * in.batch] - g.y[at];
-    grad_x[i * in.batch] += weighted_exp(w[i], distance) * g.grad_y[at];
+    grad_x[i * in.batch] += weighted_exp(w[i], std::min(distance, 2 * kLargestLog<A>)) * g.grad_y[at];
     grad_w[far.out * in.ins + i] += std::exp(std::min(distance, kLargestLog<A>)) * g.grad_y[at];
   }
 }
