@@ -141,14 +141,14 @@ def _ratios(
 ):  # fmt: skip
     """(TO, TB): grad_y exp(top - y), 0 for the outputs to be computed by themselves; and which those are, but for -inf.
 
-    ``most`` (TO) are the outputs' largest weights.
+    ``most`` is the tile's largest weight.
     """
     value, grad = (
         _row(y, first_out, outs, sample, batch, TO, float("-inf")),
         _row(grad_y, first_out, outs, sample, batch, TO, 0),
     )
     below = tl.exp(top[None, :] - value)
-    far = _outside(below, grad, most[:, None], infinite[None, :], FAR)
+    far = _outside(below, grad, most, infinite[None, :], FAR)
     return tl.where(far, 0.0, grad * below).to(value.dtype), far & (value > float("-inf"))
 
 
@@ -169,7 +169,8 @@ def _grad_x(
     total, alone = tl.zeros((TI, TB), ACC), tl.zeros((TI, TB), ACC)
     for first in range(0, outs, TO):
         w = _weight_tile(weights, first, outs, first_in, ins, TO, TI)
-        ratio, far = _ratios(y, grad_y, first, outs, sample, batch, top, infinite, _most(w, ins, 1), FAR, TO, TB)
+        most = tl.max(_most(w, ins, 1), 0)  # one limit for all spares registers
+        ratio, far = _ratios(y, grad_y, first, outs, sample, batch, top, infinite, most, FAR, TO, TB)
         total = tl.dot(tl.trans(w), ratio, total, input_precision=PRECISION, out_dtype=ACC)
         if _any(far):
             for out in range(first, tl.minimum(first + TO, outs)):
@@ -177,7 +178,7 @@ def _grad_x(
                 g = tl.load(grad_y + out * stride + sample, sample < batch, other=0)
                 one = tl.load(weights + out * (group * 0 + ins) + i, i < ins, other=0)
                 share = _weighted_exp(one[:, None], tl.minimum(value - v[None, :], 2 * LARGEST_LOG)) * g[None, :]
-                this = _outside(tl.exp(top - v), g, _most(one, ins, 0), infinite, FAR) & (v > float("-inf"))
+                this = _outside(tl.exp(top - v), g, most, infinite, FAR) & (v > float("-inf"))
                 alone += tl.where(this[None, :], share, 0.0)
     here = (i < ins)[:, None] & (sample < batch)[None, :]
     grad = tl.where(infinite[None, :], 0.0, tl.exp(value - top[None, :]) * total) + alone
@@ -196,7 +197,7 @@ def _grad_weights(
     first_out, first_in = tl.program_id(1) // across * TO, tl.program_id(1) % across * TI
     x, y, grad_y = x + group * ins * batch, y + group * outs * batch, grad_y + group * outs * batch
     row, stride = tl.arange(0, TO), group * 0 + batch  # 64 bits
-    most = _most(_weight_tile(weights, first_out, outs, first_in, ins, TO, TI), ins, 1)
+    most = tl.max(_most(_weight_tile(weights, first_out, outs, first_in, ins, TO, TI), ins, 1), 0)  # one limit for all
     total = tl.zeros((TO, TI), ACC)
     for start in range(0, share, TB):
         sample = split * share + start + tl.arange(0, TB)
@@ -211,8 +212,7 @@ def _grad_weights(
                 v = tl.load(y + (first_out + o) * stride + sample, sample < batch, other=0)
                 g = tl.load(grad_y + (first_out + o) * stride + sample, sample < batch, other=0)
                 alone = tl.exp(tl.minimum(value - v[None, :], LARGEST_LOG)) * g[None, :]
-                one = tl.max(tl.where(row == o, most, 1), 0)
-                this = _outside(tl.exp(top - v), g, one, infinite, FAR) & (v > float("-inf"))
+                this = _outside(tl.exp(top - v), g, most, infinite, FAR) & (v > float("-inf"))
                 alone = tl.sum(tl.where(this[None, :], alone, 0.0), 1)
                 total += tl.where((row == o)[:, None], alone[None, :], 0.0)
     i = first_in + tl.arange(0, TI)
