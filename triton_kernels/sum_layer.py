@@ -1,8 +1,9 @@
 """Sum layers in Triton: products of tiles of weights with exponentials of log values, shifted by each sample's largest.
 
-Outputs of a group share one shift, its largest input. An output that lies so far below it that its terms may have
-vanished is computed once more by itself, input by input; so is what it adds to the gradients. The launch functions take
-contiguous tensors and fill the outputs they are given. Equations: python/probkernels/reference/sum_layer.py.
+Outputs of a group share one shift, its largest input. An output that lies so far from it that terms may have left the
+range, for their inputs or for their weights, is computed once more by itself, input by input; so is what it adds to the
+gradients. The launch functions take contiguous tensors and fill the outputs they are given. Equations:
+python/probkernels/reference/sum_layer.py.
 """
 
 from __future__ import annotations
@@ -56,8 +57,25 @@ def _any(condition):
 
 
 @triton.jit
-def _sums_alone(x, weights, first_out, outs, ins, sample, batch, stride, TO: tl.constexpr, TB: tl.constexpr):
-    """(TO, TB) outputs that each have a shift of their own: the largest input that they have a weight for.
+def _most(w, ins, axis: tl.constexpr):
+    """The largest weight along ``axis``, at least 1; infinity if outputs are always to be computed by themselves: their
+    sums may leave the range, or too little be left of gradients."""
+    most = tl.maximum(tl.max(w, axis), 1.0)
+    return tl.where(most * ins > 2.0**40, float("inf"), most)
+
+
+@triton.jit
+def _weighted_exp(w, d):
+    """w exp(d) where that is in the range, though exp(d) may not be."""
+    root = tl.exp(d / 2)
+    return w * root * root
+
+
+@triton.jit
+def _sums_alone(
+    x, weights, first_out, outs, ins, sample, batch, stride, TO: tl.constexpr, TB: tl.constexpr
+):  # fmt: skip
+    """(TO, TB) outputs that each have a shift of their own: their largest term.
 
     ``stride`` is the batch in 64 bits.
     """
@@ -67,13 +85,13 @@ def _sums_alone(x, weights, first_out, outs, ins, sample, batch, stride, TO: tl.
     for i in range(ins):
         w = tl.load(weights + out.to(tl.int64) * ins + i, out < outs, other=0)[:, None]
         v = tl.load(x + i * stride + sample, sample < batch, other=float("-inf"))[None, :]
-        top = tl.maximum(top, tl.where(w > 0, v, float("-inf")))
+        top = tl.maximum(top, tl.where(w > 0, v + tl.log(tl.where(w > 0, w, 1)), float("-inf")))
     top = _finite_or_zero(top)
     total = tl.zeros((TO, TB), ACC)
     for i in range(ins):
         w = tl.load(weights + out.to(tl.int64) * ins + i, out < outs, other=0)[:, None]
         v = tl.load(x + i * stride + sample, sample < batch, other=float("-inf"))[None, :]
-        total += tl.where(w == 0, 0.0, w * tl.exp(v - top))
+        total += tl.where(w == 0, 0.0, _weighted_exp(w, v - top))
     return top + tl.log(total)
 
 
@@ -88,15 +106,17 @@ def _fwd(
     x, weights, y = x + group * ins * batch, weights + group * outs * ins, y + group * outs * batch
     highest = _largest(x, ins, sample, batch, TI, TB)
     top = _finite_or_zero(highest)
-    total = tl.zeros((TO, TB), ACC)
+    total, most = tl.zeros((TO, TB), ACC), tl.full((TO,), 1, ACC)
     for first in range(0, ins, TI):
         e = tl.exp(_row(x, first, ins, sample, batch, TI, float("-inf")) - top[None, :])
         w = _weight_tile(weights, first_out, outs, first, ins, TO, TI)
         total = tl.dot(w, e, total, input_precision=PRECISION, out_dtype=ACC)
+        most = tl.maximum(most, _most(w, ins, 1))
     out = first_out + tl.arange(0, TO)
     here = (out < outs)[:, None] & (sample < batch)[None, :]
     value = top[None, :] + tl.log(total)
-    far = (total < FAR) & (highest > float("-inf"))[None, :]
+    lost = (total < FAR * most[:, None]) | (most == float("inf"))[:, None]
+    far = lost & (highest > float("-inf"))[None, :]
     far = here & (far | (highest == float("inf"))[None, :])  # 0 times infinity is no number
     if _any(far):
         value = tl.where(
@@ -106,23 +126,35 @@ def _fwd(
 
 
 @triton.jit
-def _ratios(
-    y, grad_y, first_out, outs, sample, batch, top, infinite, FAR_LOG: tl.constexpr, TO: tl.constexpr, TB: tl.constexpr
-):
-    """(TO, TB): grad_y exp(top - y), 0 for the outputs far below top; and which those are, but for -inf.
+def _outside(below, grad, most, infinite, FAR: tl.constexpr):
+    """Whether what exp(top - y) is ``below`` needs terms, or has gradients, that may leave the range, or an input is
+    ``infinite``."""
+    steep = tl.abs(grad) / 1024
+    size = below * most * tl.where(steep > 1, steep, 1)
+    return (tl.where(most == float("inf"), most, size) > 1 / FAR) | infinite
 
-    All outputs of a sample that has an ``infinite`` input count as far.
+
+@triton.jit
+def _ratios(
+    y, grad_y, first_out, outs, sample, batch, top, infinite, most,
+    FAR: tl.constexpr, TO: tl.constexpr, TB: tl.constexpr,
+):  # fmt: skip
+    """(TO, TB): grad_y exp(top - y), 0 for the outputs to be computed by themselves; and which those are, but for -inf.
+
+    ``most`` is the tile's largest weight.
     """
-    value = _row(y, first_out, outs, sample, batch, TO, float("-inf"))
-    below = top[None, :] - value
-    far = (below > FAR_LOG) | infinite[None, :]
-    ratio = tl.where(far, 0.0, _row(grad_y, first_out, outs, sample, batch, TO, 0) * tl.exp(below))
-    return ratio.to(value.dtype), far & (value > float("-inf"))
+    value, grad = (
+        _row(y, first_out, outs, sample, batch, TO, float("-inf")),
+        _row(grad_y, first_out, outs, sample, batch, TO, 0),
+    )
+    below = tl.exp(top[None, :] - value)
+    far = _outside(below, grad, most, infinite[None, :], FAR)
+    return tl.where(far, 0.0, grad * below).to(value.dtype), far & (value > float("-inf"))
 
 
 @triton.jit
 def _grad_x(
-    x, weights, y, grad_y, grad_x, outs, ins, batch, FAR_LOG: tl.constexpr, LARGEST_LOG: tl.constexpr,
+    x, weights, y, grad_y, grad_x, outs, ins, batch, FAR: tl.constexpr, LARGEST_LOG: tl.constexpr,
     PRECISION: tl.constexpr, TO: tl.constexpr, TI: tl.constexpr, TB: tl.constexpr,
 ):  # fmt: skip
     ACC: tl.constexpr = x.dtype.element_ty
@@ -136,16 +168,18 @@ def _grad_x(
     i = first_in + tl.arange(0, TI)
     total, alone = tl.zeros((TI, TB), ACC), tl.zeros((TI, TB), ACC)
     for first in range(0, outs, TO):
-        ratio, far = _ratios(y, grad_y, first, outs, sample, batch, top, infinite, FAR_LOG, TO, TB)
         w = _weight_tile(weights, first, outs, first_in, ins, TO, TI)
+        most = tl.max(_most(w, ins, 1), 0)  # one limit for all spares registers
+        ratio, far = _ratios(y, grad_y, first, outs, sample, batch, top, infinite, most, FAR, TO, TB)
         total = tl.dot(tl.trans(w), ratio, total, input_precision=PRECISION, out_dtype=ACC)
         if _any(far):
             for out in range(first, tl.minimum(first + TO, outs)):
                 v = tl.load(y + out * stride + sample, sample < batch, other=0)
                 g = tl.load(grad_y + out * stride + sample, sample < batch, other=0)
                 one = tl.load(weights + out * (group * 0 + ins) + i, i < ins, other=0)
-                share = one[:, None] * tl.exp(tl.minimum(value - v[None, :], LARGEST_LOG)) * g[None, :]
-                alone += tl.where((((top - v > FAR_LOG) | infinite) & (v > float("-inf")))[None, :], share, 0.0)
+                share = _weighted_exp(one[:, None], tl.minimum(value - v[None, :], 2 * LARGEST_LOG)) * g[None, :]
+                this = _outside(tl.exp(top - v), g, most, infinite, FAR) & (v > float("-inf"))
+                alone += tl.where(this[None, :], share, 0.0)
     here = (i < ins)[:, None] & (sample < batch)[None, :]
     grad = tl.where(infinite[None, :], 0.0, tl.exp(value - top[None, :]) * total) + alone
     tl.store(grad_x + i.to(tl.int64)[:, None] * batch + sample[None, :], grad, here)
@@ -153,7 +187,7 @@ def _grad_x(
 
 @triton.jit
 def _grad_weights(
-    x, weights, y, grad_y, parts, groups, outs, ins, batch, share, FAR_LOG: tl.constexpr, LARGEST_LOG: tl.constexpr,
+    x, weights, y, grad_y, parts, groups, outs, ins, batch, share, FAR: tl.constexpr, LARGEST_LOG: tl.constexpr,
     PRECISION: tl.constexpr, TO: tl.constexpr, TI: tl.constexpr, TB: tl.constexpr,
 ):  # fmt: skip
     """parts (splits, G, TO, TI): what the samples of a split add up to."""
@@ -163,13 +197,14 @@ def _grad_weights(
     first_out, first_in = tl.program_id(1) // across * TO, tl.program_id(1) % across * TI
     x, y, grad_y = x + group * ins * batch, y + group * outs * batch, grad_y + group * outs * batch
     row, stride = tl.arange(0, TO), group * 0 + batch  # 64 bits
+    most = tl.max(_most(_weight_tile(weights, first_out, outs, first_in, ins, TO, TI), ins, 1), 0)  # one limit for all
     total = tl.zeros((TO, TI), ACC)
     for start in range(0, share, TB):
         sample = split * share + start + tl.arange(0, TB)
         highest = _largest(x, ins, sample, batch, TI, TB)
         top, infinite = _finite_or_zero(highest), highest == float("inf")
         value = _row(x, first_in, ins, sample, batch, TI, float("-inf"))
-        ratio, far = _ratios(y, grad_y, first_out, outs, sample, batch, top, infinite, FAR_LOG, TO, TB)
+        ratio, far = _ratios(y, grad_y, first_out, outs, sample, batch, top, infinite, most, FAR, TO, TB)
         e = tl.where(infinite[None, :], 0.0, tl.exp(value - top[None, :])).to(ACC)
         total = tl.dot(ratio, tl.trans(e), total, input_precision=PRECISION, out_dtype=ACC)
         if _any(far):
@@ -177,9 +212,8 @@ def _grad_weights(
                 v = tl.load(y + (first_out + o) * stride + sample, sample < batch, other=0)
                 g = tl.load(grad_y + (first_out + o) * stride + sample, sample < batch, other=0)
                 alone = tl.exp(tl.minimum(value - v[None, :], LARGEST_LOG)) * g[None, :]
-                alone = tl.sum(
-                    tl.where((((top - v > FAR_LOG) | infinite) & (v > float("-inf")))[None, :], alone, 0.0), 1
-                )
+                this = _outside(tl.exp(top - v), g, most, infinite, FAR) & (v > float("-inf"))
+                alone = tl.sum(tl.where(this[None, :], alone, 0.0), 1)
                 total += tl.where((row == o)[:, None], alone[None, :], 0.0)
     i = first_in + tl.arange(0, TI)
     here = (first_out + row < outs)[:, None] & (i < ins)[None, :]
@@ -189,8 +223,8 @@ def _grad_weights(
 
 # --- launching ---
 
-# For an element size: the share of the largest input below which terms may be lost, its logarithm, the largest power.
-FAR = {4: (2.0**-100, 69.3147, 88.0), 8: (2.0**-960, 665.4212, 709.0)}
+# For an element size: the share of the largest input below which terms may be lost, the largest power.
+LIMITS = {4: {"FAR": 2.0**-100, "LARGEST_LOG": 88.0}, 8: {"FAR": 2.0**-960, "LARGEST_LOG": 709.0}}
 MOST = 32  # of a tile's side: its sums stay in registers
 SPLIT_SAMPLES = 256  # fewer would not repay a partial result
 
@@ -217,14 +251,13 @@ def sum_layer(x: Tensor, weights: Tensor, y: Tensor) -> None:
     (groups, outs, batch), ins, tile = y.shape, x.shape[1], _tile(x, y.shape[1], "TI")
     grid = groups, triton.cdiv(outs, tile["TO"]), triton.cdiv(batch, tile["TB"])
     with on_device(x):
-        _fwd[grid](x, weights, y, outs, ins, batch, FAR=FAR[x.itemsize][0], **tile)
+        _fwd[grid](x, weights, y, outs, ins, batch, FAR=LIMITS[x.itemsize]["FAR"], **tile)
 
 
 def sum_layer_bwd(x: Tensor, weights: Tensor, y: Tensor, grad_y: Tensor, grad_x: Tensor, grad_weights: Tensor) -> None:
     """Fills grad_x (G, I, B) and grad_weights (G, O, I)."""
     (groups, outs, batch), ins = y.shape, x.shape[1]
-    limits = {"FAR_LOG": FAR[x.itemsize][1], "LARGEST_LOG": FAR[x.itemsize][2]}
-    inputs, tile = (x, weights, y, grad_y), _tile(x, outs, "TO")
+    inputs, tile, limits = (x, weights, y, grad_y), _tile(x, outs, "TO"), LIMITS[x.itemsize]
     with on_device(x):
         grid = groups, triton.cdiv(ins, tile["TI"]), triton.cdiv(batch, tile["TB"])
         _grad_x[grid](*inputs, grad_x, outs, ins, batch, **limits, **tile)

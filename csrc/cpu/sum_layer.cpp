@@ -1,7 +1,8 @@
 // Layers of sums over log values on the CPU. Sixteen samples at a time: the largest input, exponentials of the
 // distances to it, a product with the weights that keeps several outputs in registers, and a logarithm. Equations:
-// python/probkernels/reference/sum_layer.py, which shifts every output by its own largest input. Here all outputs of a
-// group share one, and the few that lie so far below it that their terms vanish are computed once more by themselves.
+// python/probkernels/reference/sum_layer.py, which shifts every output by its own largest term. Here all outputs of a
+// group share one shift, and the few that lie so far from it that terms may have left the range, for their inputs or
+// for their weights, are computed once more by themselves.
 #include <algorithm>
 #include <cmath>
 #include <vector>
@@ -26,11 +27,16 @@ struct Layer {
   Int groups, outs, ins, batch;
 };
 
-// Below this share of the largest input, terms that a sum needs may have been lost: 2^-26 of it are certain.
+// Below this share of the largest input, times the output's largest weight if that is above 1, terms that a sum needs
+// may have been lost: 2^-26 of it are certain.
 template <class A>
 constexpr A kFar = sizeof(A) == 4 ? A(0x1p-100) : A(0x1p-960);
+// Gradients that are this many times larger may leave the range.
 template <class A>
-constexpr A kFarLog = sizeof(A) == 4 ? A(69.3147) : A(665.4212);
+constexpr A kSteep = A(0x1p10);
+// Weights of which so many times the largest may lie above make sums that leave the range, or too little of gradients.
+template <class A>
+constexpr A kHeavy = A(0x1p40);
 template <class A>
 constexpr A kLargestLog = sizeof(A) == 4 ? A(88) : A(709);
 
@@ -102,6 +108,33 @@ PK_HD A lane_of(const Vec<A, B>& v, int lane) {
   return v.part[lane / Vec<A, B>::kWidth][lane % Vec<A, B>::kWidth];
 }
 
+// Of every row of weights the largest, at least 1; infinity if its outputs are always to be computed by themselves.
+struct Most {
+  template <int B, class A>
+  PK_HD static void run(const A* weights, Int rows, Int ins, A* most) {
+    for (Int row = 0; row < rows; ++row, weights += ins) {
+      Vec<A, B> lanes = Vec<A, B>{} + A(1);
+      for_lanes(ins, [&](Int i, auto n) PK_INLINE { lanes = vec_max(load_vec<B>(weights + i, n), lanes); });
+      A top = 1;
+      for (int lane = 0; lane < kLanes; ++lane) top = std::max(top, lane_of(lanes, lane));
+      most[row] = top * A(ins) > kHeavy<A> ? kInfinity<A> : top;
+    }
+  }
+};
+template <class A>
+std::vector<A> largest_weights(const Layer<A>& in) {
+  std::vector<A> most(in.groups * in.outs);
+  run_best<Most>(in.weights, Int(most.size()), in.ins, most.data());
+  return most;
+}
+
+// w exp(d) where that is in the range, though exp(d) may not be.
+template <class A>
+A weighted_exp(A w, A d) {
+  const A root = std::exp(d / 2);
+  return w * root * root;
+}
+
 // --- forward ---
 
 // One output of one sample by itself.
@@ -109,19 +142,19 @@ template <class A>
 __attribute__((noinline)) A sum_alone(const A* x, const A* weights, Int ins, Int batch) {
   A top = -kInfinity<A>, sum = 0;
   for (Int i = 0; i < ins; ++i)
-    if (weights[i] > 0) top = std::max(top, x[i * batch]);
-  if (top == -kInfinity<A>) return top;
-  if (top == kInfinity<A>) top = 0;
+    if (weights[i] > 0) top = std::max(top, std::log(weights[i]) + x[i * batch]);
+  if (std::isinf(top)) top = 0;
   for (Int i = 0; i < ins; ++i)
-    if (weights[i] != 0) sum += weights[i] * std::exp(x[i * batch] - top);
+    if (weights[i] != 0) sum += weighted_exp(weights[i], x[i * batch] - top);
   return top + std::log(sum);
 }
 
 struct Forward {
   // Samples [begin, end) of a group; e holds a row of lanes for each input.
   template <int B, class A>
-  PK_HD static void run(const Layer<A>& in, Int group, Int begin, Int end, A* e, A* y) {
+  PK_HD static void run(const Layer<A>& in, const A* most, Int group, Int begin, Int end, A* e, A* y) {
     const A *x = in.x + group * in.ins * in.batch, *weights = in.weights + group * in.outs * in.ins;
+    most += group * in.outs;
     y += group * in.outs * in.batch;
     for_lanes(end - begin, [&](Int offset, auto lanes) PK_INLINE {
       const Int b = begin + offset;
@@ -140,22 +173,27 @@ struct Forward {
         constexpr int R = decltype(count)::value;
         Vec<A, B> sum[R];
         products(weights + o * in.ins, in.ins, Int(1), e, Int(kLanes), in.ins, sum);
+        Vec<A, B> lost = {};  // by how much sums are too small
+        bool heavy = false;
         for (int k = 0; k < R; ++k) {
-          A* const out = y + (o + k) * in.batch + b;
-          store_vec(out, top + vec_log(sum[k]), lanes);
-          if (__builtin_expect(any_above(far, sum[k]), 0))
-            for (int lane = 0; lane < lanes; ++lane)
-              if (lane_of(sum[k], lane) < lane_of(far, lane))
-                out[lane] = sum_alone(x + b + lane, weights + (o + k) * in.ins, in.ins, in.batch);
+          store_vec(y + (o + k) * in.batch + b, top + vec_log(sum[k]), lanes);
+          lost = vec_max(far * most[o + k] - sum[k], lost);
+          heavy = heavy || most[o + k] == kInfinity<A>;
         }
+        if (__builtin_expect(heavy || any_above(lost, Vec<A, B>{}), 0))
+          for (int k = 0; k < R; ++k)
+            for (int lane = 0; lane < lanes; ++lane)
+              if (most[o + k] == kInfinity<A> || !(lane_of(sum[k], lane) >= lane_of(far, lane) * most[o + k]))
+                y[(o + k) * in.batch + b + lane] =
+                    sum_alone(x + b + lane, weights + (o + k) * in.ins, in.ins, in.batch);
       });
     });
   }
 };
 
 template <class A>
-void forward(const Layer<A>& in, Int group, Int begin, Int end, A* e, A* y) {
-  run_best<Forward>(in, group, begin, end, e, y);
+void forward(const Layer<A>& in, const A* most, Int group, Int begin, Int end, A* e, A* y) {
+  run_best<Forward>(in, most, group, begin, end, e, y);
 }
 
 // --- backward ---
@@ -164,22 +202,23 @@ template <class A>
 struct Gradients {
   const A *y, *grad_y;  // (G, O, B)
   A* grad_x;            // (G, I, B)
+  const A* most;        // (G, O)
 };
 
 struct Far {
   Int out, sample;
 };
 
-// What an output far below the others adds to the gradients of its inputs.
+// What an output far from the largest input adds to the gradients of its inputs.
 template <class A>
 __attribute__((noinline)) void add_alone(const Layer<A>& in, const Gradients<A>& g, Int group, Far far, A* grad_w) {
   const A *x = in.x + group * in.ins * in.batch + far.sample, *w = in.weights + (group * in.outs + far.out) * in.ins;
   const Int at = (group * in.outs + far.out) * in.batch + far.sample;
   A* const grad_x = g.grad_x + group * in.ins * in.batch + far.sample;
   for (Int i = 0; i < in.ins; ++i) {
-    const A ratio = std::exp(std::min(x[i * in.batch] - g.y[at], kLargestLog<A>));
-    grad_x[i * in.batch] += w[i] * ratio * g.grad_y[at];
-    grad_w[far.out * in.ins + i] += ratio * g.grad_y[at];
+    const A distance = x[i * in.batch] - g.y[at];
+    grad_x[i * in.batch] += weighted_exp(w[i], std::min(distance, 2 * kLargestLog<A>)) * g.grad_y[at];
+    grad_w[far.out * in.ins + i] += std::exp(std::min(distance, kLargestLog<A>)) * g.grad_y[at];
   }
 }
 
@@ -208,6 +247,7 @@ struct Backward {
                         std::vector<Far>* far, A* grad_w) {
     const A *x = in.x + group * in.ins * in.batch, *w = in.weights + group * in.outs * in.ins;
     const A *y = g.y + group * in.outs * in.batch, *grad_y = g.grad_y + group * in.outs * in.batch;
+    const A* const most = g.most + group * in.outs;
     A* const grad_x = g.grad_x + group * in.ins * in.batch;
     for (Int first = begin; first < end; first += tile) {
       const Int n = std::min(tile, end - first), stride = ceil_div(n, kLanes) * kLanes;
@@ -216,20 +256,15 @@ struct Backward {
         const Int b = first + t;
         const auto highest = largest<B>(x + b, in.ins, in.batch, lanes), top = finite_or_zero(highest);
         exponentials<B>(x + b, in.ins, in.batch, top, e + t, stride, lanes);
-        const auto limit = map_registers(highest, [](auto r) PK_INLINE {  // no sum of something infinite is far
-          return r == kInfinity<A> ? r : decltype(r){} + kFarLog<A>;
+        const auto limit = map_registers(highest, [](auto r) PK_INLINE {  // all of something infinite is
+          return r == kInfinity<A> ? decltype(r){} - A(1) : decltype(r){} + 1 / kFar<A>;
         });
         for (Int o = 0; o < in.outs; ++o)
-          store_vec(r + o * stride + t, ratios(y, grad_y, in.batch, o, b, top, limit, far, lanes));
+          store_vec(r + o * stride + t, ratios(y, grad_y, in.batch, o, b, top, limit, most[o], far, lanes));
         if (__builtin_expect(has_infinite(highest), 0))
-          for (int lane = 0; lane < lanes; ++lane) {
-            if (lane_of(highest, lane) != kInfinity<A>) continue;
-            for (Int i = 0; i < in.ins; ++i) e[i * stride + t + lane] = 0;
-            for (Int o = 0; o < in.outs; ++o) {
-              r[o * stride + t + lane] = 0;
-              if (y[o * in.batch + b + lane] != -kInfinity<A>) far->push_back({o, b + lane});
-            }
-          }
+          for (int lane = 0; lane < lanes; ++lane)
+            if (lane_of(highest, lane) == kInfinity<A>)
+              for (Int i = 0; i < in.ins; ++i) e[i * stride + t + lane] = 0;
         for_blocks<kBlock<A, B>>(in.ins, [&](auto count, Int i) PK_INLINE {
           constexpr int R = decltype(count)::value;
           Vec<A, B> sum[R];
@@ -249,18 +284,25 @@ struct Backward {
     }
   }
 
-  // grad_y exp(top - y) of 16 samples of an output; 0 for those that are far below top, which `far` then lists.
+  // grad_y exp(top - y) of 16 samples of an output; 0 for those that need terms or gradients out of the range, or whose
+  // largest input is infinite: `far` then lists them.
   template <int B, class A, class L>
   PK_HD static Vec<A, B> ratios(const A* y, const A* grad_y, Int batch, Int o, Int b, const Vec<A, B>& top,
-                                const Vec<A, B>& limit, std::vector<Far>* far, L lanes) {
+                                const Vec<A, B>& limit, A most, std::vector<Far>* far, L lanes) {
     const A* const at = y + o * batch + b;
-    const auto below = top - load_vec<B>(at, lanes), grad = load_vec<B>(grad_y + o * batch + b, lanes);
-    auto ratio = grad * vec_exp(below);
-    if (__builtin_expect(any_above(below, limit), 0)) {
+    const auto below = vec_exp(top - load_vec<B>(at, lanes));
+    auto ratio = load_vec<B>(grad_y + o * batch + b, lanes) * below;
+    Vec<A, B> size;
+    for (int k = 0; k < ratio.kRegisters; ++k) {
+      const auto steep = ratio.part[k] * (1 / kSteep<A>), up = steep > -steep ? steep : -steep;
+      size.part[k] = (up > below.part[k] ? up : below.part[k]) * most;
+    }
+    if (most == kInfinity<A>) size = Vec<A, B>{} + most;
+    if (__builtin_expect(any_above(size, limit), 0)) {
       for (int k = 0; k < ratio.kRegisters; ++k)
-        ratio.part[k] = below.part[k] > limit.part[k] ? typename Vec<A, B>::Register{} : ratio.part[k];
+        ratio.part[k] = size.part[k] > limit.part[k] ? typename Vec<A, B>::Register{} : ratio.part[k];
       for (int lane = 0; lane < lanes; ++lane)
-        if (lane_of(below, lane) > lane_of(limit, lane) && at[lane] != -kInfinity<A>) far->push_back({o, b + lane});
+        if (lane_of(size, lane) > lane_of(limit, lane) && at[lane] != -kInfinity<A>) far->push_back({o, b + lane});
     }
     return ratio;
   }
@@ -280,13 +322,14 @@ void sum_layer_cpu(DType dtype, const void* x, const void* weights, void* y, Int
     using A = decltype(element);
     const Layer<A> in{static_cast<const A*>(x), static_cast<const A*>(weights), groups, outs, ins, batch};
     const Int spans = ceil_div(batch, kSpan);
+    const std::vector<A> most = largest_weights(in);
 #pragma omp parallel num_threads(threads.count) if (groups * spans > 1)
     {
       LaneRows<A> e(ins);
 #pragma omp for schedule(static)
       for (Int task = 0; task < groups * spans; ++task) {
         const Int begin = task % spans * kSpan;
-        forward(in, task / spans, begin, std::min(batch, begin + kSpan), e[0].lane, static_cast<A*>(y));
+        forward(in, most.data(), task / spans, begin, std::min(batch, begin + kSpan), e[0].lane, static_cast<A*>(y));
       }
     }
   });
@@ -297,7 +340,8 @@ void sum_layer_bwd_cpu(DType dtype, const void* x, const void* weights, const vo
   dispatch_wide("sum_layer_bwd", dtype, [&](auto element) {
     using A = decltype(element);
     const Layer<A> in{static_cast<const A*>(x), static_cast<const A*>(weights), groups, outs, ins, batch};
-    const Gradients<A> g{static_cast<const A*>(y), static_cast<const A*>(grad_y), static_cast<A*>(grad_x)};
+    const std::vector<A> most = largest_weights(in);
+    const Gradients<A> g{static_cast<const A*>(y), static_cast<const A*>(grad_y), static_cast<A*>(grad_x), most.data()};
     const Int fitting = kTileBytes / Int(sizeof(A) * (ins + outs)) / kLanes * kLanes;
     const Int tile = std::clamp(fitting, kMinTile, kMaxTile);
     // Few groups are cut into chunks of samples, by sizes alone; what they add up goes to partial sums of their own.

@@ -52,9 +52,16 @@ def test_kernels_in_the_interpreter() -> None:
 
 
 @outside
+def test_extreme_weights_in_the_interpreter() -> None:
+    assert "passed" in interpret("tests/ops/test_sum_layer_range.py", "-k", "triton_interp and edge and 1.0")
+
+
+@outside
 @pytest.mark.slow
 def test_op_tests_in_the_interpreter() -> None:
-    assert "passed" in interpret("tests/ops/test_sum_layer.py", "-k", "triton_interp")
+    assert "passed" in interpret(
+        "tests/ops/test_sum_layer.py", "tests/ops/test_sum_layer_range.py", "-k", "triton_interp"
+    )
 
 
 @pytest.fixture(autouse=True)

@@ -139,7 +139,8 @@ def sum_layer(x: Tensor, weights: Tensor) -> Tensor:
     """A layer of sum units over log values: ``y[g, o, b] = log sum_i weights[g, o, i] exp(x[g, i, b])``.
 
     G groups of O sum units each, every one over the I units of its group. The sum is stable: a value is never lost for
-    lying far below another, -inf (probability 0) and zero weights are fine, and their gradients are exact.
+    lying far below another or for the size of its weight, -inf (probability 0) and zero weights are fine, and their
+    gradients are exact.
 
     Args:
         x: (G, I, B) float32 or float64 log values, at least one in-unit; any strides.
@@ -184,8 +185,8 @@ def sum_layer_bwd(x: Tensor, weights: Tensor, y: Tensor, grad_y: Tensor) -> tupl
         grad_y: (G, O, B).
 
     Returns:
-        grad_x (G, I, B) and grad_weights (G, O, I). Outputs of -inf add to neither. exp(x - y) stops growing at the
-        largest finite power of e, which only inputs without a weight reach.
+        grad_x (G, I, B) and grad_weights (G, O, I). Outputs of -inf add to neither. In grad_weights, exp(x - y) stops
+        growing at the largest finite power of e, which only inputs without a weight or with a subnormal one reach.
 
     Raises:
         TypeError: a dtype is wrong.

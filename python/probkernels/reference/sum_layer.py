@@ -1,7 +1,7 @@
 """Sums over log values in plain torch: what the sum units of a circuit compute, and how their flow runs back.
 
-Every output is shifted by the largest input that it has a weight for. So nothing is lost however far below the others
-an output lies, and -inf (an input of probability 0) never meets another infinity.
+Every output is shifted by its own largest term. So nothing is lost however far below the others an output lies, however
+large or small its weights are, and -inf (an input of probability 0) never meets another infinity.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 INF = math.inf
+LIFT = 64  # a weight of 2**±LIFT or beyond lends the exponential beside it so many powers of two
 
 
 def _bounded(exponent: Tensor) -> Tensor:
@@ -19,13 +20,24 @@ def _bounded(exponent: Tensor) -> Tensor:
     return exponent.clamp(max=math.floor(math.log(torch.finfo(exponent.dtype).max)))
 
 
+def _lift(weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Powers of two that bring extreme weights nearer to 1, and their logarithms: neither they nor an exponential of
+    minus their logarithm leave the range then. 1 and 0 for ordinary weights, and for those of 0."""
+    w = weights.detach()
+    up, down = (w > 0) & (w < 2.0**-LIFT), (w > 2.0**LIFT) & w.isfinite()
+    power = torch.ones_like(w).masked_fill(up, 2.0**LIFT).masked_fill(down, 2.0**-LIFT)
+    log = torch.zeros_like(w).masked_fill(up, LIFT * math.log(2)).masked_fill(down, -LIFT * math.log(2))
+    return power, log
+
+
 def sum_layer(x: Tensor, weights: Tensor) -> Tensor:
     """x (G, I, B) log values, weights (G, O, I) -> y (G, O, B), y = log sum_i weights[g, o, i] exp(x[g, i, b])."""
     x, weights = x[:, None], weights[..., None]  # (G, 1, I, B), (G, O, I, 1)
-    top = torch.where(weights > 0, x, -INF).amax(2, keepdim=True).detach()
+    top = torch.where(weights > 0, x + weights.detach().log(), -INF).amax(2, keepdim=True).detach()
     top = torch.where(top.isinf(), 0.0, top)
-    shifted = torch.where(weights == 0, _bounded(x - top), x - top)  # 0 times infinity is no number
-    total = (weights * shifted.exp()).sum(2)
+    power, log = _lift(weights)
+    shifted = torch.where(weights == 0, _bounded(x - top), x - top - log)  # 0 times infinity is no number
+    total = (weights * power * shifted.exp()).sum(2)
     nothing = total == 0
     return torch.where(nothing, -INF, torch.where(nothing, 1.0, total).log() + top[:, :, 0])
 
@@ -38,5 +50,7 @@ def sum_layer_bwd(x: Tensor, weights: Tensor, y: Tensor, grad_y: Tensor) -> tupl
     """
     nothing = y == -INF
     y, grad_y = (torch.where(nothing, 0.0, t)[:, :, None] for t in (y, grad_y))  # (G, O, 1, B)
-    ratio = _bounded(x[:, None] - y).exp()
-    return (weights[..., None] * ratio * grad_y).sum(1), (ratio * grad_y).sum(3)
+    power, log = _lift(weights[..., None])
+    distance = x[:, None] - y
+    share = weights[..., None] * power * _bounded(distance - log).exp()
+    return (share * grad_y).sum(1), (_bounded(distance).exp() * grad_y).sum(3)
