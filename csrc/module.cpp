@@ -194,6 +194,9 @@ PK_OP(adaptive_decode,     In,         In,                     In,              
 PK_OP(program_encode,      In,   In,      In,     In,        In,              Out,                          Out,                Int, Int,       Int, Int, Int,  Int,   Int)
 //                         code  weights  tables  variables  payload u8  offsets (chunks+1) i64  starts (chunks+1) i64  codes (n,V) i32  damage (chunks) i64  R    registers  V    chunks  lanes
 PK_OP(program_decode,      In,   In,      In,     In,        In,         In,                     In,                    Out,             Out,                 Int, Int,       Int, Int,    Int)
+// B rows of n elements; seeds (B) i64, or one seed for rows that are numbered from `row` on
+//                         dtype  z (B,n)  seeds  B    n    seed  row  step  normal
+PK_OP(philox,              DType, Out,     Maybe, Int, Int, Int,  Int, Int,  bool)
 // clang-format on
 
 }  // namespace pk
