@@ -75,6 +75,11 @@ def _transposed(y: Tensor, coefficients: Tensor) -> list[Tensor]:
     return list(steps.unbind(0))
 
 
+def _columns(dots: Tensor, count: int, noisy: bool) -> tuple[Tensor, Tensor | None]:
+    """Those of the inputs, and that of noise. An index would make an alias, which the vmap of batched grads lacks."""
+    return dots.narrow(-1, 0, count), dots.select(-1, count) if noisy else None
+
+
 def _step_setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     *x, coefficients, noise, seeds, ctx.seed, ctx.row, ctx.step = inputs
     ctx.noisy, ctx.count = noise is not None, len(_given(x))
@@ -91,7 +96,7 @@ def _step_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     if any(ctx.needs_input_grad[MOST : MOST + 2]):
         noisy = ctx.noisy and ctx.needs_input_grad[MOST + 1]
         dots = DOTS.call(grad, *x, noisy, coefficients.dim() == 3, seeds, ctx.seed, ctx.row, ctx.step)
-        into_c, into_d = dots[..., : ctx.count], dots[..., ctx.count] if noisy else None
+        into_c, into_d = _columns(dots, ctx.count, noisy)
     return (*_padded(into_x), into_c, into_d, None, None, None, None)
 
 
@@ -103,7 +108,7 @@ def _dots_setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 def _dots_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     y, *x, seeds = ctx.saved_tensors
     count = len(_given(x))
-    of_x, of_z = grad[..., :count], grad[..., count] if ctx.noisy else None
+    of_x, of_z = _columns(grad, count, ctx.noisy)
     into_x: list[Tensor] = []
     into_y = None
     if ctx.needs_input_grad[0]:
