@@ -106,7 +106,10 @@ struct NormalMath<float> {
   static constexpr int kMantissa = 23, kBias = 127, kSineTerms = 4, kCosineTerms = 5, kLogTerms = 4;
   static constexpr float kLn2High = 0x1.62e000p-1f, kLn2Low = 0x1.0bfbe8p-15f;
   static constexpr Bits kRootHalf = 0x3f3504f3u, kOne = 0x3f800000u;
-  static constexpr float kLog[kLogTerms] = {0xaaaaaa.0p-24f, 0xccce13.0p-25f, 0x91e9ee.0p-25f, 0xf89e26.0p-26f};
+  PK_HD static constexpr float log_term(int i) {
+    constexpr float terms[kLogTerms] = {0xaaaaaa.0p-24f, 0xccce13.0p-25f, 0x91e9ee.0p-25f, 0xf89e26.0p-26f};
+    return terms[i];
+  }
 };
 template <>
 struct NormalMath<double> {
@@ -114,9 +117,12 @@ struct NormalMath<double> {
   static constexpr int kMantissa = 52, kBias = 1023, kSineTerms = 8, kCosineTerms = 8, kLogTerms = 7;
   static constexpr double kLn2High = 0x1.62e42fee00000p-1, kLn2Low = 0x1.a39ef35793c76p-33;
   static constexpr Bits kRootHalf = 0x3fe6a09e667f3bcdu, kOne = 0x3ff0000000000000u;
-  static constexpr double kLog[kLogTerms] = {0x1.5555555555593p-1, 0x1.999999997fa04p-2, 0x1.2492494229359p-2,
-                                             0x1.c71c51d8e78afp-3, 0x1.7466496cb03dep-3, 0x1.39a09d078c69fp-3,
-                                             0x1.2f112df3e5244p-3};
+  PK_HD static constexpr double log_term(int i) {
+    constexpr double terms[kLogTerms] = {0x1.5555555555593p-1, 0x1.999999997fa04p-2, 0x1.2492494229359p-2,
+                                         0x1.c71c51d8e78afp-3, 0x1.7466496cb03dep-3, 0x1.39a09d078c69fp-3,
+                                         0x1.2f112df3e5244p-3};
+    return terms[i];
+  }
 };
 
 // a where mask has all bits, b where it has none: a choice that no compiler makes a branch.
@@ -132,7 +138,7 @@ PK_HD A negated(Bits bit, A a) {
 }
 
 // +-1 / n!, the sign that of Taylor's series of sine and cosine.
-constexpr double taylor(int n) {
+PK_HD constexpr double taylor(int n) {
   double factorial = 1;
   for (int k = 2; k <= n; ++k) factorial *= k;
   return (n / 2 % 2 ? -1.0 : 1.0) / factorial;
@@ -143,7 +149,6 @@ template <class A>
 PK_HD A radius(std::uint32_t word) {
   using M = NormalMath<A>;
   using Bits = typename M::Bits;
-  constexpr A kLog0 = M::kLog[M::kLogTerms - 1];
   const A u = mul(A(std::int32_t(word >> 1)) + A(0.5), A(0x1p-31));
   // u = 2^k (1 + f) with 1 + f between the roots of 1/2 and 2
   const Bits bits = bit_cast<Bits>(u) + (M::kOne - M::kRootHalf);
@@ -153,13 +158,13 @@ PK_HD A radius(std::uint32_t word) {
   const A below = mul(A(std::int32_t(~word >> 1)) + A(0.5), A(0x1p-31));  // 1 - u, of which u near 1 has lost digits
   const A f = select(Bits(exponent >> 31), near, -below);
   const A s = quotient(f, f + A(2)), z = mul(s, s), half_square = mul(mul(f, f), A(0.5));
-  A sum = kLog0;
+  A sum = M::log_term(M::kLogTerms - 1);
 #ifdef __CUDACC__
 #pragma unroll
 #else
 #pragma GCC unroll 8
 #endif
-  for (int i = M::kLogTerms - 2; i >= 0; --i) sum = fused(sum, z, A(M::kLog[i]));
+  for (int i = M::kLogTerms - 2; i >= 0; --i) sum = fused(sum, z, M::log_term(i));
   const A rest = fused(s, fused(sum, z, half_square), mul(k, M::kLn2Low));
   const A log = fused(k, M::kLn2High, f - (half_square - rest));
   return root(mul(log, A(-2)));
@@ -172,19 +177,23 @@ PK_HD void turn(std::uint32_t word, A* cosine, A* sine) {
   const std::uint32_t quarters = (word + (1u << 29)) >> 30;
   // 2 pi / 2^32; within pi / 4
   const A r = mul(A(std::int32_t(word - (quarters << 30))), A(1.4629180792671596e-09)), z = mul(r, r);
-  A s = A(taylor(2 * M::kSineTerms + 1)), c = A(taylor(2 * M::kCosineTerms));
+  constexpr double kSine[] = {taylor(1),  taylor(3),  taylor(5),  taylor(7), taylor(9),
+                              taylor(11), taylor(13), taylor(15), taylor(17)};
+  constexpr double kCosine[] = {taylor(0),  taylor(2),  taylor(4),  taylor(6), taylor(8),
+                                taylor(10), taylor(12), taylor(14), taylor(16)};
+  A s = A(kSine[M::kSineTerms]), c = A(kCosine[M::kCosineTerms]);
 #ifdef __CUDACC__
 #pragma unroll
 #else
 #pragma GCC unroll 8
 #endif
-  for (int k = M::kSineTerms - 1; k > 0; --k) s = fused(s, z, A(taylor(2 * k + 1)));
+  for (int k = M::kSineTerms - 1; k > 0; --k) s = fused(s, z, A(kSine[k]));
 #ifdef __CUDACC__
 #pragma unroll
 #else
 #pragma GCC unroll 8
 #endif
-  for (int k = M::kCosineTerms - 1; k >= 0; --k) c = fused(c, z, A(taylor(2 * k)));
+  for (int k = M::kCosineTerms - 1; k >= 0; --k) c = fused(c, z, A(kCosine[k]));
   s = fused(mul(s, z), r, r);
   using Bits = typename M::Bits;
   const Bits swaps = Bits(0) - Bits(quarters & 1u);
