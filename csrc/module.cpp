@@ -194,6 +194,14 @@ PK_OP(adaptive_decode,     In,         In,                     In,              
 PK_OP(program_encode,      In,   In,      In,     In,        In,              Out,                          Out,                Int, Int,       Int, Int, Int,  Int,   Int)
 //                         code  weights  tables  variables  payload u8  offsets (chunks+1) i64  starts (chunks+1) i64  codes (n,V) i32  damage (chunks) i64  R    registers  V    chunks  lanes
 PK_OP(program_decode,      In,   In,      In,     In,        In,         In,                     In,                    Out,             Out,                 Int, Int,       Int, Int,    Int)
+// B rows of n elements; seeds (B) i64, or one seed for rows that are numbered from `row` on
+//                         dtype  z (B,n)  seeds  B    n    seed  row  step  normal
+PK_OP(philox,              DType, Out,     Maybe, Int, Int, Int,  Int, Int,  bool)
+// I inputs of B rows of n elements, O outputs; G groups of rows with coefficients of their own (1 or B)
+//                         dtype  inputs (I)(B,n)  coefficients (G,O,I) f64  noise (G,O) f64  seeds  y (O,B,n)  G    B    n    O    seed  row  step
+PK_OP(linear_step,         DType, Tensors,         In,                       Maybe,           Maybe, Out,       Int, Int, Int, Int, Int,  Int, Int)
+//                         dtype  inputs (I)(B,n)  y (O,B,n)  seeds  sums (G,O,I+noisy) f64  scratch (G,chunks,O,I+noisy) f64  G    B    n    O    noisy  seed  row  step
+PK_OP(linear_step_dots,    DType, Tensors,         In,        Maybe, Out,                    Out,                              Int, Int, Int, Int, bool,  Int,  Int, Int)
 // clang-format on
 
 }  // namespace pk

@@ -8,7 +8,9 @@ from .adaptive_code import adaptive_decode, adaptive_encode
 from .em_update import em_update_
 from .latent_tree import latent_tree, latent_tree_flows
 from .leaf_gather import leaf_gather, leaf_histogram
+from .linear_step import linear_step
 from .magnitude_select import magnitude_histogram, magnitude_kth, magnitude_select
+from .philox import philox_normal, philox_uniform
 from .power_norm import power_norm, power_norm_v
 from .program_code import program_decode, program_encode
 from .rans import quantize_cdf, rans_decode, rans_decode_pmf, rans_encode, rans_encode_pmf
@@ -28,9 +30,12 @@ __all__ = [
     "latent_tree_flows",
     "leaf_gather",
     "leaf_histogram",
+    "linear_step",
     "magnitude_histogram",
     "magnitude_kth",
     "magnitude_select",
+    "philox_normal",
+    "philox_uniform",
     "power_norm",
     "power_norm_v",
     "program_decode",

@@ -1,0 +1,24 @@
+"""The cases of a sampler's step and of random numbers: every provider against its oracle, and the traffic."""
+
+from __future__ import annotations
+
+import pytest
+from probkernels.bench.case import Case
+from probkernels.bench.cases import linear_step, philox
+from probkernels.bench.runner import Point
+
+SMALL = {"device": "cpu", "dtype": "float32", "threads": 1, "rows": 3, "elements": 70}
+
+
+@pytest.mark.parametrize("case", [linear_step.CASE, philox.CASE], ids=lambda c: c.name)
+def test_every_provider_is_right(case: Case) -> None:
+    point = Point(case, SMALL)
+    for provider in (p for p in case.providers if "cpu" in p.devices):
+        checked = point.check(provider)
+        assert checked.status == "ok", f"{provider.name}: {checked.reason}"
+
+
+def test_traffic() -> None:
+    tensor = 4 * 3 * 70
+    assert [linear_step.traffic(SMALL, mode) // tensor for mode in linear_step.MODES] == [5, 6, 3, 5]
+    assert philox.CASE.bytes(SMALL, "normal") == tensor
