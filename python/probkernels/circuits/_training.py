@@ -22,10 +22,11 @@ Data = Tensor | tuple[Tensor, Tensor | None]
 class History:
     """The record of a training run. Log-likelihoods are means over observations, in nats.
 
-    train: log-likelihood of each epoch. Each batch is measured before its own step.
-    validation: pairs (epoch, log-likelihood). Epochs count from 1.
-    seconds: duration of each epoch, without validation.
-    best: the epoch whose parameters the circuit has after training. Without validation, the last epoch.
+    Attributes:
+        train: log-likelihood of each epoch. Each batch is measured before its own step.
+        validation: pairs (epoch, log-likelihood). Epochs count from 1.
+        seconds: duration of each epoch, without validation.
+        best: the epoch whose parameters the circuit has after training. Without validation, the last epoch.
 
     Example:
         >>> import torch

@@ -12,8 +12,9 @@ from torch import Tensor
 class Probabilities:
     """A circuit's parameters as probabilities instead of logarithms. EM works on them.
 
-    sums: weights of each sum layer, (G, O, I).
-    inputs: table of probabilities of each input layer, (V, C, K). None if the layer's parameters are not a table.
+    Attributes:
+        sums: weights of each sum layer, (G, O, I).
+        inputs: table of probabilities of each input layer, (V, C, K). None if the layer's parameters are not a table.
 
     Example:
         >>> import torch
@@ -30,10 +31,11 @@ class Probabilities:
 class Flows:
     """Circuit flows summed over a batch: how much of each observation's probability passes through each edge.
 
-    log_prob: log-likelihood of each observation, (B,); not summed.
-    sums: flows of each sum layer, (G, O, I).
-    inputs: statistics for the M-step of each input layer. For a table, the flow by category, (V, C, K).
-    unseen: flow of missing observations of each input layer, (V, K).
+    Attributes:
+        log_prob: log-likelihood of each observation, (B,); not summed.
+        sums: flows of each sum layer, (G, O, I).
+        inputs: statistics for the M-step of each input layer. For a table, the flow by category, (V, C, K).
+        unseen: flow of missing observations of each input layer, (V, K).
 
     Example:
         >>> import torch

@@ -21,6 +21,11 @@ from .families import Family, family_from_json, family_to_json
 class Input:
     """A node of ``units`` distributions of one variable.
 
+    Attributes:
+        variable: index of the variable, from 0.
+        units: number of distributions; each has its own parameters.
+        family: kind of the distributions.
+
     Example:
         >>> from probkernels.circuits import Categorical, Input
         >>> Input(variable=0, units=2, family=Categorical(3)).units
@@ -34,10 +39,10 @@ class Input:
 
 @dataclass(frozen=True)
 class Product:
-    """A node that multiplies its children, whose scopes are disjoint.
+    """A node that multiplies its children, whose scopes are disjoint. ``children`` holds the indices of their nodes.
 
-    Unit k multiplies unit k of each child. With ``outer``, there are exactly two children and a unit for every pair (i,
-    j): it multiplies unit i of the first child and unit j of the second.
+    Unit k multiplies unit k of each child. With ``outer``, the node has exactly two children and a unit for every pair
+    of their units, which it multiplies.
 
     Example:
         >>> from probkernels.circuits import Product
@@ -51,7 +56,8 @@ class Product:
 
 @dataclass(frozen=True)
 class Sum:
-    """A node whose units are weighted sums of all units of all children. The children have the same scope.
+    """A node whose units are weighted sums of all units of all children. The children have the same scope; ``children``
+    holds the indices of their nodes.
 
     The weights have shape (units, total units of the children).
 
@@ -74,7 +80,10 @@ EDGES = {"0": False, "1": True}  # in a description
 
 
 class Graph:
-    """An immutable, valid circuit structure: smooth, decomposable, every node used.
+    """An immutable, valid circuit structure.
+
+    Valid means smooth (the children of a sum have the same scope, their set of variables), decomposable (the children
+    of a product have disjoint scopes), and without unused nodes.
 
     Args:
         nodes: nodes in topological order; children are given by their index. The last node is the root and has one

@@ -14,7 +14,7 @@ from .nodes import Alignment, by_input, by_sum, rebuild
 
 
 def prune(circuit: Circuit, x: Tensor, missing: Tensor | None = None, *, keep: float = 0.25) -> Circuit:
-    """Removes the edges with the least flow, and then the units that nothing uses any more.
+    """Removes the edges with the least flow (see :meth:`Circuit.flows`), and then the units that nothing uses any more.
 
     Removing a set E of edges lowers the mean log-likelihood by at most the mean of -log(1 - flow through E), so edges
     with little flow cost little. Every sum unit keeps its strongest edge.
@@ -58,7 +58,7 @@ def prune(circuit: Circuit, x: Tensor, missing: Tensor | None = None, *, keep: f
 
 
 def prune_states(circuit: Circuit, x: Tensor, missing: Tensor | None = None, *, keep: float = 0.5) -> Circuit:
-    """Removes the states with the least flow. Units that products tie together count as one state.
+    """Removes the states of latent variables with the least flow. Units that products tie together count as one state.
 
     Sums stay dense and lose units, so the circuit gets cheaper, and each latent variable gets its own number of states.
     Every latent keeps at least one state. ``keep`` is the fraction of all states to keep, in (0, 1]. See :func:`prune`

@@ -16,7 +16,7 @@ class PiecewiseLinear:
     """A step size that is linear between points (fraction of training done, step).
 
     Args:
-        points: pairs in order; the first at 0, the last at 1, every step in (0, 1].
+        points: pairs (fraction, step) with rising fractions from 0 to 1 and steps in (0, 1].
 
     Raises:
         ValueError: the points are not in order or do not start at 0 and end at 1, or a step is outside (0, 1].

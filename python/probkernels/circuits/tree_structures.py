@@ -69,7 +69,7 @@ def _children(parents: Sequence[int]) -> tuple[list[list[int]], list[int]]:
 
 
 def factorized_graph(families: Sequence[Family]) -> Graph:
-    """A product of independent variables with one input each.
+    """A product of independent variables with one input each. ``families`` holds the family of each variable's input.
 
     Example:
         >>> from probkernels.circuits import Categorical, factorized_graph

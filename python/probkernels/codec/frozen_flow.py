@@ -72,7 +72,7 @@ class FrozenFlow:
 
     Args:
         categories: number of categories of each variable.
-        couplings: couplings, applied one after another.
+        couplings: couplings in the order in which they are applied.
 
     Raises:
         ValueError: a coupling's numbers could reach 2**53, or it names variables that do not exist.

@@ -31,12 +31,13 @@ DTYPES: dict[str, np.dtype[Any]] = {
 class Program:
     """A circuit compiled to the instructions that the coders execute. It no longer changes.
 
-    instructions: (R, 9) int32, see :class:`probkernels.reference.program_code.Code`.
-    weights: (E,) float32, weights of all sums, each 0 or in [2**-24, 1].
-    tables: (T,) uint16, for each variable a table (categories, units) of counts below a category.
-    shapes: (V, 2) int32, categories and units of each variable.
-    order: variables in the order they are coded.
-    registers: number of floats of working memory for a row of data.
+    Attributes:
+        instructions: (R, 9) int32, see :class:`probkernels.reference.program_code.Code`.
+        weights: (E,) float32, weights of all sums, each 0 or in [2**-24, 1].
+        tables: (T,) uint16, for each variable a table (categories, units) of counts below a category.
+        shapes: (V, 2) int32, categories and units of each variable.
+        order: variables in the order they are coded.
+        registers: number of floats of working memory for a row of data.
 
     Reference: Liu, Mandt, Van den Broeck, "Lossless Compression with Probabilistic Circuits", ICLR 2022.
 

@@ -64,7 +64,7 @@ def em_update_(params: Tensor, flows: Tensor, step: float, pseudocount: float, k
     Args:
         params: (N, K, M) float32 or float64: N times M distributions over axis 1; any strides. Changed in place.
         flows: (N, K, M) of the same dtype: expected counts, summed over a batch. Must be >= 0 (not checked).
-        step: step size in [0, 1]. 1 replaces the old parameters.
+        step: step size in [0, 1]. 1 sets ``params`` to ``new``.
         pseudocount: virtual observations >= 0, spread evenly over the edges of each distribution.
         kept: (N, M) flow of missing observations, or None. It counts as observations distributed like ``params``.
 

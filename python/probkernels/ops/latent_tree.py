@@ -269,9 +269,10 @@ def latent_tree(codes: Tensor, weights: Tensor, log_leaves: Tensor, tree: Tensor
             not overlap.
 
     Returns:
-        (B) log p(x), -inf if a sample is impossible. The samples are independent of each other. Differentiable any
-        number of times in ``log_leaves`` and ``weights``; p(x) is linear in each weight, so zero weights have gradients
-        too. Impossible samples add nothing to gradients, nor do parent states from which a node's message is zero.
+        (B) log p(x), -inf if a sample is impossible. A sample's result does not depend on the other samples.
+        Differentiable any number of times in ``log_leaves`` and ``weights``; p(x) is linear in each weight, so zero
+        weights have gradients too. Impossible samples add nothing to gradients, nor do parent states from which a
+        node's message is zero.
 
         Parameters below the normal range (1.2e-38 in float32) count as zero. If zero or almost zero weights hide the
         likeliest states, the remaining states may underflow. Such a sample is computed again with an exponent for each

@@ -87,7 +87,7 @@ def magnitude_select(w: Tensor, threshold: float, *, largest: bool = False) -> S
     ``largest``.
 
     Equals ``w.abs() < threshold`` (or ``>``) in torch, with the threshold rounded to w's dtype. NaN is never selected.
-    A threshold of 0 selects nothing; a threshold of infinity selects all finite entries.
+    Without ``largest``, a threshold of 0 selects nothing, and infinity selects all finite entries.
 
     Args:
         w: (...) float32, float64, float16 or bfloat16, N entries; any strides.

@@ -174,7 +174,7 @@ def rans_decode(
         offsets: (B + 1,) int64: row b is ``payload[offsets[b] : offsets[b + 1]]``.
         cdf: the ``cdf`` given to :func:`rans_encode`.
         n: number of symbols in a row.
-        precision: the ``precision`` that they were encoded with.
+        precision: the ``precision`` given to the encoder.
         index: the ``index`` given to :func:`rans_encode`.
 
     Returns:
@@ -254,9 +254,9 @@ def rans_decode_pmf(payload: Tensor, offsets: Tensor, pmf: Tensor, n: int, preci
     Args:
         payload: (P,) uint8, all streams, one after another.
         offsets: (B + 1,) int64: row b is ``payload[offsets[b] : offsets[b + 1]]``.
-        pmf: the ``pmf`` that they were encoded with, equal to the last bit.
+        pmf: the ``pmf`` given to the encoder, equal to the last bit.
         n: number of symbols in a row.
-        precision: the ``precision`` that they were encoded with.
+        precision: the ``precision`` given to the encoder.
 
     Returns:
         Symbols (B, n) int32.

@@ -367,8 +367,8 @@ def dequantize_blocks(codes: Tensor, scale: Tensor, *, signed: bool) -> Tensor:
     """Converts 8-bit codes back to values: the inverse of :func:`quantize_blocks`, up to rounding.
 
     Args:
-        codes: (count) uint8.
-        scale: (ceil(count / 256)) float32 or float64.
+        codes: (count) uint8 codes.
+        scale: (ceil(count / 256)) float32 or float64, the absmax of each block.
         signed: the ``signed`` given to :func:`quantize_blocks`.
 
     Returns:
