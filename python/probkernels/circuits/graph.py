@@ -41,8 +41,8 @@ class Input:
 class Product:
     """A node that multiplies its children, whose scopes are disjoint. ``children`` holds the indices of their nodes.
 
-    Unit k multiplies unit k of each child. With ``outer``, the node has exactly two children and a unit for every pair
-    of their units, which it multiplies.
+    Unit k multiplies unit k of each child. With ``outer``, the node has exactly two children: unit i * K + j multiplies
+    unit i of the first child and unit j of the second, where K is the number of units of the second.
 
     Example:
         >>> from probkernels.circuits import Product
