@@ -1,1 +1,1 @@
-"""The ground every op stands on: registration, backend choice, argument checks, errors and native loading."""
+"""What every op is built on: registration, backend choice, argument checks, errors and loading of the native module."""

@@ -1,7 +1,7 @@
-"""Which backend runs an op: an explicit choice, else the op's own order of preference among those that can.
+"""Chooses the backend of an op: the forced one, else the first in the op's order of preference that can run it.
 
-``PK_BACKEND=name`` forces one, ``PK_STRICT=1`` turns a fall-back to the reference into an error, and
-``PK_LOG=debug`` logs every choice with the reasons the others were refused.
+``PK_BACKEND=name`` forces a backend. ``PK_STRICT=1`` makes a fallback to the reference an error. ``PK_LOG=debug`` logs
+every choice and why the other backends were refused.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ log = logging.getLogger("probkernels")
 
 
 class Kernels(Protocol):
-    """What the choice of a backend needs to know of an op."""
+    """What the choice of a backend needs to know about an op."""
 
     @property
     def name(self) -> str: ...
@@ -52,10 +52,10 @@ class Backend:
         return getattr(self.module(), f"{name}_{self.kind}")
 
     def launch(self, launcher: str, *args: Any) -> None:
-        """Calls ``launcher_<kind>`` of the native module with the threads or the stream to use.
+        """Calls ``launcher_<kind>`` of the native module, with the number of threads or the stream to use.
 
-        ``args`` are those of the C++ launcher, contiguous tensors for its pointers. The second is a tensor, or a list
-        that begins with one.
+        ``args`` are the arguments of the C++ launcher, with contiguous tensors for its pointers. The second one is a
+        tensor, or a list that begins with a tensor.
         """
         function = self.launcher(launcher)
         if self.kind == "cpu":
@@ -104,7 +104,7 @@ if os.environ.get("PK_LOG"):
 
 
 def refusals(op: Kernels, device: str, dtype: torch.dtype) -> dict[str, str]:
-    """Every backend that cannot run ``op`` on ``device`` tensors of ``dtype``, and why."""
+    """The backends that cannot run ``op`` on ``device`` tensors of ``dtype``, each with the reason."""
     found = {}
     for backend in BACKENDS.values():
         if backend.kind not in op.kernels:
@@ -119,7 +119,8 @@ def refusals(op: Kernels, device: str, dtype: torch.dtype) -> dict[str, str]:
 
 
 def choose(op: Kernels, device: str, dtype: torch.dtype) -> Backend:
-    """The backend that runs ``op``; BackendError when a forced one cannot, or strict mode forbids a fall-back."""
+    """The backend that runs ``op``. Raises BackendError if a forced backend cannot run it, or strict mode forbids a
+    fallback."""
     key = (op.name, device, dtype)
     if key not in CHOSEN:
         CHOSEN[key] = _decide(op, device, dtype)
@@ -127,9 +128,9 @@ def choose(op: Kernels, device: str, dtype: torch.dtype) -> Backend:
 
 
 def unless_forced(name: str, chosen: Backend) -> Backend:
-    """Backend ``name`` where it can be used and none is forced, else ``chosen``.
+    """Backend ``name`` if it can run the op and no backend is forced, else ``chosen``.
 
-    For an op whose best backend depends on more than device and dtype, inside the kernel of the one that was chosen.
+    For ops whose best backend depends on more than device and dtype. Call it in the kernel of the chosen backend.
     """
     return BACKENDS[name] if _forced is None and BACKENDS[name].problem() is None else chosen
 
@@ -167,11 +168,11 @@ def use_backend(name: str | None, *, strict: bool | None = None) -> Iterator[Non
     """Forces a backend inside a ``with`` block, as ``PK_BACKEND`` and ``PK_STRICT`` do for a whole process.
 
     Args:
-        name: ``"reference"``, ``"cpu"``, ``"cuda"`` or ``"triton"``; None leaves the choice to each op.
-        strict: raise instead of falling back to the reference; None leaves it as it is.
+        name: ``"reference"``, ``"cpu"``, ``"cuda"`` or ``"triton"``. None lets each op choose.
+        strict: whether to raise instead of falling back to the reference. None keeps the current setting.
 
     Raises:
-        BackendError: no such backend; when an op runs inside the block that this backend cannot run.
+        BackendError: there is no such backend. Also raised inside the block by an op that the backend cannot run.
 
     Example:
         >>> import torch, probkernels as pk

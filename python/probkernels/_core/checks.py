@@ -1,4 +1,4 @@
-"""Argument checks shared by all public functions. Each raises TypeError (dtype, kind) or ValueError (shape, range)."""
+"""Argument checks of all public functions. Each raises TypeError (dtype, kind) or ValueError (shape, range)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
 def describe(value: object) -> str:
-    """How an error names what it got: a line at most, however much there is."""
+    """Describes a value for an error message, in one line at most."""
     if isinstance(value, torch.Tensor):
         return f"a {value.dtype} tensor of shape {tuple(value.shape)} on {value.device}"
     kind = type(value).__name__
@@ -33,14 +33,14 @@ def describe(value: object) -> str:
 
 
 def shown(value: object) -> str:
-    """A value of the right kind that is out of range, as an error names it."""
+    """Text of a value of the right kind that is out of range, for an error message."""
     text = repr(value)
     return text if len(text) <= 2 * MOST_SHOWN else describe(value)
 
 
 def offender(value: torch.Tensor, wrong: torch.Tensor, what: str = "") -> str:
-    """The first entry of ``value`` where ``wrong`` (of its shape, or broadcast to it) holds, for the text of an error:
-    its value, its index, and of how many."""
+    """Describes the first entry of ``value`` where ``wrong`` (of its shape or broadcast to it) is True, for an error
+    message: its value, its index, and how many more there are."""
     wrong = wrong.expand_as(value)
     places = wrong.nonzero()
     index = tuple(places[0].tolist())
@@ -50,7 +50,7 @@ def offender(value: torch.Tensor, wrong: torch.Tensor, what: str = "") -> str:
 
 
 def integer_tensor(op: str, name: str, value: object, hint: str = "") -> None:
-    """``value`` is a tensor of whole numbers."""
+    """Checks that ``value`` is an integer tensor."""
     if not isinstance(value, torch.Tensor):
         raise TypeError(message(op, name, "an integer tensor", describe(value), AS_TENSOR))
     if value.is_floating_point() or value.is_complex() or value.dtype is torch.bool:
@@ -58,7 +58,8 @@ def integer_tensor(op: str, name: str, value: object, hint: str = "") -> None:
 
 
 def integer(op: str, name: str, value: object, least: int = 1, most: int | None = None, wanted: str = "") -> int:
-    """``value``, a whole number from ``least`` to ``most`` and no bool; ``wanted`` says so in other words."""
+    """Checks that ``value`` is a whole number from ``least`` to ``most``, not a bool, and returns it. ``wanted``
+    replaces the expectation in the message."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(message(op, name, wanted or "a whole number", describe(value)))
     if value < least or (most is not None and value > most):
@@ -68,34 +69,34 @@ def integer(op: str, name: str, value: object, least: int = 1, most: int | None 
 
 
 def finite(op: str, name: str, value: torch.Tensor, hint: str = "") -> None:
-    """All entries are finite numbers."""
+    """Checks that all entries are finite."""
     wrong = ~value.isfinite()
     if wrong.any():
         raise ValueError(message(op, name, "finite numbers", offender(value, wrong), hint))
 
 
 def not_rising(value: torch.Tensor, most: int, step: int = 0) -> str:
-    """The first entry of a row of numbers that is below 0, above ``most`` or less than ``step`` above the one before,
-    for the text of an error; none if all rise."""
+    """Describes the first number that is below 0, above ``most`` or less than ``step`` above the previous one, for an
+    error message. Empty if there is none."""
     before = torch.cat([value.new_full((1,), -step), value[:-1]])
     wrong = (value < 0) | (value > most) | (value - before < step)
     return offender(value, wrong) if bool(wrong.any()) else ""
 
 
 def hidden(progress: bool) -> bool:
-    """What tqdm's ``disable`` takes: a bar is shown on a terminal and in a notebook, but not in a log file."""
+    """Value for tqdm's ``disable``: shows a bar on a terminal and in a notebook, but not in a log file."""
     return not (progress and (sys.stderr.isatty() or "ipykernel" in sys.modules))
 
 
 def nearest(value: object, allowed: Iterable[object]) -> str:
-    """The hint for a name that is none of ``allowed`` but nearly one; else none."""
+    """The hint for a name that is not in ``allowed`` but close to an entry. Empty if none is close."""
     names = {str(name).lower(): str(name) for name in allowed}
     found = difflib.get_close_matches(value.lower(), names, 1) if isinstance(value, str) else []
     return f"did you mean '{names[found[0]]}'?" if found else ""
 
 
 def float_tensor(op: str, name: str, value: object, hint: str = "") -> None:
-    """``value`` is a float32, float64, float16 or bfloat16 tensor."""
+    """Checks that ``value`` is a float32, float64, float16 or bfloat16 tensor."""
     if not isinstance(value, torch.Tensor):
         raise TypeError(message(op, name, "a floating-point tensor", describe(value), hint))
     if value.dtype not in FLOATS:
@@ -103,7 +104,7 @@ def float_tensor(op: str, name: str, value: object, hint: str = "") -> None:
 
 
 def wide_float_tensor(op: str, name: str, value: object, hint: str = "") -> None:
-    """``value`` is a float32 or float64 tensor."""
+    """Checks that ``value`` is a float32 or float64 tensor."""
     if not isinstance(value, torch.Tensor):
         raise TypeError(message(op, name, "a floating-point tensor", describe(value), hint))
     if value.dtype not in (torch.float32, torch.float64):
@@ -111,19 +112,19 @@ def wide_float_tensor(op: str, name: str, value: object, hint: str = "") -> None
 
 
 def shape(op: str, name: str, value: torch.Tensor, expected: Sequence[int], like: str, hint: str = "") -> None:
-    """``value`` has exactly the shape ``expected``; ``like`` says in words what it must match."""
+    """Checks that ``value`` has exactly the shape ``expected``. ``like`` says in words what the shape must match."""
     if tuple(value.shape) != tuple(expected):
         raise ValueError(message(op, name, f"shape {tuple(expected)} {like}", f"shape {tuple(value.shape)}", hint))
 
 
 def bool_tensor(op: str, name: str, value: object, hint: str = "") -> None:
-    """``value`` is a bool tensor."""
+    """Checks that ``value`` is a bool tensor."""
     if not isinstance(value, torch.Tensor) or value.dtype is not torch.bool:
         raise TypeError(message(op, name, "a bool tensor", describe(value), hint))
 
 
 def same_device(op: str, name: str, value: torch.Tensor, other: torch.Tensor, other_name: str) -> None:
-    """``value`` lives where ``other`` lives."""
+    """Checks that ``value`` is on the device of ``other``."""
     if value.device != other.device:
         raise ValueError(message(op, name, f"the device of '{other_name}' ({other.device})", str(value.device)))
 
@@ -134,56 +135,56 @@ def _real(op: str, name: str, value: object, wanted: str, hint: str = "") -> Non
 
 
 def positive(op: str, name: str, value: float, hint: str = "") -> None:
-    """``value`` is a number above zero (and not NaN)."""
+    """Checks that ``value`` is a number above zero (and not NaN)."""
     _real(op, name, value, "a number", hint)
     if not value > 0:
         raise ValueError(message(op, name, "a positive number", repr(value), hint))
 
 
 def non_negative(op: str, name: str, value: float) -> None:
-    """``value`` is a finite number >= 0."""
+    """Checks that ``value`` is a finite number >= 0."""
     _real(op, name, value, "a number")
     if not 0 <= value < float("inf"):
         raise ValueError(message(op, name, "a number >= 0", repr(value)))
 
 
 def fraction(op: str, name: str, value: float) -> None:
-    """``value`` lies in [0, 1)."""
+    """Checks that ``value`` lies in [0, 1)."""
     _real(op, name, value, "a number in [0, 1)")
     if not 0 <= value < 1:
         raise ValueError(message(op, name, "a number in [0, 1)", repr(value)))
 
 
 def unit_interval(op: str, name: str, value: float) -> None:
-    """``value`` lies in [0, 1]."""
+    """Checks that ``value`` lies in [0, 1]."""
     _real(op, name, value, "a number in [0, 1]")
     if not 0 <= value <= 1:
         raise ValueError(message(op, name, "a number in [0, 1]", repr(value)))
 
 
 def positive_fraction(op: str, name: str, value: float) -> None:
-    """``value`` lies in (0, 1]."""
+    """Checks that ``value`` lies in (0, 1]."""
     _real(op, name, value, "a number in (0, 1]")
     if not 0 < value <= 1:
         raise ValueError(message(op, name, "a number in (0, 1]", repr(value)))
 
 
 def one_of(op: str, name: str, value: object, allowed: Sequence[object]) -> None:
-    """``value`` is one of ``allowed``."""
+    """Checks that ``value`` is one of ``allowed``."""
     if value not in allowed:
         wanted = "one of " + ", ".join(map(repr, allowed))
         raise ValueError(message(op, name, wanted, shown(value), nearest(value, allowed)))
 
 
 def finite_loss(op: str, step: int, value: float) -> None:
-    """The loss of a training step is finite."""
+    """Checks that the loss of a training step is finite."""
     if not math.isfinite(value):
         hint = "lower the learning rate, or check the data for NaN and infinity"
         raise ValueError(message(op, "loss", f"a finite loss in step {step}", repr(value), hint))
 
 
 def is_sharded(value: object) -> bool:
-    """Whether ``value`` is a DTensor, as FSDP2 makes them. Importing the class takes half a second: nobody has one
-    before somebody imported it."""
+    """Whether ``value`` is a DTensor, as FSDP2 makes them. Avoids importing the class, which takes half a second: if
+    nobody has imported it, ``value`` cannot be one."""
     module = sys.modules.get("torch.distributed.tensor")
     return module is not None and isinstance(value, module.DTensor)

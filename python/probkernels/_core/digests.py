@@ -1,4 +1,4 @@
-"""Digests: of data, by which a checkpoint notices that it is to go on with others, and of bytes for all else."""
+"""Digests of data, so that a checkpoint detects other data, and digests of bytes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ POINTS = 64  # at which a schedule is looked at
 
 
 def of_bytes(*parts: Buffer, size: int = 16) -> bytes:
-    """BLAKE2b of ``size`` bytes over all parts, one after another: notices damage and changes."""
+    """BLAKE2b digest of ``size`` bytes over all parts, one after another. Detects damage and changes."""
     found = hashlib.blake2b(digest_size=size)
     for part in parts:
         found.update(part)
@@ -22,7 +22,8 @@ def of_bytes(*parts: Buffer, size: int = 16) -> bytes:
 
 
 def identity(*parts: Buffer) -> bytes:
-    """SHA-256 over all parts, one after another: the name of a model, which nobody can give to another one."""
+    """SHA-256 over all parts, one after another. Identifies a model; nobody can build another model with the same
+    digest."""
     found = hashlib.sha256()
     for part in parts:
         found.update(part)
@@ -30,12 +31,12 @@ def identity(*parts: Buffer) -> bytes:
 
 
 def raw(t: Tensor) -> memoryview:
-    """The bytes of a tensor, wherever it is."""
+    """The bytes of a tensor on any device."""
     return t.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def of_data(*data: object) -> str:
-    """A digest of tensors' dtypes, shapes and values, wherever they are; of None and of tuples of these too."""
+    """A digest of the dtypes, shapes and values of tensors on any device. Also takes None and tuples."""
     found = hashlib.blake2b(digest_size=16)
     for value in data:
         _add(found, value)
@@ -59,5 +60,6 @@ def _add(found: hashlib.blake2b, value: object) -> None:
 
 
 def of_schedule(schedule: Callable[[float], float]) -> str:
-    """A digest of the values of a function of the part of a training that is done: two that agree count as one."""
+    """A digest of the values of a schedule, a function of the fraction of training done. Schedules with equal values
+    have equal digests."""
     return of_data(torch.tensor([float(schedule(i / POINTS)) for i in range(POINTS + 1)], dtype=torch.float64))

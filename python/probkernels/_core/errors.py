@@ -1,10 +1,10 @@
-"""Exceptions of the library and the one form their text has: op, argument, expected, got, hint."""
+"""The exceptions of the library, and the form of their messages: op, argument, expected, got, hint."""
 
 from __future__ import annotations
 
 
 class BackendError(RuntimeError):
-    """A backend was demanded that cannot run here; the text lists the reason for each one refused."""
+    """A forced backend cannot run here. The message gives the reason for each refused backend."""
 
 
 class CorruptStreamError(ValueError):
@@ -12,7 +12,7 @@ class CorruptStreamError(ValueError):
 
 
 class ModelMismatchError(ValueError):
-    """Coded data, or a delta, belongs to another model than the one given."""
+    """Coded data or a delta belongs to another model."""
 
 
 def message(op: str, argument: str, expected: str, got: str, hint: str = "") -> str:

@@ -1,4 +1,4 @@
-"""Safetensors files with a digest by which any damage is noticed."""
+"""Safetensors files with a digest that detects any damage."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ def _digest(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
 
 
 def write(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Writes a safetensors file, whole or not at all: a crash leaves the file that was there before."""
+    """Writes a safetensors file. The write is atomic: after a crash the old file is still there."""
     tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
     outputs.write_bytes(path, save(tensors, {**metadata, DIGEST: _digest(tensors, metadata)}))
 
 
 def read(path: str | Path, *, digest: bool = True) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a safetensors file; ``digest=False`` for files that others wrote.
+    """Reads tensors and metadata of a safetensors file. ``digest=False`` reads files from other programs.
 
     Raises:
-        CorruptStreamError: it is no such file, or damaged.
+        CorruptStreamError: the file is damaged or is not such a file.
     """
     try:
         with safe_open(path, framework="pt") as file:

@@ -1,4 +1,4 @@
-"""Ctrl-C while libraries load, before there is anything to tidy up."""
+"""Handles Ctrl-C while libraries load, before there is anything to clean up."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ INTERRUPTED = 130  # what a shell calls a command that Ctrl-C ended
 
 @contextmanager
 def loading() -> Iterator[None]:
-    """Ctrl-C ends the process at once while the block imports something.
+    """Within the block, Ctrl-C ends the process at once. Put imports in it.
 
-    Half-imported libraries turn a KeyboardInterrupt into errors of their own or print it where nobody can catch it.
-    For commands that have written nothing yet; a handler that the caller has set stays.
+    A half-imported library may turn a KeyboardInterrupt into another error, or print it where nobody can catch it. Use
+    this only before anything was written. A handler that the caller has set stays.
 
     Example:
         >>> from probkernels._core.interrupts import loading

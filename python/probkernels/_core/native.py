@@ -1,4 +1,4 @@
-"""Loads the torch-free native module and says how Python values become its arguments."""
+"""Loads the native module, which does not use torch, and converts Python values to its arguments."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ else:
 
 
 def build_info() -> dict[str, object]:
-    """What the native module was built from: version, compiler, OpenMP, CUDA architectures (None without CUDA)."""
+    """How the native module was built: version, compiler, OpenMP, CUDA architectures (None without CUDA)."""
     return module.build_info() if module is not None else {}
 
 
@@ -31,6 +31,6 @@ def accumulation_dtype(x: torch.Tensor) -> torch.dtype:
 
 
 def accumulating(x: torch.Tensor, *tensors: torch.Tensor | None) -> list[Any]:
-    """Per-feature tensors in the dtype that kernels accumulate in for input ``x``."""
+    """Converts per-feature tensors to the dtype in which kernels accumulate for input ``x``."""
     dtype = torch.float64 if x.dtype is torch.float64 else torch.float32
     return [t if t is None or t.dtype is dtype else t.to(dtype) for t in tensors]

@@ -1,4 +1,4 @@
-"""Files that appear under their name whole or not at all; pipes and devices take what is written as it comes."""
+"""Writes files atomically. Pipes and devices receive bytes as they come."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MOST_NAME = 200  # bytes of a name that its temporary one keeps: file systems al
 
 
 def descriptor(path: str | Path) -> int | None:
-    """The open file that a path such as ``-`` or ``/dev/stdout`` stands for; None for other paths.
+    """The file descriptor that a path such as ``-`` or ``/dev/stdout`` stands for. None for other paths.
 
     Example:
         >>> from probkernels._core.outputs import descriptor
@@ -32,7 +32,7 @@ def descriptor(path: str | Path) -> int | None:
 
 
 def is_stream(path: str | Path) -> bool:
-    """Whether what is written there cannot be replaced: an open file, a pipe, a device."""
+    """Whether a path cannot be replaced: an open file, a pipe or a device."""
     if descriptor(path) is not None:
         return True
     try:
@@ -43,17 +43,17 @@ def is_stream(path: str | Path) -> bool:
 
 
 class Output:
-    """A file being written, which takes the place of ``path`` by :meth:`commit`.
+    """A file that replaces ``path`` when :meth:`commit` is called.
 
-    Until then it has another name in the same folder, and what stood at ``path`` stands there still. It is written
-    where a link points to, and with the mode and the owner of the file that it replaces. Pipes and devices,
-    which cannot be replaced, are written to at once.
+    Until then it has a temporary name in the same folder, and the old file stays at ``path``. Links are followed, and
+    the mode and owner of the replaced file are kept. Pipes and devices cannot be replaced, so they are written to at
+    once.
 
     Args:
-        path: of the file; ``-`` is the standard output.
+        path: path of the file. ``-`` is the standard output.
 
     Raises:
-        OSError: it cannot be written there.
+        OSError: the file cannot be written.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -95,7 +95,7 @@ class Output:
             os.fchmod(handle, mode)
 
     def commit(self) -> None:
-        """Ends the file, which appears under its name now."""
+        """Closes the file and puts it at ``path``."""
         self.file.flush()
         if self._fresh is not None:
             os.fsync(self.file.fileno())
@@ -105,7 +105,7 @@ class Output:
             self._forget.detach()
 
     def abort(self) -> None:
-        """Gives up: what stood there before stays."""
+        """Removes the temporary file. The old file stays."""
         with suppress(OSError):  # of a pipe that nobody reads any more
             self.file.close()
         if self._fresh is not None:
@@ -119,7 +119,7 @@ def _remove(path: str, owner: int) -> None:
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[BinaryIO]:
-    """A file that takes the place of ``path`` when the block ends, and vanishes if it raises."""
+    """Yields a file that replaces ``path`` when the block ends, and is removed if the block raises."""
     output = Output(path)
     try:
         yield output.file
@@ -130,6 +130,6 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:
-    """Writes a file, whole or not at all."""
+    """Writes a file atomically."""
     with replacing(path) as file:
         file.write(content)

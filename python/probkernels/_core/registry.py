@@ -1,9 +1,9 @@
-"""The one registrar. An op registered here works eagerly and under compile, export, vmap, torch.func, checkpointing
-and opcheck, in reverse and (where it exists) forward mode; a derivative that does not exist raises.
+"""Registers ops. A registered op works eagerly and under compile, export, vmap, torch.func, checkpointing and opcheck,
+in reverse mode and (where it exists) forward mode. A derivative that does not exist raises.
 
-Why not ``torch.library.custom_op``: through it torch.func gradients raise and forward mode silently gives zeros.
-Here an op is defined once in a Library, its autograd lives in a single-level Function behind the Autograd key, and
-the public function takes a short way around the dispatcher when nothing is being transformed.
+Why not ``torch.library.custom_op``: with it, torch.func gradients raise and forward mode silently gives zeros. Here an
+op is defined once in a Library, its autograd is a single-level Function behind the Autograd key, and the public
+function bypasses the dispatcher if no transform is active.
 """
 
 from __future__ import annotations
@@ -45,22 +45,22 @@ OLD_VMAP: Any = _parse_dispatch_key("VmapMode") if HAVE_PRIVATE_NAMES else None 
 
 
 def nobody_watches() -> bool:
-    """Whether no mode, tracer, profiler or old vmap must see an op go by. Transforms are asked about by themselves."""
+    """Whether no mode, tracer, profiler or old vmap needs to see an op. Function transforms are checked separately."""
     return count_modes() == 0 and not key_included(OLD_VMAP) and _get_tracing_state() is None and not profiling()
 
 
 def in_backward() -> bool:
-    """Whether this thread runs inside a backward pass: a forward called there is a recomputation."""
+    """Whether this thread runs inside a backward pass. A forward called there is a recomputation."""
     return torch._C._current_graph_task_id() != -1
 
 
 def assert_later(condition: torch.Tensor, text: str) -> None:
-    """Raises RuntimeError if ``condition`` is false: at once on the CPU, and on a GPU without waiting for it."""
+    """Raises RuntimeError if ``condition`` is false: at once on the CPU, later on a GPU, without waiting for it."""
     torch._assert_async(condition, text)
 
 
 def refuse_recomputation(op: str) -> None:
-    """Raises while compiling under settings that recompute even opaque ops, from state that has moved."""
+    """Raises while compiling with settings that recompute even opaque ops, because the state has changed by then."""
     if torch._guards.TracingContext.try_get() is None:
         return
     from torch._functorch import config
@@ -77,23 +77,23 @@ class Op:
     """A registered op.
 
     Args:
-        name: the op's name in ``torch.ops.probkernels``.
-        signature: argument list and returns of the schema, without defaults (the dispatcher would drop trailing
-            arguments equal to their default).
-        reference: the equation in plain differentiable torch, with the op's arguments.
-        kernels: kind of backend -> ``kernel(backend, *args)``, in order of preference. The reference is added last.
-        fake: output shapes and dtypes from the arguments.
-        examples: ``examples(device, dtype)`` gives argument tuples for self-tests.
-        setup, backward: as in ``torch.autograd.Function``. Without them the op is differentiated through its
-            reference, which then runs in its place.
-        forward_mode: what runs in the op's place under forward-mode differentiation, instead of the reference.
-        constant: argument name -> why no gradient exists for it; asking for one raises NotImplementedError.
-        differentiable: False for an op whose outputs carry no gradient, such as positions or counts. An op that
-            changes arguments in place, as its schema says by ``Tensor(a!)``, never is: it returns nothing, and refuses
-            to change a tensor that requires grad while grad mode is on.
-        family: the basename of the op's files, if it is not the op's name.
-        direct: keyword arguments of kernels for eager calls without a gradient, which nothing else can see: there a
-            kernel may give an argument back where it otherwise copies.
+        name: name of the op in ``torch.ops.probkernels``.
+        signature: argument list and returns of the schema, without default values (the dispatcher would drop trailing
+            arguments that equal their defaults).
+        reference: the equation in plain differentiable torch. Takes the op's arguments.
+        kernels: kind of backend -> ``kernel(backend, *args)``, in order of preference. The reference is always last.
+        fake: function from the arguments to empty outputs of the right shapes and dtypes.
+        examples: ``examples(device, dtype)`` returns argument tuples for self-tests.
+        setup, backward: as in ``torch.autograd.Function``. Without them the op is differentiated through its reference,
+            which then replaces the kernel.
+        forward_mode: function that replaces the op under forward-mode differentiation. The reference by default.
+        constant: argument name -> why it has no gradient. Asking for that gradient raises NotImplementedError.
+        differentiable: False for an op whose outputs have no gradient, such as positions or counts. An op that changes
+            arguments in place (``Tensor(a!)`` in its schema) is never differentiable: it returns nothing, and it
+            refuses to change a tensor that requires grad while grad mode is on.
+        family: file name of the op's files without extension, if it differs from the op's name.
+        direct: keyword arguments for kernels in eager calls without a gradient. Nothing else sees such a call, so a
+            kernel may return an argument itself where it would otherwise copy it.
     """
 
     def __init__(
@@ -137,7 +137,7 @@ class Op:
         OPS[name] = self
 
     def tensors(self, args: Sequence[Any], places: Sequence[int] | None = None) -> list[torch.Tensor]:
-        """The tensors among the arguments, those in lists too; at some places only if given."""
+        """The tensors among the arguments, also those in lists. ``places`` restricts them to some arguments."""
         found: list[torch.Tensor] = []
         for i in self.tensor_args if places is None else places:
             arg = args[i]
@@ -163,7 +163,8 @@ class Op:
         return output
 
     def _vmap(self, info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
-        """Batches by running each slice: a statistic over rows must not see the rows of another slice."""
+        """Runs each slice of a batch on its own, because a statistic over rows must not see the rows of another
+        slice."""
         if self.mutated:
             raise NotImplementedError(f"{self.name}: vmap over an op that works in place is not supported")
 

@@ -1,4 +1,4 @@
-"""Whether a circuit is deterministic, as far as its structure tells: at most one edge of a sum is ever nonzero."""
+"""Checks from the structure whether a circuit is deterministic: at most one edge of each sum is ever nonzero."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ Support = dict[int, Tensor]
 def is_deterministic(graph: Graph) -> bool:
     """Whether any two edges of each sum unit lead to units of disjoint supports.
 
-    Sufficient: supports are bounded variable by variable, from indicators; what learned zeros rule out is not seen.
+    The check is sufficient, not necessary. It bounds the support of each variable from the indicators and ignores zeros
+    that were learned.
     """
     supports: list[Support] = []
     for node in graph.nodes:

@@ -1,4 +1,5 @@
-"""Groups the nodes of a graph into layers that are evaluated at once: nodes of one depth, kind and shape."""
+"""Groups the nodes of a graph into layers. A layer holds nodes of one depth, kind and shape and is evaluated at
+once."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ class Gather(nn.Module):
     order: Tensor
 
     def __init__(self, places: Sequence[tuple[int, int]]) -> None:
-        """``places``: the layer and the row in it of every node wanted."""
+        """``places``: (layer, row) of each wanted node."""
         super().__init__()
         self.layers = sorted({layer for layer, _ in places})
         rows = {layer: [row for at, row in places if at == layer] for layer in self.layers}
@@ -37,9 +38,9 @@ class Gather(nn.Module):
         return found if self.in_order else found[self.order]
 
     def back(self, wanted: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """The other way: splits what belongs to the nodes picked, (rows, ...), by the layers that they came from.
+        """The reverse of :meth:`forward`: splits a tensor (rows, ...) by the layers that the rows were gathered from.
 
-        Yields layer, rows in it and their share; a row that was picked twice comes twice.
+        Yields (layer, rows of that layer, their part of the tensor). A row that was gathered twice comes twice.
         """
         grouped = wanted if self.in_order else wanted[self.order.argsort()]
         start = 0
@@ -71,7 +72,7 @@ class Layer(nn.Module):
 
 @dataclass(frozen=True)
 class Plan:
-    """All layers in order of evaluation, inputs first, and where each node of the graph went: its layer and row."""
+    """All layers in order of evaluation, inputs first. ``places`` gives the layer and row of each node of the graph."""
 
     layers: list[Layer]
     kinds: list[type]

@@ -1,4 +1,4 @@
-"""Passes over the layers of a circuit that queries are made of."""
+"""Passes over the layers of a circuit. The queries are built from them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from .inputs import CELLS
 
 
 def batches(circuit: Evaluator, evidence: Evidence) -> Iterator[Evidence]:
-    """Pieces of a batch, each small enough for the values of all units to be held at once; one if it is empty."""
+    """Splits a batch into pieces, each so small that the values of all units fit in memory. An empty batch gives one
+    piece."""
     size = max(CELLS // sum(circuit.graph.units), 1)
     count = evidence.codes.shape[1]
     for start in range(0, max(count, 1), size):
@@ -33,7 +34,7 @@ def nothing_known(circuit: Evaluator) -> Evidence:
 
 
 def widths(circuit: Evaluator, layer: _layers.Layer) -> list[int]:
-    """How many units child 0, 1, ... of every node of a layer has."""
+    """The number of units of child 0, 1, ... of the nodes of a layer."""
     node = circuit.graph.nodes[layer.nodes[0]]
     assert not isinstance(node, Input)
     return [circuit.graph.units[child] for child in node.children]
@@ -53,11 +54,12 @@ def add_exp_(into: Tensor, rows: Tensor, values: Tensor) -> None:
 
 
 def log_grads(circuit: Evaluator, values: list[Tensor], weights: list[Tensor]) -> list[Tensor]:
-    """The backward pass in log space: for every input layer (V, K, B), the log of the derivative of the circuit's value
-    with respect to each unit's.
+    """The backward pass in log space. Returns, for each input layer, the log of the derivative of the circuit's value
+    with respect to the value of each unit, (V, K, B).
 
-    Unlike flows it holds where a unit is zero too, which is what leaving an observation out asks for. Arguments: log
-    values of every layer, from :meth:`Circuit.upward`, and the weights that it was given.
+    ``values`` are the log values of all layers, from :meth:`Circuit.upward`, and ``weights`` the weights they were
+    computed with. Unlike flows, the derivative is also right where a unit has value zero. Leaving an observed variable
+    out needs this.
     """
     slopes = [torch.full_like(value, -math.inf) for value in values]
     slopes[-1].zero_()
@@ -78,7 +80,8 @@ def log_grads(circuit: Evaluator, values: list[Tensor], weights: list[Tensor]) -
 
 
 def _shares(layer: _layers.Layer, slope: Tensor, values: list[Tensor]) -> list[Tensor]:
-    """Log slopes that a layer of products passes to child 0, 1, ...: its own times the values of the other children."""
+    """Log derivatives that a layer of products passes to child 0, 1, ...: its own log derivative plus the log values of
+    the other children."""
     parts = [gather(values) for gather in layer.children_of]
     if layer.outer:
         left, right = parts
@@ -96,7 +99,7 @@ def _shares(layer: _layers.Layer, slope: Tensor, values: list[Tensor]) -> list[T
 
 
 def linear_upward(circuit: Evaluator, leaves: list[Tensor], weights: list[Tensor]) -> Tensor:
-    """The root's value (B,) from values of the input layers that are no logarithms and may be negative."""
+    """The root's value (B,) for input values that are not logarithms and may be negative."""
     values: list[Tensor] = []
     leaf, weight = iter(leaves), iter(weights)
     for layer, kind in zip(circuit.layers, circuit.kinds, strict=True):
@@ -114,7 +117,7 @@ def linear_upward(circuit: Evaluator, leaves: list[Tensor], weights: list[Tensor
 
 
 def max_upward(circuit: Evaluator, leaves: list[Tensor], weights: list[Tensor]) -> list[Tensor]:
-    """As :meth:`Circuit.upward`, with the largest term of each sum in place of the sum."""
+    """Like :meth:`Circuit.upward`, but each sum takes its largest term instead of the sum."""
     values: list[Tensor] = []
     leaf, weight = iter(leaves), iter(weights)
     for layer, kind in zip(circuit.layers, circuit.kinds, strict=True):

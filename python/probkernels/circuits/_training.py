@@ -1,4 +1,4 @@
-"""The state of a training run of EM, and sums over observations, some at a time."""
+"""The state of an EM run, and sums over observations, computed in chunks."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ Data = Tensor | tuple[Tensor, Tensor | None]
 
 @dataclass
 class History:
-    """What happened in a training run. Log-likelihoods are means over observations, in nats.
+    """The record of a training run. Log-likelihoods are means over observations, in nats.
 
-    train: of every epoch, each batch's before the step it led to.
-    validation: pairs (epoch, log-likelihood), epochs counted from 1.
-    seconds: that each epoch took, without validation.
-    best: the epoch whose parameters the circuit has in the end; the last one where nothing was validated.
+    Attributes:
+        train: log-likelihood of each epoch. Each batch is measured before its own step.
+        validation: pairs (epoch, log-likelihood). Epochs count from 1.
+        seconds: duration of each epoch, without validation.
+        best: the epoch whose parameters the circuit has after training. Without validation, the last epoch.
 
     Example:
         >>> import torch
@@ -57,12 +58,12 @@ def snapshot(circuit: Circuit, at: Probabilities) -> dict[str, Tensor]:
 
 
 def restore_(circuit: Circuit, at: Probabilities, saved: dict[str, Tensor]) -> None:
-    """Takes over what :func:`snapshot` gave."""
+    """Loads what :func:`snapshot` returned."""
     copy_state_(_parameters(circuit, at), saved, "EM.fit")
 
 
 def _parameters(circuit: Circuit, at: Probabilities) -> dict[str, Tensor]:
-    """All parameters by name, as EM works on them: probabilities rather than their logarithms, which round."""
+    """All parameters by name, as EM works on them: probabilities, because their logarithms would be rounded."""
     found = {f"sum.{i}": p for i, p in enumerate(at.sums)}
     for i, (layer, table) in enumerate(zip(circuit.inputs, at.inputs, strict=True)):
         if table is not None:
@@ -79,7 +80,7 @@ def state_of(circuit: Circuit, run: Run) -> dict[str, Any]:
 
 
 def resumed(circuit: Circuit, state: dict[str, Any]) -> Run:
-    """The run that :func:`state_of` described; the circuit takes over its parameters.
+    """Restores a run from what :func:`state_of` returned. Loads the parameters into the circuit.
 
     Raises:
         ModelMismatchError: parameters of another circuit.
@@ -93,7 +94,7 @@ def resumed(circuit: Circuit, state: dict[str, Any]) -> Run:
 
 
 def chunks(x: Tensor, missing: Tensor | None, items: Tensor) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Some observations, ``CHUNK`` at a time; one empty chunk if there are none."""
+    """Yields the observations ``items``, ``CHUNK`` at a time. Yields one empty chunk if there are none."""
     for some in items.split(CHUNK):
         part = some.to(x.device)
         if missing is None or missing.ndim == 1:
@@ -103,7 +104,7 @@ def chunks(x: Tensor, missing: Tensor | None, items: Tensor) -> Iterator[tuple[T
 
 
 def total_flows(circuit: Circuit, x: Tensor, missing: Tensor | None, at: Probabilities | None = None) -> Flows:
-    """Flows of all observations, some at a time."""
+    """Sum of the flows of all observations, computed chunk by chunk."""
     at = at or circuit.probabilities()
     total: Flows | None = None
     for batch, unknown in chunks(x, missing, torch.arange(len(x))):
@@ -120,9 +121,9 @@ def total_flows(circuit: Circuit, x: Tensor, missing: Tensor | None, at: Probabi
 def mean_log_prob(
     circuit: Circuit, data: Data, parallel: DataParallel | None = None, check: Callable[[], None] | None = None
 ) -> float:
-    """Mean log-likelihood of observations, or of a pair of observations and ``missing``; some at a time.
+    """Mean log-likelihood of observations, or of a pair (observations, ``missing``), computed chunk by chunk.
 
-    ``check`` is called after each chunk; it may raise.
+    ``check`` is called after each chunk and may raise.
     """
     parallel = parallel or DataParallel(None)
     x, missing = data if isinstance(data, tuple) else (data, None)

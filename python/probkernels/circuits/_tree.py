@@ -1,5 +1,5 @@
-"""Recognizes latent trees, which one fused op evaluates: every sum has one child, and every node one parent. The root
-alone may mix several trees."""
+"""Finds latent trees, which one fused op evaluates. In a latent tree every sum has one child and every node one parent.
+Only the root may have several children: it then mixes several trees."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ LEAVES = 4  # column of a table
 
 @dataclass(frozen=True)
 class LatentTree:
-    """A circuit, or one child of its root, as the op ``latent_tree`` takes it.
+    """A circuit, or one child of its root, in the form that the op ``latent_tree`` takes.
 
-    table (N, 7) int64, a row a latent or a variable that hangs on its parent's latent, parents first: parent, states,
-    variable, offset of the weights, offset of the leaves, categories, children. -1 where there is none. Offsets count
-    in the concatenation of all sum layers, and from ``first`` of all input layers.
+    table: (N, 7) int64, parents first. A row is a latent, or a further variable of its parent's latent. Columns:
+    parent, states, variable, offset of the weights, offset of the leaves, categories, number of children; -1 where
+    there is none. Weight offsets count in the concatenation of all sum layers, leaf offsets from ``first`` in that of
+    all input layers.
     first, last: the range of the concatenated input layers that holds all leaves.
-    unseen: of every unit that the rows with a variable have, in their order, its place among the units of all input
-    layers.
+    unseen: for each unit of the rows with a variable, in order, its index among the units of all input layers.
     """
 
     table: Tensor
@@ -33,7 +33,7 @@ class LatentTree:
 
 @dataclass(frozen=True)
 class Offsets:
-    """By place of the node: where the weights of sums, and the tables and the units of inputs begin."""
+    """Offsets by node: where the weights of sums, and the tables and units of inputs, begin."""
 
     weights: dict[int, int]
     leaves: dict[int, int]
@@ -41,7 +41,7 @@ class Offsets:
 
 
 def find_trees(graph: Graph, offsets: Offsets) -> list[LatentTree]:
-    """The latent trees that the root of ``graph`` mixes; none if some part of it is no tree."""
+    """The latent trees that the root of ``graph`` mixes. Empty if any part of the graph is not a tree."""
     root = graph.nodes[-1]
     if not graph.is_tree or not isinstance(root, Sum):
         return []
@@ -87,8 +87,8 @@ def _entries(graph: Graph, place: int) -> int:
 
 
 def _parts(graph: Graph, place: int) -> tuple[list[int], list[int]] | None:
-    """What a sum's only child multiplies: places of inputs, and of sums of one child. None if it is no part of a tree.
-    A sum below a sum counts as the only factor."""
+    """The factors of a sum's only child: the places of inputs, and of sums with one child. None if there are other
+    factors. A sum directly below a sum counts as the only factor."""
     node = graph.nodes[place]
     if isinstance(node, Product) and node.outer:
         return None

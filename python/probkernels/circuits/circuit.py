@@ -1,5 +1,4 @@
-"""The circuit: a model, and its exact queries. Their computation is in queries, sampling and
-divergences."""
+"""The class Circuit: a model and its exact queries. The modules queries, sampling and divergences compute them."""
 
 from __future__ import annotations
 
@@ -13,21 +12,23 @@ from .evaluator import Evaluator
 
 
 class Circuit(Evaluator):
-    """A probabilistic circuit: a density whose every marginal and conditional is exact.
+    """A probabilistic circuit: a probability distribution with exact marginals and conditionals.
 
     Args:
-        graph: the structure.
-        data: (N, D) observations that continuous inputs are placed among; without, they start as standard normals.
-        missing: (N, D) or (D,) bool, which of them are not observed.
-        seed: of the initial parameters.
+        graph: structure of the circuit.
+        data: (N, D) observations. Continuous inputs start at locations spread like the data, or as standard normals
+            without data.
+        missing: (N, D) or (D,) bool, True where a value of ``data`` is not observed.
+        seed: seed of the initial parameters.
 
     Attributes:
-        graph: as given.
-        sums: logits (G, O, I) of every sum layer, normalized over I.
-        inputs: the layers of inputs.
+        graph: structure of the circuit.
+        sums: logits of each sum layer, (G, O, I): G nodes, O units each, I input units. A softmax over I gives the
+            weights.
+        inputs: input layers, one for each family and number of units.
 
     Raises:
-        TypeError, ValueError: as :meth:`log_prob`, for the data.
+        TypeError, ValueError: ``data`` or ``missing`` are not valid, see :meth:`log_prob`.
 
     Reference:
         Choi, Vergari and Van den Broeck, Probabilistic Circuits: A Unifying Framework for Tractable Probabilistic
@@ -57,17 +58,17 @@ class Circuit(Evaluator):
     # --- marginals and conditionals ---
 
     def marginal(self, x: Tensor, variables: Sequence[int] | Tensor) -> Tensor:
-        """Log-probability of the values of some variables, all others summed or integrated out.
+        """Log-probability of some variables' values. All other variables are summed or integrated out.
 
         Args:
-            x: (B, D) as of :meth:`log_prob`; what it holds for other variables is ignored.
-            variables: numbers, or a bool mask (D,), or (B, D) for a choice item by item.
+            x: (B, D) observations, see :meth:`log_prob`. Only the columns of ``variables`` are used.
+            variables: indices of the variables, or a bool mask: (D,), or (B, D) to choose per item.
 
         Returns:
             (B,), in nats, with gradients.
 
         Raises:
-            TypeError, ValueError: as :meth:`log_prob`; variables that do not exist or come twice.
+            TypeError, ValueError: as :meth:`log_prob`; or a variable does not exist or is listed twice.
 
         Example:
             >>> import torch
@@ -79,22 +80,23 @@ class Circuit(Evaluator):
         return queries.marginal(self, x, variables)
 
     def conditional(self, x: Tensor, missing: Tensor | None = None, *, targets: Sequence[int] | Tensor) -> Tensor:
-        """Log-probability of the values of the targets given the evidence: all that is neither missing nor a target.
+        """Log-probability of the targets' values given the evidence.
 
-        Normalized over the targets' values, for any pattern: each item may have its own targets and missing values.
-        Two evaluations.
+        The evidence is every value that is neither missing nor a target. Each item may have its own targets and missing
+        values. The probabilities sum to one over the targets' values. Costs two evaluations of the circuit.
 
         Args:
-            x: (B, D) as of :meth:`log_prob`, the targets' values included.
-            missing: bool, (B, D) or (D,).
-            targets: numbers, or a bool mask (D,) or (B, D). An item without any has log-probability 0.
+            x: (B, D) observations with the targets' values, see :meth:`log_prob`.
+            missing: (B, D) or (D,) bool, True where the value is not known.
+            targets: indices of the targets, or a bool mask: (D,), or (B, D) to choose per item. An item without targets
+                has log-probability 0.
 
         Returns:
             (B,), in nats, with gradients; -inf where the targets' values are impossible.
 
         Raises:
-            TypeError, ValueError: as :meth:`log_prob`; targets that do not exist, come twice or are missing.
-            ValueError: evidence of probability zero, given which nothing is distributed. The item is named.
+            TypeError, ValueError: as :meth:`log_prob`; or a target does not exist, is listed twice or is missing.
+            ValueError: the evidence has probability zero, so no conditional exists. The message names the item.
 
         Example:
             >>> import torch
@@ -108,25 +110,25 @@ class Circuit(Evaluator):
     def marginals(
         self, x: Tensor, missing: Tensor | None = None, targets: Sequence[int] | Tensor | None = None
     ) -> Tensor:
-        """The distribution of each target given the evidence about all *other* variables, one target at a time.
+        """The distribution of each target, one at a time, given the evidence about all *other* variables.
 
-        Of a missing variable that is its posterior given all evidence; an observed one is left out of its own evidence,
-        so that its value can be compared with what the others tell. All targets together take one forward and one
-        backward pass.
+        For a missing target this is its posterior given all evidence. For an observed target its own value is ignored,
+        so that you can compare the value with what the other variables predict. One forward and one backward pass serve
+        all targets.
 
         Args:
-            x: (B, D) as of :meth:`log_prob`.
-            missing: bool, (B, D) or (D,).
-            targets: numbers, or a bool mask (D,), of discrete variables; all by default.
+            x: (B, D) observations, see :meth:`log_prob`.
+            missing: (B, D) or (D,) bool, True where the value is not known.
+            targets: indices of discrete variables, or a bool mask (D,). All variables by default.
 
         Returns:
-            (B, T, C), probabilities that sum to one over C, the largest alphabet among the targets; zero beyond a
-            target's own. Without gradients.
+            (B, T, C) probabilities of T targets. C is the largest alphabet among the targets. Each row sums to one;
+            entries beyond a target's own alphabet are zero. Without gradients.
 
         Raises:
-            TypeError, ValueError: as :meth:`log_prob`; targets that do not exist, come twice or are continuous
-                (:meth:`moments` describes those).
-            ValueError: evidence about others of probability zero. The item is named.
+            TypeError, ValueError: as :meth:`log_prob`; or a target does not exist, is listed twice or is continuous
+                (use :meth:`moments` for those).
+            ValueError: the evidence about the other variables has probability zero. The message names the item.
 
         Example:
             >>> import torch
@@ -140,19 +142,21 @@ class Circuit(Evaluator):
     # --- moments ---
 
     def moments(self, x: Tensor | None = None, missing: Tensor | None = None) -> queries.Moments:
-        """Mean and variance of every variable given the evidence about all *other* variables, as :meth:`marginals`; of
-        the model itself without arguments. A discrete variable's values count as the numbers 0 .. C - 1.
+        """Mean and variance of each variable given the evidence about all *other* variables, as in :meth:`marginals`.
+
+        Without arguments, the mean and variance under the model. A discrete variable's values count as the numbers 0 ..
+        C - 1.
 
         Args:
-            x: (B, D) as of :meth:`log_prob`, or None.
-            missing: bool, (B, D) or (D,).
+            x: (B, D) observations, see :meth:`log_prob`. None for the model itself.
+            missing: (B, D) or (D,) bool, True where the value is not known.
 
         Returns:
-            mean and variance, (B, D), or (D,) if x is None. Without gradients.
+            Mean and variance, each (B, D), or (D,) if x is None. Without gradients.
 
         Raises:
             TypeError, ValueError: as :meth:`log_prob`.
-            ValueError: evidence about others of probability zero. The item is named.
+            ValueError: the evidence about the other variables has probability zero. The message names the item.
 
         Example:
             >>> import torch
@@ -163,9 +167,9 @@ class Circuit(Evaluator):
         return queries.moments(self, x, missing)
 
     def covariance(self) -> Tensor:
-        """Covariances of all pairs of variables under the model, exact: (D, D), symmetric. Without gradients.
+        """Exact covariance matrix of the variables under the model, (D, D). Without gradients.
 
-        Costs one forward and backward pass for each variable, as a batch of D.
+        Costs as much as one forward and backward pass over a batch of D items.
 
         Example:
             >>> import torch
@@ -187,21 +191,23 @@ class Circuit(Evaluator):
         seed: int | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Independent draws from the model, or from its conditional given evidence: exact, not a Markov chain.
+        """Draws independent samples from the model, or from its conditional given evidence.
 
         Args:
-            n: draws, of each item of ``given``.
-            given: (B, D) as x of :meth:`log_prob`.
-            missing: bool, (B, D) or (D,), the values to draw; the others are kept as given. None draws nothing.
-            seed: draws are equal for equal seeds, on any device and for any number of threads.
-            generator: on the CPU, instead of a seed; torch's own by default.
+            n: number of draws, for each item of ``given`` if there is one.
+            given: (B, D) observations to condition on, see x of :meth:`log_prob`.
+            missing: (B, D) or (D,) bool, True for the values to draw. Other values stay as given. None draws nothing.
+            seed: seed of the draws. Equal seeds give equal draws on any device and with any number of threads.
+            generator: a CPU generator instead of a seed. Without both, torch's default generator is used.
 
         Returns:
-            (n, B, D) of the dtype of ``given``; (n, D) without it: int64 if all variables are discrete, else float.
+            (n, B, D) in the dtype of ``given``. Without ``given``, (n, D): int64 if all variables are discrete, else
+            float.
 
         Raises:
-            TypeError, ValueError: as :meth:`log_prob`; a negative n; missing without given; a seed and a generator.
-            ValueError: evidence of probability zero. The item is named.
+            TypeError, ValueError: as :meth:`log_prob`; or n is negative, ``missing`` comes without ``given``, or
+                ``seed`` comes with ``generator``.
+            ValueError: the evidence has probability zero. The message names the item.
 
         Example:
             >>> import torch
@@ -218,22 +224,22 @@ class Circuit(Evaluator):
         return sampling.sample(self, n, given, missing, seed, generator)
 
     def mpe(self, x: Tensor, missing: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The most probable completion of each observation, and its log value.
+        """Fills in the missing values of each observation with the most probable ones (MPE, most probable explanation).
 
-        Exact where the circuit :attr:`is_deterministic`: the largest p(x) over the missing values. Elsewhere (an HCLT)
-        values are chosen together with the latent states z, for the largest p(x, z), a lower bound of p(x): then
-        :meth:`log_prob` of the completion is higher, and another completion may be more probable still.
+        Exact if :attr:`is_deterministic`: the completion has the largest p(x). Otherwise, as for an HCLT, the values
+        are chosen jointly with the latent states z to maximize p(x, z), which is a lower bound of p(x). Then
+        :meth:`log_prob` of the completion exceeds the log value returned, and another completion may be more probable.
 
         Args:
-            x: (B, D) as of :meth:`log_prob`.
-            missing: bool, (B, D) or (D,), the values to choose; None chooses latent states only.
+            x: (B, D) observations, see :meth:`log_prob`.
+            missing: (B, D) or (D,) bool, True for the values to choose. None chooses only the latent states.
 
         Returns:
-            x with its missing values filled in, and (B,), the log of what was maximized. Without gradients.
+            The completed x, and the log of the maximum, (B,). Without gradients.
 
         Raises:
             TypeError, ValueError: as :meth:`log_prob`.
-            ValueError: evidence of probability zero. The item is named.
+            ValueError: the evidence has probability zero. The message names the item.
 
         Example:
             >>> import torch
@@ -251,10 +257,10 @@ class Circuit(Evaluator):
     # --- entropies and divergences ---
 
     def entropy(self) -> Tensor:
-        """Entropy in nats, (), differential where variables are continuous. Exact, with gradients, one pass.
+        """Entropy in nats, a scalar. Differential entropy for continuous variables. Exact, with gradients, in one pass.
 
         Raises:
-            NotImplementedError: the circuit is not deterministic; its entropy is then #P-hard.
+            NotImplementedError: the circuit is not deterministic. Its entropy is then #P-hard.
 
         Reference:
             Vergari et al., A Compositional Atlas of Tractable Circuit Operations, NeurIPS 2021.
@@ -269,15 +275,16 @@ class Circuit(Evaluator):
         return divergences.entropy(self)
 
     def kl(self, other: Circuit) -> Tensor:
-        """Kullback-Leibler divergence of ``other`` from this circuit, sum_x p(x) log p(x)/q(x), ().
+        """Kullback-Leibler divergence KL(p || q) = sum_x p(x) log p(x)/q(x), p being this circuit and q ``other``. A
+        scalar.
 
-        Exact, with gradients, one pass; infinite where other is zero and this is not.
+        Exact, with gradients, in one pass. Infinite if q is zero where p is not.
 
         Args:
-            other: a circuit of the same graph.
+            other: a circuit with the same graph.
 
         Raises:
-            TypeError, ValueError: ``other`` is no circuit, or has another graph.
+            TypeError, ValueError: ``other`` is not a circuit or has another graph.
             NotImplementedError: the circuits are not deterministic.
 
         Example:
@@ -290,17 +297,18 @@ class Circuit(Evaluator):
         return divergences.kl(self, other)
 
     def overlap(self, other: Circuit) -> Tensor:
-        """log sum_x p(x) q(x), (), an integral where variables are continuous. Exact, with gradients.
+        """log sum_x p(x) q(x), p being this circuit and q ``other``: a scalar. An integral for continuous variables.
 
-        Costs as much as evaluating both circuits at as many items as a node has units. Every sum layer of K units
-        takes K^3 multiplications, and nodes of one scope are paired with each other.
+        Exact, with gradients. A pair of sum nodes of K units each costs about K^3 multiplications, as much as
+        evaluating K items. Two nodes form a pair if they have the same scope.
 
         Args:
-            other: a circuit of the same graph, or this one.
+            other: a circuit with the same graph, or this circuit.
 
         Raises:
-            TypeError, ValueError: ``other`` is no circuit, or has another graph.
-            NotImplementedError: two products split one scope differently, and both are needed.
+            TypeError, ValueError: ``other`` is not a circuit or has another graph.
+            NotImplementedError: the circuit is not structured-decomposable: two products split the same scope in
+                different ways.
 
         Example:
             >>> import torch

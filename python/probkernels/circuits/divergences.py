@@ -1,4 +1,4 @@
-"""Entropies, divergences and products of circuits, exact. Results have gradients."""
+"""Exact entropies, divergences and products of circuits. Results have gradients."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ def kl(circuit: Evaluator, other: Evaluator) -> Tensor:
 
 
 def _expectation(circuit: Evaluator, leaves: list[Tensor], own: list[Tensor]) -> Tensor:
-    """The expectation of what adds up along edges, (): of each input unit (V, K) and each sum unit's choice (G, O)."""
+    """The expectation (a scalar) of a sum of terms: ``leaves`` (V, K) for each input unit, ``own`` (G, O) for each sum
+    unit's choice."""
     values: list[Tensor] = []
     leaf, term, weight = iter(leaves), iter(own), iter(circuit.weights())
     for layer, kind in zip(circuit.layers, circuit.kinds, strict=True):
@@ -83,7 +84,8 @@ def overlap(circuit: Evaluator, other: Evaluator) -> Tensor:
 
 
 def _by_node(circuit: Evaluator) -> list[Tensor | None]:
-    """Of every node its row of the layer's table or of the weights: (C, K) or (O, I); None for products."""
+    """The parameters of each node: its table (C, K) if it is an input, its weights (O, I) if it is a sum, None if it is
+    a product."""
     tables, weights = (layer.log_table() for layer in circuit.inputs), iter(circuit.weights())
     of_layer: list[Tensor | None] = []
     for kind in circuit.kinds:
@@ -92,7 +94,7 @@ def _by_node(circuit: Evaluator) -> list[Tensor | None]:
 
 
 def _needs(graph: Graph, a: int, b: int) -> list[tuple[int, int]]:
-    """The pairs of nodes that the pair (a, b) is made of; the two have one scope."""
+    """The pairs of nodes that the product of nodes a and b is computed from. Both have the same scope."""
     one, two = graph.nodes[a], graph.nodes[b]
     if isinstance(one, Sum) or (isinstance(one, Product) and len(one.children) == 1):
         return [(child, b) for child in one.children]
@@ -109,7 +111,7 @@ def _needs(graph: Graph, a: int, b: int) -> list[tuple[int, int]]:
 
 
 def _pairs(graph: Graph, root: int) -> set[tuple[int, int]]:
-    """All pairs that the pair of roots is made of."""
+    """All pairs that the product of the two roots is computed from."""
     stack, seen = [(root, root)], {(root, root)}
     while stack:
         new = [pair for pair in _needs(graph, *stack.pop()) if pair not in seen]
@@ -126,7 +128,7 @@ def _pair(
     its: list[Tensor | None],
     found: dict[tuple[int, int], Tensor],
 ) -> Tensor:
-    """(K_a, K_b): log of the sum over x of unit i of a times unit j of b."""
+    """(K_a, K_b): entry (i, j) is the log of the sum over x of unit i of a times unit j of b."""
     one, two = graph.nodes[a], graph.nodes[b]
     needed = [found[pair] for pair in _needs(graph, a, b)]
     if isinstance(one, Sum):
@@ -155,7 +157,7 @@ def _pair(
 
 
 def _unit_of(graph: Graph, node: Product, child: int) -> Tensor:
-    """Which unit of ``child`` every unit of a product multiplies."""
+    """For each unit of a product, the index of the unit of ``child`` that it multiplies."""
     if not node.outer:
         return torch.arange(graph.units[child])
     left, right = (torch.arange(graph.units[c]) for c in node.children)
@@ -165,8 +167,9 @@ def _unit_of(graph: Graph, node: Product, child: int) -> Tensor:
 
 
 def renyi_entropy(circuit: Evaluator) -> Tensor:
-    """Renyi's entropy of order 2, -log sum_x p(x)^2 in nats: at most the entropy. Costs and errors as
-    :meth:`Circuit.overlap`.
+    """Renyi entropy of order 2 in nats, -log sum_x p(x)^2. It never exceeds the entropy.
+
+    It has the cost, errors and gradients of :meth:`Circuit.overlap`.
 
     Example:
         >>> import torch
@@ -179,7 +182,9 @@ def renyi_entropy(circuit: Evaluator) -> Tensor:
 
 
 def squared_distance(p: Evaluator, q: Evaluator) -> Tensor:
-    """sum_x (p(x) - q(x))^2, (). Costs and errors as :meth:`Circuit.overlap`.
+    """Squared L2 distance sum_x (p(x) - q(x))^2, a scalar.
+
+    It has the cost, errors and gradients of :meth:`Circuit.overlap`.
 
     Example:
         >>> import torch
@@ -193,8 +198,9 @@ def squared_distance(p: Evaluator, q: Evaluator) -> Tensor:
 
 
 def cauchy_schwarz_divergence(p: Evaluator, q: Evaluator) -> Tensor:
-    """-log of the cosine of the angle between p and q as vectors, (): 0 if and only if they are equal. Unlike
-    Kullback and Leibler's it is exact for circuits that are not deterministic. Costs and errors as
+    """Cauchy-Schwarz divergence: -log of the cosine of the angle between p and q as vectors. A scalar, 0 only if p = q.
+
+    Unlike :meth:`Circuit.kl`, it needs no deterministic circuit. It has the cost, errors and gradients of
     :meth:`Circuit.overlap`.
 
     Example:

@@ -1,4 +1,4 @@
-"""A picture and a summary in words of a circuit's structure."""
+"""Draws the structure of a circuit and describes it in words."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ INK, FAINT = "#444444", "#9aa3ab"
 def draw(circuit: Graph | Circuit, ax: Axes | None = None) -> Axes:
     """Draws a small circuit, root on top: + for sums, × for products, the variable for inputs.
 
-    A number beside a node counts its units if there are several; small print lists its scope. Given a
-    :class:`Circuit`, an edge below a sum is the wider the more weight its child has.
+    The number beside a node is its number of units, if above one. Small print lists its scope. For a :class:`Circuit`,
+    an edge below a sum is drawn wider if its child has more weight.
 
     Args:
-        circuit: a circuit, or its graph; up to 300 nodes.
-        ax: matplotlib axes to draw on; those of a new figure if None.
+        circuit: a circuit or a graph with at most 300 nodes.
+        ax: matplotlib axes to draw on. None makes a new figure.
 
     Returns:
-        The axes: ``draw(circuit).figure.savefig("circuit.png")``.
+        The axes. To save the figure: ``draw(circuit).figure.savefig("circuit.png")``.
 
     Raises:
         ImportError: matplotlib is not installed.
-        ValueError: too many nodes.
+        ValueError: the graph has more than 300 nodes.
 
     Example:
         >>> from probkernels.circuits import Bernoulli, draw, hclt_graph
@@ -74,9 +74,10 @@ def _children(node: Input | Product | Sum) -> Sequence[int]:
 
 
 def layout(graph: Graph) -> list[tuple[float, float]]:
-    """Where every node goes, (x, y): levels by the longest way to an input, and inputs right below their lowest parent.
+    """The position (x, y) of each node. The level is the longest path to an input; inputs sit right below their lowest
+    parent.
 
-    Within a level nodes are drawn towards their neighbors' mean and then moved apart.
+    Within a level, nodes move to the mean of their neighbors and are then spread apart.
     """
     level = _depths(graph)
     near: list[list[int]] = [[] for _ in graph.nodes]
@@ -105,7 +106,8 @@ def _depths(graph: Graph) -> list[int]:
 
 
 def _first_places(graph: Graph) -> list[float]:
-    """Inputs from left to right as a walk from the root meets them, all others amid their children."""
+    """First positions: inputs from left to right in the order of a walk from the root, each other node amid its
+    children."""
     x = [0.0] * len(graph.nodes)
     seen, stack, count = set(), [len(graph.nodes) - 1], 0
     while stack:
@@ -124,7 +126,8 @@ def _first_places(graph: Graph) -> list[float]:
 
 
 def _apart(wanted: Sequence[float]) -> list[float]:
-    """The nearest places (in least squares, order kept) that are GAP apart, by isotonic regression."""
+    """Moves places as little as possible (least squares, order kept) until they are GAP apart, by isotonic
+    regression."""
     order = sorted(range(len(wanted)), key=lambda i: wanted[i])
     blocks: list[list[float]] = []  # mean, count
     for rank, i in enumerate(order):
@@ -146,7 +149,7 @@ def _inches(places: Sequence[tuple[float, float]]) -> tuple[float, float]:
 
 
 def _shares(circuit: Circuit) -> dict[tuple[int, int], float]:
-    """The mean weight that a sum's units give to all units of a child, by the places of both."""
+    """The mean weight that the units of a sum give to all units of a child, by (sum, child)."""
     weights = iter(circuit.weights())
     by_layer = {i: next(weights).detach() for i, kind in enumerate(circuit.kinds) if kind is Sum}
     shares = {}
@@ -160,7 +163,7 @@ def _shares(circuit: Circuit) -> dict[tuple[int, int], float]:
 
 
 def _edge(ax: Axes, top: tuple[float, float], low: tuple[float, float], kind: type, share: float | None) -> None:
-    """A smooth curve that leaves the parent and reaches the child upright."""
+    """Draws a smooth curve that is vertical at both the parent and the child."""
     from matplotlib.patches import PathPatch
     from matplotlib.path import Path
 
@@ -223,16 +226,16 @@ def _frame(ax: Axes, graph: Graph, places: Sequence[tuple[float, float]]) -> Non
 
 
 def _families(graph: Graph) -> list[str]:
-    """Names of the families in use, with alphabets where there are any."""
+    """Names of the families in use, with the number of categories of discrete ones."""
     found = dict.fromkeys(node.family for node in graph.nodes if isinstance(node, Input))
     return [f"{type(f).__name__}({f.categories})" if f.categories > 0 else type(f).__name__ for f in found]
 
 
 def describe(circuit: Graph | Circuit) -> str:
-    """The structure in words: what is in every layer, its size, and which structural properties hold.
+    """Describes the structure in words: what each layer holds, its size, and the structural properties.
 
-    Parameters are counted free of redundancy: one less than edges for every sum unit, than categories for every
-    categorical one.
+    Only free parameters count: a sum unit has one fewer than its edges, a categorical unit one fewer than its
+    categories.
 
     Example:
         >>> from probkernels.circuits import Categorical, describe, hclt_graph

@@ -1,4 +1,4 @@
-"""Expectation maximization: full batches or mini-batches, alone or over several processes."""
+"""Expectation maximization on full batches or mini-batches, in one process or several."""
 
 from __future__ import annotations
 
@@ -23,24 +23,26 @@ from .schedule import ANNEALED, Constant, Schedule, make_schedule
 class EM:
     """Fits a circuit by expectation maximization.
 
-    A step takes the flows of a batch, which say how often each edge is used, and moves every distribution ``step`` of
-    the way to those frequencies. With a batch of everything, step 1 and pseudocount 0, no step lowers the likelihood.
+    A step computes the flows of a batch (how often each edge is used, the expected counts) and moves each distribution
+    ``step`` of the way towards those frequencies. With full batches, step 1 and pseudocount 0, no step lowers the
+    likelihood.
 
     Args:
-        circuit: is changed in place, on its own device.
-        step: in (0, 1], or a function of the part of the training that is done (see :class:`PiecewiseLinear`). By
-            default 1 for full batches, and for mini-batches 0.8 falling to 0.1 halfway and to 0.01 at the end. What
-            others call inertia is 1 - step.
-        pseudocount: observations added to every distribution in each step, spread evenly; against overfitting.
-        batch_size: observations a step, over all processes; None for all of them.
-        momentum: in [0, 1): the flows of earlier steps count ``momentum`` times as much each step.
-        seed: of the order of observations, new in each epoch.
-        group: the processes to train with, for instance ``torch.distributed.group.WORLD``; None for this one alone.
-            Each is given the same whole data and takes its part of every batch, so that the result is that of one
-            process. They start from the first one's parameters.
+        circuit: circuit to train, in place and on its own device.
+        step: step size in (0, 1], or a function from the fraction of training done to the step size (see
+            :class:`PiecewiseLinear`). The default is 1 for full batches; for mini-batches it falls from 0.8 to 0.1 at
+            half time and 0.01 at the end. Some papers call 1 - step the inertia.
+        pseudocount: virtual observations added to each distribution in each step, spread evenly, against overfitting.
+        batch_size: observations in each step, counted over all processes. None for all observations.
+        momentum: decay in [0, 1) of the running mean of flows: after each step the earlier flows count ``momentum``
+            times as much. 0 uses only the current batch.
+        seed: seed of the order of observations. Each epoch shuffles anew.
+        group: process group to train with, for instance ``torch.distributed.group.WORLD``. None trains in this process
+            alone. Every process passes the same whole data and works on its part of each batch; the result is that of
+            one process. All start from the parameters of the first process.
 
     Raises:
-        TypeError, ValueError: settings out of range.
+        TypeError, ValueError: a setting is of the wrong type or out of range.
 
     Reference:
         Peharz et al., Einsum Networks, ICML 2020, for EM by automatic differentiation; Choi, Dang and Van den Broeck,
@@ -91,27 +93,30 @@ class EM:
         checkpoint_every: int = 1,
         progress: bool = True,
     ) -> History:
-        """Trains; the circuit has the parameters of the best validation in the end, or the last ones without any.
+        """Trains the circuit. Afterwards it has the parameters of the best validation, or the last ones without
+        validation.
 
-        In mini-batch mode what is left over after the last whole batch of an epoch waits for a later one. Ctrl-C
-        leaves the circuit as the last finished step made it.
+        With mini-batches, each epoch shuffles the observations and skips those that do not fill the last batch. Ctrl-C
+        leaves the circuit with the parameters of the last finished step.
 
         Args:
-            x: (N, D), as :meth:`Circuit.log_prob` takes it; on any device.
+            x: (N, D) observations, see :meth:`Circuit.log_prob`, on any device.
             missing: (N, D) or (D,) bool, True where the value is not known.
-            validation: observations to stop by and choose the best parameters by, or a pair of them and ``missing``.
-            epochs: passes over the data.
-            check_every: epochs between validations.
-            patience: epochs without a better validation after which to stop; None for never.
-            checkpoint: a file that is written while training. If it exists, training goes on from it, with the
-                very same result as if it had never stopped; after the last epoch there is nothing left to do.
-            checkpoint_every: epochs between writing it.
-            progress: shows a bar.
+            validation: observations, or a pair (observations, ``missing``), that choose the best parameters and when to
+                stop.
+            epochs: number of passes over the data.
+            check_every: number of epochs between validations.
+            patience: training stops after this many epochs without a better validation. None never stops early.
+            checkpoint: path of a file to save the run in. If the file exists, training resumes from it, and the result
+                is the same as without the interruption. A finished run is loaded and trained no further.
+            checkpoint_every: number of epochs between two writes of the checkpoint.
+            progress: whether to show a progress bar.
 
         Raises:
-            TypeError, ValueError: as :meth:`Circuit.log_prob`; no observations; settings out of range.
-            CorruptStreamError: the checkpoint is damaged, or no checkpoint.
-            ModelMismatchError: the checkpoint is of another circuit, or of other data or settings.
+            TypeError, ValueError: as :meth:`Circuit.log_prob`; or there are no observations, or a setting is out of
+                range.
+            CorruptStreamError: the file is damaged or is not a checkpoint.
+            ModelMismatchError: the checkpoint belongs to another circuit, other data or other settings.
         """
         for name, value in (("epochs", epochs), ("check_every", check_every), ("checkpoint_every", checkpoint_every)):
             checks.integer("EM.fit", name, value)
@@ -158,7 +163,7 @@ class EM:
             raise ValueError(message("EM.fit", "x", "at least one observation", "none"))
 
     def _facts(self, x: Tensor, missing: Tensor | None, validation: Data | None, epochs: int) -> dict[str, Any]:
-        """What must be the same for a run to go on: its circuit, data and settings."""
+        """The facts that must not change when a run resumes: its circuit, data and settings."""
         graph = digests.of_bytes(self.circuit.graph.to_json().encode()).hex()
         return {
             "circuit": graph, "x": digests.of_data(x), "missing": digests.of_data(missing),
@@ -196,7 +201,7 @@ class EM:
         run.history.best = run.history.best if run.best else epoch + 1
 
     def _batches(self, count: int, epoch: int) -> list[Tensor]:
-        """Items of every batch; shuffled, all of one size and at least one."""
+        """The items of each batch: shuffled, at least one batch, all of one size."""
         if self.batch_size is None or self.batch_size >= count:
             return [torch.arange(count)]
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
@@ -204,7 +209,7 @@ class EM:
         return [part for part in order.split(self.batch_size) if len(part) == self.batch_size]
 
     def _flows(self, run: Run, x: Tensor, missing: Tensor | None, items: Tensor, loop: Loop) -> Flows:
-        """Of all items of all processes; log_prob of this process's own."""
+        """Flows of all items of all processes. ``log_prob`` covers this process's items only."""
         flows: Flows | None = None
         for batch, unknown in chunks(x, missing, items):
             found = self.circuit.flows(batch, unknown, at=run.at)
@@ -218,7 +223,7 @@ class EM:
         return flows
 
     def _average(self, run: Run, flows: Flows) -> None:
-        """Replaces flows by their average over the steps so far, the last ones counting most."""
+        """Replaces flows by their running mean over the steps so far. Recent steps count most."""
         if self.momentum == 0:
             return
         mine = flows.tensors()
@@ -238,7 +243,7 @@ class EM:
 
 
 def _figures(history: History) -> dict[str, float]:
-    """What the progress bar shows."""
+    """The numbers that the progress bar shows."""
     shown = {"train": history.train[-1]}
     if history.validation:
         shown["validation"] = history.validation[-1][1]

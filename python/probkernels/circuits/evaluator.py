@@ -1,4 +1,5 @@
-"""Parameters in log space, evidence, passes: exact log-likelihood, flows, and the M-step that flows feed."""
+"""Parameters in log space and the passes over a circuit: exact log-likelihood, flows (E-step) and parameter updates
+(M-step)."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ from .inputs import Inputs, random_simplex
 
 
 class _Counter:
-    """Where each node's numbers begin when those of all layers are laid out one after the other."""
+    """The offset of each node's numbers when the numbers of all layers are concatenated."""
 
     def __init__(self) -> None:
         self.at: dict[int, int] = {}
@@ -33,13 +34,14 @@ class _Counter:
 
 
 class Evaluator(nn.Module):
-    """A circuit's parameters, evidence and passes, which every query is made of: the base of :class:`Circuit`.
+    """Parameters and passes of a circuit. The base class of :class:`Circuit`, which adds the queries.
 
     Args:
-        graph: the structure.
-        data: (N, D) observations that continuous inputs are placed among; without, they start as standard normals.
-        missing: (N, D) or (D,) bool, True where the data are not observed.
-        seed: of the initial parameters.
+        graph: structure of the circuit.
+        data: (N, D) observations. Continuous inputs start at locations spread like the data, or as standard normals
+            without data.
+        missing: (N, D) or (D,) bool, True where a value of ``data`` is not observed.
+        seed: seed of the initial parameters.
     """
 
     # Module lists, but type checkers know no element types of those.
@@ -87,7 +89,7 @@ class Evaluator(nn.Module):
         self.masks.append(_layers.edge_mask(self.graph, layer))
 
     def _find_trees(self) -> list[LatentTree]:
-        """The circuit as one fused op takes it, if its root mixes latent trees."""
+        """The circuit in the form that the fused op takes, if its root mixes latent trees; else empty."""
         sums, inputs = iter(self.sums), iter(self.inputs)
         weights, leaves, units = _Counter(), _Counter(), _Counter()
         for layer, kind in zip(self.layers, self.kinds, strict=True):
@@ -100,7 +102,7 @@ class Evaluator(nn.Module):
         return find_trees(self.graph, Offsets(weights.at, leaves.at, units.at))
 
     def reset(self, *, data: Tensor | None = None, missing: Tensor | None = None, seed: int = 0) -> None:
-        """Draws all parameters anew; arguments as of the class."""
+        """Draws all parameters anew. See the class for the arguments."""
         generator = torch.Generator().manual_seed(seed)
         evidence = None if data is None else self.evidence(data, missing)
         for logits, mask in zip(self.sums, self.masks, strict=True):
@@ -111,39 +113,45 @@ class Evaluator(nn.Module):
 
     @property
     def num_variables(self) -> int:
-        """How many variables there are, D."""
+        """Number of variables, D."""
         return self.graph.num_variables
 
     @cached_property
     def is_deterministic(self) -> bool:
-        """Whether the structure shows that at most one edge of each sum is ever nonzero: any two lead to units of
-        disjoint supports, as indicators have them. What learned zeros rule out is not seen."""
+        """Whether at most one edge of each sum is ever nonzero, because any two edges lead to units of disjoint
+        supports.
+
+        Only the structure counts (:class:`Indicator` inputs). Weights that were learned to be zero are ignored.
+        """
         return _determinism.is_deterministic(self.graph)
 
     def extra_repr(self) -> str:
-        """What print shows beside the layers."""
+        """Text that ``print`` shows beside the layers."""
         return repr(self.graph)
 
     def evidence(self, x: Tensor, missing: Tensor | None = None) -> Evidence:
-        """Checks observations and turns them so that the batch is the last axis. Arguments as of :meth:`log_prob`."""
+        """Checks observations and transposes them so that the batch is the last axis. See :meth:`log_prob` for the
+        arguments."""
         return observe(x, missing, self.categories, self.is_discrete)
 
     # --- evaluation ---
 
     def log_prob(self, x: Tensor, missing: Tensor | None = None) -> Tensor:
-        """Exact log-likelihood of each observation, missing values summed or integrated out.
+        """Exact log-likelihood of each observation. Missing values are summed or integrated out.
 
         Args:
-            x: (B, D); an integer dtype with values 0 .. categories - 1 if all variables are discrete, else float.
-            missing: (B, D), or (D,) for all alike; bool, True where the value is not known. What x holds there is
-                ignored. Nothing is missing if None.
+            x: (B, D) observations. If all variables are discrete, an integer dtype with values 0 .. categories - 1,
+                else a float dtype.
+            missing: (B, D) bool, or (D,) for all items alike, True where the value is not known. The entry of x is then
+                ignored. None if nothing is missing.
 
         Returns:
-            (B,), in nats; -inf where the evidence has probability zero, 0 where everything is missing.
+            (B,), in nats. -inf where the evidence has probability zero, 0 where everything is missing.
 
         Raises:
-            TypeError: dtype of x or missing.
-            ValueError: shapes, values outside the alphabet, observed NaN or infinity; item and variable are named.
+            TypeError: wrong dtype of x or ``missing``.
+            ValueError: wrong shape, a value outside the alphabet, or an observed NaN or infinity. The message names
+                item and variable.
         """
         evidence = self.evidence(x, missing)
         if self.trees:
@@ -156,11 +164,11 @@ class Evaluator(nn.Module):
     forward = log_prob
 
     def weights(self) -> list[Tensor]:
-        """Normalized weights (G, O, I) of every sum layer."""
+        """Normalized weights of each sum layer, (G, O, I)."""
         return [logits.softmax(2) for logits in self.sums]
 
     def upward(self, leaves: list[Tensor], weights: list[Tensor]) -> list[Tensor]:
-        """Log values (G, K, B) of every layer, from those of the input layers; the last is the root's."""
+        """Log values of each layer, (G, K, B), from those of the input layers. The last entry is the root's."""
         values: list[Tensor] = []
         leaf, weight = iter(leaves), iter(weights)
         for layer, kind in zip(self.layers, self.kinds, strict=True):
@@ -176,13 +184,13 @@ class Evaluator(nn.Module):
 
     @torch.no_grad()
     def probabilities(self) -> Probabilities:
-        """The parameters outside log space, for :meth:`flows` and :meth:`em_update_`; copies."""
+        """Copies of the parameters as probabilities, not logarithms, for :meth:`flows` and :meth:`em_update_`."""
         tables = [layer.probabilities() for layer in self.inputs]
         return Probabilities([w.clone() for w in self.weights()], tables)
 
     @torch.no_grad()
     def load_probabilities_(self, at: Probabilities) -> None:
-        """Sets the parameters from what :meth:`probabilities` gave and EM changed."""
+        """Sets the parameters from the output of :meth:`probabilities` after EM has changed it."""
         for logits, p in zip(self.sums, at.sums, strict=True):
             logits.copy_(p.log())
         for layer, table in zip(self.inputs, at.inputs, strict=True):
@@ -190,10 +198,10 @@ class Evaluator(nn.Module):
                 layer.load_probabilities_(table)
 
     def flows(self, x: Tensor, missing: Tensor | None = None, at: Probabilities | None = None) -> Flows:
-        """Circuit flows of a batch, which is the E-step; ``at`` stands in for the circuit's own parameters.
+        """Circuit flows of a batch, the E-step of EM. ``at`` replaces the circuit's own parameters.
 
-        Flows are theta times the gradient of the log-likelihood with respect to theta. Observations of probability
-        zero have none. Arguments and errors as of :meth:`log_prob`.
+        The flow of a parameter theta is theta times the gradient of the log-likelihood with respect to theta.
+        Observations of probability zero have no flow. See :meth:`log_prob` for the other arguments and the errors.
         """
         evidence = self.evidence(x, missing)
         at = at or self.probabilities()
@@ -231,7 +239,7 @@ class Evaluator(nn.Module):
         return Flows(log_prob, _split(slopes * weights, at.sums), _split(seen, tables), _split(unseen, units))
 
     def _mixed_flows(self, evidence: Evidence, weights: Tensor, leaves: Tensor) -> tuple[Tensor, ...]:
-        """Of several trees: each observation counts in each by its share of the probability."""
+        """Flows of a mixture of trees. An observation counts in each tree by the tree's share of its probability."""
         parts = [latent_tree(evidence.codes, weights, leaves[t.first : t.last].log(), t.table) for t in self.trees]
         log_prob = torch.logsumexp(torch.stack(parts), 0)
         slopes, seen = torch.zeros_like(weights), torch.zeros_like(leaves)
@@ -248,9 +256,11 @@ class Evaluator(nn.Module):
 
     @torch.no_grad()
     def em_update_(self, flows: Flows, at: Probabilities, step: float = 1.0, pseudocount: float = 0.0) -> None:
-        """The M-step on ``at``, in place: each distribution moves ``step`` of the way to what its flows ask for.
+        """The M-step of EM on ``at``, in place: moves each distribution ``step`` of the way to the frequencies of
+        ``flows``.
 
-        Inputs that are no plain tables are changed in the circuit itself. Edges of weight zero stay so.
+        Inputs whose parameters are not a table of probabilities are changed in the circuit itself. Weights of zero stay
+        zero.
         """
         for p, flow in zip(at.sums, flows.sums, strict=True):
             g, o, i = p.shape
@@ -263,10 +273,10 @@ class Evaluator(nn.Module):
 
 
 def _split(flat: Tensor, like: list[Tensor]) -> list[Tensor]:
-    """A line of numbers as tensors of the given shapes."""
+    """Splits a flat tensor into tensors of the shapes of ``like``."""
     return [part.view(t.shape) for part, t in zip(flat.split([t.numel() for t in like]), like, strict=True)]
 
 
 def _flat(tensors: list[Tensor]) -> Tensor:
-    """All in one line; a view of a single one."""
+    """Concatenates tensors into a flat one. A view if there is only one."""
     return tensors[0].flatten() if len(tensors) == 1 else torch.cat([t.flatten() for t in tensors])

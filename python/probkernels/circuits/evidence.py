@@ -1,4 +1,4 @@
-"""Observations as the passes take them: checked, and with the batch as the last axis."""
+"""Observations in the form that the passes take: checked, with the batch as the last axis."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torc
 class Evidence:
     """A batch of observations; the batch is the last axis.
 
-    codes (D, B) int32: categories of discrete variables, -1 where missing (and for continuous variables).
-    values (D, B): of continuous variables, or None if there is none.
-    missing (D, B) bool, or None if nothing is.
+    codes (D, B) int32: category of each discrete variable, -1 where missing and for continuous variables.
+    values (D, B): values of continuous variables. None if there are no continuous variables.
+    missing (D, B) bool. None if nothing is missing.
     """
 
     codes: Tensor
@@ -31,9 +31,9 @@ def observe(x: Tensor, missing: Tensor | None, categories: Tensor, is_discrete: 
     """Checks observations (B, D) and transposes them.
 
     Args:
-        x, missing: as of :meth:`Circuit.log_prob`.
-        categories: (D,), 0 for continuous variables; the evidence lies on its device.
-        is_discrete: whether each variable is.
+        x, missing: see :meth:`Circuit.log_prob`.
+        categories: (D,), 0 for continuous variables. The result is on its device.
+        is_discrete: for each variable, whether it is discrete.
     """
     _check(x, missing, is_discrete)
     device = categories.device
@@ -73,7 +73,8 @@ def _check(x: Tensor, missing: Tensor | None, is_discrete: list[bool]) -> None:
 
 
 def _check_values(values: Tensor, codes: Tensor, whole: Tensor, missing: Tensor | None) -> None:
-    """values (D, B) are finite where observed, and whole numbers where the variable is discrete (``whole``, (D, 1))."""
+    """Checks that values (D, B) are finite where observed, and whole numbers for discrete variables (``whole``, (D,
+    1))."""
     wrong = ~values.isfinite() | (whole & (values != codes))
     if missing is not None:
         wrong &= ~missing
@@ -86,7 +87,7 @@ def _check_values(values: Tensor, codes: Tensor, whole: Tensor, missing: Tensor 
 
 
 def _check_range(x: Tensor, codes: Tensor, missing: Tensor | None, categories: Tensor) -> None:
-    """codes (D, B), made from x (B, D), lie in the variable's alphabet where they are observed."""
+    """Checks that codes (D, B), made from x (B, D), lie in the variable's alphabet where they are observed."""
     limit = categories[:, None]
     wrong = ((codes < 0) | (codes >= limit)) & (limit > 0)
     if x.dtype is torch.int64:

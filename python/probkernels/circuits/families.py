@@ -1,4 +1,4 @@
-"""The distributions that an input unit can have. Parameters live in the layers of inputs.py."""
+"""The families: distributions that an input unit can have. The layers in inputs.py hold their parameters."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ Shapes = dict[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class Family:
-    """The base of all families: everything that a circuit asks about the distribution of one variable.
+    """Base class of all families. It answers what a circuit asks about the distribution of one variable.
 
-    A family of your own is a layer of inputs and a frozen dataclass with this base, which names the layer and answers
-    what differs from a table of probabilities. Files hold its class name.
+    To add a family, write an input layer and a frozen dataclass derived from this class. The dataclass makes the layer
+    and overrides every method whose answer differs from that of a table of probabilities. Files store its class name.
 
-    ``categories`` is 0 for a continuous variable, else values are 0 .. categories - 1. Methods take the rows that
-    :meth:`Inputs.log_table` returns: (V, C, K), log-probabilities of V variables under K units each.
+    ``categories`` is 0 for a continuous variable; values of a discrete one are 0 .. categories - 1. Methods take the
+    output of :meth:`Inputs.log_table`: (V, C, K), log-probabilities of V variables under K units each.
     """
 
     categories: int
@@ -49,23 +49,24 @@ class Family:
 
     @property
     def fixed_units(self) -> int | None:
-        """The number of units that every input of the family has; None if it is free."""
+        """The number of units that every input of this family must have. None if any number is allowed."""
         return None
 
     def support(self) -> Tensor | None:
-        """(K, C) bool, the categories at which each unit may be nonzero; None if no unit is restricted."""
+        """(K, C) bool: whether each unit may be nonzero at each category. None if every unit may be nonzero
+        everywhere."""
         return None
 
     def make_layer(self, variables: list[int], units: int) -> Inputs:
-        """The layer that holds the parameters."""
+        """Makes the layer that holds the parameters."""
         return CategoricalInputs(variables, units, self.categories)
 
     def parameter_shapes(self, variables: int, units: int) -> Shapes:
-        """What the layer's ``state_dict`` holds."""
+        """Names and shapes of the tensors in the layer's ``state_dict``."""
         return {"logits": (variables, self.categories, units)}
 
     def free_parameters(self) -> int:
-        """How many parameters of a unit can vary independently."""
+        """Number of free parameters of a unit."""
         return self.categories - 1
 
     def entropy(self, table: Tensor) -> Tensor:
@@ -74,23 +75,24 @@ class Family:
         return -(p * log_or_zero(p)).sum(1)
 
     def kl(self, table: Tensor, other: Tensor) -> Tensor:
-        """Kullback-Leibler divergence of the other table's units from this table's, (V, K)."""
+        """Kullback-Leibler divergence KL(p || q) of each unit, (V, K). p is ``table``, q is ``other``."""
         p = table.exp()
         seen = p > 0
         return (p * (torch.where(seen, table, 0.0) - torch.where(seen, other, 0.0))).sum(1)
 
     def log_inner_product(self, one: Tensor, other: Tensor) -> Tensor:
-        """One variable's rows (C, K), (C, L) -> (K, L): log of the sum over x of p_k(x) q_l(x)."""
+        """One variable's tables (C, K), (C, L) -> (K, L): log of the sum over x of p_k(x) q_l(x)."""
         return sum_layer(other.unsqueeze(0), one.exp().t().unsqueeze(0).contiguous())[0]
 
     def add_noise(self, named: dict[str, Tensor], spread: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        """One variable's parameters with noise of a standard deviation (K,) relative to each probability."""
+        """Adds noise to one variable's parameters. ``spread`` (K,) is its standard deviation relative to each
+        probability."""
         logits = named["logits"]
         return {"logits": logits + noise_factors(spread.expand(logits.shape), generator).log().to(logits)}
 
 
 class _LocationScale(Family):
-    """What families of a location and a scale share."""
+    """What families with a location and a scale share."""
 
     def parameter_shapes(self, variables: int, units: int) -> Shapes:
         return dict.fromkeys(("location", "log_scale"), (variables, units))
@@ -99,7 +101,7 @@ class _LocationScale(Family):
         return 2
 
     def add_noise(self, named: dict[str, Tensor], spread: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        """Moves locations, in units of the scale."""
+        """Moves the locations. ``spread`` is relative to the scale."""
         location = named["location"]
         shift = spread * torch.randn(location.shape, generator=generator)
         return {**named, "location": location + named["log_scale"].exp() * shift.to(location)}
@@ -107,7 +109,7 @@ class _LocationScale(Family):
 
 @dataclass(frozen=True)
 class Categorical(Family):
-    """A probability for each of ``categories`` values.
+    """One probability for each of ``categories`` values.
 
     Example:
         >>> from probkernels.circuits import Categorical
@@ -118,7 +120,7 @@ class Categorical(Family):
 
 @dataclass(frozen=True)
 class Bernoulli(Family):
-    """A categorical variable of two values.
+    """A categorical variable with two values.
 
     Example:
         >>> from probkernels.circuits import Bernoulli
@@ -135,9 +137,9 @@ class Bernoulli(Family):
 
 @dataclass(frozen=True)
 class Indicator(Family):
-    """Unit k is one where the value is k and zero elsewhere: as many units as categories, and nothing to learn.
+    """Unit k is 1 if the value is k, else 0. An input has as many units as categories and no parameters.
 
-    Sums over indicators are deterministic, which makes :meth:`Circuit.mpe` and :meth:`Circuit.entropy` exact.
+    Sums over indicators are deterministic. This makes :meth:`Circuit.mpe` and :meth:`Circuit.entropy` exact.
 
     Example:
         >>> from probkernels.circuits import Indicator, Input
@@ -167,8 +169,10 @@ class Indicator(Family):
 
 @dataclass(frozen=True)
 class DiscretizedLogistic(_LocationScale):
-    """A logistic density integrated over bins of width one around 0 .. categories - 1, the outer ones unbounded: two
-    parameters a unit, and neighboring values alike.
+    """A logistic density integrated over bins of width one, centered at 0 .. categories - 1. The two outer bins are
+    unbounded.
+
+    A unit has two parameters, location and scale, and neighboring values have similar probabilities.
 
     Example:
         >>> from probkernels.circuits import DiscretizedLogistic
@@ -226,5 +230,5 @@ def family_to_json(family: Family) -> dict[str, Any]:
 
 
 def family_from_json(entry: dict[str, Any]) -> Family:
-    """A family from plain data; KeyError or TypeError if it is none."""
+    """A family from plain data. Raises KeyError or TypeError if the data describe no family."""
     return FAMILIES[entry["name"]](categories=entry["categories"])

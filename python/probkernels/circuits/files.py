@@ -1,4 +1,4 @@
-"""Circuits as files: safetensors with the graph in the metadata."""
+"""Circuit files: safetensors with the graph in the metadata."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ MAX_CATEGORIES = 2**31 - 1  # a code has 32 bits
 
 
 def save(circuit: Circuit, path: str | Path) -> None:
-    """Writes structure and parameters, whole or not at all: a crash leaves the file that was there before.
+    """Saves the structure and the parameters of a circuit. The write is atomic: after a crash the old file is still
+    there.
 
-    Any safetensors reader can open the file; the metadata ``graph`` is :meth:`Graph.to_json`.
+    Any safetensors reader can open the file. Its metadata entry ``graph`` is the output of :meth:`Graph.to_json`.
 
     Raises:
-        TypeError: no circuit.
+        TypeError: ``circuit`` is not a circuit.
 
     Example:
         >>> import tempfile, torch
@@ -43,14 +44,14 @@ def save(circuit: Circuit, path: str | Path) -> None:
 
 
 def load(path: str | Path) -> Circuit:
-    """Reads what :func:`save` wrote; in the CPU's memory, in the dtype it had.
+    """Loads a circuit that :func:`save` wrote, on the CPU and in its dtype.
 
-    A file from elsewhere can do no harm: it is checked before anything is built, and nothing larger than the file's
-    own content is.
+    Files from untrusted sources are safe to load: the content is checked before anything is built, and nothing larger
+    than the file's content is allocated.
 
     Raises:
-        CorruptStreamError: damaged, or no circuit.
-        OSError: no such file.
+        CorruptStreamError: the file is damaged or holds no circuit.
+        OSError: the file cannot be read.
 
     Example:
         >>> from probkernels.circuits import load
@@ -84,7 +85,7 @@ def _filled(graph: Graph, tensors: dict[str, Tensor], path: str | Path) -> Circu
 
 
 def _shapes(graph: Graph) -> dict[str, tuple[int, ...]]:
-    """What :meth:`Circuit.state_dict` holds, without making it."""
+    """Shapes of the tensors in :meth:`Circuit.state_dict`, without building the circuit."""
     shapes: dict[str, tuple[int, ...]] = {}
     sums = inputs = 0
     for layer in plan(graph).layers:

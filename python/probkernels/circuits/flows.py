@@ -1,4 +1,4 @@
-"""What expectation maximization works on: parameters as probabilities, and the flows of a batch."""
+"""The data of expectation maximization: parameters as probabilities, and the flows of a batch."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ from torch import Tensor
 
 @dataclass
 class Probabilities:
-    """A circuit's parameters outside log space, which EM works on: of every sum layer (G, O, I), and of every input
-    layer its table of probabilities (V, C, K), or None where it is no plain table.
+    """A circuit's parameters as probabilities instead of logarithms. EM works on them.
+
+    Attributes:
+        sums: weights of each sum layer, (G, O, I).
+        inputs: table of probabilities of each input layer, (V, C, K). None if the layer's parameters are not a table.
 
     Example:
         >>> import torch
@@ -28,8 +31,11 @@ class Probabilities:
 class Flows:
     """Circuit flows summed over a batch: how much of each observation's probability passes through each edge.
 
-    log_prob (B,); sums: per sum layer (G, O, I); inputs: per input layer what its M-step needs, for tables the flow by
-    category (V, C, K); unseen: per input layer the flow of missing observations (V, K).
+    Attributes:
+        log_prob: log-likelihood of each observation, (B,); not summed.
+        sums: flows of each sum layer, (G, O, I).
+        inputs: statistics for the M-step of each input layer. For a table, the flow by category, (V, C, K).
+        unseen: flow of missing observations of each input layer, (V, K).
 
     Example:
         >>> import torch
@@ -45,7 +51,7 @@ class Flows:
     unseen: list[Tensor]
 
     def tensors(self) -> list[Tensor]:
-        """All that is summed over observations."""
+        """All tensors that are summed over observations."""
         return [*self.sums, *self.inputs, *self.unseen]
 
     def __iadd__(self, other: Flows) -> Flows:

@@ -1,7 +1,7 @@
-"""The structure of a circuit: vector nodes, and what must hold between them.
+"""The structure of a circuit: vector nodes and the rules they obey.
 
-A node stands for a vector of ``units`` units of one scope. Nodes come in topological order, children first; the last
-one is the root and has one unit.
+A node computes a vector of ``units`` numbers, called units, that share one scope (set of variables). Nodes are in
+topological order, children first. The last node is the root and has one unit.
 """
 
 from __future__ import annotations
@@ -19,7 +19,12 @@ from .families import Family, family_from_json, family_to_json
 
 @dataclass(frozen=True)
 class Input:
-    """``units`` distributions of one variable.
+    """A node of ``units`` distributions of one variable.
+
+    Attributes:
+        variable: index of the variable, from 0.
+        units: number of distributions; each has its own parameters.
+        family: kind of the distributions.
 
     Example:
         >>> from probkernels.circuits import Categorical, Input
@@ -34,8 +39,10 @@ class Input:
 
 @dataclass(frozen=True)
 class Product:
-    """Unit k multiplies unit k of every child; with ``outer``, unit (i, j) multiplies unit i of the first child and
-    unit j of the second, for every pair. The children's scopes are disjoint.
+    """A node that multiplies its children, whose scopes are disjoint. ``children`` holds the indices of their nodes.
+
+    Unit k multiplies unit k of each child. With ``outer``, the node has exactly two children: unit i * K + j multiplies
+    unit i of the first child and unit j of the second, where K is the number of units of the second.
 
     Example:
         >>> from probkernels.circuits import Product
@@ -49,9 +56,13 @@ class Product:
 
 @dataclass(frozen=True)
 class Sum:
-    """Every unit mixes all units of all children, which have one scope: weights (units, units of all children).
+    """A node whose units are weighted sums of all units of all children. The children have the same scope; ``children``
+    holds the indices of their nodes.
 
-    ``edge_mask`` says row by row which weights are edges; all are if it is None.
+    The weights have shape (units, total units of the children).
+
+    ``edge_mask`` has one row for each unit. True marks a weight that is an edge; other weights are zero. None means
+    that all weights are edges.
 
     Example:
         >>> from probkernels.circuits import Sum
@@ -69,16 +80,20 @@ EDGES = {"0": False, "1": True}  # in a description
 
 
 class Graph:
-    """An immutable, valid circuit structure: smooth, decomposable, every node used.
+    """An immutable, valid circuit structure.
+
+    Valid means smooth (the children of a sum have the same scope, their set of variables), decomposable (the children
+    of a product have disjoint scopes), and without unused nodes.
 
     Args:
-        nodes: in topological order, children named by their place; the last is the root and has one unit.
+        nodes: nodes in topological order; children are given by their index. The last node is the root and has one
+            unit.
 
     Raises:
-        TypeError: something that is no node.
-        ValueError: a child that does not come before its parent, units that do not fit, scopes that overlap below a
-            product or differ below a sum, an unused node, a root of several units, variables that leave a gap. The
-            message names the node.
+        TypeError: an entry is not a node.
+        ValueError: a child does not come before its parent, numbers of units do not fit, scopes overlap below a product
+            or differ below a sum, a node has no parent, the root has several units, or variables are not 0 .. D - 1.
+            The message names the node.
 
     Example:
         >>> from probkernels.circuits import Categorical, Graph, Input, Product, Sum
@@ -184,12 +199,12 @@ class Graph:
 
     @property
     def num_variables(self) -> int:
-        """How many variables the circuit has, D."""
+        """Number of variables, D."""
         return self.scopes[-1].bit_length()
 
     @cached_property
     def families(self) -> dict[int, list[Family]]:
-        """Of every variable, the families of its inputs."""
+        """The families of each variable's inputs."""
         found: dict[int, list[Family]] = {}
         for node in self.nodes:
             if isinstance(node, Input):
@@ -198,7 +213,7 @@ class Graph:
 
     @cached_property
     def num_edges(self) -> int:
-        """Edges of all sum units: the cost of one evaluation."""
+        """Total number of edges of sum units. The cost of one evaluation is proportional to it."""
         edges = 0
         for node in self.nodes:
             if isinstance(node, Sum):
@@ -212,7 +227,8 @@ class Graph:
 
     @cached_property
     def is_structured_decomposable(self) -> bool:
-        """Whether every product of a scope splits it in the same way, so that one vtree orders the whole circuit."""
+        """Whether all products of one scope split it in the same way. Then one vtree describes the splits of the whole
+        circuit."""
         splits: dict[int, set[frozenset[int]]] = {}
         for place, node in enumerate(self.nodes):
             if isinstance(node, Product) and len(node.children) > 1:
@@ -226,15 +242,15 @@ class Graph:
         return all(count == 1 for count in parents.values())
 
     def to_json(self) -> str:
-        """A plain description: one object a node, in order."""
+        """A JSON description with one object for each node, in order."""
         return json.dumps({"format": "probkernels.circuit", "version": 1, "nodes": [_describe(n) for n in self.nodes]})
 
     @classmethod
     def from_json(cls, text: str) -> Graph:
-        """Reads what :meth:`to_json` wrote.
+        """Reads the output of :meth:`to_json`.
 
         Raises:
-            ValueError: not such a description, or an invalid circuit.
+            ValueError: the text is not such a description, or the circuit it describes is invalid.
         """
         try:
             read = json.loads(text)
@@ -257,7 +273,7 @@ class Graph:
 
 
 def variables_of(scope: int) -> list[int]:
-    """The variables in a scope given as bits, in order."""
+    """The variables in a scope that is given as a bit mask, in order."""
     return [v for v in range(scope.bit_length()) if scope >> v & 1]
 
 

@@ -1,4 +1,4 @@
-"""Structure that follows the data: edges and states that are hardly used go, those that much depends on multiply."""
+"""Adapts the structure to the data: removes edges and states that are hardly used, and doubles the most used ones."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from .nodes import Alignment, by_input, by_sum, rebuild
 
 
 def prune(circuit: Circuit, x: Tensor, missing: Tensor | None = None, *, keep: float = 0.25) -> Circuit:
-    """Keeps the edges that most of the data flows through, and drops units that nothing needs any more.
+    """Removes the edges with the least flow (see :meth:`Circuit.flows`), and then the units that nothing uses any more.
 
-    Without the edges E the mean log-likelihood falls by no more than the mean of -log(1 - flow through E), so that the
-    edges of least flow cost least. Every sum unit keeps its strongest edge.
+    Removing a set E of edges lowers the mean log-likelihood by at most the mean of -log(1 - flow through E), so edges
+    with little flow cost little. Every sum unit keeps its strongest edge.
 
     Args:
-        circuit: is not changed.
-        x: (N, D), as :meth:`Circuit.log_prob` takes it, to measure the flows with.
+        circuit: circuit to start from; it is not changed.
+        x: (N, D) observations to measure the flows with, see :meth:`Circuit.log_prob`.
         missing: (N, D) or (D,) bool, True where the value is not known.
-        keep: the fraction of all edges to keep, in (0, 1].
+        keep: fraction of all edges to keep, in (0, 1].
 
     Returns:
-        A new circuit with :attr:`Sum.edge_mask` where edges are missing: evaluated as before, with fewer parameters. To
-        make it cheaper too, :func:`prune_states`.
+        A new circuit with fewer parameters. Its sums are dense with an :attr:`Sum.edge_mask`, so a removed edge saves
+        no time. :func:`prune_states` also makes evaluation cheaper.
 
     Raises:
-        TypeError, ValueError: ``keep`` out of range; as :meth:`Circuit.log_prob`.
+        TypeError, ValueError: as :meth:`Circuit.log_prob`; or ``keep`` is out of range.
 
     Reference:
         Dang, Liu and Van den Broeck, Sparse Probabilistic Circuits via Pruning and Growing, NeurIPS 2022.
@@ -58,11 +58,11 @@ def prune(circuit: Circuit, x: Tensor, missing: Tensor | None = None, *, keep: f
 
 
 def prune_states(circuit: Circuit, x: Tensor, missing: Tensor | None = None, *, keep: float = 0.5) -> Circuit:
-    """Keeps the states that most of the data is in: units that products tie together count as one state.
+    """Removes the states of latent variables with the least flow. Units that products tie together count as one state.
 
-    Sums stay dense with fewer units, so that the circuit gets cheaper, and every latent variable its own size. At
-    least one state of each stays. Arguments, errors and reference as of :func:`prune`; ``keep`` is the fraction of all
-    states.
+    Sums stay dense and lose units, so the circuit gets cheaper, and each latent variable gets its own number of states.
+    Every latent keeps at least one state. ``keep`` is the fraction of all states to keep, in (0, 1]. See :func:`prune`
+    for the other arguments and the reference. Raises TypeError or ValueError for the same causes.
 
     Example:
         >>> import torch
@@ -92,24 +92,27 @@ def grow(
     noise: float = 0.3,
     seed: int = 0,
 ) -> Circuit:
-    """Doubles every latent's states: each becomes two, nearly alike, which training then tells apart.
+    """Splits each state of every latent variable into two similar states, which training then tells apart.
 
-    A weight is copied to four edges, times normal numbers around 1. Without noise the likelihood stays what it is.
+    Each weight between two split states is copied to four edges and multiplied by normal noise around 1. Without noise
+    the likelihood does not change.
 
     Args:
-        circuit: is not changed.
-        x: (N, D) observations by which to choose what to double; needed where ``fraction`` is below 1.
+        circuit: circuit to start from; it is not changed.
+        x: (N, D) observations that decide which states to split. Needed if ``fraction`` is below 1.
         missing: (N, D) or (D,) bool, True where the value is not known.
-        fraction: of all states, how many to double: those in which most bits are spent, measured by flow times the
-            entropy of what the state says about variables and states below. Latents then get sizes of their own.
-        noise: the standard deviation of those numbers.
-        seed: of the noise.
+        fraction: fraction of all states to split. States with the highest cost go first: flow times the entropy of the
+            state's distributions over the variables and states below it. The latents then differ in their number of
+            states.
+        noise: standard deviation of the noise.
+        seed: seed of the noise.
 
     Raises:
-        TypeError, ValueError: settings out of range; ``fraction`` below 1 without x; as :meth:`Circuit.log_prob`.
+        TypeError, ValueError: as :meth:`Circuit.log_prob`; or a setting is out of range, or ``fraction`` is below 1 and
+            x is None.
 
     Reference:
-        As :func:`prune`, which doubles everything.
+        Dang, Liu and Van den Broeck, NeurIPS 2022 (see :func:`prune`), who split every state.
 
     Example:
         >>> import torch
@@ -140,13 +143,14 @@ def grow(
 
 
 def _limit(values: Tensor, fraction: float) -> Tensor:
-    """The smallest of the ``fraction`` largest values, of at least one."""
+    """The smallest of the largest values. ``fraction`` says how many of them count, at least one."""
     count = max(1, round(fraction * len(values)))
     return values.topk(count).values[-1]
 
 
 def _state_flows(circuit: Circuit, alignment: Alignment, x: Tensor, missing: Tensor | None) -> dict[int, Tensor]:
-    """How many observations are in each unit of every set that sums or outer products lie above."""
+    """The flow into each unit, by set of units (see :class:`Alignment`), for every set below a sum or an outer
+    product."""
     graph = circuit.graph
     by_place = by_sum(circuit, total_flows(circuit, x, missing).sums)
     flows: dict[int, Tensor] = {}
@@ -167,7 +171,7 @@ def _state_flows(circuit: Circuit, alignment: Alignment, x: Tensor, missing: Ten
 
 
 def _bits_spent(circuit: Circuit, alignment: Alignment, flows: dict[int, Tensor]) -> dict[int, Tensor]:
-    """Of every set of units, flow times the entropy of all that its sums and inputs say: what a split could save."""
+    """For each set of units, flow times the entropy of its sums and inputs: what splitting a unit could save."""
     weights = by_sum(circuit, circuit.weights())
     inputs = by_input(circuit)
     spent: dict[int, Tensor] = {}
@@ -188,7 +192,7 @@ def _bits_spent(circuit: Circuit, alignment: Alignment, flows: dict[int, Tensor]
 
 
 def _needed(circuit: Circuit, edges: dict[int, Tensor]) -> dict[int, Tensor]:
-    """The units that the root still reaches by the edges kept, by set."""
+    """For each set, the units that the root still reaches through the kept edges."""
     graph, alignment = circuit.graph, Alignment(circuit.graph)
     needed = {name: torch.zeros(alignment.units(name), dtype=torch.bool) for name in alignment.members}
     for name in alignment.fixed:

@@ -1,4 +1,4 @@
-"""The loop that makes a circuit better than its first structure allows: prune, grow, train, as long as it helps."""
+"""Prunes, grows and trains a circuit in rounds, as long as that improves it."""
 
 from __future__ import annotations
 
@@ -39,29 +39,31 @@ def grow_fit(
     file: str | Path | None = None,
     progress: bool = True,
 ) -> tuple[Circuit, list[History]]:
-    """Rounds of pruning, growing and EM, until the validation likelihood falls.
+    """Improves a circuit by rounds of pruning, growing and EM, until the validation likelihood falls.
 
     Args:
-        circuit: trained already; is not changed.
-        x, missing: the observations, as :meth:`EM.fit` takes them.
-        validation: observations to stop by, or a pair of them and ``missing``.
-        by: "states" resizes every latent on its own, so that sums stay dense and the fused latent tree applies;
-            "edges" is the method of the paper: sparse sums whose states double every round.
-        keep, fraction: of :func:`prune_states` and :func:`grow`, by default 0.75 and 0.5, or of :func:`prune` and
-            :func:`grow`, by default 0.25 and 1.
-        noise: of :func:`grow`.
-        rounds: at most.
-        patience: rounds without a better validation after which to stop.
-        epochs, step, pseudocount, batch_size, seed: of the :class:`EM` in every round; the seed of the noise too.
-        max_edges: no round starts that would lead to more.
-        file: where to :func:`save` the best circuit after each round that makes it better, for instance to go on from.
-        progress: shows bars.
+        circuit: trained circuit to start from; it is not changed.
+        x, missing: observations, see :meth:`EM.fit`.
+        validation: observations, or a pair (observations, ``missing``), that decide when to stop.
+        by: "states" changes the number of states of each latent; sums stay dense and the fast latent-tree kernel
+            applies. "edges" is the method of the paper: sums become sparse, and every state is split in each round.
+        keep, fraction: arguments of pruning and growing. For "states", of :func:`prune_states` and :func:`grow`, by
+            default 0.75 and 0.5. For "edges", of :func:`prune` and :func:`grow`, by default 0.25 and 1.
+        noise: argument of :func:`grow`.
+        rounds: largest number of rounds.
+        patience: stops after this many rounds without a better validation.
+        epochs, step, pseudocount, batch_size, seed: arguments of :class:`EM` and :meth:`EM.fit` in each round. The seed
+            also seeds the noise.
+        max_edges: stops before a round whose circuit would have more edges. None sets no limit.
+        file: path to :func:`save` the best circuit to, after each round that improves it.
+        progress: whether to show progress bars.
 
     Returns:
-        The circuit of best validation, which may be a copy of the first, and the history of every round.
+        The circuit with the best validation, and the history of each round. If no round helps, it is the given circuit.
 
     Raises:
-        TypeError, ValueError: settings out of range; as :meth:`EM.fit`.
+        TypeError, ValueError: ``x``, ``missing`` or ``validation`` are not valid observations, or a setting is out of
+            range.
 
     Reference:
         Dang, Liu and Van den Broeck, Sparse Probabilistic Circuits via Pruning and Growing, NeurIPS 2022.

@@ -1,7 +1,7 @@
 """Region graphs of images: quad-trees, and all rectangles of a grid (Poon and Domingos).
 
-Variables are the entries of an image (channels, height, width), flattened as torch does. The channels of a pixel stay
-together in one leaf region.
+Variables are the entries of an image (channels, height, width), flattened in torch's order. The channels of a pixel
+stay together in one leaf region.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Box = tuple[int, int, int, int]  # top, bottom, left, right; bottom and right ar
 
 
 class _Image:
-    """Variables of the boxes of an image."""
+    """The variables in each box of an image."""
 
     def __init__(self, op: str, height: int, width: int, channels: int) -> None:
         for name, value in (("height", height), ("width", width), ("channels", channels)):
@@ -64,19 +64,21 @@ def quad_tree_graph(
     inputs: int | None = None,
     outer: bool = False,
 ) -> Graph:
-    """An image split into quadrants, those again, down to pixels: a tree that keeps neighbors together.
+    """A quad-tree: splits an image into quadrants and each quadrant again, down to single pixels.
 
     Args:
-        height, width: of the image, any numbers; odd sides split one pixel off the middle.
-        units: sums of every region.
-        families: of every variable's inputs, or one for all.
-        channels: of the image; a pixel's channels form one leaf region.
-        parts: 4 splits into quadrants by one product; 2 halves the longer side, with sums in between.
-        inputs: input units of every variable; as many as ``units`` if None.
-        outer: Kronecker products, which need ``parts=2``, or Hadamard products.
+        height, width: size of the image. Odd sides are split one pixel off the middle.
+        units: number of sum units of each region.
+        families: family of each variable's inputs, or one for all variables.
+        channels: number of channels of the image. A pixel's channels form one leaf region.
+        parts: 4 splits into quadrants with one product. 2 halves the longer side, with sums between the splits.
+        inputs: number of input units of each variable. None means ``units``.
+        outer: True for Kronecker products (every pair of units; needs ``parts=2``), False for Hadamard products (unit
+            by unit).
 
     Raises:
-        ValueError: numbers below one, other parts, families of another number, outer products of four parts.
+        ValueError: a number is below one, ``parts`` is not 2 or 4, the number of families is wrong, or ``outer`` comes
+            with four parts.
 
     Reference:
         Mari, Vessio and Vergari, Unifying and Understanding Overparameterized Circuit Representations via Low-Rank
@@ -130,17 +132,17 @@ def quad_tree(
     categories: int | None = None,
     seed: int = 0,
 ) -> Circuit:
-    """The circuit of :func:`quad_tree_graph` for images like x, with random parameters: fit it with :class:`EM`.
+    """A circuit over :func:`quad_tree_graph` for images like x, with random parameters. Train it with :class:`EM`.
 
     Args:
-        x: (N, channels * height * width); integers make categorical inputs, floats Gaussian ones that start among the
-            data.
-        height, width, units, channels, parts, inputs, outer: as of :func:`quad_tree_graph`.
-        categories: of every variable; the largest value of x and one by default.
-        seed: of the parameters.
+        x: (N, channels * height * width) images. Integers get categorical inputs, floats Gaussian inputs that start
+            spread like the data.
+        height, width, units, channels, parts, inputs, outer: see :func:`quad_tree_graph`.
+        categories: number of categories of each variable. The default is the largest value of x plus one.
+        seed: seed of the parameters.
 
     Raises:
-        TypeError, ValueError: as :func:`quad_tree_graph`, and as :meth:`Circuit.log_prob` for x.
+        TypeError, ValueError: as :func:`quad_tree_graph`, or as :meth:`Circuit.log_prob` for x.
 
     Example:
         >>> import torch
@@ -165,22 +167,22 @@ def poon_domingos_graph(
     inputs: int | None = None,
     outer: bool = False,
 ) -> Graph:
-    """Every rectangle of a grid of step ``delta``, split in every way along either axis.
+    """All rectangles of a grid with step ``delta``, each split in every way along either axis.
 
-    All rectangles that a split leads to are shared, so that a region has many parents. The cells of the grid are the
-    leaf regions. There are about (height width / delta²)² / 4 rectangles: choose ``delta`` accordingly.
+    Splits share the rectangles, so a region can have many parents. The cells of the grid are the leaf regions. There
+    are about (height width / delta²)² / 4 rectangles; choose ``delta`` accordingly.
 
     Args:
-        height, width: of the image.
-        delta: pixels between the lines of the grid, counted from the top left corner; the last cells may be smaller.
-        units: sums of every rectangle.
-        families: of every variable's inputs, or one for all.
-        channels: of the image.
-        inputs: input units of every variable; as many as ``units`` if None.
-        outer: Kronecker or Hadamard products.
+        height, width: size of the image.
+        delta: pixels between the lines of the grid, counted from the top left corner. The last cells may be smaller.
+        units: number of sum units of each rectangle.
+        families: family of each variable's inputs, or one for all variables.
+        channels: number of channels of the image.
+        inputs: number of input units of each variable. None means ``units``.
+        outer: True for Kronecker products (every pair of units), False for Hadamard products (unit by unit).
 
     Raises:
-        ValueError: numbers below one, families of another number.
+        ValueError: a number is below one, or the number of families is wrong.
 
     Reference:
         Poon and Domingos, Sum-Product Networks: A New Deep Architecture, UAI 2011.
@@ -222,8 +224,10 @@ def poon_domingos(
     categories: int | None = None,
     seed: int = 0,
 ) -> Circuit:
-    """The circuit of :func:`poon_domingos_graph` for images like x (N, channels * height * width), with random
-    parameters; other arguments and errors as of :func:`quad_tree`.
+    """A circuit over :func:`poon_domingos_graph` for images like x, with random parameters. Train it with :class:`EM`.
+
+    See :func:`poon_domingos_graph` for delta, and :func:`quad_tree` for the other arguments and the images x. Raises
+    TypeError or ValueError if x is not valid for the circuit or a number is below one.
 
     Example:
         >>> import torch

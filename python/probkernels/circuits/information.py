@@ -1,4 +1,4 @@
-"""Pairwise mutual information of discrete columns, as one matrix product of indicators, and the Chow-Liu tree of it."""
+"""Pairwise mutual information of discrete columns, computed as one matrix product of indicators, and spanning trees."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ def mutual_information(x: Tensor, categories: int | Sequence[int], pseudocount: 
     """Mutual information of every pair of columns, in nats.
 
     Args:
-        x: (N, D) integers; column i in 0 .. categories[i] - 1.
-        categories: of every column, or one number for all.
-        pseudocount: observations spread evenly over the cells of each joint histogram.
+        x: (N, D) integers. Column i has values 0 .. categories[i] - 1.
+        categories: number of categories of each column, or one number for all.
+        pseudocount: virtual observations, spread evenly over the cells of each joint histogram.
 
     Returns:
-        (D, D) float64, symmetric; the diagonal is each column's entropy under the same smoothing of its marginal.
+        (D, D) float64, symmetric. The diagonal is the entropy of each column, from its marginal with the same
+        smoothing.
 
     Raises:
-        TypeError: x is no integer tensor.
-        ValueError: its shape, no rows, values outside the alphabet, a negative pseudocount.
+        TypeError: x is not an integer tensor.
+        ValueError: x has the wrong shape, no rows or values outside the alphabet, or ``pseudocount`` is negative.
 
     Reference:
         Chow and Liu, Approximating discrete probability distributions with dependence trees, 1968.
@@ -69,7 +70,7 @@ def mutual_information(x: Tensor, categories: int | Sequence[int], pseudocount: 
 def check_columns(
     x: Tensor, categories: int | Sequence[int], pseudocount: float = 0.0, op: str = "mutual_information"
 ) -> list[int]:
-    """The alphabet of every column of x (N, D); raises what :func:`mutual_information` does."""
+    """The number of categories of each column of x (N, D). Raises the errors of :func:`mutual_information`."""
     integer_tensor(op, "x", x, "bin continuous columns first")
     if x.ndim != 2 or 0 in x.shape:
         raise ValueError(message(op, "x", "shape (N, D) with rows and columns", f"shape {tuple(x.shape)}"))
@@ -86,7 +87,7 @@ def check_columns(
 
 
 def _blocks(sizes: Sequence[int], total: int) -> list[tuple[int, int]]:
-    """Ranges of columns whose joint counts with all columns fit in memory."""
+    """Ranges of columns. The joint counts of a range with all columns fit in memory."""
     blocks, first, rows = [], 0, 0
     for column, size in enumerate(sizes):
         if rows and (rows + size) * total > CELLS:
@@ -120,7 +121,8 @@ def spanning_tree(weight: Tensor) -> list[tuple[int, int]]:
 
 
 def rooted_at_center(edges: Sequence[tuple[int, int]], count: int) -> list[int]:
-    """Parents (-1 for the root) of a tree over ``count`` vertices, rooted where the longest way down is shortest.
+    """The parent of each of ``count`` vertices of a tree, -1 for the root. The root is the center: it minimizes the
+    depth.
 
     Example:
         >>> from probkernels.circuits.information import rooted_at_center
@@ -140,7 +142,7 @@ def rooted_at_center(edges: Sequence[tuple[int, int]], count: int) -> list[int]:
 
 
 def _walk(near: Sequence[Sequence[int]], start: int) -> tuple[list[int], list[int]]:
-    """Breadth-first from ``start``: vertices in order, and the parent of each."""
+    """Breadth-first search from ``start``. Returns the vertices in order, and the parent of each."""
     parent = [-2] * len(near)
     parent[start] = -1
     order = [start]

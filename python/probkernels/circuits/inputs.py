@@ -1,6 +1,6 @@
-"""Layers of input units: V variables (or the same one several times) with K units each, of one family.
+"""Input layers: V variables with K units each, all of one family. A variable may occur several times.
 
-Batch is the last axis. A layer's log values are (V, K, B); a missing observation has log value 0.
+The batch is the last axis. A layer's log values are (V, K, B); a missing observation has log value 0.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ MIN_WIDTH = 1e-3  # relative to the data's, below which no Gaussian may shrink
 
 
 def random_simplex(shape: tuple[int, ...], dim: int, generator: torch.Generator) -> Tensor:
-    """Positive numbers that sum to one over ``dim``, all within a factor of each other."""
+    """Positive numbers that sum to one over ``dim`` and differ by a bounded factor."""
     p = 1 - SPREAD + 2 * SPREAD * torch.rand(shape, generator=generator)
     return p / p.sum(dim, keepdim=True)
 
 
 def noise_factors(spread: Tensor, generator: torch.Generator) -> Tensor:
-    """Positive normal numbers around 1, each with its own standard deviation."""
+    """Positive normal numbers with mean about 1. ``spread`` gives the standard deviation of each."""
     return (1 + spread * torch.randn(spread.shape, generator=generator)).clamp_min(MIN_FACTOR)
 
 
 def log_or_zero(p: Tensor) -> Tensor:
-    """log p, and 0 where p is zero: for p log p, without the NaN in the gradient."""
+    """log p, but 0 where p is zero. So p log p has no NaN in its gradient."""
     return torch.where(p > 0, p, 1.0).log()
 
 
 def draw(weights: Tensor, generator: torch.Generator | None) -> Tensor:
-    """weights (n, C) >= 0, not normalized -> (n,): a column for each row, drawn in proportion.
+    """Draws a column for each row in proportion to unnormalized weights: (n, C) >= 0 -> (n,).
 
-    By the inverse distribution function in float64: random numbers come from the CPU, so that a seed means the same
-    on every device and for any number of threads, and a column of weight zero is never drawn.
+    Inverts the distribution function in float64. Random numbers come from the CPU, so a seed gives the same result on
+    every device and with any number of threads. A column of weight zero is never drawn.
     """
     below = weights.double().cumsum(1)
     at = torch.rand(len(weights), 1, dtype=torch.float64, generator=generator).to(weights.device) * below[:, -1:]
@@ -51,12 +51,12 @@ def draw(weights: Tensor, generator: torch.Generator | None) -> Tensor:
 
 
 class Inputs(nn.Module):
-    """Base of all layers of inputs.
+    """Base class of all input layers.
 
     Args:
-        variables: of each of the V rows.
-        units: K, of every row.
-        categories: C, the alphabet of every row; 0 if the variables are continuous.
+        variables: variable of each of the V rows.
+        units: K, number of units of each row.
+        categories: C, number of categories of each row. 0 if the variables are continuous.
     """
 
     variables: Tensor  # (V,) int64
@@ -68,45 +68,46 @@ class Inputs(nn.Module):
         self.register_buffer("variables", torch.tensor(variables), persistent=False)
 
     def log_table(self) -> Tensor:
-        """What the family's methods take, one row for each variable: (V, C, K), log-probability of each category under
-        each unit, if the family is discrete."""
+        """The table that the methods of the family take, with one row for each variable. For a discrete family, (V, C,
+        K): log-probability of each category under each unit."""
         raise NotImplementedError
 
     def probabilities(self) -> Tensor | None:
-        """A table (V, C, K) that the op ``em_update_`` can change; None if the layer has an M-step of its own."""
+        """The probabilities (V, C, K) as a table that the op ``em_update_`` can change. None if the layer has an M-step
+        of its own."""
         return None
 
     def load_probabilities_(self, table: Tensor) -> None:
-        """Sets the parameters from what :meth:`probabilities` gave."""
+        """Sets the parameters from the output of :meth:`probabilities`."""
         raise NotImplementedError
 
     def codes(self, evidence: Evidence) -> Tensor:
-        """The layer's own rows of the codes, (V, B)."""
+        """The rows of the codes that belong to the layer's variables, (V, B)."""
         everything = self.in_order and len(self.variables) == len(evidence.codes)
         return evidence.codes if everything else evidence.codes[self.variables]
 
 
 class TableInputs(Inputs):
-    """Discrete units, each a column of a table of log-probabilities."""
+    """Discrete units. Each is a column of a table of log-probabilities."""
 
     def forward(self, evidence: Evidence, table: Tensor | None = None) -> Tensor:
-        """Log values (V, K, B); ``table`` stands in for the layer's own."""
+        """Log values (V, K, B). ``table`` replaces the layer's own parameters."""
         return leaf_gather(self.log_table() if table is None else table, self.codes(evidence))
 
     def statistics(self, evidence: Evidence, flow: Tensor) -> tuple[Tensor, Tensor]:
-        """flow (V, K, B) -> what the M-step needs, summed over the batch: flow by category (V, C, K), and that of
-        missing observations (V, K)."""
+        """flow (V, K, B) -> statistics for the M-step, summed over the batch: the flow by category (V, C, K), and the
+        flow of missing observations (V, K)."""
         codes = self.codes(evidence)
         seen = leaf_histogram(codes, flow, self.categories)
         return seen, (flow * (codes < 0).unsqueeze(1)).sum(2)
 
     def mean(self) -> Tensor:
-        """(V, K)."""
+        """Of each unit, (V, K)."""
         table = self.log_table().exp()
         return (self._values(table) * table).sum(1)
 
     def variance(self) -> Tensor:
-        """(V, K)."""
+        """Of each unit, (V, K)."""
         table, mean = self.log_table().exp(), self.mean()
         return ((self._values(table) - mean[:, None]).square() * table).sum(1)
 
@@ -114,12 +115,12 @@ class TableInputs(Inputs):
         return torch.arange(self.categories).to(table)[:, None]
 
     def best(self) -> tuple[Tensor, Tensor]:
-        """The most likely value of each unit and its log-probability, both (V, K)."""
+        """The most probable value of each unit and its log-probability, both (V, K)."""
         value, code = self.log_table().max(1)
         return code.to(value), value
 
     def sample(self, row: Tensor, unit: Tensor, generator: torch.Generator | None) -> Tensor:
-        """One draw for each pair of a row of the layer and a unit, (n,)."""
+        """One draw for each pair (row of the layer, unit), (n,)."""
         table = self.log_table()
         pairs = max(CELLS // self.categories, 1)
         drawn = [
@@ -130,7 +131,7 @@ class TableInputs(Inputs):
 
 
 class CategoricalInputs(TableInputs):
-    """One logit for each category, normalized over the categories."""
+    """Categorical units: one logit for each category. A softmax over the categories gives the probabilities."""
 
     def __init__(self, variables: list[int], units: int, categories: int) -> None:
         super().__init__(variables, units, categories)
@@ -141,20 +142,20 @@ class CategoricalInputs(TableInputs):
         self.logits.data.copy_(random_simplex(tuple(self.logits.shape), 1, generator).log())
 
     def log_table(self) -> Tensor:
-        """See the base."""
+        """See the base class."""
         return self.logits.log_softmax(1)
 
     def probabilities(self) -> Tensor | None:
-        """See the base."""
+        """See the base class."""
         return self.log_table().exp()
 
     def load_probabilities_(self, table: Tensor) -> None:
-        """See the base."""
+        """See the base class."""
         self.logits.copy_(table.log())
 
 
 class IndicatorInputs(TableInputs):
-    """Unit k is one at category k."""
+    """Unit k is 1 at category k and 0 elsewhere."""
 
     one: Tensor  # has the circuit's dtype and device
 
@@ -163,20 +164,20 @@ class IndicatorInputs(TableInputs):
         self.register_buffer("one", torch.ones(()), persistent=False)
 
     def reset(self, generator: torch.Generator, data: Evidence | None) -> None:
-        """Nothing to draw."""
+        """Does nothing: the layer has no parameters."""
 
     def log_table(self) -> Tensor:
-        """See the base."""
+        """See the base class."""
         c = self.categories
         table = self.one.new_full((c, c), -math.inf).fill_diagonal_(0.0)
         return table.expand(len(self.variables), c, c)
 
     def em_update_(self, statistics: Tensor, step: float, pseudocount: float) -> None:
-        """Nothing to learn."""
+        """Does nothing: the layer has no parameters."""
 
 
 class LogisticInputs(TableInputs):
-    """Discretized logistic units: location and log_scale (V, K)."""
+    """Discretized logistic units with parameters location and log_scale, (V, K)."""
 
     def __init__(self, variables: list[int], units: int, categories: int) -> None:
         super().__init__(variables, units, categories)
@@ -184,13 +185,13 @@ class LogisticInputs(TableInputs):
         self.log_scale = nn.Parameter(torch.empty(len(variables), units))
 
     def reset(self, generator: torch.Generator, data: Evidence | None) -> None:
-        """Locations all over the alphabet, scales of a quarter of it."""
+        """Spreads the locations over the alphabet. The scales are a quarter of it."""
         c = self.categories
         self.location.data.copy_(torch.rand(self.location.shape, generator=generator) * (c - 1))
         self.log_scale.data.fill_(math.log(max(c / 4, 0.5)))
 
     def log_table(self) -> Tensor:
-        """See the base."""
+        """See the base class."""
         return self._table(self.location, self.log_scale)
 
     def _table(self, location: Tensor, log_scale: Tensor) -> Tensor:
@@ -207,9 +208,10 @@ class LogisticInputs(TableInputs):
 
     @torch.no_grad()
     def em_update_(self, statistics: Tensor, step: float, pseudocount: float) -> None:
-        """Raises the expected log-likelihood by gradient steps, each as long as it helps, and goes ``step`` of the way.
+        """Takes gradient steps on the expected log-likelihood as long as each helps, then moves ``step`` of the way
+        there.
 
-        No closed form exists; every unit's expected log-likelihood rises or stays, which is all that EM needs.
+        There is no closed form. The expected log-likelihood of a unit never falls, which is all that EM needs.
         """
         counts = statistics + pseudocount / self.categories  # (V, C, K)
         total = counts.sum(1).clamp_min(torch.finfo(counts.dtype).tiny)
@@ -234,7 +236,7 @@ class LogisticInputs(TableInputs):
 
 
 class GaussianInputs(Inputs):
-    """Normal units: location and log_scale (V, K), in the data's own units."""
+    """Normal units with parameters location and log_scale, (V, K), on the scale of the data."""
 
     center: Tensor  # (V, 1): of the data the layer was made for
     width: Tensor  # (V, 1)
@@ -247,7 +249,7 @@ class GaussianInputs(Inputs):
         self.register_buffer("width", torch.ones(len(variables), 1))
 
     def reset(self, generator: torch.Generator, data: Evidence | None) -> None:
-        """Units scattered like the data, each as wide as it; a standard normal where there is none."""
+        """Scatters the locations like the data, with the data's width as scale. Without data, standard normals."""
         if data is not None:
             x, seen = self._observed(data)
             count = seen.sum(1, keepdim=True).clamp_min(1)
@@ -261,7 +263,7 @@ class GaussianInputs(Inputs):
         self.log_scale.data.copy_(self.width.log().expand_as(self.log_scale))
 
     def _observed(self, evidence: Evidence) -> tuple[Tensor, Tensor]:
-        """The layer's values, 0 where missing, and 1 where they are observed; both (V, B)."""
+        """The layer's values (0 where missing), and 1 where they are observed, else 0. Both (V, B)."""
         assert evidence.values is not None
         x = evidence.values[self.variables].to(self.location)
         if evidence.missing is None:
@@ -270,7 +272,7 @@ class GaussianInputs(Inputs):
         return x.masked_fill(missing, 0.0), (~missing).to(x)
 
     def forward(self, evidence: Evidence, table: Tensor | None = None) -> Tensor:
-        """Log densities (V, K, B); ``table`` stands in for the layer's own."""
+        """Log densities (V, K, B). ``table`` replaces the layer's own parameters."""
         location, log_scale = (self.log_table() if table is None else table).unbind(1)
         x, seen = self._observed(evidence)
         z = (x[:, None] - location[..., None]) * torch.exp(-log_scale)[..., None]
@@ -281,8 +283,8 @@ class GaussianInputs(Inputs):
         return torch.stack([self.location, self.log_scale], 1)
 
     def statistics(self, evidence: Evidence, flow: Tensor) -> tuple[Tensor, Tensor]:
-        """flow (V, K, B) -> its sums with 1, z and z^2 (V, 3, K), z standardized by the data's center and width; and
-        the flow of missing observations (V, K)."""
+        """flow (V, K, B) -> the sums of flow times 1, z and z^2, (V, 3, K), where z is standardized by the data's
+        center and width, and the flow of missing observations (V, K)."""
         x, seen = self._observed(evidence)
         z = ((x - self.center) / self.width)[:, None]
         unseen = (flow * (1 - seen)[:, None]).sum(2)
@@ -290,8 +292,8 @@ class GaussianInputs(Inputs):
         return torch.stack([flow.sum(2), (flow * z).sum(2), (flow * z.square()).sum(2)], 1), unseen
 
     def em_update_(self, statistics: Tensor, step: float, pseudocount: float) -> None:
-        """Moves mean and mean square ``step`` of the way to those of the statistics, to which the pseudocount adds
-        observations distributed as the whole data."""
+        """Moves mean and mean square ``step`` of the way to those of the statistics. The pseudocount adds virtual
+        observations with the distribution of the whole data."""
         count, first, second = statistics.unbind(1)  # (V, K)
         total = count + pseudocount
         found = total > 0
@@ -306,11 +308,11 @@ class GaussianInputs(Inputs):
         self.log_scale.data.copy_((self.width * std).log())
 
     def mean(self) -> Tensor:
-        """(V, K)."""
+        """Of each unit, (V, K)."""
         return self.location
 
     def variance(self) -> Tensor:
-        """(V, K)."""
+        """Of each unit, (V, K)."""
         return (2 * self.log_scale).exp()
 
     def best(self) -> tuple[Tensor, Tensor]:
@@ -318,6 +320,6 @@ class GaussianInputs(Inputs):
         return self.location, -self.log_scale - 0.5 * math.log(2 * math.pi)
 
     def sample(self, row: Tensor, unit: Tensor, generator: torch.Generator | None) -> Tensor:
-        """One draw for each pair of a row of the layer and a unit, (n,)."""
+        """One draw for each pair (row of the layer, unit), (n,)."""
         location, scale = self.location[row, unit], self.log_scale[row, unit].exp()
         return location + scale * torch.randn(location.shape, generator=generator).to(location)

@@ -1,4 +1,4 @@
-"""One circuit of several."""
+"""Mixtures of circuits."""
 
 from __future__ import annotations
 
@@ -16,17 +16,19 @@ from .nodes import Named, assemble, by_sum, input_parameters
 
 
 def mixture(circuits: Sequence[Circuit], weights: Sequence[float] | Tensor | None = None) -> Circuit:
-    """A circuit whose distribution is the weighted mean of others' distributions, with copies of their parameters.
+    """A mixture: one circuit whose distribution is the weighted mean of the given circuits' distributions.
 
-    EM then fits all components together. To sample from one class, or to classify, keep the circuits apart.
+    The parameters are copied. :class:`EM` then trains all components together. To classify, or to sample from one
+    class, keep the circuits separate.
 
     Args:
-        circuits: at least one, over the same variables with the same alphabets.
-        weights: of each, positive; they are normalized. All alike by default.
+        circuits: at least one circuit. All have the same variables with the same alphabets.
+        weights: positive weight of each circuit. They are normalized. By default all are equal.
 
     Raises:
-        TypeError: something that is no circuit.
-        ValueError: no circuits, other variables or alphabets, weights of another number or not positive.
+        TypeError: an entry is not a circuit.
+        ValueError: there is no circuit, the circuits' variables or alphabets differ, or the weights are not positive or
+            not one for each circuit.
 
     Example:
         >>> import torch

@@ -1,4 +1,4 @@
-"""Parameters node by node, and circuits made from other circuits' parameters: units dropped, copied, joined."""
+"""Parameters by node, and circuits made from the parameters of other circuits with units removed, copied or joined."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ Named = dict[str, Tensor]
 
 
 def _layers_of(circuit: Circuit, kind: type) -> Iterator[list[int]]:
-    """The nodes of every layer of one kind, in the order of ``circuit.sums`` or ``circuit.inputs``."""
+    """The nodes of each layer of one kind, in the order of ``circuit.sums`` or ``circuit.inputs``."""
     for layer, its_kind in zip(circuit.layers, circuit.kinds, strict=True):
         if its_kind is kind:
             yield layer.nodes
 
 
 def by_sum(circuit: Circuit, layers: list[Tensor]) -> dict[int, Tensor]:
-    """Splits tensors (G, O, I) of all sum layers into (O, I) of every sum node."""
+    """Splits the tensors (G, O, I) of all sum layers into one (O, I) for each sum node."""
     split = zip(_layers_of(circuit, Sum), layers, strict=True)
     return {place: tensor for nodes, layer in split for place, tensor in zip(nodes, layer, strict=True)}
 
 
 def by_input(circuit: Circuit) -> dict[int, tuple[Inputs, int]]:
-    """The layer and the row in it of every input node."""
+    """The layer of each input node and its row in that layer."""
     split = zip(_layers_of(circuit, Input), circuit.inputs, strict=True)
     return {place: (layer, row) for nodes, layer in split for row, place in enumerate(nodes)}
 
 
 def input_parameters(circuit: Circuit) -> dict[int, Named]:
-    """Of every input node what its layer keeps for it; units are the last axis of all but a Gaussian's buffers."""
+    """The layer's tensors for each input node. Units are the last axis, except in a Gaussian's buffers."""
     return {
         place: {name: tensor[row] for name, tensor in layer.state_dict().items()}
         for place, (layer, row) in by_input(circuit).items()
@@ -42,7 +42,7 @@ def input_parameters(circuit: Circuit) -> dict[int, Named]:
 
 
 def assemble(graph: Graph, weights: Mapping[int, Tensor], inputs: Mapping[int, Named], like: Circuit) -> Circuit:
-    """A circuit with given weights (O, I) of every sum node and parameters of every input node."""
+    """A circuit with the given weights (O, I) of each sum node and the given parameters of each input node."""
     first = next(like.parameters(), None)
     circuit = Circuit(graph).to(device=like.categories.device, dtype=None if first is None else first.dtype)
     with torch.no_grad():
@@ -55,11 +55,12 @@ def assemble(graph: Graph, weights: Mapping[int, Tensor], inputs: Mapping[int, N
 
 
 class Alignment:
-    """Sets of nodes whose unit k means the same: the nodes that a product multiplies, and the product. In a latent tree
-    a set is a latent variable, and its units are the states.
+    """Sets of nodes whose unit k means the same: a product and the nodes that it multiplies. In a latent tree a set is
+    a latent variable, and its units are the states.
 
-    of: the set of every node. fixed: sets that nothing can be dropped from or copied in: the root's, those with
-    indicators, and those where an outer product meets other nodes.
+    of: the set of each node.
+    fixed: sets whose units cannot be removed or copied: the root's set, sets with indicators, and sets in which an
+    outer product meets other nodes.
     """
 
     def __init__(self, graph: Graph) -> None:
@@ -96,11 +97,12 @@ class Alignment:
         return fixed
 
     def free(self) -> list[int]:
-        """The sets whose units can be chosen: not fixed, and no outer product's, which follow from its children's."""
+        """The sets whose units can be chosen: neither fixed nor of an outer product, whose units follow from its
+        children."""
         return [name for name in self.members if name not in self.fixed and name not in self.outer]
 
     def units(self, name: int) -> int:
-        """How many units each node of a set has."""
+        """The number of units of each node of a set."""
         return self.graph.units[name]
 
 
@@ -112,11 +114,12 @@ def rebuild(
     noise: float = 0.0,
     seed: int = 0,
 ) -> Circuit:
-    """The circuit with other units: unit j of every node of set ``s`` is a copy of unit ``origins[s][j]``.
+    """Rebuilds a circuit with other units: unit j of each node of set ``s`` is a copy of unit ``origins[s][j]``.
 
-    Units that are in no origin are dropped, and what is left is normalized again; copies share their weight. Sets that
-    are not mentioned stay. ``edges`` (O, I) bool of some sum nodes, by old units, says which edges stay; all others do.
-    ``noise`` multiplies weights and probabilities of copies by normal numbers around 1 of that spread.
+    A unit that occurs in no ``origins`` entry is removed, and the remaining weights are normalized again. Copies share
+    the weight of their original. Sets that ``origins`` does not mention stay. ``edges`` (O, I) bool says which edges of
+    a sum node stay, by old units; sums that it does not mention keep all edges. ``noise`` multiplies the weights and
+    probabilities of copies by normal numbers around 1 with that standard deviation.
     """
     graph = circuit.graph
     sources = _sources(Alignment(graph), origins)
@@ -149,7 +152,7 @@ def rebuild(
 
 
 def _sources(alignment: Alignment, origins: Mapping[int, Tensor]) -> list[Tensor]:
-    """Of every node, the old unit of every new one."""
+    """For each node, the old unit that each new unit is a copy of."""
     graph = alignment.graph
     sources: list[Tensor] = []
     for place, node in enumerate(graph.nodes):
@@ -165,7 +168,7 @@ def _sources(alignment: Alignment, origins: Mapping[int, Tensor]) -> list[Tensor
 
 
 def _columns(graph: Graph, node: Sum, sources: list[Tensor]) -> Tensor:
-    """Of every new edge of a sum, the old one."""
+    """For each new edge of a sum, the old edge that it is a copy of."""
     found, offset = [], 0
     for child in node.children:
         found.append(sources[child] + offset)
@@ -174,7 +177,7 @@ def _columns(graph: Graph, node: Sum, sources: list[Tensor]) -> Tensor:
 
 
 def _picked(old: Tensor, edge_mask: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights and edges of the new units; copies of a child share its weight."""
+    """Weights and edges of the new units. Copies of a child share its weight."""
     copies = torch.bincount(columns, minlength=old.shape[1])
     new_mask = edge_mask[rows][:, columns]
     alone = ~new_mask.any(1, keepdim=True)  # every child has gone: all that are left take their place
@@ -183,5 +186,5 @@ def _picked(old: Tensor, edge_mask: Tensor, rows: Tensor, columns: Tensor) -> tu
 
 
 def _copied(origins: Tensor) -> Tensor:
-    """Which new units are one of several copies."""
+    """Marks the new units that are one of several copies."""
     return torch.bincount(origins)[origins] > 1

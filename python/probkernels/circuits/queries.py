@@ -1,4 +1,4 @@
-"""Marginals, conditionals and moments. The methods of the circuit describe arguments and results."""
+"""Marginals, conditionals and moments. The methods of :class:`Circuit` document arguments and results."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .inputs import CELLS
 
 
 class Moments(NamedTuple):
-    """Mean and variance of every variable: (B, D), or (D,) without observations.
+    """Mean and variance of each variable: (B, D), or (D,) without observations.
 
     Example:
         >>> import torch
@@ -36,7 +36,7 @@ class Moments(NamedTuple):
 
 
 def variable_list(circuit: Evaluator, op: str, name: str, wanted: object) -> list[int]:
-    """Checks a choice of variables, in the order given: numbers, or a bool mask (D,)."""
+    """Checks a choice of variables and returns their indices in the given order. Takes indices or a bool mask (D,)."""
     count = circuit.num_variables
     if isinstance(wanted, Tensor) and wanted.dtype is torch.bool:
         if tuple(wanted.shape) != (count,):
@@ -54,7 +54,7 @@ def variable_list(circuit: Evaluator, op: str, name: str, wanted: object) -> lis
 
 
 def variable_mask(circuit: Evaluator, op: str, name: str, wanted: object, x: Tensor) -> Tensor:
-    """The same as a mask (B, D), which may also be given as such, item by item."""
+    """Checks a choice of variables and returns a bool mask (B, D). Takes indices or a bool mask, (D,) or (B, D)."""
     if isinstance(wanted, Tensor) and wanted.dtype is torch.bool and wanted.shape == x.shape and x.ndim == 2:
         return wanted.to(x.device)
     mask = torch.zeros(x.shape, dtype=torch.bool, device=x.device)
@@ -63,7 +63,7 @@ def variable_mask(circuit: Evaluator, op: str, name: str, wanted: object, x: Ten
 
 
 def require_possible(op: str, log_prob: Tensor, what: str = "evidence", first: int = 0) -> None:
-    """log_prob (B,) is above -inf everywhere; ``first`` is the number of its first item."""
+    """Checks that log_prob (B,) is above -inf everywhere. ``first`` is the index of its first item."""
     impossible = log_prob == -math.inf
     if impossible.any():
         item = first + int(impossible.nonzero()[0])
@@ -119,8 +119,8 @@ def marginals(circuit: Evaluator, x: Tensor, missing: Tensor | None, targets: ob
 
 
 def _log_marginals(circuit: Evaluator, evidence: Evidence, place: Tensor, shape: tuple[int, int]) -> Tensor:
-    """(T, C, B): log-probability of each value of each target together with the evidence about all others. ``place``
-    (D,) is a variable's number among the targets, or -1; ``shape`` is (T, C)."""
+    """(T, C, B): joint log-probability of each value of each target and the evidence about all other variables.
+    ``place`` (D,) is the index of a variable among the targets, or -1. ``shape`` is (T, C)."""
     tables, slopes = _slopes(circuit, evidence)
     log_p = slopes[0].new_full((*shape, evidence.codes.shape[1]), -math.inf)
     for layer, table, slope in zip(circuit.inputs, tables, slopes, strict=True):
@@ -132,7 +132,7 @@ def _log_marginals(circuit: Evaluator, evidence: Evidence, place: Tensor, shape:
 
 
 def _slopes(circuit: Evaluator, evidence: Evidence) -> tuple[list[Tensor], list[Tensor]]:
-    """Of every input layer, its table of log-probabilities and the log slopes of its units."""
+    """For each input layer, its table of log-probabilities and the log derivatives by its units."""
     tables, weights = [layer.log_table() for layer in circuit.inputs], circuit.weights()
     leaves = [layer(evidence, table) for layer, table in zip(circuit.inputs, tables, strict=True)]
     return tables, log_grads(circuit, circuit.upward(leaves, weights), weights)
@@ -154,7 +154,7 @@ def moments(circuit: Evaluator, x: Tensor | None, missing: Tensor | None) -> Mom
 
 
 def _moments(circuit: Evaluator, evidence: Evidence, first: int) -> Moments:
-    """(D, B) each; ``first`` is the number of the first item, for the error."""
+    """Mean and variance, (D, B) each. ``first`` is the index of the first item, for the error message."""
     _, slopes = _slopes(circuit, evidence)
     shape = circuit.num_variables, evidence.codes.shape[1]
     shares = _shares(circuit, slopes, shape, first)
@@ -169,8 +169,8 @@ def _moments(circuit: Evaluator, evidence: Evidence, first: int) -> Moments:
 
 
 def _shares(circuit: Evaluator, slopes: list[Tensor], shape: tuple[int, int], first: int) -> list[Tensor]:
-    """Of every input layer (V, K, B): how likely it is that each unit makes its variable; the sum over a variable's
-    units is one. ``shape`` is (D, B)."""
+    """For each input layer (V, K, B): the probability that the unit generates its variable. It sums to one over all
+    units of a variable. ``shape`` is (D, B)."""
     total = slopes[0].new_full(shape, -math.inf)
     for layer, slope in zip(circuit.inputs, slopes, strict=True):
         add_exp_(total, layer.variables, slope.logsumexp(1))

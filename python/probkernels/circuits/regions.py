@@ -1,7 +1,7 @@
-"""Circuits from region graphs: which sets of variables are modeled, and how each is split into parts.
+"""Circuits from region graphs. A region graph says which sets of variables are modeled, and how each is split.
 
-A region is a set of variables; a partition splits it into disjoint parts. Every region becomes one vector node, so
-that what several partitions share is evaluated once.
+A region is a set of variables; a partition splits it into disjoint parts. Every region becomes one vector node, so a
+region that several partitions share is evaluated once.
 """
 
 from __future__ import annotations
@@ -28,24 +28,26 @@ def from_regions(
     inputs: int | None = None,
     outer: bool = False,
 ) -> Graph:
-    """A graph with one vector node for each region of a region graph.
+    """Builds a graph with one vector node for each region of a region graph.
 
-    A region that partitions split is a sum of ``units`` units over the products of all its partitions. A region that
-    none splits is a leaf: the product of ``inputs`` input units of each of its variables.
+    A region with partitions becomes a sum node of ``units`` units over the products of all its partitions. A region
+    without partitions is a leaf: a product over its variables, each with ``inputs`` input units.
 
     Args:
-        partitions: each a list of disjoint regions; it splits their union. Those of the set of all variables are the
-            top; if there is none, that set is a leaf itself. Partitions that come twice count once.
-        families: of every variable's inputs; their number is D.
-        units: sums of every region but the top one, which has one.
-        inputs: input units of every variable in a leaf region; as many as ``units`` if None.
-        outer: a product multiplies every unit of its first part with every unit of its second (a Kronecker product,
-            as in the paper); partitions then have two parts. Else unit k multiplies units k of all parts (a Hadamard
-            product), and a leaf region with other than ``units`` inputs is mixed to ``units`` sums before.
+        partitions: list of partitions. A partition is a list of disjoint regions and splits their union. Partitions of
+            the set of all variables are at the top; if there are none, that set is a leaf. Repeated partitions count
+            once.
+        families: family of each variable's inputs, D in total.
+        units: number of sum units of each region. The top region has one.
+        inputs: number of input units of each variable in a leaf region. None means ``units``.
+        outer: True for Kronecker products as in the paper: every unit of the first part times every unit of the second.
+            Partitions then have two parts. False for Hadamard products: unit k of all parts. Leaf regions then get an
+            extra sum if ``inputs`` differs from ``units``.
 
     Raises:
-        ValueError: an empty, overlapping or unknown part, a region that no partition of a larger one leads to, outer
-            products of other than two parts, units below one. The message names the region.
+        ValueError: a part is empty or has an unknown variable, parts overlap, a partition has fewer than two parts (or,
+            with ``outer``, not exactly two), a partition's region is not part of a larger partition, or a number is
+            below one. The message names the region.
 
     Reference:
         Dennis and Ventura, Learning the architecture of sum-product networks using clustering on variables, 2012.
@@ -65,7 +67,7 @@ def from_regions(
 
 
 def _splits(partitions: Iterable[Partition], count: int) -> dict[int, list[tuple[int, ...]]]:
-    """Regions as bits, and of each the ways in which it is split; all lie below the set of all variables."""
+    """Regions as bit masks, with the partitions of each. All lie below the set of all variables."""
     splits: dict[int, list[tuple[int, ...]]] = {}
     for partition in partitions:
         parts = [_region(part, count) for part in partition]
@@ -109,7 +111,7 @@ def _wrong(expected: str, got: str) -> ValueError:
 
 
 class _Builder:
-    """Turns regions into nodes, the smallest regions first."""
+    """Turns regions into nodes, smallest regions first."""
 
     def __init__(self, families: Sequence[Family], units: int, inputs: int, outer: bool) -> None:
         if not families:
@@ -162,20 +164,21 @@ def rat_spn_graph(
     outer: bool = True,
     seed: int = 0,
 ) -> Graph:
-    """A random tensorized circuit (RAT-SPN): all variables split at random into halves, those again, ``depth`` times,
-    and all of that ``repetitions`` times over.
+    """A random tensorized circuit (RAT-SPN): ``repetitions`` random trees under one root.
+
+    Each tree splits the variables at random into halves and splits the halves again, ``depth`` times.
 
     Args:
-        families: of every variable's inputs; their number is D.
-        units: sums of every region, K.
-        depth: how often a region is split at most; down to single variables if None.
-        repetitions: how many random trees share the root, R.
-        inputs: input units in every leaf region, I; as many as ``units`` if None.
-        outer: Kronecker products as in the paper, K² units each, or Hadamard products of K.
-        seed: of the splits.
+        families: family of each variable's inputs, D in total.
+        units: K, number of sum units of each region.
+        depth: largest number of splits above a leaf region. None splits down to single variables.
+        repetitions: R, number of random trees under the root.
+        inputs: I, number of input units of each variable in a leaf region. None means ``units``.
+        outer: True for Kronecker products as in the paper (K² units each), False for Hadamard products (K units).
+        seed: seed of the splits.
 
     Raises:
-        ValueError: depth below 0, or repetitions, units or inputs below 1.
+        ValueError: ``depth`` is below 0, or ``repetitions``, ``units`` or ``inputs`` is below 1.
 
     Reference:
         Peharz et al., Random Sum-Product Networks: A Simple and Effective Approach to Probabilistic Deep Learning,
@@ -218,16 +221,17 @@ def rat_spn(
     categories: int | Sequence[int] | None = None,
     seed: int = 0,
 ) -> Circuit:
-    """The circuit of :func:`rat_spn_graph` for data like x, with random parameters: fit it with :class:`EM`.
+    """A circuit over :func:`rat_spn_graph` for data like x, with random parameters. Train it with :class:`EM`.
 
     Args:
-        x: (N, D); integers make categorical inputs, floats Gaussian ones that start among the data.
-        units, depth, repetitions, inputs, outer: as of :func:`rat_spn_graph`.
-        categories: of every variable, or one number for all; the largest value of x and one by default.
-        seed: of the splits and of the parameters.
+        x: (N, D) observations. Integers get categorical inputs, floats Gaussian inputs that start spread like the data.
+        units, depth, repetitions, inputs, outer: see :func:`rat_spn_graph`.
+        categories: number of categories of each variable, or one number for all. The default is the largest value of x
+            plus one.
+        seed: seed of the splits and of the parameters.
 
     Raises:
-        TypeError, ValueError: as :func:`rat_spn_graph`, and as :meth:`Circuit.log_prob` for x.
+        TypeError, ValueError: as :func:`rat_spn_graph`, or as :meth:`Circuit.log_prob` for x.
 
     Example:
         >>> import torch
@@ -242,7 +246,7 @@ def rat_spn(
 
 
 def families_for(op: str, x: Tensor, categories: int | Sequence[int] | None) -> list[Family]:
-    """The family of every column of x (N, D): Gaussian for floats, else categorical."""
+    """The family of each column of x (N, D): Gaussian for floats, else categorical."""
     wanted = "a tensor of shape (N, D) with rows and columns"
     if not isinstance(x, Tensor):
         raise TypeError(message(op, "x", wanted, checks.describe(x), checks.AS_TENSOR))

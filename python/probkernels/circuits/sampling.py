@@ -1,4 +1,4 @@
-"""Walks from the root to the inputs: samples, and most probable completions."""
+"""Samples and most probable completions, by walks from the root to the inputs."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ Choice = Callable[[Tensor, Tensor | None], Tensor]
 def descend(
     circuit: Evaluator, weights: list[Tensor], values: list[Tensor] | None, item: Tensor, choose: Choice
 ) -> list[Tensor]:
-    """Follows one edge of each sum, and all of each product, from the root down.
+    """Walks from the root down, along one edge of each sum and all edges of each product.
 
-    Each node is reached at most once: children of products have disjoint scopes.
+    A walk reaches each node at most once, because the children of a product have disjoint scopes.
 
     Args:
-        weights: of every sum layer.
-        values: log values (G, K, B) of every layer.
-        item: (N,) which of the B each of the N walks belongs to.
+        weights: weights of each sum layer.
+        values: log values of each layer, (G, K, B).
+        item: (N,), the item (0 .. B - 1) of each walk.
 
     Returns:
-        Of every input layer (V, N): the unit that each walk reached, -1 where it did not come by.
+        For each input layer (V, N): the unit that each walk reached, -1 where it reached none.
     """
     reached = [
         torch.full((len(layer.nodes), len(item)), -1, dtype=torch.int32, device=item.device) for layer in circuit.layers
@@ -63,7 +63,7 @@ def descend(
 
 
 def _edges(units: Tensor, weights: Tensor, inputs: Tensor | None, item: Tensor, choose: Choice) -> Tensor:
-    """The edge that each walk takes from each node of a sum layer, -1 where it did not come by; (G, N)."""
+    """The edge that each walk takes from each node of a sum layer, (G, N). -1 if the walk does not reach the node."""
     row, walk = (units >= 0).nonzero(as_tuple=True)
     unit = units[row, walk].long()
     edges = torch.full_like(units, -1)
@@ -75,7 +75,7 @@ def _edges(units: Tensor, weights: Tensor, inputs: Tensor | None, item: Tensor, 
 
 
 def _by_child(edges: Tensor, widths: list[int]) -> list[Tensor]:
-    """Splits edges to concatenated units by child: the child's unit, or -1 if the edge leads to another."""
+    """Splits edges by child: the index of the child's unit, or -1 if the edge leads to another child."""
     parts, start = [], 0
     for width in widths:
         here = (edges >= start) & (edges < start + width)
@@ -122,7 +122,7 @@ def sample(
 def _draws(
     circuit: Evaluator, evidence: Evidence, n: int, values: list[Tensor] | None, generator: torch.Generator | None
 ) -> Tensor:
-    """(n, B, D), int64 if all variables are discrete; meaningless where a variable is observed."""
+    """(n, B, D), int64 if all variables are discrete. Entries of observed variables have no meaning."""
 
     def choose(weights: Tensor, inputs: Tensor | None) -> Tensor:
         if inputs is None:

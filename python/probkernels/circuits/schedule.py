@@ -1,4 +1,4 @@
-"""How long the steps of EM are as training goes on."""
+"""Step sizes of EM as functions of the fraction of training done."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ Schedule = Callable[[float], float]  # of the part of the training that is done,
 
 @dataclass(frozen=True)
 class PiecewiseLinear:
-    """Straight lines between points (part of the training that is done, step).
+    """A step size that is linear between points (fraction of training done, step).
 
     Args:
-        points: in order, the first at 0 and the last at 1; every step in (0, 1].
+        points: pairs (fraction, step) with rising fractions from 0 to 1 and steps in (0, 1].
 
     Raises:
-        ValueError: points in another order, or steps outside (0, 1].
+        ValueError: the points are not in order or do not start at 0 and end at 1, or a step is outside (0, 1].
 
     Example:
         >>> from probkernels.circuits import PiecewiseLinear
@@ -38,7 +38,7 @@ class PiecewiseLinear:
             checks.positive_fraction("PiecewiseLinear", "points", step)
 
     def __call__(self, done: float) -> float:
-        """The step at a part of the training, in [0, 1]."""
+        """The step at a fraction of the training, in [0, 1]."""
         for (left, start), (right, end) in zip(self.points, self.points[1:], strict=False):
             if done < right:
                 return start + (end - start) * (done - left) / (right - left)
@@ -47,7 +47,7 @@ class PiecewiseLinear:
 
 @dataclass(frozen=True)
 class Constant:
-    """The same step always."""
+    """A constant step size."""
 
     step: float
 
@@ -60,7 +60,7 @@ ANNEALED = PiecewiseLinear(((0.0, 0.8), (0.5, 0.1), (1.0, 0.01)))
 
 
 def make_schedule(step: float | Schedule | None, default: Schedule) -> Schedule:
-    """``step`` as a function, ``default`` if it is None."""
+    """Turns ``step`` into a function. None gives ``default``."""
     if step is None or callable(step):
         return step or default
     checks.positive_fraction("EM", "step", step)

@@ -1,4 +1,4 @@
-"""Circuits that are trees over the variables: fully factorized, Chow-Liu, and hidden Chow-Liu (HCLT)."""
+"""Circuits that are trees over the variables: fully factorized, Chow-Liu, and hidden Chow-Liu tree (HCLT)."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ STRUCTURE_LEVELS = 16  # that values are binned to for it
 def tree_parents(
     x: Tensor, categories: int | Sequence[int], pseudocount: float = 0.1, *, op: str = "tree_parents"
 ) -> list[int]:
-    """The Chow-Liu tree of discrete data, rooted at its center: the parent of every variable, -1 for the root.
+    """The Chow-Liu tree of discrete data as a list of parents, -1 for the root. The root is the center of the tree.
 
     Args:
-        x: (N, D) integers. The first 5,000 rows are used, and alphabets of 32 and more are binned to about 16 levels.
-        categories: of every variable, or one number for all.
-        pseudocount: of each joint histogram.
-        op: what an error names as the function that was called.
+        x: (N, D) integers. Only the first 5,000 rows are used. Alphabets of 32 or more values are binned to about 16
+            levels.
+        categories: number of categories of each variable, or one number for all.
+        pseudocount: virtual observations, spread evenly over the cells of each joint histogram.
+        op: function name for error messages.
 
     Raises:
         TypeError, ValueError: as :func:`mutual_information`.
@@ -49,7 +50,7 @@ def tree_parents(
 
 
 def _children(parents: Sequence[int]) -> tuple[list[list[int]], list[int]]:
-    """The children of every variable, and the variables in an order that has children first."""
+    """The children of each variable, and the variables in an order with children first."""
     children: list[list[int]] = [[] for _ in parents]
     for variable, parent in enumerate(parents):
         if not -1 <= parent < len(parents):
@@ -68,7 +69,7 @@ def _children(parents: Sequence[int]) -> tuple[list[list[int]], list[int]]:
 
 
 def factorized_graph(families: Sequence[Family]) -> Graph:
-    """All variables independent: a product of one input each.
+    """A product of independent variables with one input each. ``families`` holds the family of each variable's input.
 
     Example:
         >>> from probkernels.circuits import Categorical, factorized_graph
@@ -80,16 +81,18 @@ def factorized_graph(families: Sequence[Family]) -> Graph:
 
 
 def hclt_graph(parents: Sequence[int], families: Sequence[Family], latents: int | Sequence[int]) -> Graph:
-    """A hidden Chow-Liu tree: every variable that has children gets a latent, and the latents form the tree. A variable
-    without children hangs on its parent's latent.
+    """A hidden Chow-Liu tree (HCLT). Every variable with children gets a latent variable, and the latents form the
+    tree.
+
+    A variable without children depends on its parent's latent.
 
     Args:
-        parents: of every variable, -1 for the root.
-        families: of every variable's inputs.
-        latents: states of every latent, or one number for all.
+        parents: parent of each variable, -1 for the root.
+        families: family of each variable's inputs.
+        latents: number of states of each latent, or one number for all.
 
     Raises:
-        ValueError: parents that form no tree, or lists of other lengths.
+        ValueError: the parents do not form a tree, or a list has the wrong length.
 
     Example:
         >>> from probkernels.circuits import Categorical, hclt_graph
@@ -119,14 +122,16 @@ def hclt_graph(parents: Sequence[int], families: Sequence[Family], latents: int 
 def hclt(
     x: Tensor, latents: int, *, categories: int | Sequence[int] | None = None, pseudocount: float = 0.1, seed: int = 0
 ) -> Circuit:
-    """A hidden Chow-Liu tree over the Chow-Liu tree of the data, with random parameters: fit it with :class:`EM`.
+    """A hidden Chow-Liu tree (:func:`hclt_graph`) over the Chow-Liu tree of x, with random parameters. Train it with
+    :class:`EM`.
 
     Args:
-        x: (N, D) integers; the tree is learned from the first 5,000 rows.
-        latents: states of every latent, M.
-        categories: of every variable, or one number for all; the largest value of x and one by default.
-        pseudocount: of the joint histograms that the tree comes from.
-        seed: of the parameters.
+        x: (N, D) integers. The tree is learned from the first 5,000 rows.
+        latents: M, number of states of each latent.
+        categories: number of categories of each variable, or one number for all. The default is the largest value of x
+            plus one.
+        pseudocount: virtual observations in the joint histograms that the tree comes from.
+        seed: seed of the parameters.
 
     Raises:
         TypeError, ValueError: as :func:`mutual_information`.
@@ -147,7 +152,11 @@ def hclt(
 
 
 def factorized(x: Tensor, *, categories: int | Sequence[int] | None = None, pseudocount: float = 0.1) -> Circuit:
-    """All variables independent, each with the frequencies of x (N, D); arguments and errors as :func:`hclt`.
+    """A circuit of independent variables, each with its frequencies in x (N, D).
+
+    ``categories`` is the number of categories of each variable, or one number for all; the default is the largest value
+    of x plus one. ``pseudocount`` adds virtual observations, spread evenly over the categories. Raises the errors of
+    :func:`mutual_information`.
 
     Example:
         >>> import torch
@@ -162,8 +171,10 @@ def factorized(x: Tensor, *, categories: int | Sequence[int] | None = None, pseu
 
 
 def chow_liu(x: Tensor, *, categories: int | Sequence[int] | None = None, pseudocount: float = 0.1) -> Circuit:
-    """The Chow-Liu tree with the frequencies of x (N, D): each variable depends on one other. Deterministic, so that
-    maximum likelihood is closed-form and :meth:`Circuit.mpe` exact. Arguments and errors as :func:`hclt`.
+    """The Chow-Liu tree of x (N, D) with the frequencies of x: each variable depends on one other variable.
+
+    The circuit is deterministic, so its parameters are the maximum likelihood and :meth:`Circuit.mpe` is exact.
+    ``categories`` and ``pseudocount`` are as in :func:`factorized`. Raises the errors of :func:`mutual_information`.
 
     Example:
         >>> import torch
@@ -188,7 +199,7 @@ def chow_liu(x: Tensor, *, categories: int | Sequence[int] | None = None, pseudo
 
 
 def _fit_once(circuit: Circuit, x: Tensor, pseudocount: float) -> None:
-    """Maximum likelihood of a deterministic circuit, for which one step of EM is exact."""
+    """Maximum likelihood for a deterministic circuit. One step of EM is exact."""
     at = circuit.probabilities()
     batches = x.split(4096)
     flows = circuit.flows(batches[0], at=at)

@@ -1,4 +1,4 @@
-"""Vtrees: binary trees over the variables, which say how a structured-decomposable circuit splits every scope."""
+"""Vtrees: binary trees over the variables that say how a structured-decomposable circuit splits every scope."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ SHOWN = 24  # variables up to which a vtree prints itself whole
 
 @dataclass(frozen=True, repr=False)
 class Vtree:
-    """A binary tree with one variable at every leaf.
+    """A binary tree with one variable at each leaf.
 
     Args:
-        nodes: children first, the root last: a variable for a leaf, the places of left and right child for the others.
+        nodes: nodes with children first and the root last. A leaf is its variable; an inner node is a pair of the
+            indices of its left and right child.
 
     Raises:
-        ValueError: a child that does not come before its parent, a node with other than one parent, variables other
-            than 0 .. D - 1, each once.
+        ValueError: a child does not come before its parent, a node has not exactly one parent, or the leaves are not
+            the variables 0 .. D - 1, each once.
 
     Reference:
         Pipatsrisawat and Darwiche, New Compilation Languages Based on Structured Decomposability, AAAI 2008.
@@ -59,7 +60,7 @@ class Vtree:
 
     @classmethod
     def of(cls, nested: Any) -> Vtree:
-        """From nested pairs: ``Vtree.of(((0, 1), 2))``."""
+        """Builds a vtree from nested pairs: ``Vtree.of(((0, 1), 2))``."""
         nodes: list[int | tuple[int, int]] = []
         done: list[int] = []  # places whose parent is to come
         stack: list[tuple[Any, bool]] = [(nested, False)]
@@ -80,7 +81,7 @@ class Vtree:
 
     @classmethod
     def right_linear(cls, order: Iterable[int]) -> Vtree:
-        """Each variable of ``order`` beside all that follow."""
+        """A vtree that splits the first variable of ``order`` from all that follow, then the second, and so on."""
         backwards = list(order)[::-1]
         nested: Any = backwards[0] if backwards else None
         for variable in backwards[1:]:
@@ -89,13 +90,13 @@ class Vtree:
 
     @classmethod
     def balanced(cls, order: Iterable[int]) -> Vtree:
-        """``order`` cut in halves, those again: depth ⌈log2 D⌉."""
+        """A vtree that cuts ``order`` into halves and each half again. Its depth is ⌈log2 D⌉."""
         given = list(order)
         return cls.of(_halved(given)) if given else cls(())
 
     @classmethod
     def random(cls, count: int, seed: int = 0) -> Vtree:
-        """``count`` variables in random order, cut at random places."""
+        """A random vtree over ``count`` variables: joins random pairs of subtrees."""
         generator = random.Random(seed)
         trees: list[Any] = list(range(count))
         while len(trees) > 1:
@@ -117,12 +118,12 @@ class Vtree:
 
     @property
     def num_variables(self) -> int:
-        """How many variables there are, D."""
+        """Number of variables, D."""
         return (len(self.nodes) + 1) // 2
 
     @cached_property
     def scopes(self) -> tuple[int, ...]:
-        """The variables below every node, as bits."""
+        """The variables below each node, as a bit mask."""
         scopes: list[int] = []
         for node in self.nodes:
             scopes.append(1 << node if isinstance(node, int) else scopes[node[0]] | scopes[node[1]])
@@ -130,7 +131,7 @@ class Vtree:
 
     @cached_property
     def depth(self) -> int:
-        """Edges on the longest way down."""
+        """Number of edges on the longest path from the root to a leaf."""
         depths: list[int] = []
         for node in self.nodes:
             depths.append(0 if isinstance(node, int) else 1 + max(depths[node[0]], depths[node[1]]))
@@ -156,11 +157,12 @@ def _halved(order: list[int]) -> Any:
 
 
 def find_vtree(graph: Graph) -> Vtree:
-    """The vtree that orders a structured-decomposable circuit. A product of more than two parts is folded pairwise, the
-    largest scopes first, as (((1st, 2nd), 3rd), ...).
+    """The vtree of a structured-decomposable circuit: it says how every scope is split.
+
+    A product of more than two parts is folded pairwise, largest scopes first: (((1st, 2nd), 3rd), ...).
 
     Raises:
-        ValueError: the circuit splits a scope in two ways; the message names it.
+        ValueError: the circuit splits a scope in two ways. The message names the scope.
 
     Example:
         >>> from probkernels.circuits import Bernoulli, factorized_graph, find_vtree
@@ -196,17 +198,18 @@ def find_vtree(graph: Graph) -> Vtree:
 def from_vtree(
     vtree: Vtree, families: Sequence[Family], units: int, *, inputs: int | None = None, outer: bool = False
 ) -> Graph:
-    """A structured-decomposable graph: ``units`` sums at every inner node of a vtree.
+    """A structured-decomposable graph: a sum of ``units`` units at each inner node of a vtree.
 
     Args:
-        vtree: how scopes are split.
-        families: of every variable's inputs.
-        units: sums of every node but the root, which has one.
-        inputs: input units of every variable; as many as ``units`` if None.
-        outer: Kronecker products (every pair of a left and a right unit), or Hadamard products.
+        vtree: says how each scope is split.
+        families: family of each variable's inputs.
+        units: number of sum units of each inner node. The root has one.
+        inputs: number of input units of each variable. None means ``units``.
+        outer: True for Kronecker products (every pair of a left and a right unit), False for Hadamard products (unit by
+            unit).
 
     Raises:
-        ValueError: families of another number, units below one.
+        ValueError: the number of families is wrong, or a number is below one.
 
     Example:
         >>> from probkernels.circuits import Categorical, Vtree, find_vtree, from_vtree

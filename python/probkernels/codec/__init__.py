@@ -1,4 +1,5 @@
-"""Lossless compression with circuits: compile one to a :class:`Program`, encode and decode, and keep it in files."""
+"""Lossless compression with circuits: compile a circuit to a :class:`Program`, encode and decode data, read and write
+files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bytes by their place in a file: no position that threads or forked processes could move under one another."""
+"""Reads bytes at given offsets of a file, without a shared position that threads or forked processes could move."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ Readable = str | Path | bytes | bytearray | memoryview | np.ndarray | BinaryIO
 
 
 class Bytes:
-    """The bytes of a path, of bytes in memory, or of a binary file that can seek.
+    """Random access to the bytes of a path, a bytes object or a seekable binary file.
 
     Raises:
-        TypeError: of anything else.
-        OSError: no such file.
+        TypeError: the source is none of these.
+        OSError: the file cannot be read.
     """
 
     def __init__(self, op: str, source: Readable) -> None:
@@ -42,7 +42,7 @@ class Bytes:
         self.size = len(self._data) if self._file is None else self._file.seek(0, io.SEEK_END)
 
     def read(self, at: int, size: int) -> bytes:
-        """Bytes ``at`` to ``at + size``; fewer where the file ends before."""
+        """Bytes ``at`` to ``at + size``. Fewer if the file ends earlier."""
         if self._file is None:
             return bytes(self._data[at : at + size])
         if self._handle is None:
@@ -56,7 +56,7 @@ class Bytes:
         return b"".join(parts)
 
     def close(self) -> None:
-        """Closes the file, if it was opened here."""
+        """Closes the file if this object opened it."""
         if self._own and self._file is not None:
             self._file.close()
 
@@ -75,6 +75,6 @@ def _checked(op: str, source: object) -> BinaryIO:
 
 
 def _handle(file: BinaryIO | None) -> int | None:
-    """The descriptor of a plain file, of which any bytes can be read without moving its position."""
+    """The descriptor of a regular file, from which bytes can be read without moving its position. Else None."""
     raw = file.raw if isinstance(file, io.BufferedReader) else file
     return raw.fileno() if isinstance(raw, io.FileIO) and hasattr(os, "pread") else None

@@ -1,4 +1,4 @@
-"""Checksums of the container: CRC32C over stored bytes, and 64 bits of BLAKE2b over what they decode to."""
+"""Checksums of the container: CRC32C of the stored bytes, and 64 bits of BLAKE2b of the decoded items."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SHORT = 1024  # bytes below which a loop in Python is faster
 
 @cache
 def _byte_table() -> np.ndarray:
-    """(256,) uint32: what a byte turns the register into."""
+    """(256,) uint32: the CRC register after each byte, starting from 0."""
     table = np.arange(256, dtype=np.uint32)
     for _ in range(8):
         table = table >> 1 ^ np.where(table & 1, np.uint32(CASTAGNOLI), np.uint32(0))
@@ -28,7 +28,7 @@ def _byte_tuple() -> tuple[int, ...]:
 
 
 def _apply(operator: np.ndarray, state: np.ndarray) -> np.ndarray:
-    """A linear map of the register, given by its values (4, 256) at every byte of it."""
+    """Applies a linear map to CRC registers. ``operator`` (4, 256) holds its value at every byte of the register."""
     found = operator[0][state & 255]
     for place in range(1, 4):
         found ^= operator[place][state >> 8 * place & 255]
@@ -37,7 +37,7 @@ def _apply(operator: np.ndarray, state: np.ndarray) -> np.ndarray:
 
 @cache
 def _zeros(power: int) -> np.ndarray:
-    """The map (4, 256) of the register that STRIP * 2**power zero bytes make."""
+    """The map (4, 256) that STRIP * 2**power zero bytes apply to the register."""
     if power:
         half = _zeros(power - 1)
         return _apply(half, half)
@@ -48,7 +48,7 @@ def _zeros(power: int) -> np.ndarray:
 
 
 def crc32c(data: bytes) -> int:
-    """CRC32C (Castagnoli) of bytes, over strips side by side: the register is linear in them."""
+    """CRC32C (Castagnoli) of bytes. Works on strips side by side, because the register is linear in them."""
     if len(data) < SHORT:
         return _short(data)
     strips = -(-len(data) // STRIP)
@@ -76,5 +76,5 @@ def _short(data: bytes) -> int:
 
 
 def digest64(data: bytes) -> bytes:
-    """BLAKE2b with a digest of 8 bytes."""
+    """BLAKE2b with an 8-byte digest."""
     return digests.of_bytes(data, size=8)

@@ -1,8 +1,8 @@
-"""Compiles a structured-decomposable circuit to instructions: the walk over its vtree that codes every variable.
+"""Compiles a structured-decomposable circuit to instructions: a walk over its vtree that codes every variable.
 
-The walk carries, for the nodes of a scope, how much the rest of the circuit weighs each of their units given what is
-coded already and 1 for all that is not (`down`), and on the way back their values (`up`). Every edge is visited twice,
-whatever the vtree's shape.
+For the nodes of a scope, the walk down carries the weight that the rest of the circuit gives to each unit (`down`),
+given what is already coded and with 1 for everything else. The walk up carries the units' values (`up`). Every edge is
+visited twice, whatever the vtree's shape.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ LEAST_WEIGHT = 2.0**-24  # weights below are raised to it, so that no product is
 
 @dataclass
 class Registers:
-    """Places of vectors in the file of registers, each free for others once its last use is over."""
+    """Allocates vectors in the register file. A freed place can be used again."""
 
     size: int = 0
     gaps: list[tuple[int, int]] = field(default_factory=list)  # place, length; sorted, none touches the next
@@ -49,10 +49,10 @@ class Registers:
 
 
 class Compiler:
-    """One use: :meth:`run` fills ``code``, ``order``, ``registers`` and ``inputs``."""
+    """Compiles one circuit: :meth:`run` fills ``code``, ``order``, ``registers`` and ``inputs``."""
 
     def __init__(self, graph: Graph, weight_at: dict[int, int]) -> None:
-        """``weight_at``: where the weights (O, I) of every sum begin."""
+        """``weight_at``: the offset of the weights (O, I) of each sum."""
         self.graph, self.weight_at = graph, weight_at
         self.code: list[list[int]] = []
         self.order: list[int] = []
@@ -90,7 +90,7 @@ class Compiler:
         return self
 
     def _group(self, nodes: Sequence[int]) -> dict[int, int]:
-        """Registers for the vectors of some nodes, side by side."""
+        """Allocates adjacent registers for the vectors of some nodes."""
         place = self.registers.take(sum(self.graph.units[node] for node in nodes))
         found = {}
         for node in nodes:
@@ -109,7 +109,7 @@ class Compiler:
 
     def _scope(self, scope: int, entries: list[int]) -> Iterator[tuple[int, list[int]]]:
         """Codes the variables of a scope. Yields the scopes below with their entries, the nodes that products above
-        multiply; `down` of the entries is there when it starts, and their `up` when it ends."""
+        multiply. An entry's `down` is set before the visit of its scope, and its `up` after it."""
         nodes = self.by_scope[scope]
         inner = [node for node in nodes if node not in self.down]
         self.down |= self._group(inner)
@@ -129,7 +129,7 @@ class Compiler:
         return () if isinstance(found, Input) else found.children
 
     def _pass_down(self, node: int) -> None:
-        """To children of the same scope."""
+        """Passes `down` to children with the same scope."""
         found = self.graph.nodes[node]
         if isinstance(found, Sum):
             width, column = self._length(found.children), self.weight_at[node]
@@ -157,8 +157,8 @@ class Compiler:
     # --- products ---
 
     def _split(self, products: list[int]) -> Iterator[tuple[int, list[int]]]:
-        """Visits the scopes that all products of a scope split it into, the smallest first: single variables add
-        evidence before the larger parts, which cost more, are looked at."""
+        """Visits the parts that the products of a scope split it into, smallest first: single variables add evidence
+        before the larger and costlier parts are visited."""
         scopes = sorted((self.graph.scopes[child] for child in self._children(products[0])), key=int.bit_count)
         hadamard = [node for node in products if not self._outer(node)]
         seen = self._group(hadamard) if hadamard else {}  # of every product, the values of its children so far
@@ -246,7 +246,7 @@ class Compiler:
         return all(self.down[node] == self.down[nodes[0]] + self.input_at[node] for node in nodes)
 
     def _go_up(self, nodes: list[int], entries: list[int], splits: list[int], inner: list[int]) -> None:
-        """Values of the nodes of a scope, children first."""
+        """Computes the values of the nodes of a scope, children first."""
         here = [node for node in nodes if node not in entries and node not in self.up]
         if here:
             self.up |= self._group(here)
@@ -298,15 +298,15 @@ class Compiler:
 
 
 def room(categories: int) -> int:
-    """Counts that a unit's categories share: what 2**24 holds of 256 after one for each category."""
+    """Counts that the categories of a unit share: (2**24 - categories) / 256, rounded down."""
     return 65536 - -(-categories // 256)
 
 
 def integer_table(probabilities: np.ndarray) -> np.ndarray:
-    """probabilities (C, K) of every unit -> cumulative counts below each category (C, K) uint16.
+    """Probabilities (C, K) of each unit -> counts below each category, (C, K) uint16.
 
-    A count is worth 256 of 2**24, and every category has 1 besides, so that it may have no count. Counts are rounded
-    down, and what is left goes to the largest remainders.
+    A category has frequency 256 * count + 1, out of 2**24, so its count may be 0. Counts are rounded down, and the rest
+    goes to the largest remainders.
     """
     shares = probabilities / probabilities.sum(0) * room(len(probabilities))
     counts = np.floor(shares).astype(np.int64)

@@ -1,4 +1,4 @@
-"""What training needs before the tree is learned: enough memory, and a flow if one is wanted."""
+"""Preparations for training: checks that memory is sufficient, and fits a flow if one is wanted."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ VALIDATION = 0.1  # of the rows, at most 1,000
 
 
 def memory_needed(layout: Layout, items: int, most_rows: int) -> int:
-    """Bytes that the rows of codes and the search for their tree take, at least.
+    """Lower bound on the bytes that the rows of codes and the search for their tree need.
 
     Example:
         >>> from probkernels.codec import Layout
@@ -35,7 +35,7 @@ def memory_needed(layout: Layout, items: int, most_rows: int) -> int:
 
 
 def check_size(sizes: Sequence[int], latents: int) -> None:
-    """Raises ValueError where a circuit's parameters alone, and their flows, would need more memory than there is."""
+    """Raises ValueError if the circuit's parameters and flows alone would need more memory than there is."""
     needed, there = 2 * 4 * latents * (sum(sizes) + latents * max(len(sizes) - 1, 0)), memory_there()
     if needed > there:
         wanted = f"a model that fits into this machine's {there / 1e9:,.0f} GB"
@@ -44,12 +44,12 @@ def check_size(sizes: Sequence[int], latents: int) -> None:
 
 
 def memory_there() -> int:
-    """Bytes of memory that this machine has."""
+    """Bytes of memory of this machine."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def check_memory(layout: Layout, items: int, most_rows: int) -> None:
-    """Raises ValueError where training would need more memory than the machine has."""
+    """Raises ValueError if training would need more memory than the machine has."""
     needed, there = memory_needed(layout, items, most_rows), memory_there()
     if needed > there:
         got = f"{layout.variables:,}, which need {needed / 1e9:,.0f} GB: every pair of them is compared"
@@ -59,10 +59,10 @@ def check_memory(layout: Layout, items: int, most_rows: int) -> None:
 
 
 def fit_flow(x: Tensor, categories: int | Sequence[int], seed: int, progress: bool) -> FrozenFlow:
-    """An integer flow over rows x (N, V), fitted to most of them and chosen by the others.
+    """Fits an integer flow to most rows of x (N, V). The remaining rows choose the best epoch.
 
     Raises:
-        ValueError: one variable, which no other foretells.
+        ValueError: there is only one variable, so no other variable predicts it.
     """
     sizes = [categories] * x.shape[1] if isinstance(categories, int) else list(categories)
     flow = IntegerFlow(sizes, seed=seed)

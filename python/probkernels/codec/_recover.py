@@ -1,4 +1,4 @@
-"""Finding a file's chunks without its index: each begins with a mark, and says its number and its size."""
+"""Finds a file's chunks without its index. Every chunk begins with a mark and states its number and size."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ READS = 8  # bytes examined, times the file's: a file full of false marks must e
 
 
 def find_chunks(file: Bytes, start: int, header: parts.Header, max_bytes: int) -> dict[int, tuple[int, int, int]]:
-    """Of every chunk whose CRC is right, by its number: where it begins, its bytes and its items.
+    """For each chunk with a correct CRC, by its number: offset, bytes and items.
 
-    The search ends where another file begins or this one ends, as its chunks would pass for this one's: at a header, at
-    an index, and at a chunk whose number is not above the one before.
+    The search ends where this file ends or another one begins, because chunks of the other file would be taken for this
+    one's: at a header, at an index, or at a chunk whose number does not exceed the previous one.
     """
     found: dict[int, tuple[int, int, int]] = {}
     at, budget, last = start, READS * file.size + WINDOW, -1
@@ -42,7 +42,7 @@ def find_chunks(file: Bytes, start: int, header: parts.Header, max_bytes: int) -
 
 
 def _chunk(file: Bytes, at: int, header: parts.Header, max_bytes: int) -> tuple[parts.Head | None, int]:
-    """The head of the chunk of such a file that stands there, if one does, and the bytes that were examined."""
+    """The head of the chunk at this offset, or None, and the number of bytes examined."""
     item_bytes, most = header.layout.item_bytes, file.size // 8 + EXTRA_CHUNKS
     try:
         head = parts.Head.unpack(file.read(at, parts.MOST_HEAD), item_bytes, "")
@@ -57,7 +57,7 @@ def _chunk(file: Bytes, at: int, header: parts.Header, max_bytes: int) -> tuple[
 
 
 def _is_header(file: Bytes, at: int) -> bool:
-    """Whether a file begins there."""
+    """Whether a file begins at this offset."""
     try:
         parts.Header.unpack(file.read(at, parts.Header.size(file.read(at, parts.PREFIX_BYTES))))
     except CorruptStreamError:
@@ -66,7 +66,7 @@ def _is_header(file: Bytes, at: int) -> bool:
 
 
 def _is_end(file: Bytes, start: int, at: int, file_id: bytes) -> bool:
-    """Whether a trailer ends there whose index is whole."""
+    """Whether a trailer with an intact index ends at this offset."""
     trailer_at = at + len(parts.END) - parts.TRAILER_BYTES
     try:
         index_at = trailer_at - parts.index_bytes(file.read(trailer_at, parts.TRAILER_BYTES))
@@ -79,7 +79,7 @@ def _is_end(file: Bytes, start: int, at: int, file_id: bytes) -> bool:
 
 
 def _next(file: Bytes, at: int) -> tuple[int, bytes] | None:
-    """Where the next mark is, from ``at`` on, and which."""
+    """The next mark from ``at`` on: its offset and which mark it is."""
     while data := file.read(at, WINDOW):
         if found := MARKS.search(data):
             return at + found.start(), found.group()
@@ -90,7 +90,7 @@ def _next(file: Bytes, at: int) -> tuple[int, bytes] | None:
 
 
 def table(found: dict[int, tuple[int, int, int]], chunk_items: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Offsets, bytes and items (chunks,) up to the last chunk found; those that are missing have the offset -1."""
+    """Offsets, bytes and items, each (chunks,), up to the last chunk found. Missing chunks have offset -1."""
     count = max(found, default=-1) + 1
     offsets, sizes = np.full(count, -1), np.zeros(count, np.int64)
     items = np.full(count, chunk_items)

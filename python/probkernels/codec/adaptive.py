@@ -1,4 +1,5 @@
-"""A model that needs no training and no file: it learns from the bytes before. What a circuit must beat."""
+"""An adaptive model without training or model file: it learns from the values already coded. A baseline for
+circuits."""
 
 from __future__ import annotations
 
@@ -17,14 +18,14 @@ GROUP = 1 << 24  # bytes coded at once: streams are given room for what they mig
 
 
 class AdaptiveCoder:
-    """An adaptive model of order k for 8-bit items, in the form that the container takes in place of a circuit.
+    """An adaptive model of order k for 8-bit items. Use it with a container in place of a circuit.
 
     Args:
-        variables: values of an item.
-        order: values before that a value's distribution depends on, 0 to 7.
+        variables: number of values in an item.
+        order: number of preceding values that a value's distribution depends on, 0 to 7.
 
     Raises:
-        ValueError: a number out of range.
+        ValueError: a number is out of range.
 
     Reference: Krichevsky and Trofimov, "The Performance of Universal Encoding", IEEE Trans. Inf. Theory 27, 1981.
 
@@ -47,7 +48,7 @@ class AdaptiveCoder:
         self.model_id = digests.identity(f"adaptive-v1 {variables} {order}".encode())
 
     def encode(self, codes: np.ndarray, rows_per_chunk: int, lanes: int) -> list[bytes]:
-        """Payloads of codes (N, V) int32, one a chunk; ``lanes`` does not matter."""
+        """Encodes codes (N, V) int32, one payload for each chunk. ``lanes`` has no effect."""
         plain, each = torch.from_numpy(codes.astype(np.uint8).reshape(-1)), rows_per_chunk * codes.shape[1]
         found: list[bytes] = []
         for group in plain.split(max(1, GROUP // each) * each) if len(plain) else ():
@@ -57,10 +58,10 @@ class AdaptiveCoder:
         return found
 
     def decode(self, payloads: Sequence[bytes], rows: Sequence[int], lanes: int) -> np.ndarray:
-        """Codes (sum of rows, V) int32.
+        """Decodes payloads to codes (sum of rows, V) int32.
 
         Raises:
-            CorruptStreamError: a payload that the encoder does not make.
+            CorruptStreamError: the encoder cannot have made a payload.
         """
         v = len(self.categories)
         joined = torch.frombuffer(bytearray(b"".join(payloads) + b"\0"), dtype=torch.uint8)

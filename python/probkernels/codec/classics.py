@@ -1,4 +1,4 @@
-"""Sizes that general and image compressors give, to be compared with."""
+"""Sizes that general and image compressors reach, for comparison."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ MOSAIC, EACH = "all in one image", "one file an image"
 
 
 def sizes(items: np.ndarray, *, images: bool = True) -> dict[str, int]:
-    """Bytes that items (N, ...) take, by compressor: the general ones at their best level on the whole array; those of
-    images, if the items are 8-bit images (N, H, W[, 3]), on all of them in one and on each. What is not installed is
-    left out.
+    """Bytes that items (N, ...) take with each compressor that is installed.
+
+    General compressors run at their best level on the whole array. Image compressors run if the items are 8-bit images
+    (N, H, W[, 3]): once on all images in one mosaic and once on each image.
     """
     plain = np.ascontiguousarray(items).tobytes()
     found = {name: len(compress(plain)) for name, compress in general().items()}
@@ -29,7 +30,7 @@ def sizes(items: np.ndarray, *, images: bool = True) -> dict[str, int]:
 
 
 def image_sizes(items: np.ndarray) -> dict[str, int]:
-    """Bytes that 8-bit images (N, H, W[, 3]) take in image formats; of other items nothing."""
+    """Bytes that 8-bit images (N, H, W[, 3]) take in image formats. Empty for other items."""
     found = {}
     if len(items) and _are_images(items):
         for name, to_file in image_formats().items():
@@ -39,7 +40,7 @@ def image_sizes(items: np.ndarray) -> dict[str, int]:
 
 
 def general() -> dict[str, Compress]:
-    """Compressors of bytes: those of the standard library, and brotli and zstd if they are installed."""
+    """General compressors: those of the standard library, and brotli and zstd if installed."""
     found: dict[str, Compress] = {
         "zlib -9": lambda data: zlib.compress(data, 9),
         "bzip2 -9": lambda data: bz2.compress(data, 9),
@@ -66,7 +67,7 @@ def image_formats() -> dict[str, ToFile]:
 
 
 def mosaic(images: np.ndarray) -> np.ndarray:
-    """Images (N, H, W[, 3]) side by side in one, about as many down as across; what is left over is 0."""
+    """Tiles images (N, H, W[, 3]) into one image, about as many down as across. Unused places are 0."""
     count, height, width, *rest = images.shape
     across = math.ceil(math.sqrt(count))
     down = math.ceil(count / across)

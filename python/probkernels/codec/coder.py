@@ -1,4 +1,4 @@
-"""Data to streams and back: chunks of rows coded with a compiled circuit."""
+"""Encodes chunks of rows to streams with a compiled circuit, and decodes them."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ WHY = {1: "ends early", 2: "has a wrong state", 3: "has words left over"}
 
 
 def encode(program: Program, codes: Tensor, items_per_chunk: int, lanes: int = 16) -> list[bytes]:
-    """Codes rows of data, a stream for every ``items_per_chunk`` of them; the last may have fewer.
+    """Encodes rows of data. Every ``items_per_chunk`` rows make one stream; the last stream may hold fewer.
 
-    The bytes are the same for every number of threads, processor and device.
+    The bytes are the same for any number of threads, on every processor and device.
 
     Args:
-        program: the model.
-        codes: (N, V) uint8 or int32, on any device; each in [0, categories of its variable).
-        items_per_chunk: 1 or more.
-        lanes: rows coded side by side in one stream. 16 fill a vector; 1 gives the shortest stream of one row.
+        program: model of the rows.
+        codes: (N, V) uint8 or int32, on any device. Values are 0 .. categories - 1 of their variable.
+        items_per_chunk: number of rows in a stream, at least 1.
+        lanes: number of rows coded side by side in a stream, each with its own rANS state. 16 is fastest; 1 gives the
+            shortest stream for a single row.
 
     Raises:
         TypeError: a dtype is wrong.
@@ -63,21 +64,21 @@ def decode(
     program: Program, payloads: Sequence[bytes], items: Sequence[int], lanes: int = 16,
     device: torch.device | str = "cpu",
 ) -> Tensor:  # fmt: skip
-    """Rows (N, V) int32 of the streams that :func:`encode` made, in order.
+    """Decodes streams that :func:`encode` made, to rows (N, V) int32 in order.
 
-    Nothing in a stream can make it read or write out of bounds. The final states and the number of words are checked,
-    which most damage changes; a container adds checksums.
+    A damaged stream never causes a read or write out of bounds. Final states and the number of words are checked, which
+    detects most damage; the container adds checksums.
 
     Args:
-        program: the model that coded them.
-        payloads: the streams.
-        items: how many rows each holds, 1 or more.
-        lanes: as given to :func:`encode`.
-        device: where to decode.
+        program: model that encoded the streams.
+        payloads: streams, one for each chunk.
+        items: number of rows in each stream, at least 1.
+        lanes: the ``lanes`` given to :func:`encode`.
+        device: device to decode on.
 
     Raises:
-        ValueError: another number of ``items`` than of streams, or one below 1.
-        CorruptStreamError: a stream is damaged; the text names it.
+        ValueError: ``items`` and ``payloads`` differ in length, or an entry of ``items`` is below 1.
+        CorruptStreamError: a stream is damaged. The message names it.
 
     Example:
         >>> import torch
@@ -100,9 +101,10 @@ def decode_each(
     program: Program, payloads: Sequence[bytes], items: Sequence[int], lanes: int = 16,
     device: torch.device | str = "cpu",
 ) -> tuple[Tensor, list[str]]:  # fmt: skip
-    """As :func:`decode`, but says of every stream what is wrong with it, '' if nothing, instead of raising.
+    """Like :func:`decode`, but returns the damage of each stream as a text instead of raising. The text of an intact
+    stream is ''.
 
-    Rows of a damaged stream hold anything.
+    Rows of a damaged stream have arbitrary values.
 
     Raises:
         ValueError: as :func:`decode`.

@@ -1,4 +1,4 @@
-"""Bytes of the container's parts. Everything read here may come from anybody: sizes are checked before use."""
+"""Bytes of the container's parts. Files may come from untrusted sources, so sizes are checked before use."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ SMALL = 4096  # bytes of decoded items below which a chunk has short checksums
 
 
 def number(value: int) -> bytes:
-    """A whole number >= 0: seven bits a byte, the lowest first; the highest bit says that more follow."""
+    """Encodes a whole number >= 0 with seven bits in each byte, lowest first. The highest bit says that more bytes
+    follow."""
     out = bytearray()
     while value > 127:
         out.append(value & 127 | 128)
@@ -47,7 +48,7 @@ def number(value: int) -> bytes:
 
 @dataclass
 class Cursor:
-    """Bytes being read from the front."""
+    """Reads bytes from front to back."""
 
     data: bytes
     part: str
@@ -57,7 +58,7 @@ class Cursor:
         """The next bytes.
 
         Raises:
-            CorruptStreamError: there are fewer.
+            CorruptStreamError: fewer bytes are left.
         """
         if self.at + size > len(self.data):
             raise CorruptStreamError(f"{self.part}: ends early")
@@ -68,7 +69,7 @@ class Cursor:
         """The next :func:`number`, below 2**64.
 
         Raises:
-            CorruptStreamError: it ends early, is larger, or longer than it needs to be.
+            CorruptStreamError: the number is cut off, too large, or longer than necessary.
         """
         value, shift = 0, 0
         while shift < 64:
@@ -88,10 +89,10 @@ def sealed(data: bytes) -> bytes:
 
 
 def opened(data: bytes, part: str) -> bytes:
-    """What :func:`sealed` was given.
+    """The inverse of :func:`sealed`.
 
     Raises:
-        CorruptStreamError: too short, or another CRC.
+        CorruptStreamError: the data are too short, or the CRC does not match.
     """
     if len(data) < CRC.size:
         raise CorruptStreamError(f"{part}: the file ends inside it")
@@ -103,7 +104,7 @@ def opened(data: bytes, part: str) -> bytes:
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says about all of its items."""
+    """What a file states about all of its items."""
 
     layout: Layout
     categories: tuple[int, ...]  # of every variable
@@ -118,7 +119,7 @@ class Header:
         """This header with the id of its file.
 
         Args:
-            rest: note and model, which follow it.
+            rest: note and model, the bytes that follow the header.
             first: bytes of the first chunk's items.
         """
         digests = digest64(replace(self, file_id=b"").pack()) + digest64(rest) + digest64(first)
@@ -141,10 +142,10 @@ class Header:
 
     @staticmethod
     def size(prefix: bytes) -> int:
-        """Bytes of the header that starts with ``prefix``.
+        """Number of bytes of the header that starts with ``prefix``.
 
         Raises:
-            CorruptStreamError: no such file, or of another version.
+            CorruptStreamError: this is not a container, or its version is unknown.
         """
         if prefix[:8] != MAGIC or len(prefix) < PREFIX_BYTES:
             raise CorruptStreamError("header: not a file of this codec")
@@ -158,10 +159,10 @@ class Header:
 
     @classmethod
     def unpack(cls, data: bytes) -> Header:
-        """The header from its :meth:`size` bytes.
+        """Reads the header from its bytes (:meth:`size` of them).
 
         Raises:
-            CorruptStreamError: damaged, or values that no writer makes.
+            CorruptStreamError: the header is damaged or has values that no writer makes.
         """
         cursor = Cursor(opened(data, "header"), "header", 9)
         cursor.number()
@@ -195,10 +196,10 @@ class Header:
 
 
 def pack_note(note: Mapping[str, object] | None) -> bytes:
-    """JSON as a zlib stream, sealed; nothing for an empty note.
+    """JSON as a zlib stream with a CRC (see :func:`sealed`). No bytes for an empty note.
 
     Raises:
-        TypeError: not for JSON.
+        TypeError: JSON cannot hold the note.
     """
     return sealed(zlib.compress(json.dumps(note).encode(), 9)) if note else b""
 
@@ -207,7 +208,7 @@ def unpack_note(data: bytes, max_bytes: int) -> dict[str, object]:
     """The inverse of :func:`pack_note`.
 
     Raises:
-        CorruptStreamError: damaged, or longer than ``max_bytes``.
+        CorruptStreamError: the note is damaged or longer than ``max_bytes``.
     """
     if not data:
         return {}
@@ -223,14 +224,14 @@ def unpack_note(data: bytes, max_bytes: int) -> dict[str, object]:
 
 
 def checks(plain_bytes: int) -> tuple[int, int]:
-    """Bytes of a chunk's CRC and of its digest, given the bytes of its items: random damage passes both with a
-    probability of 2**-32 in small chunks, 2**-96 in others."""
+    """Bytes of a chunk's CRC and of its digest, given the bytes of its items. Random damage passes both with
+    probability 2**-32 in small chunks and 2**-96 in larger ones."""
     return (2, 2) if plain_bytes < SMALL else (4, 8)
 
 
 @dataclass(frozen=True)
 class Head:
-    """What stands before a chunk's payload."""
+    """The bytes before a chunk's payload."""
 
     kind: int
     number: int  # of the chunk, from 0
@@ -242,7 +243,8 @@ class Head:
 
     @staticmethod
     def pack(kind: int, place: int, plain: bytes, items: int, payload: bytes, file_id: bytes) -> bytes:
-        """The head of a chunk, with its checksums, which no other file's chunk has."""
+        """The bytes of a chunk's head with its checksums. The file id enters them, so a chunk of another file does not
+        pass."""
         crc_bytes, digest_bytes = checks(len(plain))
         head = CHUNK + bytes([kind]) + number(place) + number(items) + number(len(payload))
         head += digest64(file_id + plain)[:digest_bytes]
@@ -253,7 +255,7 @@ class Head:
         """The head at the start of ``data``.
 
         Raises:
-            CorruptStreamError: damaged, or of an unknown kind.
+            CorruptStreamError: the head is damaged or of an unknown kind.
         """
         cursor = Cursor(data, part)
         if cursor.take(2) != CHUNK:
@@ -267,32 +269,32 @@ class Head:
         return cls(kind, place, items, size, digest, crc, cursor.at)
 
     def fits(self, head: bytes, payload: bytes, file_id: bytes) -> bool:
-        """Whether the CRC is that of the head's bytes and the payload, in this file."""
+        """Whether the CRC matches the head's bytes and the payload in the file ``file_id``."""
         found = crc32c(file_id + head[: self.length - len(self.crc)] + payload)
         return CRC.pack(found)[: len(self.crc)] == self.crc
 
     @property
     def check(self) -> int:
-        """The CRC as the index has it."""
+        """The CRC as a number, as the index stores it."""
         return int.from_bytes(self.crc, "little")
 
     def decodes_to(self, plain: bytes, file_id: bytes) -> bool:
-        """Whether the digest is that of the items' bytes, in this file."""
+        """Whether the digest matches the items' bytes in the file ``file_id``."""
         return digest64(file_id + plain)[: len(self.digest)] == self.digest
 
 
 def pack_end(items: int, sizes: list[int], crcs: list[int], file_id: bytes) -> bytes:
-    """Index and trailer: the number of items, the bytes of each chunk, its head included, and the CRC of each but the
-    first, whose items are in the file id."""
+    """Index and trailer: the number of items, the bytes of each chunk with its head, and the CRC of each chunk but the
+    first. The file id already covers the first chunk's items."""
     index = number(items) + b"".join(map(number, (*sizes, *crcs[1:])))
     return index + TRAILER.pack(len(index), crc32c(file_id + index), END)
 
 
 def index_bytes(trailer: bytes) -> int:
-    """Bytes of the index before the trailer.
+    """Bytes of the index, which precedes the trailer.
 
     Raises:
-        CorruptStreamError: no trailer.
+        CorruptStreamError: there is no trailer.
     """
     size, _, name = TRAILER.unpack(trailer) if len(trailer) == TRAILER_BYTES else (0, 0, b"")
     if name != END:
@@ -301,8 +303,8 @@ def index_bytes(trailer: bytes) -> int:
 
 
 def unpack_end(data: bytes, file_id: bytes) -> tuple[int, np.ndarray, np.ndarray | None]:
-    """Items of the file, the bytes of each chunk (chunks,) int64, and the CRC of each but
-    the first, which version 1 has not.
+    """Number of items in the file, bytes of each chunk (chunks,) int64, and CRC of each chunk but the first. Version 1
+    has no CRCs: None.
 
     Raises:
         CorruptStreamError: damaged.
@@ -320,7 +322,7 @@ def unpack_end(data: bytes, file_id: bytes) -> tuple[int, np.ndarray, np.ndarray
 
 
 def _numbers(data: np.ndarray) -> np.ndarray:
-    """All of a row of :func:`number`, each below 2**56."""
+    """Decodes concatenated outputs of :func:`number`, each below 2**56."""
     ends = np.flatnonzero(data < 128)
     starts = np.concatenate([[0], ends[:-1] + 1])
     if not len(ends) or ends[-1] != len(data) - 1 or (ends - starts > 7).any():
@@ -330,15 +332,17 @@ def _numbers(data: np.ndarray) -> np.ndarray:
 
 
 def overhead(chunks: int) -> int:
-    """Bytes that chunks, index and trailer may add to header and payloads."""
+    """Upper bound on the bytes that chunk heads, index and trailer add to header and payloads."""
     return chunks * (MOST_HEAD + 12) + 8 + TRAILER_BYTES
 
 
 def default_chunk(layout: Layout) -> int:
-    """Items of a chunk of about 512 kB: what its lanes and head cost then vanishes, and random access stays cheap."""
+    """Number of items in a chunk of about 512 kB. At this size lanes and head cost almost nothing, and random access
+    stays cheap."""
     return max(1, math.ceil(2**19 / max(1, layout.item_bytes)))
 
 
 def default_lanes(values: int) -> int:
-    """Lanes for chunks of so many values: 16 are fastest, but each ends with 8 bytes, which short chunks would feel."""
+    """Number of lanes for chunks of ``values`` values. 16 is fastest, but each lane ends with 8 bytes, which matter in
+    short chunks."""
     return max(1, min(16, 2 ** (values // 2**14).bit_length() // 2))

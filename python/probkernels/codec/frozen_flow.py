@@ -29,10 +29,11 @@ FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 9, "dict_size": 2**20}]
 
 @dataclass(frozen=True, eq=False)
 class Coupling:
-    """The variables ``given`` shift those in ``moved``: z = x + t(x_given) modulo the alphabet.
+    """An additive coupling. The variables ``given`` shift the variables ``moved``: z = x + t(x_given) modulo the
+    alphabet.
 
-    t is a network of one hidden layer in whole numbers: h = clip((A x + a) >> first, 0, 32767) with
-    :data:`FRACTION` bits behind the point, t = (B h + b) >> second, both rounded to the nearest, halves up.
+    t is a network with one hidden layer in fixed-point arithmetic: h = clip((A x + a) >> first, 0, 32767) with
+    :data:`FRACTION` fractional bits, then t = (B h + b) >> second. Both shifts round to nearest, halves up.
 
     given (I,), moved (O,) int64; A (H, I), B (O, H) int16; a (H,), b (O,) int64; first, second: in 0 .. 30.
     """
@@ -47,7 +48,7 @@ class Coupling:
     second: int
 
     def shift(self, x: np.ndarray) -> np.ndarray:
-        """t (N, O) int64 of x (N, V) int64. In float64, which is faster and, below 2**53, exact."""
+        """t(x), (N, O) int64, of x (N, V) int64. Computed in float64, which is faster and exact below 2**53."""
         h = x[:, self.given].astype(np.float64) @ self._matrices[0] + self.a
         h = np.clip(np.floor(h * 0.5**self.first + 0.5), 0, MOST_HIDDEN)
         return np.floor((h @ self._matrices[1] + self.b) * 0.5**self.second + 0.5).astype(np.int64)
@@ -57,7 +58,7 @@ class Coupling:
         return self.A.T.astype(np.float64), self.B.T.astype(np.float64)
 
     def largest(self, categories: np.ndarray) -> int:
-        """A bound on every number that occurs."""
+        """An upper bound on every number that occurs."""
         top = categories[self.given] - 1
         hidden = np.abs(self.A.astype(object)) @ top.astype(object) + np.abs(self.a.astype(object))
         moved = np.abs(self.B.astype(object)).sum(1) * MOST_HIDDEN + np.abs(self.b.astype(object))
@@ -65,16 +66,16 @@ class Coupling:
 
 
 class FrozenFlow:
-    """A bijection on rows of whole numbers, each variable in its own alphabet, made of additive couplings.
+    """A bijection on rows of whole numbers, made of additive couplings. Each variable stays in its own alphabet.
 
-    The arithmetic is that of whole numbers alone: every machine, number of threads and batch size gives the same.
+    All arithmetic is exact on whole numbers, so the result does not depend on machine, threads or batch size.
 
     Args:
-        categories: alphabet of each variable.
-        couplings: applied one after another.
+        categories: number of categories of each variable.
+        couplings: couplings in the order in which they are applied.
 
     Raises:
-        ValueError: a coupling whose numbers could reach 2**53, or that names other variables.
+        ValueError: a coupling's numbers could reach 2**53, or it names variables that do not exist.
 
     Reference: Hoogeboom, Peters, van den Berg, Welling, Integer Discrete Flows and Lossless Compression, NeurIPS 2019.
 
@@ -100,10 +101,10 @@ class FrozenFlow:
                 raise ValueError(message("FrozenFlow", f"couplings[{i}]", "numbers below 2**53", "larger ones"))
 
     def encode(self, x: np.ndarray) -> np.ndarray:
-        """z (N, V) int32 of x (N, V), integers below the alphabets.
+        """Maps x (N, V), integers below the numbers of categories, to latents z (N, V) int32.
 
         Raises:
-            ValueError: another shape, or values outside.
+            ValueError: x has the wrong shape or values outside the alphabets.
         """
         z = self._checked("FrozenFlow.encode", x)
         for coupling in self.couplings:
@@ -111,10 +112,10 @@ class FrozenFlow:
         return z.astype(np.int32)
 
     def decode(self, z: np.ndarray) -> np.ndarray:
-        """The x (N, V) int32 that :meth:`encode` maps to z.
+        """Maps latents z (N, V) back to x (N, V) int32, the inverse of :meth:`encode`.
 
         Raises:
-            ValueError: another shape, or values outside the alphabets.
+            ValueError: z has the wrong shape or values outside the alphabets.
         """
         x = self._checked("FrozenFlow.decode", z)
         for coupling in reversed(self.couplings):
@@ -150,7 +151,7 @@ class FrozenFlow:
         return b"".join(found)
 
     def to_bytes(self) -> bytes:
-        """The flow as one sealed part of a model file."""
+        """The flow as one part of a model file, with a CRC."""
         packed = lzma.compress(self._plain(), lzma.FORMAT_RAW, filters=FILTERS)
         hidden = max((len(c.a) for c in self.couplings), default=0)
         head = PREFIX.pack(MAGIC, VERSION, 0, len(self.categories), len(self.couplings), hidden, len(packed))
@@ -158,10 +159,10 @@ class FrozenFlow:
 
     @classmethod
     def from_bytes(cls, data: bytes, max_bytes: int) -> tuple[FrozenFlow, bytes]:
-        """What :meth:`to_bytes` gave, and the bytes behind it.
+        """Reads the output of :meth:`to_bytes`. Returns the flow and the bytes behind it.
 
         Raises:
-            CorruptStreamError: damaged, or more than ``max_bytes`` once decompressed.
+            CorruptStreamError: the data are damaged or exceed ``max_bytes`` when decompressed.
         """
         if len(data) < PREFIX.size or data[:8] != MAGIC:
             raise CorruptStreamError("flow: not a flow")

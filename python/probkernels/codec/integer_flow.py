@@ -1,4 +1,4 @@
-"""Integer flows while they are trained: rounding lets gradients through."""
+"""Integer flows for training. Rounding passes gradients unchanged."""
 
 from __future__ import annotations
 
@@ -22,18 +22,19 @@ BITS = 14  # of the largest weight of a matrix
 class IntegerFlow(nn.Module):
     """An integer discrete flow over rows of categorical or quantized variables, for training.
 
-    Couplings shift half of the variables by a rounded function of the other half, modulo their alphabets, so that
-    latents stay in the alphabets. Their prior is factorized: frequencies, counted anew in every epoch; after training a
-    circuit takes its place. :meth:`freeze` gives the bijection in whole numbers that a codec runs.
+    Each coupling shifts half of the variables by a rounded function of the other half, modulo their alphabets. The
+    results, called latents, stay in the alphabets. During training their prior is factorized: frequencies, counted anew
+    in every epoch. Afterwards a circuit replaces the prior. :meth:`freeze` gives the exact integer bijection that a
+    codec runs.
 
     Args:
-        categories: alphabet of each variable, at least two variables.
-        couplings: how many; the halves are drawn anew for each.
-        hidden: units of each network.
-        seed: of halves and parameters.
+        categories: number of categories of each variable, for at least two variables.
+        couplings: number of couplings. Each draws its own random halves.
+        hidden: number of hidden units of each network.
+        seed: seed of the halves and the parameters.
 
     Raises:
-        TypeError, ValueError: settings out of range.
+        TypeError, ValueError: a setting is of the wrong type or out of range.
 
     Reference: Hoogeboom, Peters, van den Berg, Welling, Integer Discrete Flows and Lossless Compression, NeurIPS 2019.
 
@@ -75,10 +76,11 @@ class IntegerFlow(nn.Module):
         self.register_buffer("prior", uniform)  # (V, largest alphabet)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Latents z (N, V) float32, whole numbers, of x (N, V), whole numbers; gradients pass the rounding.
+        """Maps x (N, V), whole numbers, to latents z (N, V), whole numbers in float32. Gradients pass the rounding
+        unchanged.
 
         Raises:
-            ValueError: another shape.
+            ValueError: x has the wrong shape.
         """
         if not isinstance(x, Tensor):
             raise TypeError(message("IntegerFlow", "x", "a tensor", checks.describe(x), checks.AS_TENSOR))
@@ -87,13 +89,13 @@ class IntegerFlow(nn.Module):
         return self._latents(x)[0]
 
     def _couplings(self) -> Iterator[tuple[Tensor, Tensor, nn.Sequential]]:
-        """Of each, the variables that are given, those that are moved, and the network."""
+        """For each coupling: the given variables, the moved variables and the network."""
         for i, network in enumerate(self.networks):
             assert isinstance(network, nn.Sequential)
             yield self.get_buffer(f"given_{i}"), self.get_buffer(f"moved_{i}"), network
 
     def _latents(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Latents, and how far the shifts of each variable were from whole numbers when it last moved."""
+        """Latents, and the distance of each variable's last shift from a whole number."""
         z = x.to(self.categories)
         off = torch.zeros_like(z)
         for given, moved, network in self._couplings():
@@ -106,16 +108,16 @@ class IntegerFlow(nn.Module):
 
     @torch.no_grad()
     def bits(self, x: Tensor) -> Tensor:
-        """Bits (N,) of rows of x (N, V) under the flow and its factorized prior.
+        """Code length in bits, (N,), of rows x (N, V) under the flow and its factorized prior.
 
         Raises:
-            ValueError: another shape.
+            ValueError: x has the wrong shape.
         """
         return -self.prior.gather(1, self(x).long().t()).log2().sum(0)
 
     def _loss(self, x: Tensor) -> Tensor:
-        """Bits (N,) where shifts count as they are before they are rounded: linear between the neighboring whole
-        numbers, so that a gradient tells what the next whole number would cost.
+        """Bits (N,) with the shifts before rounding: linear between the neighboring whole numbers, so the gradient
+        shows what the next whole number would cost.
         """
         z, off = self._latents(x)
         at = (z + off).t()  # (V, N)
@@ -126,7 +128,7 @@ class IntegerFlow(nn.Module):
 
     @torch.no_grad()
     def _count(self, x: Tensor) -> None:
-        """Takes the frequencies of x's latents as the prior."""
+        """Sets the prior to the frequencies of x's latents."""
         z, most = self(x).long(), self.prior.shape[1]
         places = z + torch.arange(z.shape[1], device=z.device) * most
         counts = torch.bincount(places.flatten(), minlength=self.prior.numel()).view_as(self.prior)
@@ -145,22 +147,24 @@ class IntegerFlow(nn.Module):
         seed: int = 0,
         progress: bool = True,
     ) -> list[float]:
-        """Minimizes bits by AdamW; keeps the parameters of the best validation, or the last ones without any.
+        """Trains the flow to minimize bits, with AdamW. Keeps the parameters of the best validation, or the last ones
+        without validation.
 
         Args:
-            x: (N, V), whole numbers below the alphabets.
-            validation: (M, V) rows that are not in x.
-            epochs: passes over x.
-            batch_size: rows a step.
-            rate: the first learning rate, which falls to 0 along half a cosine.
-            seed: of the order of rows.
-            progress: shows a bar.
+            x: (N, V) whole numbers below the numbers of categories.
+            validation: (M, V) rows that are not in x. None to train without validation.
+            epochs: number of passes over x.
+            batch_size: number of rows in each step.
+            rate: initial learning rate. It falls to 0 along half a cosine.
+            seed: seed of the order of rows.
+            progress: whether to show a progress bar.
 
         Returns:
-            Bits a row of each epoch: of the validation if there is one, else of the training rows as they came.
+            Mean bits per row for each epoch: of the validation rows if given, else of the training rows during the
+            epoch.
 
         Raises:
-            TypeError, ValueError: settings or values out of range; no rows.
+            TypeError, ValueError: a setting or a value is of the wrong type or out of range, or there are no rows.
         """
         self._check("x", x)
         if validation is not None:
@@ -213,8 +217,10 @@ class IntegerFlow(nn.Module):
 
     @torch.no_grad()
     def freeze(self) -> FrozenFlow:
-        """The flow in whole numbers, with weights of 15 bits: now and then it rounds a shift the other way than
-        :meth:`forward`, which costs a prior that is fitted to its latents nothing.
+        """The flow in integer arithmetic, with 15-bit weights.
+
+        Now and then it rounds a shift differently from :meth:`forward`. That costs nothing if the prior is then fitted
+        to the latents of the frozen flow.
         """
         sizes, found = self.categories.double().cpu(), []
         for given, moved, network in self._couplings():
@@ -236,7 +242,8 @@ class IntegerFlow(nn.Module):
 
 
 def _network(inputs: int, hidden: int, outputs: int, generator: torch.Generator) -> nn.Sequential:
-    """Starts at t = 0, so that the flow starts as the identity. Hidden units saturate where the frozen ones do."""
+    """A network that starts at t = 0, so the flow starts as the identity. Its hidden units saturate like those of the
+    frozen flow."""
     first, second = nn.Linear(inputs, hidden), nn.Linear(hidden, outputs)
     with torch.no_grad():
         first.weight.copy_(torch.randn(first.weight.shape, generator=generator) / math.sqrt(inputs))
@@ -247,12 +254,12 @@ def _network(inputs: int, hidden: int, outputs: int, generator: torch.Generator)
 
 
 def _wrapped(z: Tensor, size: Tensor) -> Tensor:
-    """z modulo size; the gradient is that of z."""
+    """z modulo ``size``. The gradient passes unchanged."""
     return z - (torch.floor((z.detach() + 0.5) / size)) * size
 
 
 def _scale(weights: Tensor) -> int:
-    """The power of two that gives the largest weight :data:`BITS` bits, as far as shifts allow."""
+    """The power of two that scales the largest weight to :data:`BITS` bits, within the allowed shifts."""
     largest = weights.abs().max().item() if weights.numel() else 0.0
     scale = BITS if largest == 0 else BITS - math.frexp(largest)[1]
     return min(max(scale, 0), MOST_SHIFT - FRACTION)

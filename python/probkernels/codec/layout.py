@@ -1,4 +1,4 @@
-"""How items (images, rows of a table, sensor frames) become the rows of codes that a model describes, and back."""
+"""Converts items (images, table rows, sensor frames) to rows of codes, the input of a model, and back."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ MOST_VALUES = 2**31  # of one item
 
 @dataclass(frozen=True)
 class Layout:
-    """One item's form: its shape, its dtype, and how its values become codes 0, 1, ...
+    """The layout of an item: its shape, its dtype, and how its values become codes 0, 1, ...
 
-    A value v has the code v - offset. With ``tile`` (height, width) an item (H, W) or (H, W, C) is cut into tiles, row
-    by row; those at the right and the lower edge are filled up with the last column and row. Every tile is a row of
-    codes. Without it, the item itself is, flattened.
+    A value v has the code v - offset. With ``tile`` (height, width), an item (H, W) or (H, W, C) is cut into tiles, row
+    by row. Tiles at the right and lower edges are padded by repeating the last column and row. Each tile is a row of
+    codes. Without ``tile``, the flattened item is one row of codes.
 
     Args:
-        shape: of one item, without the axis of the items; () for a column of single values.
-        dtype: a NumPy integer dtype of at most 64 bits (uint64 excepted).
-        offset: the value of code 0.
-        tile: or None.
+        shape: shape of one item, without the axis of items. () for a column of single values.
+        dtype: NumPy integer dtype of the items, at most 64 bits, but not uint64.
+        offset: the value that has code 0.
+        tile: (height, width) of a tile, or None.
 
     Raises:
-        TypeError: another dtype; sizes or an offset that are no whole numbers.
-        ValueError: sizes below one or too large, a tile for an item of other than two or three dimensions.
+        TypeError: the dtype is not supported, or sizes or the offset are not whole numbers.
+        ValueError: a size is below one or too large, or a tile comes with items that have not two or three dimensions.
 
     Example:
         >>> import numpy as np
@@ -76,17 +76,17 @@ class Layout:
 
     @property
     def rows_per_item(self) -> int:
-        """Rows of codes that one item makes: its tiles."""
+        """Number of rows of codes in one item: its tiles."""
         return math.prod(self._grid) if self.tile else 1
 
     @property
     def variables(self) -> int:
-        """Codes in a row."""
+        """Number of codes in a row."""
         return math.prod((*self.tile, *self.shape[2:]) if self.tile else self.shape)
 
     @property
     def item_bytes(self) -> int:
-        """Bytes of one item, not compressed."""
+        """Bytes of one uncompressed item."""
         return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
     @property
@@ -95,8 +95,8 @@ class Layout:
         return -(-self.shape[0] // self.tile[0]), -(-self.shape[1] // self.tile[1])
 
     def codes(self, items: np.ndarray) -> np.ndarray:
-        """Items (N, *shape) as int64 (N rows_per_item, variables): differences modulo 2**64, so that every value comes
-        back whatever the offset.
+        """Converts items (N, *shape) to codes (N * rows_per_item, variables) int64. Differences wrap modulo 2**64, so
+        every value can be restored whatever the offset.
         """
         wide = items.astype(np.int64) - np.int64(self.offset)
         if self.tile is None:
@@ -119,11 +119,11 @@ class Layout:
         return np.ascontiguousarray(values.reshape(-1, *self.shape).astype(self.dtype))
 
     def checked(self, op: str, items: object) -> np.ndarray:
-        """The items as a contiguous array of the layout's dtype.
+        """Checks items and returns them as a contiguous array of the layout's dtype.
 
         Raises:
-            TypeError: no integers, of another dtype, or masked.
-            ValueError: items of another shape.
+            TypeError: the items are not integers, of another dtype, or masked.
+            ValueError: the items have another shape.
         """
         array = as_array(op, items)
         if array.dtype.newbyteorder("<").str != self.dtype:
@@ -134,7 +134,7 @@ class Layout:
 
 
 def whole(op: str, name: str, value: object) -> int:
-    """A whole number, which may be one of NumPy's: nothing that ``int`` would cut off.
+    """Checks for a whole number, Python's or NumPy's. Rejects everything that ``int`` would truncate.
 
     Example:
         >>> import numpy as np
@@ -154,7 +154,7 @@ def _sizes(name: str, value: object) -> tuple[int, ...]:
 
 
 def as_array(op: str, items: object) -> np.ndarray:
-    """An array of what arrays, CPU tensors and lists are given as items.
+    """Converts an array, CPU tensor or list of items to an array.
 
     Example:
         >>> from probkernels.codec.layout import as_array

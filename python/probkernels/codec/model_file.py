@@ -1,4 +1,4 @@
-"""Models as files (.pcm): the arrays of a compiled circuit, compressed."""
+"""Model files (.pcm): the compressed arrays of a compiled circuit."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MEMORY = 2**27  # of the decompressor
 
 
 def pack(arrays: dict[str, np.ndarray], facts: dict[str, object]) -> bytes:
-    """Bytes of a model file; ``facts`` must survive JSON."""
+    """The bytes of a model file. JSON must be able to hold ``facts``."""
     tables, shapes = arrays["tables"], arrays["shapes"]
     stored = {name: arrays[name].tobytes() for name in DTYPES}
     stored["tables"] = _planes(_differences(tables, shapes))
@@ -36,10 +36,10 @@ def pack(arrays: dict[str, np.ndarray], facts: dict[str, object]) -> bytes:
 
 
 def unpack(data: bytes, max_bytes: int) -> tuple[dict[str, np.ndarray], dict[str, object]]:
-    """What :func:`pack` was given; nothing larger than ``max_bytes`` is made.
+    """The inverse of :func:`pack`. Allocates nothing larger than ``max_bytes``.
 
     Raises:
-        CorruptStreamError: damaged, or too large.
+        CorruptStreamError: the file is damaged or too large.
     """
     if len(data) < PREFIX.size or data[:8] != MAGIC:
         raise CorruptStreamError("model: not a model file")
@@ -99,7 +99,7 @@ def _arrays(plain: bytes, shapes: dict[str, list[int]], sizes: dict[str, int]) -
 
 
 def _blocks(tables: np.ndarray, shapes: np.ndarray) -> list[np.ndarray]:
-    """The table (categories, units) of every variable, as views."""
+    """Views of the table of each variable, (categories, units)."""
     found, at = [], 0
     for categories, units in shapes.astype(np.int64).tolist():
         if categories < 1 or units < 1 or at + categories * units > len(tables):
@@ -110,7 +110,8 @@ def _blocks(tables: np.ndarray, shapes: np.ndarray) -> list[np.ndarray]:
 
 
 def _differences(tables: np.ndarray, shapes: np.ndarray) -> np.ndarray:
-    """Every row of a table less the one before, modulo 65536, unit by unit: the counts of a unit are smooth."""
+    """Each row of a table minus the previous one, modulo 65536. The counts of a unit are smooth, so this compresses
+    better."""
     return np.concatenate([
         np.diff(block, axis=0, prepend=np.zeros((1, block.shape[1]), block.dtype)).T.reshape(-1)
         for block in _blocks(tables, shapes)
@@ -127,7 +128,7 @@ def _sums(differences: np.ndarray, shapes: np.ndarray) -> np.ndarray:
 
 
 def _planes(values: np.ndarray) -> bytes:
-    """First all low bytes, then the next ones."""
+    """All low bytes first, then the next bytes, and so on."""
     return np.ascontiguousarray(values.view(np.uint8).reshape(-1, values.itemsize).T).tobytes()
 
 

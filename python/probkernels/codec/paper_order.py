@@ -1,4 +1,5 @@
-"""The paper's own way to a circuit's conditionals, O(log D |p|) on a balanced vtree: to compare with, not to code."""
+"""The paper's algorithm for a circuit's conditionals, O(log D |p|) on a balanced vtree. For comparison, not for
+coding."""
 
 from __future__ import annotations
 
@@ -18,12 +19,14 @@ Array = np.ndarray
 
 @dataclass
 class PaperOrder:
-    """What :func:`paper_conditionals` finds.
+    """Result of :func:`paper_conditionals`.
 
     Attributes:
-        order: the variables, leaves of the vtree from the left.
-        conditionals: of each of these, its distribution (C,) given the values of those before it, float64.
-        edges: edges of sums that were gone through. A decoder that searches repeats those of a variable for each probe.
+        order: variables in coding order, the leaves of the vtree from left to right.
+        conditionals: for each variable in this order, its distribution (C,) given the values of the earlier variables,
+            float64.
+        edges: number of sum edges that were evaluated. A decoder that searches for a value repeats those of its
+            variable for each probe.
 
     Example:
         >>> from probkernels.codec import PaperOrder
@@ -37,18 +40,19 @@ class PaperOrder:
 
 
 def paper_conditionals(circuit: Circuit, row: list[int]) -> PaperOrder:
-    """The conditionals along a row of data as the paper finds them.
+    """Computes the conditional distributions along a row of data by the paper's algorithm.
 
-    For each variable the nodes above it are evaluated again, up to the lowest scope that holds all variables so far;
-    what is left of the way to the root are weights that do not depend on the data. That is at most |p| times the mean
-    depth, where :class:`Program` takes 2 |p| whatever the vtree's shape. Products of several children are not folded.
+    For each variable the algorithm evaluates the nodes above it again, up to the smallest scope that holds all
+    variables so far. Weights that do not depend on the data replace the rest of the way to the root. That visits at
+    most |p| times the mean depth edges, where |p| is the number of edges; :class:`Program` visits 2 |p| whatever the
+    vtree's shape. Products of several children are not folded.
 
     Args:
-        circuit: structured-decomposable, of discrete variables.
-        row: a value of each.
+        circuit: structured-decomposable circuit with discrete variables.
+        row: one value for each variable.
 
     Raises:
-        ValueError: a scope that is split in two ways, or a row of another length.
+        ValueError: the circuit splits a scope in two ways, or the row has the wrong length.
 
     Reference: Liu, Mandt, Van den Broeck, "Lossless Compression with Probabilistic Circuits", ICLR 2022, algorithm 1.
 
@@ -75,7 +79,7 @@ def paper_conditionals(circuit: Circuit, row: list[int]) -> PaperOrder:
 
 
 class _Evaluation:
-    """Values of all nodes as variables become known; those of unknown variables count as 1."""
+    """Values of all nodes as variables become known. Unknown variables count as 1."""
 
     def __init__(self, circuit: Circuit) -> None:
         self.graph, self.edges = circuit.graph, 0
@@ -90,7 +94,7 @@ class _Evaluation:
         self.above = self._top_down()
 
     def _top_down(self) -> list[Array]:
-        """Of every node's units, how much of the root they carry, coming from larger scopes, if all else is 1."""
+        """For each unit, the share of the root that it carries, from larger scopes down, if everything else is 1."""
         graph = self.graph
         whole = [np.zeros(units) for units in graph.units]
         outside = [np.zeros(units) for units in graph.units]
@@ -103,7 +107,7 @@ class _Evaluation:
         return outside
 
     def _shares(self, place: int, share: Array) -> list[tuple[int, Array]]:
-        """What a node passes to its children."""
+        """The shares that a node passes to its children."""
         node = self.graph.nodes[place]
         if isinstance(node, Input):
             return []
@@ -116,7 +120,7 @@ class _Evaluation:
         return list(zip(node.children, np.split(passed, ends[:-1]), strict=True))
 
     def query(self, variable: int, seen: int) -> Array:
-        """(C,): probability of each value of a variable together with those that are settled."""
+        """(C,): joint probability of each value of a variable and the values settled so far."""
         lowest = min((scope for scope in self.by_scope if scope & seen == seen), key=int.bit_count)
         self.again = [
             place for place, scope in enumerate(self.graph.scopes)
@@ -127,7 +131,7 @@ class _Evaluation:
         return sum(self.above[place] @ self.values[place] for place in self.by_scope[lowest])
 
     def _value(self, place: int) -> Array:
-        """(units, C), or (units, 1) where the variable in question does not matter."""
+        """(units, C), or (units, 1) if the node does not depend on the queried variable."""
         node = self.graph.nodes[place]
         if isinstance(node, Input):
             return self.tables[place].T
@@ -142,7 +146,7 @@ class _Evaluation:
         return np.multiply.reduce(np.broadcast_arrays(*parts))
 
     def settle(self, value: int) -> None:
-        """The variable last asked for has this value."""
+        """Fixes the value of the variable queried last."""
         for place in self.again:
             if self.values[place].shape[1] > 1:
                 self.values[place] = self.values[place][:, value : value + 1]

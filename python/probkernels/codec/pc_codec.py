@@ -1,4 +1,4 @@
-"""Arrays to files and back with a circuit as the model."""
+"""Compresses arrays to files with a circuit as the model, and decompresses them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .writer import CodecWriter
 
 
 class ProgramCoder:
-    """A compiled circuit in the form that the container takes.
+    """A compiled circuit as a coder, the interface that the container uses.
 
     Example:
         >>> import torch
@@ -41,19 +41,19 @@ class ProgramCoder:
         self.model_id, self.categories = program.model_id, program.categories
 
     def encode(self, codes: np.ndarray, rows_per_chunk: int, lanes: int) -> list[bytes]:
-        """Payloads of codes (N, V) int32, one a chunk."""
+        """Encodes codes (N, V) int32, one payload for each chunk."""
         return encode(self.program, torch.from_numpy(codes), rows_per_chunk, lanes)
 
     def decode(self, payloads: Sequence[bytes], rows: Sequence[int], lanes: int) -> np.ndarray:
-        """Codes (sum of rows, V) int32."""
+        """Decodes payloads to codes (sum of rows, V) int32."""
         return decode(self.program, payloads, rows, lanes).numpy()
 
 
 class FlowCoder(ProgramCoder):
-    """A compiled circuit over the latents of a flow, in the form that the container takes.
+    """A compiled circuit over the latents of an integer flow, as a coder.
 
     Raises:
-        ValueError: the circuit and the flow have other alphabets.
+        ValueError: the circuit and the flow have different alphabets.
 
     Example:
         >>> import torch
@@ -73,30 +73,30 @@ class FlowCoder(ProgramCoder):
         self.model_id = digests.identity(program.model_id, flow.flow_id)
 
     def encode(self, codes: np.ndarray, rows_per_chunk: int, lanes: int) -> list[bytes]:
-        """Payloads of codes (N, V) int32, one a chunk."""
+        """Encodes codes (N, V) int32, one payload for each chunk."""
         return super().encode(self.flow.encode(codes), rows_per_chunk, lanes)
 
     def decode(self, payloads: Sequence[bytes], rows: Sequence[int], lanes: int) -> np.ndarray:
-        """Codes (sum of rows, V) int32."""
+        """Decodes payloads to codes (sum of rows, V) int32."""
         return self.flow.decode(super().decode(payloads, rows, lanes))
 
 
 class PCCodec:
-    """Compresses integer arrays without loss, with a circuit as their model.
+    """Lossless compression of integer arrays with a circuit as the model.
 
-    The circuit is compiled to integer tables and float32 weights at once: training it further changes nothing here.
-    Bytes are the same whatever machine wrote them.
+    The constructor compiles the circuit to integer tables and float32 weights, so later training of the circuit has no
+    effect here. The compressed bytes are the same on every machine.
 
     Args:
-        model: a structured-decomposable circuit of discrete variables, or a program.
-        offset: the value that code 0 stands for, e.g. -32768 for int16 rows.
-        tile: (height, width) of the images that the model describes; larger images are cut into tiles.
-        flow: maps items to the latents that the circuit describes.
-        note: anything that JSON can hold, which the model file carries along.
+        model: a structured-decomposable circuit with discrete variables, or a :class:`Program`.
+        offset: the value that has code 0, for example -32768 for int16 data.
+        tile: (height, width) of the images that the model describes. Larger images are cut into tiles.
+        flow: integer flow from items to the latents that the circuit models. None if the circuit models the items.
+        note: JSON data to store in the model file.
 
     Raises:
-        TypeError: no circuit.
-        ValueError: a circuit that cannot be compiled; a flow with other alphabets.
+        TypeError: ``model`` is neither a circuit nor a program.
+        ValueError: the circuit cannot be compiled, or the flow has different alphabets.
 
     Reference: Liu, Mandt, Van den Broeck, "Lossless Compression with Probabilistic Circuits", ICLR 2022.
 
@@ -124,15 +124,15 @@ class PCCodec:
 
     @property
     def model_id(self) -> bytes:
-        """32 bytes that name the model: files written with another cannot be read."""
+        """32 bytes that identify the model. Only a codec with the same id can read its files."""
         return self.coder.model_id
 
     def layout(self, shape: Sequence[int], dtype: object = "uint8") -> Layout:
-        """The layout of items of a shape and dtype."""
+        """The layout of items of the given shape and dtype."""
         return Layout(tuple(shape), np.dtype(dtype).name, self.offset, self.tile)  # type: ignore[call-overload]
 
     def to_bytes(self) -> bytes:
-        """The model file's content."""
+        """The content of a model file, as bytes."""
         if self._packed is None:
             facts: dict[str, object] = {"offset": self.offset, "tile": list(self.tile) if self.tile else None}
             facts |= {"note": self.note} if self.note else {}
@@ -142,11 +142,11 @@ class PCCodec:
 
     @classmethod
     def from_bytes(cls, data: bytes, *, max_bytes: int = MOST_BYTES) -> PCCodec:
-        """The codec from a model file's content.
+        """Makes a codec from the content of a model file.
 
         Raises:
-            TypeError: no bytes.
-            CorruptStreamError: damaged, or more than ``max_bytes`` once decompressed.
+            TypeError: ``data`` are not bytes.
+            CorruptStreamError: the content is damaged or exceeds ``max_bytes`` when decompressed.
         """
         if not isinstance(data, (bytes, bytearray, memoryview)):
             hint = "PCCodec.load(path)" if isinstance(data, (str, Path)) else ""
@@ -170,7 +170,7 @@ class PCCodec:
         return codec
 
     def save(self, path: str | Path) -> None:
-        """Writes a model file, whole or not at all, in the place of one that is there."""
+        """Writes a model file. The write is atomic and replaces an existing file."""
         outputs.write_bytes(path, self.to_bytes())
 
     @classmethod
@@ -178,8 +178,8 @@ class PCCodec:
         """Reads a model file.
 
         Raises:
-            CorruptStreamError: damaged.
-            OSError: no such file.
+            CorruptStreamError: the file is damaged.
+            OSError: the file cannot be read.
         """
         return cls.from_bytes(Path(path).read_bytes(), max_bytes=max_bytes)
 
@@ -188,8 +188,8 @@ class PCCodec:
         *, chunk_items: int | None = None, lanes: int | None = None, embed: bool = False,
         note: Mapping[str, object] | None = None, verify: bool = False,
     ) -> CodecWriter:  # fmt: skip
-        """A writer of items of a shape (flat rows by default) and dtype; with ``embed`` the file carries the model, and
-        with ``verify`` each chunk is decoded and compared before it is written.
+        """A writer for items of the given shape (flat rows by default) and dtype. See :class:`CodecWriter` for
+        ``target``, ``note`` and ``verify``, and :meth:`compress` for the other arguments.
         """
         layout = self.layout((self.program.variables,) if shape is None else shape, dtype)
         model = self.to_bytes() if embed else b""
@@ -201,19 +201,20 @@ class PCCodec:
         self, items: object, *, chunk_items: int | None = None, lanes: int | None = None, embed: bool = False,
         verify: bool = False,
     ) -> bytes:  # fmt: skip
-        """A container with the items (N, ...), an integer array or CPU tensor.
+        """Compresses an integer array or CPU tensor to the bytes of a container.
 
         Args:
-            items: (N, ...) whose items have the model's variables, or are images if there is a tile.
-            chunk_items: items decoded together; about 512 kB by default.
-            lanes: rows coded in lock step; at most 16 by default, fewer for short inputs.
-            embed: whether the file carries its model.
-            verify: decodes what was coded and compares it with the items, which takes as long again.
+            items: (N, ...). Each item has the model's variables, or is an image if the codec has a tile.
+            chunk_items: number of items in a chunk. A reader decodes whole chunks. About 512 kB by default.
+            lanes: number of rows coded side by side. By default 16, or fewer for short inputs.
+            embed: whether the file holds its model.
+            verify: whether to decode each chunk and compare it with its items. Decoding takes about as long as
+                encoding.
 
         Raises:
-            TypeError: no integers.
-            ValueError: items of another size.
-            CorruptStreamError: what was coded does not decode to the items.
+            TypeError: the items are not integers.
+            ValueError: the items have the wrong size.
+            CorruptStreamError: with ``verify``, a chunk does not decode to its items.
         """
         array, file = as_array("PCCodec.compress", items), io.BytesIO()
         if lanes is None and array.ndim:
@@ -229,26 +230,26 @@ class PCCodec:
         return file.getvalue()
 
     def decompress(self, blob: Readable, *, max_bytes: int = MOST_BYTES) -> np.ndarray:
-        """The items of a container.
+        """Decompresses the items of a container.
 
         Raises:
-            CorruptStreamError: damaged; :meth:`CodecReader.read` can skip the damaged chunks.
-            ModelMismatchError: written with another model.
+            CorruptStreamError: the container is damaged. :meth:`CodecReader.read` can skip damaged chunks.
+            ModelMismatchError: the container was written with another model.
             ValueError: the items need more than ``max_bytes``.
         """
         return self.open(blob, max_bytes=max_bytes)[:]
 
     def open(self, source: Readable, *, max_bytes: int = MOST_BYTES, recover: bool = False) -> CodecReader:
-        """A reader with random access by slices; see :class:`CodecReader`."""
+        """Opens a container for random access by slices. See :class:`CodecReader`."""
         return CodecReader(source, self.coder, max_bytes=max_bytes, recover=recover)
 
 
 def open(source: Readable, *, max_bytes: int = MOST_BYTES, recover: bool = False) -> CodecReader:
-    """Opens a container that carries its model; with ``recover`` also one whose index is lost.
+    """Opens a container that holds its model. With ``recover``, also one whose index is damaged or missing.
 
     Raises:
-        CorruptStreamError: damaged.
-        ModelMismatchError: the file carries no model, or not the one it was written with.
+        CorruptStreamError: the file is damaged.
+        ModelMismatchError: the file holds no model, or not the model it was written with.
 
     Example:
         >>> import torch

@@ -29,13 +29,15 @@ DTYPES: dict[str, np.dtype[Any]] = {
 
 @dataclass(frozen=True, eq=False)
 class Program:
-    """A frozen circuit as the coders execute it.
+    """A circuit compiled to the instructions that the coders execute. It no longer changes.
 
-    instructions (R, 9) int32: see :class:`probkernels.reference.program_code.Code`.
-    weights (E,) float32: of all sums, each 0 or in [2**-24, 1].
-    tables (T,) uint16: of every variable (categories, units), counts below a category.
-    shapes (V, 2) int32: categories and units of every variable.
-    order: in which variables are coded. registers: floats that a row of data needs.
+    Attributes:
+        instructions: (R, 9) int32, see :class:`probkernels.reference.program_code.Code`.
+        weights: (E,) float32, weights of all sums, each 0 or in [2**-24, 1].
+        tables: (T,) uint16, for each variable a table (categories, units) of counts below a category.
+        shapes: (V, 2) int32, categories and units of each variable.
+        order: variables in the order they are coded.
+        registers: number of floats of working memory for a row of data.
 
     Reference: Liu, Mandt, Van den Broeck, "Lossless Compression with Probabilistic Circuits", ICLR 2022.
 
@@ -60,43 +62,43 @@ class Program:
 
     @property
     def multiplications(self) -> int:
-        """Multiply-adds that the sums of a row take, without those of its symbols."""
+        """Multiply-adds of the sums for one row, without those for its symbols."""
         rows = self.instructions.astype(np.int64)
         return int((rows[:, 4] * rows[:, 5])[rows[:, 0] == Code.MATVEC].sum())
 
     @property
     def variables(self) -> int:
-        """How many there are."""
+        """Number of variables."""
         return len(self.shapes)
 
     @property
     def categories(self) -> list[int]:
-        """The alphabet of each variable."""
+        """Number of categories of each variable."""
         return [int(c) for c in self.shapes[:, 0]]
 
     @property
     def model_id(self) -> bytes:
-        """SHA-256 over the arithmetic's name and everything in :meth:`arrays`."""
+        """SHA-256 of the arithmetic's name and everything in :meth:`arrays`."""
         parts: list[bytes | memoryview] = [PROFILE]
         for name, array in sorted(self.arrays().items()):
             parts += [f"\0{name}{array.shape}".encode(), array.reshape(-1).data]
         return digests.identity(*parts)
 
     def on(self, device: torch.device | str) -> Four:
-        """What the ops take, on a device."""
+        """The arrays that the ops take, on a device."""
         code, weights, tables, variables = (t.to(device) for t in self.tensors)
         return code, weights, tables, variables
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """All that is needed to build it again."""
+        """All arrays that are needed to build the program again."""
         return {name: getattr(self, name) for name in DTYPES}
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, np.ndarray]) -> Program:
-        """Builds what :meth:`arrays` gave; no content can make a coder read or write out of bounds.
+        """Builds a program from the output of :meth:`arrays`. No content can make a coder read or write out of bounds.
 
         Raises:
-            CorruptStreamError: not such arrays; the text says what is wrong.
+            CorruptStreamError: the arrays are not a valid program. The message says why.
         """
         if set(arrays) != set(DTYPES):
             raise CorruptStreamError(f"program: expected arrays {sorted(DTYPES)}, got {sorted(arrays)}")
@@ -117,12 +119,12 @@ class Program:
 
     @classmethod
     def from_circuit(cls, circuit: Circuit) -> Program:
-        """Compiles a circuit with discrete inputs that is structured-decomposable.
+        """Compiles a structured-decomposable circuit with discrete inputs.
 
         Raises:
-            TypeError: no circuit.
-            ValueError: continuous inputs, a scope that is split in two ways, an alphabet above 65536, or more than 2048
-                input units of one variable.
+            TypeError: ``circuit`` is not a circuit.
+            ValueError: the circuit has continuous inputs, splits a scope in two ways, has an alphabet above 65536 or
+                more than 2048 input units of one variable.
         """
         if not isinstance(circuit, Circuit):
             raise TypeError(message("Program.from_circuit", "circuit", "a Circuit", checks.describe(circuit)))
@@ -154,7 +156,7 @@ def _refused(expected: str, got: str) -> ValueError:
 
 
 def _tables(circuit: Circuit, inputs: list[list[int]]) -> list[np.ndarray]:
-    """Of every variable (C, units of all its input nodes); ``inputs`` lists these nodes."""
+    """For each variable, its probabilities (C, units of all its input nodes). ``inputs`` lists these nodes."""
     places = by_input(circuit)
     with torch.no_grad():
         layers = {layer for layer, _ in places.values()}
@@ -169,7 +171,7 @@ def _tables(circuit: Circuit, inputs: list[list[int]]) -> list[np.ndarray]:
 
 
 def probabilities(layer: Inputs) -> np.ndarray:
-    """(variables of the layer, C, K)."""
+    """Probabilities of an input layer, (V, C, K)."""
     assert isinstance(layer, TableInputs)  # its family is discrete
     return layer.log_table().double().exp().cpu().numpy()
 
@@ -189,7 +191,7 @@ def _tensors(
 
 
 def _check_tables(tables: np.ndarray, shapes: np.ndarray) -> np.ndarray:
-    """Where the table of every variable begins; counts must not fall from 0 on in any column."""
+    """Checks the tables and returns the offset of each. Counts start at 0 and must not fall in any column."""
     if shapes.ndim != 2 or shapes.shape[1] != 2 or not len(shapes):
         raise CorruptStreamError(f"program: 'shapes': expected (V, 2), got {shapes.shape}")
     c, k = shapes[:, 0].astype(np.int64), shapes[:, 1].astype(np.int64)
@@ -209,7 +211,8 @@ def _check_tables(tables: np.ndarray, shapes: np.ndarray) -> np.ndarray:
 
 
 def _check_instructions(rows: np.ndarray, weights: int, shapes: np.ndarray) -> int:
-    """Every address within bounds, every variable coded once and before its leaves; returns the registers."""
+    """Checks that addresses are in bounds and that every variable is coded once, before its leaves. Returns the number
+    of registers."""
     if rows.ndim != 2 or rows.shape[1] != COLUMNS or not len(rows):
         raise CorruptStreamError(f"program: 'instructions': expected (R, {COLUMNS}), got {rows.shape}")
     op, dst, a, b, n, m, stride, step, more = rows.astype(np.int64).T

@@ -1,4 +1,4 @@
-"""Reading containers: any items, by decoding only their chunks; damage is found, named, and can be stepped over."""
+"""Reads containers: any items, by decoding only their chunks. Damage is detected, reported, and can be skipped."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ LoadModel = Callable[[bytes], Coder]
 
 @dataclass
 class Damage:
-    """What could not be read of a file.
+    """The parts of a file that could not be read.
 
     Attributes:
-        chunks: number of each damaged chunk, its first item, the item after its last, and the reason.
-        kept: (n,) int64, the places that the items returned have in the whole.
+        chunks: for each damaged chunk its number, its first item, the item after its last, and the reason.
+        kept: (n,) int64, index in the file of each returned item.
 
     Example:
         >>> from probkernels.codec import Damage
@@ -42,21 +42,22 @@ class Damage:
 
 
 class CodecReader:
-    """Reads a container; ``reader[a:b]`` decodes only the chunks that hold these items.
+    """Reads a container. ``reader[a:b]`` decodes only the chunks that hold these items.
 
     Args:
-        source: a path, the bytes of a file, or a binary file that can seek. Threads and forked processes may share a
-            reader of a path or of bytes, and it can be pickled; an open file is best left to one process.
-        coder: the model; None if the file carries it.
-        load_model: makes a coder from the bytes of an embedded model.
-        max_bytes: of decoded items at once, and of the index and of the model; checked before anything is allocated.
-        recover: if the index is damaged or was cut off, look for the chunks themselves. ``recovered`` says whether that
-            was needed; the items are then those up to the last chunk found, and what came after is not known.
+        source: a path, the bytes of a file, or a seekable binary file. Threads and forked processes may share a reader
+            of a path or of bytes, and it can be pickled. Use a reader of an open file in one process only.
+        coder: model that the file was written with. None uses the model in the file.
+        load_model: function that makes a coder from the bytes of an embedded model.
+        max_bytes: largest size of items decoded at once, of the index and of the model. Checked before memory is
+            allocated.
+        recover: whether to search for chunks if the index is damaged or cut off. The attribute ``recovered`` says
+            whether that happened. The reader then has the items up to the last chunk found; later ones are unknown.
 
     Raises:
-        CorruptStreamError: no such file, or damaged.
-        ModelMismatchError: written with another model, or none is known.
-        OSError: no such file.
+        CorruptStreamError: the file is damaged or is not a container.
+        ModelMismatchError: the file was written with another model, or no model is known.
+        OSError: the file cannot be read.
 
     Example:
         >>> import torch
@@ -100,7 +101,7 @@ class CodecReader:
             raise ModelMismatchError(f"the file was written with model {theirs}, not with {ours.hex()}")
 
     def _find(self, start: int, recover: bool) -> None:
-        """Where the chunks are: from the index, or else by looking for them."""
+        """Finds the chunks: from the index, or with ``recover`` by searching for them."""
         self.recovered = False
         self._crcs: np.ndarray | None = None
         try:
@@ -137,15 +138,15 @@ class CodecReader:
         return load_model(self.model())
 
     def note(self) -> dict[str, object]:
-        """What the writer was given to note down; empty if nothing."""
+        """The note that the writer was given, empty if none."""
         return parts.unpack_note(self._read(self._note_at, self.header.note_bytes, "note"), self.max_bytes)
 
     def model(self) -> bytes:
-        """Bytes of the embedded model file; none for a file without."""
+        """Bytes of the embedded model file. Empty if the file holds none."""
         return self._read(self._model_at, self.header.model_bytes, "model")
 
     def _read(self, offset: int, size: int, part: str) -> bytes:
-        """Bytes of the file, never more than it has."""
+        """Reads bytes of the file, after checking that it has them."""
         if offset + size > self.file_bytes:
             raise CorruptStreamError(f"{part}: the file ends inside it")
         if size > self.max_bytes:
@@ -159,12 +160,12 @@ class CodecReader:
         return int(self._firsts[-1])
 
     def __getitem__(self, key: int | slice) -> np.ndarray:
-        """Items (n, *shape) of a slice, or one item (*shape).
+        """Items (n, *shape) for a slice, or one item (*shape) for an index.
 
         Raises:
-            IndexError: no such item.
-            TypeError: no whole number and no slice.
-            CorruptStreamError: a chunk is damaged; its number is in the text.
+            IndexError: there is no such item.
+            TypeError: the index is neither a whole number nor a slice.
+            CorruptStreamError: a chunk is damaged. The message gives its number.
         """
         if isinstance(key, slice):
             start, stop, step = key.indices(len(self))
@@ -183,14 +184,14 @@ class CodecReader:
         return self._items(place, place + 1, None)[0]
 
     def read(self, on_error: str = "raise") -> tuple[np.ndarray, Damage]:
-        """All items, and what was damaged.
+        """Reads all items. Returns them and the damage.
 
         Args:
             on_error: ``"raise"``, or ``"skip"`` to leave out the items of damaged chunks.
 
         Raises:
-            ValueError: another ``on_error``; more than ``max_bytes``.
-            CorruptStreamError: a chunk is damaged, unless they are to be skipped.
+            ValueError: ``on_error`` is something else, or the items need more than ``max_bytes``.
+            CorruptStreamError: a chunk is damaged and ``on_error`` is ``"raise"``.
         """
         if on_error not in ("raise", "skip"):
             raise ValueError(message("CodecReader.read", "on_error", "'raise' or 'skip'", repr(on_error)))
@@ -203,12 +204,12 @@ class CodecReader:
         return items, damage
 
     def chunks(self) -> Iterator[np.ndarray]:
-        """The items, some chunks at a time: a file of any size in bounded memory."""
+        """Yields the items, a few chunks at a time. This reads a file of any size in bounded memory."""
         for first, end in self._groups():
             yield self._items(first, end, None)
 
     def test(self) -> Damage:
-        """Decodes everything and compares checksums, in bounded memory; says what is damaged."""
+        """Decodes everything in bounded memory, compares checksums, and returns the damage."""
         damage, kept = Damage(), [np.zeros(0, np.int64)]
         for first, end in self._groups():
             before = len(damage.chunks)
@@ -221,19 +222,19 @@ class CodecReader:
         return damage
 
     def _groups(self) -> Iterator[tuple[int, int]]:
-        """The first item, and the one after the last, of chunks that are decoded together."""
+        """Item ranges (first, end) of chunks that are decoded together."""
         per_group = max(1, min(GROUP, self.max_bytes // max(1, self._chunk_cost(self.header.chunk_items))))
         for first in range(0, len(self.items_of_chunks), per_group):
             end = min(first + per_group, len(self.items_of_chunks))
             yield int(self._firsts[first]), int(self._firsts[end])
 
     def _chunk_cost(self, items: int) -> int:
-        """Bytes that so many items take: themselves, and their codes as int32."""
+        """Bytes that a number of items take: the items and their codes as int32."""
         layout = self.layout
         return items * (layout.item_bytes + 4 * layout.rows_per_item * layout.variables)
 
     def _items(self, low: int, high: int, damage: Damage | None) -> np.ndarray:
-        """Items low .. high - 1; those of damaged chunks are missing and reported if there is a ``damage``."""
+        """Items low .. high - 1. With ``damage``, items of damaged chunks are left out and reported there."""
         if (high - low) * self.layout.item_bytes > self.max_bytes:
             raise ValueError(
                 message("CodecReader", "max_bytes", f">= {(high - low) * self.layout.item_bytes}, the items' size",
@@ -252,7 +253,7 @@ class CodecReader:
         return np.concatenate(found) if found else np.zeros((0, *self.layout.shape), self.layout.dtype)
 
     def _group(self, numbers: range, damage: Damage | None) -> list[np.ndarray | None]:
-        """The items of some chunks; None for damaged ones."""
+        """The items of some chunks. None for a damaged chunk."""
         loaded: dict[int, tuple[parts.Head, bytes]] = {}
         faults: dict[int, CorruptStreamError] = {}
         for number in numbers:
@@ -289,7 +290,7 @@ class CodecReader:
     def _decoded(
         self, loaded: dict[int, tuple[parts.Head, bytes]], faults: dict[int, CorruptStreamError]
     ) -> dict[int, np.ndarray]:
-        """Items by the number of their chunk; chunks that cannot be decoded go among the faults."""
+        """Items by chunk number. Chunks that cannot be decoded are added to the faults."""
         coded = [number for number, (head, _) in loaded.items() if head.kind == parts.CODED]
         try:
             found = self._coded(coded, loaded)
@@ -334,11 +335,11 @@ class CodecReader:
         return np.frombuffer(payload, self.layout.dtype).reshape(head.items, *self.layout.shape).copy()
 
     def close(self) -> None:
-        """Closes the file, if the reader opened it."""
+        """Closes the file if the reader opened it."""
         self._bytes.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickles and copies open the path, or the bytes, once more.
+        """Pickles and copies open the path or the bytes again.
 
         Raises:
             TypeError: the reader was given an open file.

@@ -1,4 +1,4 @@
-"""From data to a codec in one call."""
+"""Trains a codec on data in one call."""
 
 from __future__ import annotations
 
@@ -26,26 +26,29 @@ def train(
     checkpoint: str | Path | None = None, progress: bool = True, note: Mapping[str, object] | None = None,
     flow: bool = False,
 ) -> PCCodec:  # fmt: skip
-    """Fits a hidden Chow-Liu tree to items like those to be compressed.
+    """Trains a codec with a hidden Chow-Liu tree (HCLT) on items like those to compress.
 
     Args:
-        items: (N, ...) integers, in memory or mapped, or a CPU tensor. More than ``most_rows`` rows are sampled.
-        latents: states of every latent: more compress better, and cost time and a larger model.
-        tile: (height, width) of the pieces that images are cut into.
-        categories: codes of every variable, or one number for all. By default up to the largest value seen, or all 256
-            of 8 bits if more than half of them are in use. Chunks with other values are stored without the model.
-        epochs: passes of EM; by default 60 for up to 4,096 rows, else 20.
-        most_rows: rows (items, or tiles) to learn from.
-        seed: of the sample and the parameters.
-        checkpoint: a file that is written while training and from which the same call goes on; see ``EM.fit``.
-        progress: shows a bar.
-        note: anything that JSON can hold, which the model file carries along.
-        flow: fits an :class:`IntegerFlow` first, whose latents the tree then models: for photos, and other rows of many
-            values that are near their neighbors'.
+        items: (N, ...) integers, as an array in memory, a memory map or a CPU tensor.
+        latents: number of states of each latent variable. More states compress better but cost time and a larger model.
+        tile: (height, width) of the tiles that images are cut into. None for no tiles.
+        categories: number of codes of each variable, or one number for all. By default up to the largest value seen, or
+            256 for 8-bit items that use more than half of the 256 values. Chunks with other values are stored without
+            the model.
+        epochs: number of EM epochs. By default 60 for up to 4,096 rows, else 20.
+        most_rows: largest number of rows (items or tiles) to learn from. If there are more, they are sampled.
+        seed: seed of the sample and the parameters.
+        checkpoint: path of a checkpoint of the training. The same call resumes from it, see
+            :meth:`probkernels.circuits.EM.fit`.
+        progress: whether to show a progress bar.
+        note: JSON data to store in the model file.
+        flow: whether to fit an :class:`IntegerFlow` first, whose latents the tree then models. Helps with photos and
+            other data in which a value is close to its neighbors' values.
 
     Raises:
-        TypeError: no integers.
-        ValueError: no items; more than 65,536 values; settings out of range; items that need more memory than there is.
+        TypeError: the items are not integers.
+        ValueError: there are no items, more than 65,536 values, or too many items for the memory, or a setting is out
+            of range.
 
     Reference: Liu, Mandt, Van den Broeck, "Lossless Compression with Probabilistic Circuits", ICLR 2022.
 
@@ -99,7 +102,7 @@ def _array(items: object) -> np.ndarray:
 
 
 def _sample(items: np.ndarray, layout: Layout, most_rows: int, seed: int) -> np.ndarray:
-    """Rows of codes (N, V) int64, at most so many, of items chosen at random."""
+    """Rows of codes (N, V) int64 of randomly chosen items, at most ``most_rows`` rows."""
     random_numbers = np.random.default_rng(seed)
     most_items = max(1, most_rows // layout.rows_per_item)
     if len(items) > most_items:

@@ -1,4 +1,4 @@
-"""Tables of text as codes: what every column may hold, and what else turns up."""
+"""Tables of text as codes: the known values of each column, and the unknown ones that turn up."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ LARGEST = 65535  # a column's codes fit into uint16
 
 
 class Vocabulary:
-    """The values that each column of a table holds, as codes 0, 1, ...; a column's last code stands for all others.
+    """The values of each column of a table, as codes 0, 1, ... A column's last code stands for all values that are not
+    listed.
 
     Args:
-        values: of every column, distinct.
+        values: distinct values of each column.
 
     Raises:
-        ValueError: a value twice, or too many in a column.
+        ValueError: a column lists a value twice, or too many values.
 
     Example:
         >>> from probkernels.codec import Vocabulary
@@ -44,10 +45,10 @@ class Vocabulary:
 
     @classmethod
     def of(cls, rows: Sequence[Sequence[str]], most: int = MOST) -> Vocabulary:
-        """The vocabulary of rows: of each column the ``most`` commonest values, numbers in their order.
+        """The vocabulary of rows of text: the ``most`` most frequent values of each column, numbers in order.
 
         Raises:
-            ValueError: rows of unlike lengths; ``most`` out of range.
+            ValueError: the rows differ in length, or ``most`` is out of range.
         """
         if not 1 <= most <= LARGEST:
             raise ValueError(message("Vocabulary.of", "most", f"a number in 1 .. {LARGEST}", str(most)))
@@ -57,14 +58,15 @@ class Vocabulary:
 
     @property
     def categories(self) -> list[int]:
-        """Codes of every column."""
+        """Number of codes of each column."""
         return [len(column) + 1 for column in self.values]
 
     def encode(self, rows: Sequence[Sequence[str]]) -> tuple[np.ndarray, dict[int, str]]:
-        """Codes (N, columns) uint16, and the values that have none by their place in the flattened codes.
+        """Converts rows to codes (N, columns) uint16. Also returns the values without a code, by their index in the
+        flattened codes.
 
         Raises:
-            ValueError: a row of another length.
+            ValueError: a row has another length.
         """
         _check_lengths("Vocabulary.encode", rows, len(self.values))
         codes = np.empty((len(rows), len(self.values)), np.uint16)
@@ -75,10 +77,10 @@ class Vocabulary:
         return codes, {at: rows[at // width][at % width] for at in rare.tolist()}
 
     def decode(self, codes: np.ndarray, others: dict[int, str]) -> list[list[str]]:
-        """The rows of :meth:`encode`.
+        """Converts the output of :meth:`encode` back to rows.
 
         Raises:
-            CorruptStreamError: a code that no column has, or one of the others is missing.
+            CorruptStreamError: a column has no such code, or a value without a code is missing.
         """
         width = len(self.values)
         if codes.ndim != 2 or codes.shape[1] != width:
@@ -96,7 +98,7 @@ class Vocabulary:
 
 
 def _order(value: str) -> tuple[bool, float, str]:
-    """Numbers first, by size: neighbors in code are then neighbors in value."""
+    """Sort key: numbers first, by size, so that values with neighboring codes are close."""
     try:
         number = float(value)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Writing containers item by item; a file appears under its name only when it is whole."""
+"""Writes containers item by item. A file appears under its name only when it is complete."""
 
 from __future__ import annotations
 
@@ -20,43 +20,45 @@ GROUP = 16  # full chunks that are encoded together, so that threads have work
 
 
 class Coder(Protocol):
-    """What the container needs of a model: :class:`ProgramCoder` is one."""
+    """The interface between a container and its model. :class:`ProgramCoder` implements it."""
 
     @property
     def model_id(self) -> bytes:
-        """32 bytes that name the model."""
+        """32 bytes that identify the model."""
 
     @property
     def categories(self) -> Sequence[int]:
-        """Alphabet of every variable."""
+        """Number of categories of each variable."""
 
     def encode(self, codes: np.ndarray, rows_per_chunk: int, lanes: int) -> list[bytes]:
-        """Payloads of codes (N, V) int32, one a chunk."""
+        """Encodes codes (N, V) int32, one payload for each chunk."""
 
     def decode(self, payloads: list[bytes], rows: list[int], lanes: int) -> np.ndarray:
-        """Codes (sum of rows, V) int32; :class:`CorruptStreamError` for payloads that no ``encode`` made."""
+        """Decodes payloads to codes (sum of rows, V) int32. Raises :class:`CorruptStreamError` if no ``encode`` can
+        have made them."""
 
 
 class CodecWriter:
     """Writes a container, a few items at a time, in bounded memory.
 
-    A path is written atomically: under another name in the same folder, and renamed by :meth:`close`. If the process
-    dies before, what was there is still there. A pipe or device is written to as it comes, and ``-`` is the standard
-    output. A chunk with values outside the model's alphabets, or one that DEFLATE makes smaller, is stored without the
-    model.
+    The write to a path is atomic: the file has a temporary name in the same folder until :meth:`close` renames it. If
+    the process dies earlier, an existing file stays. A pipe or device receives bytes as they come; ``-`` means standard
+    output. A chunk is stored without the model if it has values outside the model's alphabets or if DEFLATE makes it
+    smaller.
 
     Args:
-        target: a path, or a binary file that can be written to.
-        coder: the model.
-        layout: of the items.
-        chunk_items: items of a chunk, which are decoded together; about 512 kB by default.
-        lanes: rows that are coded in lock step; at most 16 by default, fewer for small chunks.
-        model: bytes of a model file to carry along.
-        note: anything that JSON can hold, to carry along; :meth:`CodecReader.note` returns it.
-        verify: decodes each chunk before it is written and compares it with its items, which takes as long again.
+        target: a path, or a writable binary file.
+        coder: model of the items.
+        layout: layout of the items.
+        chunk_items: number of items in a chunk. A reader decodes whole chunks. About 512 kB by default.
+        lanes: number of rows coded side by side. By default 16, or fewer for small chunks.
+        model: bytes of a model file to store in the container.
+        note: JSON data to store in the container. :meth:`CodecReader.note` returns it.
+        verify: whether to decode each chunk and compare it with its items before writing it. Decoding takes about as
+            long as encoding.
 
     Raises:
-        ValueError: numbers below one; a layout of another number of variables than the coder.
+        ValueError: a number is below one, or layout and coder differ in their number of variables.
 
     Example:
         >>> import io, torch
@@ -111,7 +113,7 @@ class CodecWriter:
         self._file: BinaryIO = target if self._output is None else self._output.file  # type: ignore[assignment]
 
     def _begin(self, first: bytes) -> None:
-        """Header, note and model, once the bytes of the first chunk's items are there."""
+        """Writes header, note and model. Needs the bytes of the first chunk's items."""
         if self._rest is not None:
             self._header = self._header.named(self._rest, first)
             self._write(self._header.pack() + self._rest)
@@ -125,8 +127,8 @@ class CodecWriter:
         """Adds items (N, *shape) of the layout's dtype.
 
         Raises:
-            TypeError, ValueError: another dtype or shape; closed before.
-            CorruptStreamError: with ``verify``, what was coded does not decode to the items.
+            TypeError, ValueError: the items have another dtype or shape, or the writer is closed.
+            CorruptStreamError: with ``verify``, a chunk does not decode to its items.
         """
         if self._ended:
             raise ValueError(message("CodecWriter.append", "self", "an open writer", "a closed one"))
@@ -138,7 +140,7 @@ class CodecWriter:
                 self._flush(whole=False)
 
     def _flush(self, whole: bool) -> None:
-        """Writes the full chunks that wait, and a shorter last one if ``whole``."""
+        """Writes the waiting full chunks, and with ``whole`` also a shorter last one."""
         if not self._waiting:
             return
         items = np.concatenate(self._waiting)
@@ -181,7 +183,7 @@ class CodecWriter:
         self.items += len(items)
 
     def close(self) -> None:
-        """Ends the file; one that was given as a path appears now. A second call does nothing."""
+        """Completes the file. A file given by its path now appears under its name. A second call does nothing."""
         if self._ended:
             return
         self._flush(whole=True)
@@ -194,7 +196,7 @@ class CodecWriter:
         self._ended = True
 
     def abort(self) -> None:
-        """Gives up: removes what was written so far under the other name."""
+        """Stops writing and removes the temporary file."""
         self._ended = True
         if self._output is not None:
             self._output.abort()
@@ -216,7 +218,8 @@ class CodecWriter:
 
 
 def _may_deflate_to(plain: bytes, size: int) -> bool:
-    """Whether DEFLATE might give less than ``size`` bytes, by a look at an eighth: all would take as long as coding."""
+    """Whether DEFLATE may give fewer than ``size`` bytes. Tries an eighth of the data, because all of it would take as
+    long as coding."""
     if size >= len(plain) or len(plain) <= WHOLE:
         return True
     piece, step = len(plain) // 32, len(plain) // PIECES

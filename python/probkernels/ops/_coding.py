@@ -1,4 +1,4 @@
-"""What the ops that encode and decode have in common: how they are registered, and the checks of streams."""
+"""What encoding and decoding ops share: their registration, and the checks of streams."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def coding_op(
     schema: str, reference: Callable[..., Any], kernel: Any, fake: Any, examples: Any, *, family: str,
     dtypes: tuple[torch.dtype, ...],
 ) -> Op:  # fmt: skip
-    """Registers an op with the name of its reference: on both kinds of processor, without derivatives."""
+    """Registers an op under the name of its reference, for CPU and GPU, without derivatives."""
     return Op(
         reference.__name__,
         schema,
@@ -32,7 +32,8 @@ def coding_op(
 
 
 def check_streams(op: str, payload: Tensor, offsets: Tensor, starts: Tensor, n: int) -> None:
-    """``offsets`` are ends of streams within ``payload``, and ``starts`` of their items among n."""
+    """Checks that ``offsets`` are ends of streams within ``payload``, and ``starts`` the starts of their items
+    among n."""
     for name, tensor in (("offsets", offsets), ("starts", starts)):
         if not isinstance(tensor, Tensor) or tensor.dtype is not torch.int64:
             raise TypeError(message(op, name, "an int64 tensor", checks.describe(tensor)))

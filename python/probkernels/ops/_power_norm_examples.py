@@ -1,4 +1,4 @@
-"""Arguments of the PowerNorm ops for doctor and the composition tests."""
+"""Example arguments of the PowerNorm ops, for ``probkernels.doctor`` and the composition tests."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _example(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
 
 
 def examples(*names: str, rest: tuple[Any, ...] = ()) -> Any:
-    """Argument tuples: everything with group scaling and padding, then every optional tensor absent."""
+    """Argument tuples: first every option with group scaling and padding, then without any optional tensor."""
 
     def make(device: torch.device, dtype: torch.dtype) -> list[tuple[Any, ...]]:
         full = _example(device, dtype)
@@ -40,6 +40,6 @@ def examples(*names: str, rest: tuple[Any, ...] = ()) -> Any:
 
 
 def fwd_examples(device: torch.device, dtype: torch.dtype) -> list[tuple[Any, ...]]:
-    """Those of examples, and the full one without nu, whose derivatives exist."""
+    """The tuples of :func:`examples`, and the full one without nu, which has derivatives."""
     full, bare = examples("x", "weight", "bias", "psi2", "nu", "pad_mask", rest=(False, False))(device, dtype)
     return [full, bare, (*full[:4], None, *full[5:])]

@@ -1,4 +1,4 @@
-"""Entropy coding of rows of symbols: the ops and the kernels' glue."""
+"""Entropy coding of rows of symbols: the ops and the code that calls their kernels."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MOST_LOOKUP = 1 << 21  # entries of two bytes, of all distributions
 
 
 def _steps(cdf: Tensor, index: Tensor | None) -> tuple[int, int, int]:
-    """Entries of ``cdf`` between two rows and between two symbols, and its distributions for an index."""
+    """Strides of ``cdf`` between two rows and between two symbols, and its number of distributions for an index."""
     width = cdf.shape[-1]
     per_row = cdf.shape[1] * width if cdf.dim() == 3 else 0
     return per_row, width if cdf.dim() > 1 else 0, 0 if index is None else len(cdf)
@@ -63,7 +63,8 @@ def _decode_fake(
 
 
 def lookup_bits(tables: int, k: int, symbols: int, precision: int) -> int:
-    """The binary logarithm of a lookup's entries for each of ``tables`` distributions; -1 where none pays."""
+    """log2 of the number of entries in each distribution's lookup table, for ``tables`` distributions. -1 if a lookup
+    does not pay."""
     if not tables:
         return -1
     bits = min(precision, MOST_LOOKUP_BITS, k.bit_length() + 2)
@@ -75,7 +76,8 @@ def lookup_bits(tables: int, k: int, symbols: int, precision: int) -> int:
 
 
 def _lookup(run: Backend, cdf: Tensor, symbols: int, precision: int) -> tuple[Tensor | None, int]:
-    """For equal intervals of slots the symbol that each begins with, and their number's binary logarithm."""
+    """The lookup table: the first symbol of each of many equal intervals of slots. Also log2 of the number of
+    intervals."""
     k, tables = cdf.shape[-1] - 1, 1 if cdf.dim() == 1 else len(cdf)
     bits = -1 if cdf.dim() == 3 else lookup_bits(tables, k, symbols, precision)
     if bits < 0:
@@ -171,12 +173,13 @@ def _quantize(run: Backend, pmf: Tensor, precision: int) -> Tensor:
 
 
 def _quantize_examples(device: torch.device, dtype: torch.dtype) -> list[tuple[Any, ...]]:
-    """A few rows."""
+    """Example arguments: a few rows."""
     return [(torch.tensor([[0.5, 0.2, 0.3], [1.0, 0.0, 7.0]], dtype=dtype, device=device), 8)]
 
 
 def _encode_examples(device: torch.device, dtype: torch.dtype) -> list[tuple[Any, ...]]:
-    """A distribution for all symbols, one for each of a row, one for each, and those of a table."""
+    """Example arguments: one distribution for all symbols, one for each place of a row, one for each symbol, and a
+    table."""
     symbols = (torch.arange(12, dtype=torch.int32, device=device) % 3).reshape(2, 6)
     cdf = torch.tensor([0, 3, 200, 256], dtype=torch.int32, device=device)
     table = torch.stack([cdf, torch.tensor([0, 100, 101, 256], dtype=torch.int32, device=device)])
@@ -185,32 +188,32 @@ def _encode_examples(device: torch.device, dtype: torch.dtype) -> list[tuple[Any
 
 
 def _encode_pmf_examples(device: torch.device, dtype: torch.dtype) -> list[tuple[Any, ...]]:
-    """Probabilities for each symbol of a row, and for each of all."""
+    """Example arguments: probabilities for each symbol, and for all symbols."""
     symbols = (torch.arange(12, dtype=torch.int32, device=device) % 3).reshape(2, 6)
     pmf = torch.arange(18, device=device).reshape(6, 3) % 7 + 0.5
     return [(symbols, pmf, 8), (symbols, pmf.double().repeat(2, 1, 1), 8)]
 
 
 def _decode_examples(device: torch.device, dtype: torch.dtype) -> list[tuple[Any, ...]]:
-    """What was encoded, with one distribution and with a table."""
+    """Example arguments: encoded streams, with one distribution and with a table."""
     given = [_encode_examples(device, dtype)[i] for i in (0, 3)]
     return [(*packed(*reference.rans_encode(*args)), args[1], args[2], 6, args[3]) for args in given]
 
 
 def _decode_pmf_examples(device: torch.device, dtype: torch.dtype) -> list[tuple[Any, ...]]:
-    """What was encoded."""
+    """Example arguments: encoded streams."""
     given = _encode_pmf_examples(device, dtype)
     return [(*packed(*reference.rans_encode_pmf(*args)), args[1], 6, args[2]) for args in given]
 
 
 def _push_examples(device: torch.device, dtype: torch.dtype) -> list[tuple[Any, ...]]:
-    """On a state that is nearly full, and on an empty one."""
+    """Example arguments: a nearly full state and an empty one."""
     states = torch.tensor([LOWER, -5], device=device)
     return [(symbols, cdf, index, states, bits) for symbols, cdf, index, bits in _encode_examples(device, dtype)]
 
 
 def _pop_examples(device: torch.device, dtype: torch.dtype) -> list[tuple[Any, ...]]:
-    """What was pushed."""
+    """Example arguments: a state after pushes."""
     found = []
     for symbols, cdf, index, states, bits in _push_examples(device, dtype):
         words, sizes, states = reference.rans_push(symbols, cdf, index, states, bits)

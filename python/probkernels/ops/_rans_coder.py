@@ -1,4 +1,4 @@
-"""A coder for models that decide as they decode."""
+"""A stack coder for models whose next distribution depends on symbols already decoded."""
 
 from __future__ import annotations
 
@@ -17,18 +17,19 @@ __all__ = ["RansCoder"]
 
 
 class RansCoder:
-    """Stacks of symbols, one for each of B rows: what is pushed last is popped first, with any distribution each time.
+    """A rANS coder with one stack of symbols for each of B rows. ``pop`` returns the symbol that ``push`` added last.
 
-    ``pop`` is the exact inverse of ``push`` with the same distributions, and the other way round, so that it codes for
-    models whose next distribution depends on symbols before, and for bits-back coding.
+    Each call may use other distributions. With equal distributions ``pop`` exactly inverts ``push``, and ``push``
+    inverts ``pop``. So the coder suits autoregressive models, whose next distribution depends on earlier symbols, and
+    bits-back coding.
 
     Args:
-        rows: B.
-        precision: 1 to 24 bits, that of all counts.
-        device: where the symbols and counts are.
+        rows: number of rows, B.
+        precision: bits of all counts, 1 to 24.
+        device: device of the symbols and counts.
 
     Raises:
-        TypeError, ValueError: no whole numbers, or out of range.
+        TypeError, ValueError: an argument is not a whole number or is out of range.
 
     Reference: Duda, "Asymmetric numeral systems", arXiv:1311.2540; Townsend, Bird and Barber, "Practical lossless
     compression with latent variables using bits back coding", ICLR 2019.
@@ -62,17 +63,17 @@ class RansCoder:
 
     @property
     def rows(self) -> int:
-        """How many stacks there are."""
+        """Number of rows, B."""
         return len(self._states)
 
     @property
     def empty(self) -> bool:
-        """Whether every row is as a new coder's: all that was pushed has been popped."""
+        """Whether every row equals that of a new coder: all pushed symbols have been popped."""
         return bool((self._states == LOWER).all() & (self._sizes == 0).all())
 
     @property
     def sizes(self) -> Tensor:
-        """(B,) int64: bytes that each row's stream has."""
+        """Number of bytes in each row's stream, (B,) int64."""
         return 8 + 4 * self._sizes
 
     def copy(self) -> RansCoder:
@@ -83,12 +84,14 @@ class RansCoder:
         return other
 
     def push(self, symbols: Tensor, cdf: Tensor, *, index: Tensor | None = None) -> None:
-        """Puts symbols on the rows' stacks. If it raises, no row has changed.
+        """Pushes symbols on the rows' stacks. If it raises, no row has changed.
 
         Args:
-            symbols: (B,) int32, or (B, N), of which the last is pushed first, so that ``pop`` gives them in order.
-            cdf: (K + 1,) or (B, K + 1) int32 for (B,); else as :func:`probkernels.ops.rans_encode` takes it.
-            index: as ``symbols``, of rows of a table (T, K + 1).
+            symbols: (B,) or (B, N) int32. The last column is pushed first, so ``pop`` returns the columns in order.
+            cdf: cumulative counts, int32. For symbols (B,): (K + 1,) or (B, K + 1). For symbols (B, N): see
+                :func:`probkernels.ops.rans_encode`.
+            index: row of the table ``cdf`` (T, K + 1) for each symbol, in the shape of ``symbols``. None without a
+                table.
 
         Raises:
             TypeError: a dtype is wrong.
@@ -113,12 +116,12 @@ class RansCoder:
         self._states, self._sizes, self._most = states, self._sizes + sizes, self._most + n
 
     def pop(self, cdf: Tensor, n: int | None = None, *, index: Tensor | None = None) -> Tensor:
-        """Takes symbols off the rows' stacks. If it raises, no row has changed.
+        """Pops symbols from the rows' stacks. If it raises, no row has changed.
 
         Args:
-            cdf: as they were pushed with.
-            n: how many of each row; none for one, without a dimension for it.
-            index: as they were pushed with.
+            cdf: the ``cdf`` given to :meth:`push`.
+            n: number of symbols to pop from each row. None pops one, without an axis for it.
+            index: the ``index`` given to :meth:`push`.
 
         Returns:
             Symbols (B,) or (B, n) int32.
@@ -126,7 +129,7 @@ class RansCoder:
         Raises:
             TypeError: a dtype is wrong.
             ValueError: a shape, number or index is wrong.
-            CorruptStreamError: the row holds no such symbols; it names the row.
+            CorruptStreamError: a row cannot hold such symbols. The message names the row.
         """
         op = "RansCoder.pop"
         if n is not None:
@@ -142,8 +145,10 @@ class RansCoder:
         return symbols.squeeze(1) if n is None else symbols
 
     def to_bytes(self) -> list[bytes]:
-        """The rows' streams: 8 bytes of the state, then the words from the last to the first, little-endian. Of less
-        than 512 symbols pushed at once they are those of :func:`probkernels.ops.rans_encode`."""
+        """The stream of each row: 8 bytes of state, then the words from last to first, little-endian.
+
+        After one push of fewer than 512 symbols these are the streams of :func:`probkernels.ops.rans_encode`.
+        """
         states = self._states.cpu().numpy().astype("<i8")
         words, sizes = self._words.cpu().numpy().astype("<i4"), self._sizes.tolist()
         return [states[i].tobytes() + words[i, :size][::-1].tobytes() for i, size in enumerate(sizes)]
@@ -152,11 +157,11 @@ class RansCoder:
     def from_bytes(
         cls, streams: Sequence[bytes], precision: int = PRECISION, device: torch.device | str = "cpu"
     ) -> RansCoder:
-        """A coder that holds what :meth:`to_bytes` gave.
+        """Makes a coder from the output of :meth:`to_bytes`.
 
         Raises:
-            TypeError: no bytes.
-            CorruptStreamError: bytes that no coder gives; it names the row.
+            TypeError: a stream is not bytes.
+            CorruptStreamError: no coder can have made a stream. The message names the row.
         """
         op = "RansCoder.from_bytes"
         if isinstance(streams, (bytes, bytearray, str)) or not isinstance(streams, Sequence):
@@ -183,7 +188,7 @@ class RansCoder:
     def _model(
         self, op: str, cdf: Tensor, index: Tensor | None, n: int, one: bool
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Counts and index of blocks (B, n): as given, and the index as the kernels take it."""
+        """Counts and index for blocks of symbols (B, n), in the form that the kernels take."""
         if one and isinstance(index, Tensor) and index.dim() == 1:
             index = index.unsqueeze(1)
         elif one and index is None and isinstance(cdf, Tensor) and cdf.dim() == 2:
@@ -194,7 +199,7 @@ class RansCoder:
         return cdf, index, places
 
     def _make_room(self, n: int) -> None:
-        """Room for n more words in every row."""
+        """Makes room for n more words in each row."""
         if self._most + n <= self._words.shape[1]:
             return
         self._most = int(self._sizes.max()) if self.rows else 0

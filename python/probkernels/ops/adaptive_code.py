@@ -1,4 +1,4 @@
-"""Bytes under an adaptive model: the ops, the kernels' glue, and ``adaptive_encode`` and ``adaptive_decode``."""
+"""Codes bytes with an adaptive model: the ops, their kernel calls, and ``adaptive_encode`` and ``adaptive_decode``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MOST_ORDER = 7
 
 
 def _sizes(data: Tensor, each: int) -> tuple[int, int]:
-    """How many chunks, and the most bytes of one."""
+    """Number of chunks, and the largest number of bytes in one."""
     each = max(min(each, len(data)), 1)
     return -(-len(data) // each), reference.capacity(each)
 
@@ -52,13 +52,13 @@ def _decode(
 
 
 def _encode_examples(device: torch.device, dtype: torch.dtype) -> list[tuple[Any, ...]]:
-    """Several chunks, the last smaller, of order 1; one of order 2."""
+    """Example arguments: several chunks of order 1, the last one smaller; one chunk of order 2."""
     data = (torch.arange(23, device=device) % 5).to(torch.uint8)
     return [(data, 10, 1), (data[:3], 5, 2)]
 
 
 def _decode_examples(device: torch.device, dtype: torch.dtype) -> list[tuple[Any, ...]]:
-    """What was encoded."""
+    """Example arguments: encoded streams."""
     data = (torch.arange(23, device=device) % 5).to(torch.uint8)
     joined, offsets = packed(*reference.adaptive_encode(data, 10, 1))
     return [(joined, offsets, torch.tensor([0, 10, 20, 23], device=device), 1, 23)]
@@ -93,19 +93,20 @@ def _check(op: str, name: str, data: object, order: object) -> None:
 
 
 def adaptive_encode(data: Tensor, each: int, order: int) -> tuple[Tensor, Tensor]:
-    """Codes bytes, a stream for every ``each`` of them, under a model that learns from the bytes before.
+    """Encodes bytes with a model that learns from the preceding bytes. Every ``each`` bytes make one stream.
 
     Args:
-        data: (N,) uint8.
-        each: bytes of a chunk, each of which begins to learn anew.
-        order: bytes before that a byte's model depends on, 0 to 7; from 2 on models share memory by a hash.
+        data: (N,) uint8, bytes to encode.
+        each: number of bytes in a chunk. Every chunk starts to learn anew.
+        order: number of preceding bytes that a byte's distribution depends on, 0 to 7. From 2 on, contexts share memory
+            through a hash.
 
     Returns:
-        Streams (chunks, capacity) uint8, zeros after their ends, and their lengths (chunks,) int64.
+        Streams (chunks, capacity) uint8, padded with zeros, and their lengths (chunks,) int64.
 
     Raises:
-        TypeError: no uint8, or no whole numbers.
-        ValueError: a shape or number out of range.
+        TypeError: ``data`` is not uint8, or a number is not a whole number.
+        ValueError: a shape or number is out of range.
 
     Backends: C++ (CPU), CUDA, plain torch (slow).
 
@@ -124,18 +125,18 @@ def adaptive_encode(data: Tensor, each: int, order: int) -> tuple[Tensor, Tensor
 
 
 def adaptive_decode(payload: Tensor, offsets: Tensor, starts: Tensor, order: int, n: int) -> tuple[Tensor, Tensor]:
-    """Decodes what :func:`adaptive_encode` coded. No stream can make it read or write out of bounds.
+    """Decodes the output of :func:`adaptive_encode`. No stream can cause a read or write out of bounds.
 
     Args:
-        payload: (B,) uint8, all streams.
+        payload: (B,) uint8, all streams, one after another.
         offsets: (chunks + 1,) int64: stream c is ``payload[offsets[c] : offsets[c + 1]]``.
-        starts: (chunks + 1,) int64, rising: stream c holds bytes ``starts[c]`` up to ``starts[c + 1]``.
-        order: as they were coded with.
-        n: bytes of all streams.
+        starts: (chunks + 1,) int64, rising: stream c holds the bytes from ``starts[c]`` to ``starts[c + 1]``.
+        order: the ``order`` given to :func:`adaptive_encode`.
+        n: number of decoded bytes in all streams.
 
     Returns:
-        Bytes (n,) uint8, and what is wrong with each stream, (chunks,) int64: 0 nothing, 2 it is not one that the
-        encoder makes, 3 bytes left over.
+        Bytes (n,) uint8, and the damage of each stream, (chunks,) int64: 0 none, 2 not made by the encoder, 3 bytes
+        left over.
 
     Raises:
         TypeError: a dtype is wrong.

@@ -1,4 +1,4 @@
-"""The M-step of expectation maximization, in place: the op, kernels' glue and the function ``em_update_``."""
+"""The M-step of expectation maximization, in place: the op, its kernel calls and the function ``em_update_``."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ def _kernel(run: Backend, params: Tensor, flows: Tensor, kept: Tensor | None, st
 
 
 def _examples(device: torch.device, dtype: torch.dtype) -> list[tuple[Any, ...]]:
-    """Distributions with missing edges and kept flow; and over a contiguous axis, one of which gets no flow."""
+    """Example arguments: distributions with missing edges and kept flow; and distributions over a contiguous axis, one
+    without flow."""
     generator = torch.Generator().manual_seed(0)
 
     def uniform(*shape: int) -> Tensor:
@@ -54,25 +55,25 @@ OP = Op(
 
 
 def em_update_(params: Tensor, flows: Tensor, step: float, pseudocount: float, kept: Tensor | None = None) -> None:
-    """The M-step, in place: moves distributions towards their normalized flows.
+    """The M-step of expectation maximization, in place: moves distributions towards their normalized flows.
 
     ``params <- (1 - step) params + step new``, where ``new = (flows + pseudocount / K' + kept params) / (sum of flows +
-    pseudocount + kept)`` and K' is the number of a distribution's entries that are not 0. An entry of exactly 0 is no
-    edge: it stays 0 and its flow counts for nothing. A distribution of which the divisor is 0 stays as it is.
+    pseudocount + kept)`` and K' is the number of nonzero entries of a distribution. An entry of exactly 0 is no edge:
+    it stays 0, and its flow is ignored. A distribution whose divisor is 0 does not change.
 
     Args:
-        params: (N, K, M) float32 or float64, N times M distributions over axis 1; any strides. Changed in place.
-        flows: (N, K, M) of the same dtype, 0 or more (not checked): expected counts, summed over a batch.
-        step: in [0, 1]; 1 forgets the old parameters.
-        pseudocount: 0 or more, spread evenly over a distribution's edges.
-        kept: (N, M) flow of observations that were missing, which speak for the distribution as it was; or None.
+        params: (N, K, M) float32 or float64: N times M distributions over axis 1; any strides. Changed in place.
+        flows: (N, K, M) of the same dtype: expected counts, summed over a batch. Must be >= 0 (not checked).
+        step: step size in [0, 1]. 1 sets ``params`` to ``new``.
+        pseudocount: virtual observations >= 0, spread evenly over the edges of each distribution.
+        kept: (N, M) flow of missing observations, or None. It counts as observations distributed like ``params``.
 
     Raises:
         TypeError: a dtype is wrong.
         ValueError: a shape, device or range is wrong.
         NotImplementedError: ``params`` requires grad and grad mode is on.
 
-    Backends: C++ (CPU), CUDA, plain torch. Deterministic. NaN in a flow reaches its distribution.
+    Backends: C++ (CPU), CUDA, plain torch. Deterministic. A NaN in a flow makes its distribution NaN.
 
     Reference: Liu, Mandt, Van den Broeck, "Lossless Compression with Probabilistic Circuits", ICLR 2022, section 3.
 

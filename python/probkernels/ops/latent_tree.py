@@ -26,7 +26,7 @@ DTYPES = (torch.float32, torch.float64)
 
 @functools.lru_cache(maxsize=64)
 def _placed(tree: tuple[int, ...], device: torch.device) -> Tensor:
-    """The nodes as csrc/cuda/latent_tree.cu reads them (N, 12): with places of their messages."""
+    """The nodes in the form that csrc/cuda/latent_tree.cu reads, (N, 12), with the places of their messages."""
     rows = reference.rows_of(tree)
     product = sent = missing = exponents = 0
     table = []
@@ -55,9 +55,10 @@ _AT_ONCE = 2**22  # of a message's exponents, a pair of states and a sample each
 
 
 def _lost(log_prob: Tensor, weights: int) -> tuple[Tensor, ...]:
-    """The samples that a kernel gave up, in parts of bounded memory: zero weights hid the likeliest states from others.
+    """The samples that a kernel gave up (their result is NaN), in parts of bounded memory. Zero weights hid their
+    likeliest states.
 
-    They have NaN. While a CUDA graph is captured nothing can be read, and they keep it.
+    While a CUDA graph is captured the result cannot be read, so they stay NaN.
     """
     if log_prob.is_cuda and torch.cuda.is_current_stream_capturing():
         return ()
@@ -97,7 +98,8 @@ def _flows_kernel(
 
 
 def _example(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, list[int]]:
-    """weights, leaves, codes and tree: latent variables of 2, 3 and 1 states, four observed ones, one value missing."""
+    """Example weights, leaves, codes and tree: latent variables of 2, 3 and 1 states, four observed variables, one
+    value missing."""
     rows = (
         (-1, 2, 1, 0, 0, 3, 3),
         (0, 2, 0, -1, 6, 2, 0),
@@ -169,7 +171,7 @@ FLOWS = Op(
 
 
 def _check_tree(op: str, rows: Tensor, variables: int, weights: int, leaves: int) -> None:
-    """``rows`` (N, 7) describe a tree whose parameters lie within flat tensors of these lengths."""
+    """Checks that ``rows`` (N, 7) describe a tree whose parameters fit flat tensors of these lengths."""
     parent, states, variable, weights_at, leaves_at, categories, children = rows.unbind(1)
     n = torch.arange(len(rows))
     latent, observed, root = weights_at >= 0, variable >= 0, n == 0
@@ -208,7 +210,7 @@ def _check_tree(op: str, rows: Tensor, variables: int, weights: int, leaves: int
 
 
 def _check(op: str, codes: Tensor, weights: Tensor, leaves: Tensor, leaves_name: str, tree: Any) -> list[int]:
-    """Checks everything; the tree as a flat list."""
+    """Checks all arguments. Returns the tree as a flat list."""
     if not isinstance(codes, Tensor) or codes.dtype is not torch.int32:
         raise TypeError(message(op, "codes", "an int32 tensor", checks.describe(codes), "codes.int()"))
     if codes.dim() != 2:
@@ -238,7 +240,7 @@ def _check(op: str, codes: Tensor, weights: Tensor, leaves: Tensor, leaves_name:
 
 
 def _check_codes(op: str, codes: Tensor, rows: Tensor) -> None:
-    """Every code is -1 or a category of its variable."""
+    """Checks that every code is -1 or a category of its variable."""
     observed = rows[rows[:, 2] >= 0]
     least, most = codes.aminmax(dim=1)
     variables, categories = observed[:, 2], observed[:, 5]
@@ -252,31 +254,35 @@ def _check_codes(op: str, codes: Tensor, rows: Tensor) -> None:
 def latent_tree(codes: Tensor, weights: Tensor, log_leaves: Tensor, tree: Tensor | Sequence[Sequence[int]]) -> Tensor:
     """Log-likelihood of a latent tree model (HCLT), in one pass over the tree.
 
-    ``p(x) = sum over z of prod_n p(z_n | z_parent) prod_n p(x_n | z)``. Every node of ``tree`` has a latent variable of
-    its own, an observed one, or both; an observed variable without a latent one hangs on the parent's.
+    ``p(x) = sum over z of prod_n p(z_n | z_parent) prod_n p(x_n | z)``. Each node of ``tree`` has a latent variable, an
+    observed variable, or both. A node without a latent variable depends on its parent's latent variable.
 
     Args:
-        codes: (V, B) int32, the category of every variable in each of B samples; -1 is missing, and summed over.
-        weights: (E) float32 or float64, p(z | z of the parent) of all nodes, linear and >= 0: row-major matrices with a
-            row for each state of the parent; one row for the root.
-        log_leaves: (L) of the same dtype, log p(x | z): row-major tables with a row for each category.
-        tree: (N, 7) int64 on the CPU, or N rows of seven ints (which torch.compile needs), parents before children:
-            parent (-1: the root), states K, variable (-1: none), offset of its weights (-1: no latent variable; K is
-            the parent's), offset of its leaves, categories C, number of children. Parameters may not overlap.
+        codes: (V, B) int32, category of each variable in each of B samples. -1 means missing; the variable is summed
+            out.
+        weights: (E) float32 or float64, p(z | z of the parent) of all nodes, not logarithms, >= 0: row-major matrices
+            with one row for each state of the parent. The root has one row.
+        log_leaves: (L) of the same dtype, log p(x | z): row-major tables with one row for each category.
+        tree: (N, 7) int64 on the CPU, or N rows of seven ints (which torch.compile needs), parents before children.
+            Columns: parent (-1: the root), states K, variable (-1: none), offset of its weights (-1: no latent
+            variable; K is then the parent's), offset of its leaves, categories C, number of children. Parameters may
+            not overlap.
 
     Returns:
-        (B) log p(x), -inf where a sample is impossible. A sample's does not depend on the others. Differentiable in
-        ``weights`` (linearly: zeros have a gradient too) and ``log_leaves`` any number of times; a sample that is
-        impossible, and a parent's state from which a node's message is zero, add nothing to gradients.
-        Parameters below the normal range, 1.2e-38 in float32, count as zero. Where weights of zero (or nearly so) hide
-        the likeliest states, so that others count which lie out of range beside them, a sample is computed once more
-        with an exponent for every state: exact, but slower. On a GPU this takes weights of at most 1, and while a CUDA
-        graph is captured such samples come out as NaN.
+        (B) log p(x), -inf if a sample is impossible. A sample's result does not depend on the other samples.
+        Differentiable any number of times in ``log_leaves`` and ``weights``; p(x) is linear in each weight, so zero
+        weights have gradients too. Impossible samples add nothing to gradients, nor do parent states from which a
+        node's message is zero.
+
+        Parameters below the normal range (1.2e-38 in float32) count as zero. If zero or almost zero weights hide the
+        likeliest states, the remaining states may underflow. Such a sample is computed again with an exponent for each
+        state: exact, but slower. On a GPU this requires weights of at most 1, and during the capture of a CUDA graph
+        the result is NaN instead.
 
     Raises:
         TypeError: a dtype is wrong.
-        ValueError: a shape or device is wrong, codes are no categories (checked on the CPU; a GPU takes them for
-            missing), or ``tree`` is no tree over these parameters.
+        ValueError: a shape or device is wrong, a code is not a category (checked on the CPU; a GPU treats it as
+            missing), or ``tree`` is not a tree over these parameters.
 
     Backends: C++ (CPU), CUDA, plain torch. Deterministic, for any number of threads.
 
@@ -298,28 +304,31 @@ def latent_tree(codes: Tensor, weights: Tensor, log_leaves: Tensor, tree: Tensor
 def latent_tree_flows(
     codes: Tensor, weights: Tensor, leaves: Tensor, tree: Tensor | Sequence[Sequence[int]], grad: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Log-likelihood and circuit flows of a latent tree model, in one pass up and down the tree.
+    """Log-likelihood and circuit flows of a latent tree model, in one pass up and one pass down the tree.
 
-    A flow is the expected number of times that an edge is used, given the samples: what expectation maximization
-    counts. That of a weight is ``weights * grad_weights``. With parameters that require grad, call it under
-    ``torch.no_grad()``: flows have derivatives too, but those run through plain torch.
+    A flow is the expected number of times that the samples use an edge: the counts of expectation maximization. The
+    flow of a weight is ``weights * grad_weights``. If parameters require grad, call it under ``torch.no_grad()``: flows
+    have derivatives too, but plain torch computes them.
 
     Args:
-        codes: (V, B) int32, as of :func:`latent_tree`.
-        weights: (E) float32 or float64, likewise.
+        codes: (V, B) int32, see :func:`latent_tree`.
+        weights: (E) float32 or float64, see :func:`latent_tree`.
         leaves: (L) of the same dtype, p(x | z), **not** its logarithm.
-        tree: (N, 7), likewise.
-        grad: (B) of the same dtype, how much each sample counts; by default 1.
+        tree: (N, 7), see :func:`latent_tree`.
+        grad: (B) of the same dtype, how much each sample counts. 1 by default.
 
     Returns:
-        ``(log_prob, grad_weights, leaf_flows, missing_flows)``. ``log_prob`` (B). ``grad_weights`` (E), the gradient of
-        ``sum(grad * log_prob)`` in the weights. ``leaf_flows`` (L), the flows of the leaves, which are its gradient in
-        their logarithms. ``missing_flows``, for every node with an observed variable, in order, the flow of each of
-        its K states in samples in which it is missing. Impossible samples add nothing.
+        ``(log_prob, grad_weights, leaf_flows, missing_flows)``:
+        log_prob (B).
+        grad_weights (E): gradient of ``sum(grad * log_prob)`` with respect to the weights.
+        leaf_flows (L): flows of the leaves, the gradient with respect to their logarithms.
+        missing_flows: for each node with an observed variable, in order, the flow of each of its K states in samples
+        where the variable is missing.
+        Impossible samples add nothing.
 
     Raises:
         TypeError: a dtype is wrong.
-        ValueError: as of :func:`latent_tree`, or ``grad`` has the wrong shape.
+        ValueError: as :func:`latent_tree`, or ``grad`` has the wrong shape.
 
     Backends: as :func:`latent_tree`.
 

@@ -1,4 +1,4 @@
-"""Tables of log probabilities looked up by category, and sums by category: ``leaf_gather`` and ``leaf_histogram``."""
+"""Looks up log probabilities by category (``leaf_gather``) and sums values by category (``leaf_histogram``)."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _example(device: torch.device, dtype: torch.dtype, *shape: int) -> Tensor:
 
 
 def _codes(device: torch.device) -> Tensor:
-    """(3, 5) codes of 4 categories, some missing."""
+    """Example codes (3, 5) with 4 categories, some missing."""
     return ((torch.arange(15) * 7 % 6).view(3, 5) - 2).clamp(min=-1).int().to(device)
 
 
@@ -100,7 +100,7 @@ HISTOGRAM = Op(
 
 
 def _check_codes(op: str, codes: Tensor, variables: int, batch: int | None, other: Tensor, other_name: str) -> None:
-    """``codes`` is (variables, batch) int32 on the device of ``other``; a batch of None is any."""
+    """Checks that ``codes`` is (variables, batch) int32 on the device of ``other``. A batch of None allows any size."""
     if not isinstance(codes, Tensor) or codes.dtype is not torch.int32:
         raise TypeError(message(op, "codes", "an int32 tensor", checks.describe(codes), "-1 marks a missing value"))
     if codes.dim() != 2 or codes.shape[0] != variables or batch not in (None, codes.shape[1]):
@@ -113,17 +113,18 @@ def leaf_gather(table: Tensor, codes: Tensor) -> Tensor:
     """Looks up the log probabilities of categorical leaves: ``out[v, k, b] = table[v, codes[v, b], k]``.
 
     Args:
-        table: (V, C, K) float32 or float64: K units over each of V variables with C categories; any strides.
+        table: (V, C, K) float32 or float64: K units for each of V variables with C categories; any strides.
         codes: (V, B) int32, the category of each variable in each sample; -1 where it is missing.
 
     Returns:
-        (V, K, B), of the table's dtype: 0 (probability 1, the variable is summed out) where a code is -1.
-        Differentiable in the table, any number of times; its gradient is :func:`leaf_histogram`.
+        (V, K, B) in the table's dtype. 0 where a code is -1 (probability 1: the variable is summed out). Differentiable
+        any number of times in the table. Its gradient is :func:`leaf_histogram`.
 
     Raises:
         TypeError: a dtype is wrong.
-        ValueError: a shape or device is wrong; on the CPU also if a code is below -1 or not below C. On a GPU nobody
-            waits to look: such a code gives NaN, or below -1 counts as missing.
+        ValueError: a shape or device is wrong; on the CPU also if a code is below -1 or not below C. A GPU does not
+            check codes, because that would wait for the device: a code >= C gives NaN, and one below -1 counts as
+            missing.
 
     Backends: C++ (CPU), CUDA, plain torch. Exact.
 
@@ -147,20 +148,20 @@ def leaf_gather(table: Tensor, codes: Tensor) -> Tensor:
 def leaf_histogram(codes: Tensor, values: Tensor, categories: int) -> Tensor:
     """Adds up values by category: ``out[v, c, k]`` is the sum of ``values[v, k, b]`` over the b with codes[v, b] = c.
 
-    With the flow of categorical leaves as values these are the counts that the M-step normalizes.
+    With the flows of categorical leaves as values, these are the counts that the M-step normalizes.
 
     Args:
-        codes: (V, B) int32, the category of each variable in each sample; -1 (missing) adds to none.
+        codes: (V, B) int32, category of each variable in each sample. Entries of -1 (missing) are left out.
         values: (V, K, B) float32 or float64; any strides.
         categories: C, at least 1.
 
     Returns:
-        (V, C, K), of the dtype of the values, each added up in the order of the batch. Differentiable in the values.
+        (V, C, K) in the dtype of the values. Sums run in the order of the batch. Differentiable in the values.
 
     Raises:
         TypeError: a dtype is wrong.
-        ValueError: a shape, device or ``categories`` is wrong; on the CPU also if a code is below -1 or not below C. On
-            a GPU nobody waits to look: such a code adds to none.
+        ValueError: a shape, device or ``categories`` is wrong; on the CPU also if a code is below -1 or not below C. A
+            GPU does not check codes and leaves such entries out.
 
     Backends: C++ (CPU), CUDA, plain torch. Deterministic: no atomics.
 

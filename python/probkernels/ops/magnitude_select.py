@@ -1,4 +1,5 @@
-"""Entries chosen by magnitude: ``magnitude_select`` by a threshold, which ``magnitude_kth`` finds for a number."""
+"""Selects entries by magnitude: ``magnitude_select`` with a threshold, ``magnitude_kth`` to find the threshold for a
+number of entries."""
 
 from __future__ import annotations
 
@@ -73,7 +74,7 @@ HISTOGRAM = Op(
 
 
 def _count(words: Tensor, ranks: Tensor) -> int:
-    """How many bits are set, from what the last block holds: read by the host at once."""
+    """The number of set bits, from the last block. The host reads it at once."""
     if words.numel() == 0:
         return 0
     first = (ranks.numel() - 1) * 8
@@ -82,18 +83,19 @@ def _count(words: Tensor, ranks: Tensor) -> int:
 
 
 def magnitude_select(w: Tensor, threshold: float, *, largest: bool = False) -> Selection:
-    """The entries of ``w`` whose magnitude is below ``threshold``, or above it if ``largest``: strictly.
+    """Selects the entries of ``w`` whose magnitude is strictly below ``threshold``, or strictly above it if
+    ``largest``.
 
-    Equals ``w.abs() < threshold`` (or ``>``) in torch, the threshold rounded to w's dtype. An entry of exactly that
-    magnitude is not selected, nor is NaN; a threshold of 0 selects nothing, of infinity everything finite.
+    Equals ``w.abs() < threshold`` (or ``>``) in torch, with the threshold rounded to w's dtype. NaN is never selected.
+    Without ``largest``, a threshold of 0 selects nothing, and infinity selects all finite entries.
 
     Args:
         w: (...) float32, float64, float16 or bfloat16, N entries; any strides.
-        threshold: 0 or more.
-        largest: select what lies above.
+        threshold: threshold >= 0.
+        largest: whether to select the magnitudes above the threshold instead of those below.
 
     Returns:
-        The selection, on w's device. Its size is read by the host, which waits for the device once.
+        The :class:`Selection`, on w's device. The host reads its size, which waits for the device once.
 
     Raises:
         TypeError: a dtype is wrong.
@@ -129,21 +131,22 @@ def _check_threshold(threshold: float) -> None:
 
 
 def magnitude_histogram(w: Tensor, level: int = 0, prefix: int = 0) -> Tensor:
-    """How often each 16-bit digit occurs in the magnitudes of ``w``, of which NaN has none.
+    """Counts how often each 16-bit digit occurs in the magnitudes of ``w``. NaN is not counted.
 
-    A magnitude is the bit pattern of |w| as float32 (float64 for float64), whose order is that of the numbers.
+    A magnitude is the bit pattern of |w| as float32 (float64 for float64). Bit patterns have the same order as the
+    numbers.
 
     Args:
         w: (...) float32, float64, float16 or bfloat16; any strides.
-        level: which digit: 0, the highest, to 1 (3 for float64).
-        prefix: only entries whose digits above ``level`` are these count; 0 for level 0.
+        level: index of the digit, from 0 (the highest) to 1 (3 for float64).
+        prefix: counts only entries whose digits above ``level`` equal these. 0 for level 0.
 
     Returns:
-        (65536) int64. Histograms of parts of a tensor add up to that of the whole.
+        (65536) int64. The histogram of a tensor is the sum of the histograms of its parts.
 
     Raises:
         TypeError: a dtype is wrong.
-        ValueError: there is no such level, or the prefix has more digits than lie above it.
+        ValueError: there is no such level, or the prefix has more digits than there are above it.
 
     Example:
         >>> import torch, probkernels as pk
@@ -162,24 +165,24 @@ def magnitude_histogram(w: Tensor, level: int = 0, prefix: int = 0) -> Tensor:
 def magnitude_kth(
     tensors: Sequence[Tensor], k: int, largest: bool = False, reduce: Callable[[Tensor], Tensor] | None = None
 ) -> float:
-    """The k-th smallest (or largest) magnitude among all entries of several tensors, exactly.
+    """Finds the k-th smallest (or largest) magnitude among all entries of several tensors, exactly.
 
-    Nothing is copied or sorted: two passes over the tensors (four for float64) count digits. For the k smallest of
-    distinct magnitudes, select below the (k + 1)-th: comparisons are strict.
+    Two passes over the tensors (four for float64) count digits; nothing is copied or sorted. To select the k smallest
+    of distinct magnitudes, use the (k + 1)-th as threshold, because :func:`magnitude_select` compares strictly.
 
     Args:
-        tensors: floating-point tensors of any shapes, strides, dtypes and devices. float64 and others together are
-            counted as float64, which copies the others one at a time.
-        k: from 1 to the number of entries that are not NaN.
-        largest: count from the largest magnitude down.
-        reduce: applied to every histogram (65536) int64 before it is used; it may add up those of all processes, each
-            of which holds a part of the tensors, and must give all of them the same.
+        tensors: floating-point tensors of any shapes, strides, dtypes and devices. If float64 is among them, all count
+            as float64, and the other tensors are copied one at a time.
+        k: rank, from 1 to the number of entries that are not NaN.
+        largest: whether to count from the largest magnitude down.
+        reduce: function applied to each histogram (65536) int64. Use it to sum the histograms of processes that each
+            hold a part of the tensors; all must get the same sum.
 
     Returns:
-        The magnitude, a number of the dtype of its tensor.
+        The magnitude, rounded like the dtype of its tensor.
 
     Raises:
-        TypeError: ``tensors`` holds something else than floating-point tensors, or ``k`` is not an int.
+        TypeError: ``tensors`` holds anything but floating-point tensors, or ``k`` is not an int.
         ValueError: ``k`` is out of range.
 
     Example:
@@ -212,7 +215,7 @@ def _sum_histograms(tensors: Sequence[Tensor], wide: torch.dtype, level: int, pr
 
 
 def _digit_of(histogram: Tensor, k: int, largest: bool) -> tuple[int, int]:
-    """The digit of the k-th entry, and which one it is among the entries of this digit. histogram (65536)."""
+    """The digit of the k-th entry, and its rank among the entries with this digit. histogram (65536)."""
     total = int(histogram.sum())
     if not 1 <= k <= total:
         raise ValueError(message("magnitude_kth", "k", f"a number in [1, {total}]", str(k), "NaN does not count"))

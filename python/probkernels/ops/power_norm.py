@@ -1,4 +1,4 @@
-"""PowerNorm: ops, kernels' glue, derivatives and the public functions ``power_norm`` and ``power_norm_v``."""
+"""PowerNorm: ops, their kernel calls, derivatives, and the functions ``power_norm`` and ``power_norm_v``."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ KINDS = ("cpu", "triton", "cuda")  # Triton first on a GPU: one pass over dense 
 
 
 def _launch(run: Backend, name: str, tensors: Sequence[Tensor | None], groups: int, eps: float) -> None:
-    """Runs kernel ``name`` on x and the other tensors, inputs before outputs, natively or by Triton."""
+    """Runs kernel ``name``, native or Triton, on x and the other tensors, inputs before outputs."""
     dense = [None if t is None else t.contiguous() for t in tensors]
     x = dense[0]
     assert x is not None
@@ -146,7 +146,7 @@ BWD = Op(
 
 
 def _like(argument: Tensor | None, grad: Tensor | None) -> Tensor | None:
-    """A gradient in the dtype of the argument it belongs to; None where either is absent."""
+    """A gradient in the dtype of its argument. None if either is absent."""
     return None if argument is None or grad is None else grad.to(argument.dtype)
 
 
@@ -274,7 +274,7 @@ def _check(op: str, x: Tensor, vectors: dict[str, Tensor | None], pad_mask: Tens
 
 
 def check_groups(op: str, features: int, num_groups: int | None) -> int:
-    """The kernels' ``groups``: 0 for None, else a divisor of ``features``."""
+    """The ``groups`` argument of the kernels: 0 for None, else a divisor of ``features``."""
     if num_groups is None:
         return 0
     expected = f"a divisor of the {features} features"
@@ -296,32 +296,34 @@ def power_norm(
     eps: float = 1e-5,
     backward_scale: str = "running",
 ) -> tuple[Tensor, Tensor]:
-    """PowerNorm: normalize each feature by a running mean square that was known before this batch.
+    """PowerNorm: normalizes each feature by a running mean square that was known before this batch.
 
-    ``y = weight z / sqrt(psi2 + eps) + bias`` with ``z = x``, or x divided by the root mean square of its group of
-    features. The caller keeps the running state (:class:`probkernels.nn.PowerNorm` does): ``psi2`` moves towards the
-    returned ``mean_sq``, and ``nu`` against its own gradient, which is ``-mean(a x_hat)`` by definition.
+    ``y = weight z / sqrt(psi2 + eps) + bias``, where z is x, or with ``num_groups`` x divided by the root mean square
+    of its group of features. The caller keeps the running state, as :class:`probkernels.nn.PowerNorm` does: ``psi2``
+    moves towards the returned ``mean_sq``, and ``nu`` moves against its own gradient, which is defined as ``-mean(a
+    x_hat)``.
 
     Args:
         x: (..., C) float32, float64, float16 or bfloat16; any strides.
-        psi2: (C) running mean square, float32 (float64 for a float64 ``x``); a constant in the backward.
-        weight: (C) or None for 1.
-        bias: (C) or None for 0.
-        nu: (C) running estimate of mean(g x_hat), or None for 0, which makes the gradient exact for constant psi2.
-        pad_mask: (...) bool, True marks padding: normalized, but in no statistic, and without gradient.
-        num_groups: divisor of C, or None for no group scaling.
+        psi2: (C) running mean square, float32 (float64 for a float64 ``x``). The backward treats it as a constant.
+        weight: (C), or None for 1.
+        bias: (C), or None for 0.
+        nu: (C) running estimate of mean(g x_hat), where g is the gradient of y times weight. None for 0; the gradient
+            is then exact for a constant psi2.
+        pad_mask: (...) bool, True marks padding. Padding is normalized, but has no gradient and enters no statistic.
+        num_groups: number of groups of features, a divisor of C. None for no group scaling.
         eps: added to mean squares under the root.
-        backward_scale: ``"running"`` divides grad_x by sqrt(psi2 + eps) as the paper does, ``"batch"`` by the root of
-            this batch's mean square as the official code does.
+        backward_scale: ``"running"`` divides grad_x by sqrt(psi2 + eps), as the paper does. ``"batch"`` divides it by
+            the root of this batch's mean square, as the official code does.
 
     Returns:
         ``y`` (..., C) in x's dtype, and ``mean_sq`` (C), the mean of z^2 over valid rows in float32 (float64 for
-        float64): not differentiable; NaN when no row is valid. NaN in x reaches y and mean_sq.
+        float64). ``mean_sq`` is not differentiable, and NaN if no row is valid. NaN in x reaches y and mean_sq.
 
     Raises:
         TypeError: a dtype is wrong.
         ValueError: a shape, device or range is wrong.
-        NotImplementedError: a gradient for ``psi2``, or forward mode with ``nu``, is asked for.
+        NotImplementedError: a gradient for ``psi2`` is needed, or forward mode is used with ``nu``.
 
     Backends: C++ (CPU), Triton and CUDA (GPU), plain torch. Deterministic; sums in float32 then float64 on the CPU.
 
@@ -352,18 +354,19 @@ def power_norm_v(
     num_groups: int | None = None,
     eps: float = 1e-5,
 ) -> tuple[Tensor, Tensor]:
-    """PN-V: normalize each feature by this batch's root mean square, with the exact gradient.
+    """PN-V: normalizes each feature by this batch's root mean square, with the exact gradient.
 
     Args:
         x: (..., C) float32, float64, float16 or bfloat16; any strides.
-        weight: (C) or None for 1.
-        bias: (C) or None for 0.
-        pad_mask: (...) bool, True marks padding: normalized, but not part of the mean square, and without gradient.
-        num_groups: divisor of C, or None for no group scaling.
+        weight: (C), or None for 1.
+        bias: (C), or None for 0.
+        pad_mask: (...) bool, True marks padding. Padding is normalized, but has no gradient and does not enter the mean
+            square.
+        num_groups: number of groups of features, a divisor of C. None for no group scaling.
         eps: added to mean squares under the root.
 
     Returns:
-        ``y`` (..., C) in x's dtype, and ``mean_sq`` (C), float32 (float64 for float64); both differentiable, any
+        ``y`` (..., C) in x's dtype, and ``mean_sq`` (C), float32 (float64 for float64). Both are differentiable any
         number of times and in forward mode.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Coding rows of data with a compiled circuit: the ops, kernels' glue and the functions ``program_encode`` and
+"""Codes rows of data with a compiled circuit: the ops, their kernel calls, and the functions ``program_encode`` and
 ``program_decode``."""
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["program_decode", "program_encode"]
 
 
 def _sizes(codes: Tensor, each: int, lanes: int) -> tuple[int, int]:
-    """How many chunks, and the most bytes of one."""
+    """Number of chunks, and the largest number of bytes in one."""
     n, v = codes.shape
     each = max(min(each, n), 1)
     return -(-n // each), reference.capacity(each, v, min(lanes, each))
@@ -72,7 +72,7 @@ def _decode(
 
 
 def _tiny(device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Two variables below one latent of two states: its prior, then a value of each."""
+    """Two variables below one latent with two states: its prior, then a value of each variable."""
     code = torch.tensor(
         [
             [0, 0, -1, -1, 1, 0, 0, 0, 0],
@@ -99,13 +99,13 @@ def _codes(device: torch.device) -> Tensor:
 
 
 def _encode_examples(device: torch.device, dtype: torch.dtype) -> list[tuple[Any, ...]]:
-    """Several chunks, the last smaller; one row alone."""
+    """Example arguments: several chunks, the last one smaller; a single row."""
     model, codes = _tiny(device), _codes(device)
     return [(*model, codes, 5, 4, 2), (*model, codes[:1], 5, 1, 1)]
 
 
 def _decode_examples(device: torch.device, dtype: torch.dtype) -> list[tuple[Any, ...]]:
-    """What was encoded."""
+    """Example arguments: encoded streams."""
     model, codes = _tiny(device), _codes(device)
     joined, offsets = packed(*reference.program_encode(*model, codes, 5, 4, 2))
     starts = torch.tensor([0, 4, 8, 9], device=device)
@@ -147,23 +147,25 @@ def program_encode(
     code: Tensor, weights: Tensor, tables: Tensor, variables: Tensor, codes: Tensor, registers: int, each: int,
     lanes: int,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Codes rows of data with a compiled circuit; :func:`probkernels.codec.encode` is the way to call it.
+    """Encodes rows of data with a compiled circuit. Prefer :func:`probkernels.codec.encode`, which checks its
+    arguments.
 
-    Same bytes on every backend, for any number of threads and any instruction set. Not checked: that the program is
-    valid, as a :class:`probkernels.codec.Program` is, and that the codes are below their variables' alphabets.
+    The bytes are the same on every backend, with any number of threads and any instruction set. Not checked: that the
+    program is valid, as a :class:`probkernels.codec.Program` is, and that the codes are below their number of
+    categories.
 
     Args:
-        code: (R, 9) int32, instructions.
-        weights: (E,) float32.
-        tables: (T,) int16, bits of unsigned counts below a category.
-        variables: (V, 4) int64: of each variable where its table begins, categories, units and a likely value.
-        codes: (N, V) int32.
-        registers: floats that a row needs.
-        each: rows of a chunk.
-        lanes: rows coded side by side in a chunk's stream.
+        code: (R, 9) int32 instructions.
+        weights: (E,) float32 weights of all sums.
+        tables: (T,) int16. The bits are unsigned counts below a category.
+        variables: (V, 4) int64. For each variable: offset of its table, categories, units, and a likely value.
+        codes: (N, V) int32 rows of data.
+        registers: number of floats of working memory for a row.
+        each: number of rows in a chunk.
+        lanes: number of rows coded side by side in a chunk's stream.
 
     Returns:
-        Streams (chunks, most bytes of one) uint8, and how many bytes of each are in use, (chunks,) int64.
+        Streams (chunks, most bytes of one) uint8, and the number of bytes used in each, (chunks,) int64.
 
     Raises:
         TypeError: a dtype is wrong.
@@ -198,25 +200,26 @@ def program_decode(
     code: Tensor, weights: Tensor, tables: Tensor, variables: Tensor, payload: Tensor, offsets: Tensor, starts: Tensor,
     registers: int, lanes: int, rows: int,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Decodes what :func:`program_encode` coded; :func:`probkernels.codec.decode` is the way to call it.
+    """Decodes the output of :func:`program_encode`. Prefer :func:`probkernels.codec.decode`, which checks its
+    arguments.
 
-    No stream can make it read or write out of bounds.
+    No stream can cause a read or write out of bounds.
 
     Args:
-        code: as in :func:`program_encode`, like the next three.
-        weights: (E,) float32.
+        code: (R, 9) int32, see :func:`program_encode`, like the next three.
+        weights: (E,) float32 weights of all sums.
         tables: (T,) int16.
         variables: (V, 4) int64.
-        payload: (B,) uint8, all streams.
+        payload: (B,) uint8, all streams, one after another.
         offsets: (chunks + 1,) int64: stream c is ``payload[offsets[c] : offsets[c + 1]]``.
-        starts: (chunks + 1,) int64, rising: stream c holds rows ``starts[c]`` up to ``starts[c + 1]``.
-        registers: floats that a row needs.
-        lanes: as they were coded with.
-        rows: of all streams.
+        starts: (chunks + 1,) int64, rising: stream c holds the rows from ``starts[c]`` to ``starts[c + 1]``.
+        registers: number of floats of working memory for a row.
+        lanes: the ``lanes`` given to :func:`program_encode`.
+        rows: number of rows in all streams.
 
     Returns:
-        Codes (rows, V) int32, and what is wrong with each stream, (chunks,) int64: 0 nothing, 1 it ends early, 2 a
-        wrong state, 3 words left over.
+        Codes (rows, V) int32, and the damage of each stream, (chunks,) int64: 0 none, 1 ends early, 2 wrong state, 3
+        words left over.
 
     Raises:
         TypeError: a dtype is wrong.

@@ -1,4 +1,4 @@
-"""Entropy coding of rows of symbols: ``rans_encode``, ``rans_decode``, the same from probabilities, and
+"""Entropy coding of rows of symbols: ``rans_encode``, ``rans_decode``, their versions for probabilities, and
 ``quantize_cdf``."""
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ WHY = {
 
 
 def check_precision(op: str, precision: object) -> int:
-    """``precision``, a whole number of bits that counts may have."""
+    """Checks ``precision``, the number of bits of counts."""
     return checks.integer(op, "precision", precision, 1, MOST_PRECISION)
 
 
 def check_cdf(op: str, cdf: object, rows: int, n: int, index: Tensor | None, precision: int) -> None:
-    """``cdf`` is counts for rows of n symbols, or a table of them for ``index``. Of their ends the last is looked at:
-    counts of another precision would be coded, with too many bits."""
+    """Checks that ``cdf`` is counts for rows of n symbols, or a table of counts for ``index``. Of the distributions'
+    ends only the last one is checked: it catches counts of another precision, which could be coded, but with too many
+    bits."""
     if not isinstance(cdf, Tensor) or cdf.dtype is not torch.int32:
         raise TypeError(message(op, "cdf", "an int32 tensor", checks.describe(cdf)))
     if index is not None and (cdf.dim() != 2 or cdf.shape[-1] < 2):
@@ -46,7 +47,8 @@ def check_cdf(op: str, cdf: object, rows: int, n: int, index: Tensor | None, pre
 
 
 def as_index(op: str, index: object, cdf: object, rows: int, n: int) -> Tensor | None:
-    """``index`` as the kernels take it. They find what is out of range; no large number may wrap into it."""
+    """Converts ``index`` to what the kernels take. They find entries out of range; no large number may wrap into the
+    range."""
     if index is None:
         return None
     if not isinstance(index, Tensor) or index.dtype not in (torch.int32, torch.int64):
@@ -59,13 +61,13 @@ def as_index(op: str, index: object, cdf: object, rows: int, n: int) -> Tensor |
 
 
 def check_index(op: str, given: Tensor | None, tables: int) -> None:
-    """Every entry names one of the tables."""
+    """Checks that every entry names a table."""
     if given is not None and bool((wrong := (given < 0) | (given >= tables)).any()):
         raise ValueError(message(op, "index", f"numbers of 0 .. {tables - 1}", checks.offender(given, wrong)))
 
 
 def refuse_symbols(op: str, symbols: Tensor, cdf: Tensor, index: Tensor | None, precision: int) -> None:
-    """Raises for the first index, or else the first symbol, that cannot be coded."""
+    """Raises for the first index that cannot be coded, or else for the first symbol."""
     check_index(op, index, len(cdf))
     rows, n = symbols.shape
     width = cdf.shape[-1]
@@ -88,7 +90,7 @@ def _check_symbols(op: str, symbols: object) -> tuple[int, int]:
 
 
 def _check_streams(op: str, payload: object, offsets: object, n: object) -> int:
-    """How many rows they have."""
+    """Checks streams and returns their number of rows."""
     if not isinstance(payload, Tensor) or payload.dtype is not torch.uint8:
         raise TypeError(message(op, "payload", "a uint8 tensor", checks.describe(payload)))
     if not isinstance(offsets, Tensor) or offsets.dtype is not torch.int64:
@@ -103,12 +105,12 @@ def _check_streams(op: str, payload: object, offsets: object, n: object) -> int:
 
 
 def _failed(sizes: Tensor) -> bool:
-    """Whether a row was not coded; asked where there are values."""
+    """Whether any row could not be coded. Only asked if there are values to look at."""
     return not torch.compiler.is_compiling() and not sizes.is_meta and bool((sizes < 0).any())
 
 
 def refuse_damage(op: str, damage: Tensor) -> None:
-    """Raises for the first row with damage."""
+    """Raises for the first damaged row."""
     for row, reason in enumerate(damage.tolist()):
         if reason:
             raise CorruptStreamError(f"{op}: row {row} {WHY[reason]}")
@@ -117,26 +119,25 @@ def refuse_damage(op: str, damage: Tensor) -> None:
 def rans_encode(
     symbols: Tensor, cdf: Tensor, precision: int = PRECISION, *, index: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Codes rows of symbols, each with a distribution of its own if need be, into one stream a row.
+    """Encodes each row of symbols to a stream. Every symbol may have its own distribution.
 
     Args:
-        symbols: (B, N) int32, each in 0 .. K - 1.
-        cdf: (K + 1,) for all symbols, (N, K + 1) for the places of a row, or (B, N, K + 1) int32: counts below each
-            symbol, from 0 to ``2**precision``; :func:`quantize_cdf` makes them. With ``index``: (T, K + 1), a table. A
-            distribution of fewer symbols is padded with ``2**precision``. Counts of your own must rise: the last one
-            and those of the symbols given are looked at, and streams of others cannot be decoded.
-        precision: 1 to 24 bits, those of ``cdf``.
-        index: (B, N) int32 or int64: the row of the table that each symbol has. Streams are those of ``cdf[index]``,
-            which is never made.
+        symbols: (B, N) int32 with values 0 .. K - 1.
+        cdf: int32 counts below each symbol, from 0 to ``2**precision``; :func:`quantize_cdf` makes them. Shape (K + 1,)
+            for all symbols, (N, K + 1) for each place in a row, (B, N, K + 1) for each symbol, or with ``index`` a
+            table (T, K + 1). Pad a distribution of fewer symbols with ``2**precision``. Counts must rise. Only the last
+            count and those of the given symbols are checked; streams of counts that do not rise cannot be decoded.
+        precision: bits of the counts in ``cdf``, 1 to 24.
+        index: (B, N) int32 or int64: row of the table for each symbol. Gives the streams of ``cdf[index]`` without
+            building that tensor. None without a table.
 
     Returns:
-        Streams (B, capacity) uint8, zeros after their ends, and their lengths (B,) int64. Streams do not depend on one
-        another.
+        Streams (B, capacity) uint8, padded with zeros, and their lengths (B,) int64. Each stream can be decoded alone.
 
     Raises:
         TypeError: a dtype is wrong.
         ValueError: a shape is wrong, a symbol is out of range or has no count, an index is out of range, or the counts
-            are of another precision.
+            have another precision.
 
     Backends: C++ (CPU), CUDA, plain torch (slow).
 
@@ -166,15 +167,15 @@ def rans_encode(
 def rans_decode(
     payload: Tensor, offsets: Tensor, cdf: Tensor, n: int, precision: int = PRECISION, *, index: Tensor | None = None
 ) -> Tensor:
-    """Decodes what :func:`rans_encode` coded. No stream can make it read or write out of bounds.
+    """Decodes the output of :func:`rans_encode`. No stream can cause a read or write out of bounds.
 
     Args:
-        payload: (P,) uint8, all streams.
+        payload: (P,) uint8, all streams, one after another.
         offsets: (B + 1,) int64: row b is ``payload[offsets[b] : offsets[b + 1]]``.
-        cdf: as they were coded with.
-        n: symbols of a row.
-        precision: as they were coded with.
-        index: as they were coded with.
+        cdf: the ``cdf`` given to :func:`rans_encode`.
+        n: number of symbols in a row.
+        precision: the ``precision`` given to the encoder.
+        index: the ``index`` given to :func:`rans_encode`.
 
     Returns:
         Symbols (B, n) int32.
@@ -182,8 +183,8 @@ def rans_decode(
     Raises:
         TypeError: a dtype is wrong.
         ValueError: a shape, number or index is wrong.
-        CorruptStreamError: a stream that no encoder makes with these distributions; it names the row. Most damage is
-            found so, but not all: keep a checksum.
+        CorruptStreamError: no encoder can have made a stream with these distributions. The message names the row. This
+            detects most damage, but not all; keep a checksum.
 
     Backends: C++ (CPU), CUDA, plain torch (slow).
 
@@ -209,20 +210,20 @@ def rans_decode(
 
 
 def rans_encode_pmf(symbols: Tensor, pmf: Tensor, precision: int = PRECISION) -> tuple[Tensor, Tensor]:
-    """Codes rows of symbols with probabilities: the streams that :func:`rans_encode` makes of
-    ``quantize_cdf(pmf, precision)``, without the counts that no symbol needs.
+    """Encodes rows of symbols with probabilities. Gives the streams of :func:`rans_encode` with ``quantize_cdf(pmf,
+    precision)``, but computes only the counts that the symbols need.
 
     Args:
-        symbols: (B, N) int32, each in 0 .. K - 1.
-        pmf: (K,), (N, K) or (B, N, K) floating point, as :func:`quantize_cdf` takes them.
-        precision: 1 to 24 bits, enough for K.
+        symbols: (B, N) int32 with values 0 .. K - 1.
+        pmf: (K,), (N, K) or (B, N, K) floating point, see :func:`quantize_cdf`.
+        precision: bits of the counts, 1 to 24, with 2**precision >= K.
 
     Returns:
-        As :func:`rans_encode`.
+        Streams (B, capacity) uint8, padded with zeros, and their lengths (B,) int64.
 
     Raises:
         TypeError: a dtype is wrong.
-        ValueError: a shape is wrong, a symbol is out of range, or probabilities are none.
+        ValueError: a shape is wrong, a symbol is out of range, or ``pmf`` are not probabilities.
 
     Backends: C++ (CPU), CUDA, plain torch (slow).
 
@@ -248,22 +249,22 @@ def rans_encode_pmf(symbols: Tensor, pmf: Tensor, precision: int = PRECISION) ->
 
 
 def rans_decode_pmf(payload: Tensor, offsets: Tensor, pmf: Tensor, n: int, precision: int = PRECISION) -> Tensor:
-    """Decodes what :func:`rans_encode_pmf` coded, or :func:`rans_encode` with ``quantize_cdf(pmf, precision)``.
+    """Decodes the output of :func:`rans_encode_pmf`, or of :func:`rans_encode` with ``quantize_cdf(pmf, precision)``.
 
     Args:
-        payload: (P,) uint8, all streams.
+        payload: (P,) uint8, all streams, one after another.
         offsets: (B + 1,) int64: row b is ``payload[offsets[b] : offsets[b + 1]]``.
-        pmf: as they were coded with, to the last bit.
-        n: symbols of a row.
-        precision: as they were coded with.
+        pmf: the ``pmf`` given to the encoder, equal to the last bit.
+        n: number of symbols in a row.
+        precision: the ``precision`` given to the encoder.
 
     Returns:
         Symbols (B, n) int32.
 
     Raises:
         TypeError: a dtype is wrong.
-        ValueError: a shape or number is wrong, or probabilities are none.
-        CorruptStreamError: as :func:`rans_decode` raises it.
+        ValueError: a shape or number is wrong, or ``pmf`` are not probabilities.
+        CorruptStreamError: as :func:`rans_decode`.
 
     Backends: C++ (CPU), CUDA, plain torch (slow).
 
@@ -287,7 +288,7 @@ def rans_decode_pmf(payload: Tensor, offsets: Tensor, pmf: Tensor, n: int, preci
 
 
 def _as_pmf(op: str, pmf: object, rows: int, n: int, precision: object) -> Tensor:
-    """Probabilities for rows of n symbols, as the kernels take them."""
+    """Converts probabilities for rows of n symbols to what the kernels take."""
     wide = _wide(op, pmf, precision)
     if wide.dim() > 3 or tuple(wide.shape[:-1]) != (rows, n)[3 - wide.dim() :]:
         wanted = f"shape (K,), ({n}, K) or ({rows}, {n}, K)"
@@ -305,7 +306,7 @@ def _wide(op: str, pmf: object, precision: object) -> Tensor:
 
 
 def _refuse_pmf(op: str, pmf: Tensor) -> None:
-    """Raises if some are no probabilities."""
+    """Raises if some values are not probabilities."""
     wrong = ~(pmf.isfinite() & (pmf >= 0))
     zero = pmf.double().amax(-1, keepdim=True) <= 2.0**30 / 1e300  # less cannot be scaled
     if bool(wrong.any()) or bool(zero.any()):
@@ -314,21 +315,22 @@ def _refuse_pmf(op: str, pmf: Tensor) -> None:
 
 
 def quantize_cdf(pmf: Tensor, precision: int = PRECISION) -> Tensor:
-    """Probabilities as the cumulative counts that :func:`rans_encode` takes; every symbol gets 1 at least.
+    """Converts probabilities to the cumulative counts that :func:`rans_encode` takes. Every symbol gets a count of at
+    least 1.
 
-    The same probabilities give the same counts on every machine and device; but a network that computes probabilities
-    need not give the same ones.
+    Equal probabilities give equal counts on every machine and device. But a network may compute slightly different
+    probabilities on another machine.
 
     Args:
-        pmf: (..., K) floating point, not negative, with a finite sum above 0; it need not be 1.
-        precision: 1 to 24 bits, enough for K.
+        pmf: (..., K) floating point, >= 0, with a finite sum above 0. The sum need not be 1.
+        precision: bits of the counts, 1 to 24, with 2**precision >= K.
 
     Returns:
         (..., K + 1) int32, from 0 to ``2**precision``.
 
     Raises:
-        TypeError: no floating point.
-        ValueError: probabilities that are none, or too many symbols for the precision.
+        TypeError: ``pmf`` is not floating point.
+        ValueError: ``pmf`` are not probabilities, or there are too many symbols for the precision.
 
     Example:
         >>> import torch, probkernels as pk

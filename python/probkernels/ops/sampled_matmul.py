@@ -1,4 +1,4 @@
-"""Selected entries of a weight's gradient without the rest: kernels' glue, ``sampled_matmul`` and ``sampled_conv``."""
+"""Computes selected entries of a weight's gradient alone: kernel calls, ``sampled_matmul`` and ``sampled_conv``."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _kernel(
     count: int,
     sizes: tuple[int, ...],
 ) -> Tensor:
-    """Runs the kernel on images; ``sizes`` is the Geometry of csrc/include/pk/sampled.h."""
+    """Runs the kernel on images. ``sizes`` is the struct Geometry of csrc/include/pk/sampled.h."""
     values = torch.zeros(count, dtype=accumulation_dtype(grad_y), device=grad_y.device)
     if count == 0 or x.numel() == 0:
         return values
@@ -92,7 +92,7 @@ def _conv_kernel(
 def _example(
     device: torch.device, dtype: torch.dtype, y_shape: tuple[int, ...], x_shape: tuple[int, ...], entries: int
 ) -> tuple[list[Tensor], list[tuple[Any, ...]]]:
-    """grad_y and x, and a third of ``entries`` selected both ways."""
+    """Example grad_y and x, with a third of ``entries`` selected in both encodings."""
     generator = torch.Generator().manual_seed(0)
     factors = [torch.randn(s, generator=generator, dtype=torch.float64).to(device, dtype) for s in (y_shape, x_shape)]
     mask = torch.rand(entries, generator=generator) < 1 / 3
@@ -155,25 +155,26 @@ def _check(op: str, grad_y: Tensor, x: Tensor, selection: Selection) -> None:
 
 
 def sampled_matmul(grad_y: Tensor, x: Tensor, selection: Selection) -> Tensor:
-    """Selected entries of the gradient of a linear layer's weight, computed alone: the full gradient is never formed.
+    """Computes selected entries of the gradient of a linear layer's weight, without forming the full gradient.
 
-    The weight (O, I) of ``y = x W^T`` has the gradient ``grad_y^T x``; this is ``selection.gather`` of it.
+    The weight (O, I) of ``y = x W^T`` has the gradient ``grad_y^T x``. The result is ``selection.gather`` of that
+    gradient.
 
     Args:
         grad_y: (..., O) float32, float64, float16 or bfloat16; any strides.
-        x: (..., I) of the same dtype and leading shape, T tokens in all.
-        selection: which entries of the weight (O, I).
+        x: (..., I) of the same dtype and leading shape.
+        selection: :class:`Selection` of entries of the weight (O, I).
 
     Returns:
-        (count) float32 (float64 for float64), in the selection's order; half precision is not rounded back.
+        (count) float32 (float64 for float64), in the selection's order. Not rounded back to half precision.
         Differentiable in both factors, any number of times.
 
     Raises:
-        TypeError: a dtype is wrong, or ``selection`` is no Selection.
+        TypeError: a dtype is wrong, or ``selection`` is not a Selection.
         ValueError: a shape or device is wrong.
 
-    Backends: C++ (CPU); on a GPU Triton for bitmaps (a dense product that stores selected entries alone) and CUDA for
-    index lists (one dot product an entry); plain torch. Deterministic.
+    Backends: C++ (CPU). On a GPU, Triton for bitmaps (a dense product that stores only selected entries) and CUDA for
+    index lists (one dot product for each entry). Plain torch. Deterministic.
 
     Reference: Hu et al., "SaRA: High-Efficient Diffusion Model Fine-tuning with Progressive Sparse Low-Rank
     Adaptation", ICLR 2025, section 3.
@@ -220,22 +221,23 @@ def sampled_conv(
     dilation: int | Sequence[int] = 1,
     groups: int = 1,
 ) -> Tensor:
-    """Selected entries of the gradient of a convolution's weight; neither it nor the unfolded input is ever stored.
+    """Computes selected entries of the gradient of a convolution's weight, without storing the full gradient or the
+    unfolded input.
 
     Args:
         grad_y: (N, O, *out) float32, float64, float16 or bfloat16, with one to three spatial dimensions; any strides.
-        x: (N, C, *in), the convolution's input, of the same dtype.
-        selection: which entries of the weight (O, C / groups, *kernel).
-        stride: as in ``torch.nn.functional.conv2d``: an int, or one for each spatial dimension.
-        padding: likewise; with zeros.
-        dilation: likewise.
-        groups: divisor of O and C.
+        x: (N, C, *in) of the same dtype, input of the convolution.
+        selection: :class:`Selection` of entries of the weight (O, C / groups, *kernel).
+        stride: an int, or one int for each spatial dimension, as in ``torch.nn.functional.conv2d``.
+        padding: zero padding, in the form of ``stride``.
+        dilation: dilation, in the form of ``stride``.
+        groups: number of groups, a divisor of O and C.
 
     Returns:
         (count) float32 (float64 for float64), in the selection's order. Differentiable in both factors.
 
     Raises:
-        TypeError: a dtype is wrong, or ``selection`` is no Selection.
+        TypeError: a dtype is wrong, or ``selection`` is not a Selection.
         ValueError: a shape, device or setting is wrong.
 
     Backends: as :func:`sampled_matmul`.

@@ -1,4 +1,4 @@
-"""The class ``Selection``: which entries of a weight tensor are meant, in the smaller of two encodings, and its ops."""
+"""The class ``Selection``, a set of entries of a weight tensor in the smaller of two encodings, and its ops."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _index_kernel(run: Backend, words: Tensor, ranks: Tensor, count: int) -> Ten
 
 
 def _example(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """w (30, 37), and a selection of it as a mask and as a list."""
+    """Example w (30, 37), with a selection as a mask and as a list."""
     w = torch.sin(torch.arange(1110, dtype=torch.float64)).view(30, 37).to(device, dtype)
     mask = (torch.arange(1110, device=device) * 7 % 11 < 4).view(30, 37)
     return w, mask, mask.view(-1).nonzero()[:, 0].to(torch.int32)
@@ -143,17 +143,18 @@ def _check_fits(count: int) -> None:
 class Selection:
     """A set of entries of one weight tensor.
 
-    Entries are numbered in row-major order and kept in ascending order. Fewer than one in thirty: a list ``index``
-    (4 bytes an entry). More: a bitmap ``words`` with running counts ``ranks`` (0.133 bytes an entry of the weight).
-    Make one with :meth:`from_mask`, :meth:`from_index` or :func:`probkernels.ops.magnitude_select`.
+    Entries are numbered in row-major order and kept in ascending order. A selection of fewer than one entry in thirty
+    is a list ``index`` (4 bytes per selected entry). A larger one is a bitmap ``words`` with running counts ``ranks``
+    (0.133 bytes per entry of the weight). Make one with :meth:`from_mask`, :meth:`from_index` or
+    :func:`probkernels.ops.magnitude_select`.
 
     Attributes:
-        shape: of the weight, N entries in all.
-        count: how many entries are selected, at most 2^31 - 1.
+        shape: shape of the weight, N entries in all.
+        count: number of selected entries, at most 2^31 - 1.
         index: (count) int32 positions, or None.
-        words: (ceil(N/64)) int64, or None: bit b of word i, 0 the least significant, says whether entry 64 i + b is
-            selected; bits past N are 0.
-        ranks: (ceil(N/512)) int32, or None: how many entries are selected before entry 512 j.
+        words: (ceil(N/64)) int64, or None. Bit b of word i, counted from the least significant, says whether entry 64 i
+            + b is selected. Bits past N are 0.
+        ranks: (ceil(N/512)) int32, or None: number of selected entries before entry 512 j.
 
     Example:
         >>> import torch, probkernels as pk
@@ -175,11 +176,12 @@ class Selection:
 
     @classmethod
     def from_index(cls, index: Tensor, shape: Any) -> Selection:
-        """The entries at ``index`` (count) int32 or int64, row-major positions in ascending order without repeats.
+        """Selects the entries at ``index`` (count) int32 or int64: row-major positions in ascending order without
+        repeats.
 
         Raises:
             TypeError: ``index`` is not an int32 or int64 tensor.
-            ValueError: it is not one-dimensional, not ascending, or leaves the weight.
+            ValueError: ``index`` is not one-dimensional, not ascending, or exceeds the weight.
         """
         shape = torch.Size(shape)
         entries = shape.numel()
@@ -202,7 +204,7 @@ class Selection:
 
     @classmethod
     def from_bitmap(cls, words: Tensor, ranks: Tensor, count: int, shape: Any) -> Selection:
-        """The entries whose bits are set in ``words``.
+        """Selects the entries whose bits are set in ``words``.
 
         Raises:
             TypeError: ``words`` is not int64, or ``ranks`` not int32.
@@ -228,7 +230,7 @@ class Selection:
 
     @classmethod
     def _of_bitmap(cls, words: Tensor, ranks: Tensor, count: int, shape: torch.Size) -> Selection:
-        """The same for a bitmap of our own making."""
+        """Like :meth:`from_bitmap`, for a bitmap that needs no checks."""
         entries = shape.numel()
         _check_fits(count)
         if _prefers_index(count, entries):
@@ -237,7 +239,7 @@ class Selection:
 
     @classmethod
     def from_mask(cls, mask: Tensor) -> Selection:
-        """The entries where ``mask`` (of the weight's shape) bool is True.
+        """Selects the entries where ``mask``, bool of the weight's shape, is True.
 
         Raises:
             TypeError: ``mask`` is not a bool tensor.
@@ -252,21 +254,21 @@ class Selection:
 
     @property
     def tensors(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """``(index, words, ranks)``, as ops take them."""
+        """``(index, words, ranks)``, as the ops take them."""
         return self.index, self.words, self.ranks
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the encoding."""
+        """Number of bytes of the encoding."""
         return sum(t.nbytes for t in self.tensors if t is not None)
 
     @property
     def device(self) -> torch.device:
-        """Where the encoding lives."""
+        """Device of the encoding."""
         return next(t.device for t in self.tensors if t is not None)
 
     def to(self, device: torch.device | str) -> Selection:
-        """The same entries, with the encoding on ``device``."""
+        """Moves the encoding to ``device``. Returns a selection of the same entries."""
         return Selection(self.shape, self.count, *(None if t is None else t.to(device) for t in self.tensors))
 
     def to_index(self) -> Tensor:
@@ -285,7 +287,7 @@ class Selection:
         return INDEX.call(self.words, self.ranks, self.count)
 
     def to_mask(self) -> Tensor:
-        """True at the selected entries: bool of the weight's shape."""
+        """Bool of the weight's shape, True at the selected entries."""
         entries = self.shape.numel()
         if self.words is not None:
             return bitmap.unpack(self.words, entries).view(self.shape)
@@ -294,7 +296,7 @@ class Selection:
         return mask.index_fill_(0, self.index.long(), True).view(self.shape)
 
     def gather(self, w: Tensor) -> Tensor:
-        """The selected entries of ``w`` in order: (count) of w's dtype, differentiable.
+        """The selected entries of ``w`` in order: (count) in w's dtype, differentiable.
 
         Raises:
             TypeError: ``w`` is not floating-point.
@@ -315,7 +317,7 @@ class Selection:
         SCATTER.call(w, values, *self.tensors)
 
     def scatter(self, w: Tensor, values: Tensor) -> Tensor:
-        """A copy of ``w`` with ``values`` (count), cast to w's dtype, at the selected entries; differentiable in both.
+        """A copy of ``w`` whose selected entries are ``values`` (count), cast to w's dtype. Differentiable in both.
 
         Raises:
             TypeError: ``w`` or ``values`` is not floating-point.
@@ -328,11 +330,11 @@ class Selection:
         return w.reshape(-1).scatter(0, at, values.to(w.dtype)).view(w.shape)
 
     def within(self, keep: Tensor) -> Selection:
-        """The selection of those entries for which ``keep`` (count) bool is True.
+        """Selects those of the selected entries for which ``keep`` (count) bool is True.
 
         Raises:
             TypeError: ``keep`` is not a bool tensor.
-            ValueError: it does not have one entry for each selected one.
+            ValueError: ``keep`` does not have one entry for each selected entry.
         """
         checks.bool_tensor("Selection.within", "keep", keep)
         checks.shape("Selection.within", "keep", keep, (self.count,), "(one a selected entry)")

@@ -1,4 +1,5 @@
-"""AdamW on selected entries: ops, kernels' glue, the coding of 8-bit moments and the function ``sparse_adamw_``."""
+"""AdamW on selected entries: ops, their kernel calls, the coding of 8-bit moments, and the function
+``sparse_adamw_``."""
 
 from __future__ import annotations
 
@@ -30,10 +31,10 @@ KEY_BITS, LOWEST = 7, -22  # csrc/cpu/sparse_adamw.cpp
 
 @functools.cache
 def _code_tables(device: torch.device) -> tuple[Tensor, Tensor]:
-    """Codebooks with midpoints (2, 2, 256) float32, signed before unsigned; and the CPU kernel's start of the search:
-    for each codebook, sign and key (2, 2, S) uint8, the code of the least value with that sign and key.
+    """Codebooks with their midpoints, (2, 2, 256) float32, signed before unsigned. Also where the CPU kernel starts its
+    search: for each codebook, sign and key (2, 2, S) uint8, the code of the smallest value with that sign and key.
 
-    A key is a value's exponent and first bits of mantissa, so few that no key has two midpoints.
+    A key is a value's exponent and the first bits of its mantissa. No key has two midpoints.
     """
     books, tables = [], []
     keys = torch.arange(-LOWEST * 2**KEY_BITS + 1)
@@ -48,7 +49,7 @@ def _code_tables(device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def _launch(run: Backend, changed: list[Lists], grads: Lists, selection: list[Lists], rest: Sequence[Any]) -> None:
-    """``changed``: weights, values, m, v, m_scale, v_scale; the last two are empty for moments in full."""
+    """``changed``: weights, values, m, v, m_scale, v_scale. The last two are empty for full-precision moments."""
     dense = [[t.contiguous() for t in tensors] for tensors in changed]
     weights, values, m, v, m_scale, v_scale = dense
     grads = [g.contiguous() for g in grads]
@@ -103,7 +104,8 @@ def _kernel8(
 
 
 def _examples(bits: int) -> Callable[[torch.device, torch.dtype], list[tuple[Any, ...]]]:
-    """A list with both encodings, both forms of gradients and a master copy; and one weight without."""
+    """Example arguments: weights with both encodings, both forms of gradients and a master copy, and one weight without
+    a copy."""
 
     def make(device: torch.device, dtype: torch.dtype) -> list[tuple[Any, ...]]:
         generator = torch.Generator().manual_seed(0)
@@ -132,7 +134,7 @@ def _examples(bits: int) -> Callable[[torch.device, torch.dtype], list[tuple[Any
 
 
 def _encodings(selections: Sequence[Selection]) -> list[Lists]:
-    """Lists index, words and ranks, with an empty tensor for what a selection does without."""
+    """Lists of index, words and ranks. A selection has an empty tensor for what it does not use."""
     absent = torch.empty(0)
     return [
         [absent if t is None else t for t in column] for column in zip(*(s.tensors for s in selections), strict=True)
@@ -171,7 +173,7 @@ NAME = "sparse_adamw_"
 def _fits(
     w: Tensor, s: Selection, g: Tensor, moments: Sequence[Tensor], scales: Sequence[Tensor], value: Tensor | None
 ) -> bool:
-    """Whether all is well with one weight: the question that every step asks of every weight, so it must be quick."""
+    """Whether the arguments of one weight are valid. Every step asks this for every weight, so it must be quick."""
     dtype, count, device = w.dtype, s.count, w.device
     chosen = s.index if s.words is None else s.words
     if dtype not in DTYPE_CODE or s.shape != w.shape or chosen is None or chosen.device != device:
@@ -191,7 +193,7 @@ def _fits(
 
 
 def _explain(k: int, named: dict[str, Any]) -> None:
-    """Raises what is wrong with weight number ``k``."""
+    """Raises the error for weight number ``k``."""
     w, s = named["weights"], named["selections"]
     checks.float_tensor(NAME, f"weights[{k}]", w)
     if not isinstance(s, Selection):
@@ -243,34 +245,38 @@ def sparse_adamw_(
     eps: float = 1e-8,
     weight_decay: float = 1e-2,
 ) -> None:
-    """One step of AdamW on selected entries of many weights, all in place and in one launch.
+    """One step of AdamW on selected entries of many weights, in place and in one kernel launch.
 
-    Every list has one item a weight. For its ``count`` selected entries, in ascending order of position: x decays by
-    ``1 - lr weight_decay``, m and v move towards the gradient and its square, then ``x -= lr m_hat / (sqrt(v_hat) +
-    eps)``. All other entries keep their bits. Arithmetic is in float32 (float64 for float64 weights).
+    Every list has one item for each weight. The ``count`` selected entries x of a weight, in ascending order of
+    position, decay by ``1 - lr weight_decay``; m and v move towards the gradient and its square; then ``x -= lr m_hat /
+    (sqrt(v_hat) + eps)``. All other entries keep their bits. Arithmetic is in float32 (float64 for float64 weights).
 
     Args:
-        weights: any shapes; float32, float64, float16 or bfloat16, mixed as you like; best contiguous.
-        selections: a :class:`~probkernels.ops.Selection` of each weight's shape; its positions are not checked.
-        grads: (count), or the weight's shape, of which the selected entries are read; float32 (float64 for float64) or
-            the weight's dtype.
-        m: (count) first moments in float32 (float64 for float64), zeros before the first step; with scales, uint8.
-        v: (count) second moments, like ``m``.
-        steps: the number of this step, from 1; or one for each weight.
-        values: (count) master copies in float32 (float64 for float64), read in place of the weight and written beside
-            it; None, or None for a weight: its entries are read, which loses small steps in half precision.
-        m_scale: (ceil(count / 256)) of the master copies' dtype, zeros before the first step: moments are kept as
-            8-bit codes, each of the nearest value in a codebook, times their block's absmax; None: in full.
-        v_scale: like ``m_scale``. The codes are those of v's square root.
+        weights: tensors of any shapes, in float32, float64, float16 or bfloat16, also mixed. Contiguous tensors are
+            fastest.
+        selections: a :class:`~probkernels.ops.Selection` for each weight, in its shape. Positions are not checked.
+        grads: gradients in shape (count), or in the weight's shape, from which the selected entries are read. In
+            float32 (float64 for float64) or the weight's dtype.
+        m: (count) first moments in float32 (float64 for float64), zeros before the first step. With scales, uint8
+            codes.
+        v: (count) second moments, in the form of ``m``.
+        steps: number of this step, counted from 1; or one number for each weight.
+        values: (count) master copies in float32 (float64 for float64). A step reads the master copy instead of the
+            weight and writes both. None, for all weights or for one, reads the weight itself; in half precision this
+            loses small steps.
+        m_scale: (ceil(count / 256)) scales in the dtype of the master copies, zeros before the first step. Moments are
+            then 8-bit codes: each is the nearest value of a codebook, times the absolute maximum of its block of 256.
+            None keeps moments in full precision.
+        v_scale: scales of ``v``, in the form of ``m_scale``. The codes of v stand for its square root.
         lr: learning rate.
-        betas: how much of m and of v stays.
+        betas: decay rates of m and v.
         eps: added to the root in the denominator.
-        weight_decay: as in :class:`torch.optim.AdamW`, of selected entries alone.
+        weight_decay: decay of the selected entries, as in :class:`torch.optim.AdamW`.
 
     Raises:
         TypeError: a dtype is wrong.
         ValueError: a length, shape, device or range is wrong, or a weight is listed twice.
-        NotImplementedError: a tensor to be changed requires grad outside of ``torch.no_grad()``.
+        NotImplementedError: a tensor to change requires grad outside ``torch.no_grad()``.
 
     Backends: C++ (CPU), CUDA (GPU), plain torch. Deterministic: the same bits for every number of threads.
 
@@ -311,7 +317,7 @@ def sparse_adamw_(
 
 
 def _call(rows: list[tuple[Any, ...]], *rule: float) -> None:
-    """Runs the op on (weight, selection, grad, m, v, two scales or none, value or None, step) of every weight."""
+    """Runs the op on (weight, selection, grad, m, v, two scales or none, value or None, step) for every weight."""
     weights, selections, grads, m, v, *scales, values, steps = (list(column) for column in zip(*rows, strict=True))
     if all(value is None for value in values):
         values = []
@@ -322,17 +328,19 @@ def _call(rows: list[tuple[Any, ...]], *rule: float) -> None:
 
 
 def quantize_blocks(x: Tensor, *, signed: bool) -> tuple[Tensor, Tensor]:
-    """8-bit codes of x in blocks of 256: the form in which ``sparse_adamw_`` keeps m (signed) and sqrt(v) (not signed).
+    """Quantizes x to 8-bit codes in blocks of 256. ``sparse_adamw_`` keeps m (signed) and sqrt(v) (unsigned) in this
+    form.
 
-    A value is divided by the largest magnitude of its block and becomes the nearest of 256 values, which are spread
-    over seven decades. The error is at most 0.45 / 2^i of 10^i 1e-6 absmax in decade i (half of that if not signed).
+    A value is divided by the largest magnitude (absmax) of its block and becomes the nearest of 256 codebook values,
+    which span seven decades. In decade i (0 .. 6) the error is at most 0.45 / 2^i of 10^i 1e-6 absmax, and half of that
+    if unsigned.
 
     Args:
         x: (count) float32 or float64.
-        signed: for values of both signs; else all must be >= 0, and the codes are twice as fine.
+        signed: whether x has values of both signs. If False, all values must be >= 0, and the codes are twice as fine.
 
     Returns:
-        codes (count) uint8, and absmax of each block (ceil(count / 256)) in x's dtype.
+        codes (count) uint8, and the absmax of each block, (ceil(count / 256)) in x's dtype.
 
     Raises:
         TypeError: x is not float32 or float64.
@@ -356,12 +364,12 @@ def quantize_blocks(x: Tensor, *, signed: bool) -> tuple[Tensor, Tensor]:
 
 
 def dequantize_blocks(codes: Tensor, scale: Tensor, *, signed: bool) -> Tensor:
-    """The values that 8-bit codes stand for: the inverse of :func:`quantize_blocks`.
+    """Converts 8-bit codes back to values: the inverse of :func:`quantize_blocks`, up to rounding.
 
     Args:
-        codes: (count) uint8.
-        scale: (ceil(count / 256)) float32 or float64.
-        signed: as it was for ``quantize_blocks``.
+        codes: (count) uint8 codes.
+        scale: (ceil(count / 256)) float32 or float64, the absmax of each block.
+        signed: the ``signed`` given to :func:`quantize_blocks`.
 
     Returns:
         (count) in scale's dtype.

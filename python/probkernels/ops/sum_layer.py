@@ -1,4 +1,4 @@
-"""Layers of sum units over log values: ops, kernels' glue, derivatives, ``sum_layer`` and ``sum_layer_bwd``."""
+"""Layers of sum units over log values: ops, their kernel calls, derivatives, ``sum_layer`` and ``sum_layer_bwd``."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _bwd_kernel(run: Backend, x: Tensor, weights: Tensor, y: Tensor, grad_y: Ten
 
 
 def _example(device: torch.device, dtype: torch.dtype, groups: int, outs: int, ins: int, batch: int) -> list[Tensor]:
-    """x, weights with zeros among them, y and grad_y."""
+    """Example x, weights with some zeros, y and grad_y."""
     generator = torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> Tensor:
@@ -66,7 +66,7 @@ def _example(device: torch.device, dtype: torch.dtype, groups: int, outs: int, i
 
 
 def _examples(count: int) -> Any:
-    """The first ``count`` arguments of a small layer."""
+    """Example arguments: the first ``count`` arguments of a small layer."""
 
     def make(device: torch.device, dtype: torch.dtype) -> list[tuple[Any, ...]]:
         return [tuple(_example(device, dtype, 2, 4, 3, 5)[:count])]
@@ -138,18 +138,18 @@ def _same_kind(op: str, name: str, value: Tensor, x: Tensor) -> None:
 def sum_layer(x: Tensor, weights: Tensor) -> Tensor:
     """A layer of sum units over log values: ``y[g, o, b] = log sum_i weights[g, o, i] exp(x[g, i, b])``.
 
-    G groups of O sum units each, every one over the I units of its group. The sum is stable: a value is never lost for
-    lying far below another or for the size of its weight, -inf (probability 0) and zero weights are fine, and their
-    gradients are exact.
+    There are G groups of O sum units. A sum unit mixes the I input units of its group. The sum is stable: a term is not
+    lost because another is much larger or because its weight is tiny. Inputs of -inf (probability 0) and zero weights
+    are allowed, and the gradients are exact.
 
     Args:
-        x: (G, I, B) float32 or float64 log values, at least one in-unit; any strides.
-        weights: (G, O, I) of the same dtype, 0 or more (not checked); they need not add up to 1.
+        x: (G, I, B) float32 or float64 log values, I >= 1; any strides.
+        weights: (G, O, I) of the same dtype, >= 0 (not checked). They need not sum to 1.
 
     Returns:
-        y (G, O, B). -inf where no input with a weight is above -inf; there the gradient is 0. +inf and NaN reach the
-        outputs that have a weight for them. Differentiable any number of times and in forward mode, the gradient of a
-        weight that is 0 included.
+        y (G, O, B). -inf where all inputs with a nonzero weight are -inf; the gradient there is 0. +inf and NaN reach
+        the outputs with a nonzero weight for them. Differentiable any number of times and in forward mode, also in a
+        weight that is 0.
 
     Raises:
         TypeError: a dtype is wrong.
@@ -172,21 +172,22 @@ def sum_layer(x: Tensor, weights: Tensor) -> Tensor:
 
 
 def sum_layer_bwd(x: Tensor, weights: Tensor, y: Tensor, grad_y: Tensor) -> tuple[Tensor, Tensor]:
-    """The backward of :func:`sum_layer`, which is the backward flow of a circuit if ``grad_y`` is the outputs' flow.
+    """The backward pass of :func:`sum_layer`. If ``grad_y`` is the flow of the outputs, it is a circuit's backward
+    flow.
 
-    ``grad_x[i, b] = sum_o weights[o, i] grad_y[o, b] exp(x[i, b] - y[o, b])`` and
-    ``grad_weights[o, i] = sum_b grad_y[o, b] exp(x[i, b] - y[o, b])``, for every group: ``weights * grad_weights`` is
-    the flow through each edge, summed over the batch.
+    For every group, ``grad_x[i, b] = sum_o weights[o, i] grad_y[o, b] exp(x[i, b] - y[o, b])`` and ``grad_weights[o, i]
+    = sum_b grad_y[o, b] exp(x[i, b] - y[o, b])``. So ``weights * grad_weights`` is the flow through each edge, summed
+    over the batch.
 
     Args:
         x: (G, I, B) float32 or float64 log values.
         weights: (G, O, I) of the same dtype.
-        y: (G, O, B), what :func:`sum_layer` gave for them.
-        grad_y: (G, O, B).
+        y: (G, O, B), the output of :func:`sum_layer` for x and weights.
+        grad_y: (G, O, B) gradient or flow of y.
 
     Returns:
-        grad_x (G, I, B) and grad_weights (G, O, I). Outputs of -inf add to neither. In grad_weights, exp(x - y) stops
-        growing at the largest finite power of e, which only inputs without a weight or with a subnormal one reach.
+        grad_x (G, I, B) and grad_weights (G, O, I). Outputs of -inf add nothing to them. In grad_weights, exp(x - y) is
+        clamped to the largest finite power of e; only inputs whose weight is zero or subnormal reach this.
 
     Raises:
         TypeError: a dtype is wrong.

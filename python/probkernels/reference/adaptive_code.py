@@ -1,8 +1,9 @@
-"""Bytes under an adaptive model of order k, coded by a range coder, step by step.
+"""Codes bytes with an adaptive model of order k and a range coder, step by step.
 
-A byte is eight decisions, from its highest bit on. A decision has the context of the last k bytes and of the bits
-before it in its byte, and a probability of a one that starts at a half and moves to what is decided by 2 / (2 n + 3) of
-the way, where n is how often it was met, at most 127: the estimate of Krichevsky and Trofimov, which then forgets.
+A byte is eight binary decisions, highest bit first. The context of a decision is the last k bytes and the earlier bits
+of its byte. Each context has a probability of a one. It starts at 1/2 and moves towards each decided bit by 2 / (2 n +
+3) of the way, where n is how often the context occurred, at most 127. This is the estimate of Krichevsky and Trofimov,
+with forgetting once n is at its limit.
 """
 
 from __future__ import annotations
@@ -20,14 +21,15 @@ ONE_BITS = 11  # what a decision can cost, at that floor
 
 
 def context(before: int, order: int) -> int:
-    """Which of the models serves after these bytes, the latest in the lowest bits; from order 2 on by a hash."""
+    """The index of the model for these preceding bytes, the latest in the lowest bits. A hash from order 2 on."""
     if order < 2:
         return before & 255 if order else 0
     return ((before & ((1 << 8 * order) - 1)) * 0x9E3779B97F4A7C15 & (1 << 64) - 1) >> 52
 
 
 def walk(order: int, n: int, decide: Callable[[int, int, int], int]) -> None:
-    """``decide(width of a one, of 2**24; place; the bits before, after a leading one)`` for eight bits of n bytes."""
+    """Calls ``decide(width of a one out of 2**24, place, earlier bits after a leading one)`` for the eight bits of each
+    of n bytes."""
     table: dict[tuple[int, int], tuple[int, int]] = {}
     before = 0
     for place in range(n):
@@ -42,7 +44,7 @@ def walk(order: int, n: int, decide: Callable[[int, int, int], int]) -> None:
 
 
 def capacity(n: int) -> int:
-    """Bytes that the stream of n bytes cannot exceed."""
+    """Upper bound on the bytes of the stream of n bytes."""
     return ONE_BITS * n + 8
 
 
@@ -59,7 +61,7 @@ def encode(data: bytes, order: int) -> bytes:
 
 
 def decode(stream: bytes, n: int, order: int) -> bytes:
-    """Raises ``Bad`` for a stream that :func:`encode` does not make."""
+    """Decodes a stream. Raises ``Bad`` if :func:`encode` cannot have made it."""
     reader, found = RangeReader(stream), bytearray(n)
 
     def decide(width: int, place: int, node: int) -> int:
@@ -73,7 +75,7 @@ def decode(stream: bytes, n: int, order: int) -> bytes:
 
 
 def adaptive_encode(data: Tensor, each: int, order: int) -> tuple[Tensor, Tensor]:
-    """data (N,) uint8 -> payload (chunks, capacity) uint8 and the bytes in use of each, (chunks) int64."""
+    """data (N,) uint8 -> payload (chunks, capacity) uint8 and the bytes used in each chunk, (chunks) int64."""
     plain, n = data.cpu().numpy().tobytes(), len(data)
     chunks = -(-n // each)
     payload = torch.zeros(chunks, capacity(min(each, n)), dtype=torch.uint8)
@@ -86,8 +88,8 @@ def adaptive_encode(data: Tensor, each: int, order: int) -> tuple[Tensor, Tensor
 
 
 def adaptive_decode(payload: Tensor, offsets: Tensor, starts: Tensor, order: int, n: int) -> tuple[Tensor, Tensor]:
-    """payload uint8, of which chunk c has [offsets[c], offsets[c + 1]) and gives bytes [starts[c], starts[c + 1])
-    -> data (n,) uint8, and of each chunk what is wrong with it, (chunks) int64."""
+    """payload uint8 -> data (n,) uint8 and the damage of each chunk, (chunks) int64. Chunk c is payload[offsets[c] :
+    offsets[c + 1]] and holds the bytes starts[c] .. starts[c + 1] - 1."""
     data, damage = torch.zeros(n, dtype=torch.uint8), torch.zeros(len(starts) - 1, dtype=torch.int64)
     stream, ends, at = payload.cpu().numpy().tobytes(), offsets.tolist(), starts.tolist()
     for chunk in range(len(damage)):

@@ -7,9 +7,9 @@ from torch import Tensor
 
 
 def em_update_(params: Tensor, flows: Tensor, kept: Tensor | None, step: float, pseudocount: float) -> None:
-    """In place: params, flows (N, K, M), distributions over axis 1; kept (N, M) or None.
+    """In place: params, flows (N, K, M) with distributions over axis 1; kept (N, M) or None.
 
-    An entry of exactly 0 is no edge, and stays so. A distribution to which nothing flows stays as it is.
+    An entry of exactly 0 is no edge and stays 0. A distribution without flow does not change.
     """
     edges = params != 0
     mass = torch.where(edges, flows, 0.0)

@@ -1,8 +1,8 @@
 """Latent tree models in plain torch: log-likelihood and circuit flows (Liu, Mandt, Van den Broeck, ICLR 2022).
 
 ``tree`` has seven ints for each of N nodes, parents before children: parent (-1: the root), states K, variable (-1:
-none), offset of its weights (K of the parent, K) (-1: no latent variable of its own, its variable hangs on the
-parent's), offset of its leaves (C, K), categories C, children. p(x) = sum over z of prod p(z_n | z_parent) p(x_n | z).
+none), offset of its weights (K of the parent, K) (-1: no latent variable; its variable then depends on the parent's),
+offset of its leaves (C, K), categories C, number of children. p(x) = sum over z of prod p(z_n | z_parent) p(x_n | z).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 
 
 class Row(NamedTuple):
-    """A node."""
+    """A node of the tree."""
 
     parent: int
     states: int
@@ -28,14 +28,16 @@ class Row(NamedTuple):
 
 
 class Scaled(NamedTuple):
-    """Numbers >= 0 of any size: ``x * 2**exponent``, with an exponent, no part of any derivative, for every entry."""
+    """Numbers >= 0 of any size: ``x * 2**exponent``. Each entry has its own exponent, which is a constant for
+    derivatives."""
 
     x: Tensor
     exponent: Tensor  # whole numbers in float64
 
 
 class Messages(NamedTuple):
-    """What goes up the tree, a list item a node: (B, K) of a node itself, (B, K of the parent) of what it sends."""
+    """The messages up the tree, one list item for each node: (B, K) at the node itself, (B, K of the parent) to its
+    parent."""
 
     matrices: list[Tensor]  # empty without a latent variable
     products: list[Scaled]
@@ -55,28 +57,28 @@ def _table(flat: Tensor, offset: int, *shape: int) -> Tensor:
 
 
 def _times(a: Scaled, b: Tensor, exponent: Tensor | None = None) -> Scaled:
-    """The product with ``b * 2**exponent``, each entry about 1 again; zeros stay."""
+    """The product with ``b * 2**exponent``, rescaled so that each entry is about 1. Zeros stay."""
     x, so_far = a.x * b, a.exponent if exponent is None else a.exponent + exponent
     more = _exponent(x)
     return Scaled(x / _power(more, x), so_far + more)
 
 
 def _exponent(x: Tensor) -> Tensor:
-    """The whole number next to log2 |x|, in float64; 0 for zeros and numbers that are not finite."""
+    """The whole number nearest to log2 |x|, in float64. 0 for zeros and non-finite numbers."""
     x = x.detach()
     plain = (x != 0) & x.isfinite()
     return torch.where(plain, x.abs(), torch.ones_like(x)).double().log2().round()
 
 
 def _power(exponent: Tensor, like: Tensor) -> Tensor:
-    """2**exponent where the dtype has it, else its least or its largest power."""
+    """2**exponent, clamped to the range of the dtype."""
     most = math.frexp(torch.finfo(like.dtype).max)[1] - 2
     return torch.exp2(exponent.clamp(-most, most).to(like.dtype))
 
 
 def _send(e: Scaled, matrix: Tensor) -> tuple[Scaled, Tensor]:
     """e (B, K), matrix (O, K) -> sums (B, O), each with the exponent of its largest term, and 2 to the exponents of e
-    over those (B, O, K)."""
+    relative to those, (B, O, K)."""
     reached = (matrix > 0) & (e.x != 0)[:, None]
     exponent = torch.where(reached, e.exponent[:, None] + _exponent(matrix), -torch.inf).amax(2)
     exponent = torch.where(exponent.isfinite(), exponent, 0.0)
@@ -86,8 +88,8 @@ def _send(e: Scaled, matrix: Tensor) -> tuple[Scaled, Tensor]:
 
 
 def _upward(weights: Tensor, leaves: Tensor, codes: Tensor, rows: list[Row]) -> Messages:
-    """Messages are linear, so that with zeros among them every derivative stays exact, but every state has an exponent:
-    what one factor makes small, another may restore."""
+    """Messages are linear, not logarithms, so every derivative stays exact where they are zero. Every state has its own
+    exponent, because one factor may make small what another makes large again."""
     batch = codes.shape[1]
     ones = [weights.new_ones(batch, row.states) for row in rows]
     products = [Scaled(one, one.new_zeros(one.shape, dtype=torch.float64)) for one in ones]
@@ -118,9 +120,9 @@ def latent_tree(weights: Tensor, log_leaves: Tensor, codes: Tensor, tree: Sequen
 def latent_tree_flows(
     weights: Tensor, leaves: Tensor, codes: Tensor, tree: Sequence[int], grad: Tensor | None, missing: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """weights (E), leaves (L), codes (V, B), tree (7 N), grad (B), default ones -> log p (B), the gradient of
-    grad * log p in the weights (E), the flows of the leaves (L) and of missing observations (states of the observed
-    nodes, or none if ``missing`` is 0)."""
+    """weights (E), leaves (L), codes (V, B), tree (7 N), grad (B) or ones -> log p (B), the gradient of grad * log p
+    with respect to the weights (E), the flows of the leaves (L), and the flows of missing observations (states of the
+    observed nodes; empty if ``missing`` is 0)."""
     rows = rows_of(tree)
     up = _upward(weights, leaves, codes, rows)
     counted = torch.ones_like(up.log_prob) if grad is None else grad
@@ -150,7 +152,7 @@ def latent_tree_flows(
 
 
 def _added(like: Tensor, terms: list[tuple[Tensor, Tensor]]) -> Tensor:
-    """A tensor of the shape of ``like``: for each term, its values at its places, and zeros elsewhere."""
+    """A tensor of the shape of ``like`` with each term's values at its places, and zeros elsewhere."""
     if not terms:
         return torch.zeros_like(like)
     places, values = (torch.cat([part.reshape(-1) for part in parts]) for parts in zip(*terms, strict=True))

@@ -1,6 +1,6 @@
-"""Tables of log probabilities looked up by category, and sums by category, in plain torch.
+"""Looks up log probabilities by category, and sums values by category, in plain torch.
 
-``codes`` (V, B) hold the category of each variable in each sample; below 0 it is missing.
+``codes`` (V, B) holds the category of each variable in each sample. A negative code means missing.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 def leaf_gather(table: Tensor, codes: Tensor) -> Tensor:
     """table (V, C, K), codes (V, B) -> (V, K, B): table[v, codes[v, b], k]; 0 if missing.
 
-    Codes >= C give NaN on a GPU, where nobody waits to look; on the CPU they raise, and so do those below -1.
+    On the CPU, codes >= C or below -1 raise. On a GPU, codes >= C give NaN, because a check would wait for the device.
     """
     categories, units = table.shape[1:]
     _check("leaf_gather", codes, categories)

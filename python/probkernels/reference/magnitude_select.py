@@ -1,7 +1,7 @@
-"""Entries chosen by their magnitude, in plain torch (Hu et al., "SaRA", ICLR 2025, arXiv:2409.06633).
+"""Selects entries by magnitude, in plain torch (Hu et al., "SaRA", ICLR 2025, arXiv:2409.06633).
 
-SaRA trains the entries with |w| < threshold, strictly. A density instead of a threshold asks for the k-th smallest
-magnitude: magnitudes are ordered as their bits are, so histograms of 16 of these bits at a time find it exactly.
+SaRA trains the entries with |w| < threshold, strictly. For a density instead of a threshold, find the k-th smallest
+magnitude. Magnitudes are ordered like their bit patterns, so histograms of 16 bits at a time find it exactly.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ BINS = 1 << 16
 
 
 def levels(dtype: torch.dtype) -> int:
-    """How many 16-bit digits a magnitude has: 4 for float64, 2 for the others, which are cast to float32."""
+    """Number of 16-bit digits of a magnitude: 4 for float64, 2 for other dtypes, which are cast to float32."""
     return 4 if dtype is torch.float64 else 2
 
 
 def magnitude_select(w: Tensor, threshold: float, largest: bool) -> tuple[Tensor, Tensor]:
-    """The bitmap of |w| < threshold, or |w| > threshold if largest: w (...) -> words, ranks. NaN is in neither.
+    """The bitmap of |w| < threshold, or |w| > threshold if ``largest``: w (...) -> words, ranks. NaN is never selected.
 
-    The threshold is rounded to w's dtype first, as torch's own comparisons with a number do.
+    The threshold is rounded to w's dtype first, as in torch's comparisons with a number.
     """
     limit = torch.full((), threshold, dtype=w.dtype, device=w.device)
     magnitude = w.detach().abs()
@@ -30,9 +30,9 @@ def magnitude_select(w: Tensor, threshold: float, largest: bool) -> tuple[Tensor
 
 
 def magnitude_histogram(w: Tensor, level: int, prefix: int) -> Tensor:
-    """How often each 16-bit digit occurs at ``level`` (0 = highest) of the bits of |w| -> (65536) int64.
+    """Counts each 16-bit digit at ``level`` (0 = highest) of the bits of |w| -> (65536) int64.
 
-    Only entries whose higher digits are those of ``prefix`` count, and none that is NaN.
+    Counts only entries whose higher digits equal ``prefix``. NaN is not counted.
     """
     wide = w.detach().reshape(-1).abs().to(torch.float64 if w.dtype is torch.float64 else torch.float32)
     bits = wide.view(torch.int64) if w.dtype is torch.float64 else wide.view(torch.int32).long()

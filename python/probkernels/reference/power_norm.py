@@ -4,8 +4,8 @@ Rows n = 1..N are tokens, features c = 1..C. Group scaling gives z from x, then
 
     x_hat = z / sqrt(psi2 + eps)          y = weight x_hat + bias          mean_sq = mean over valid rows of z^2
 
-with psi2 the running mean square (PN) or mean_sq itself (PN-V). PN's backward subtracts a running estimate nu of the
-coefficient Lambda = mean(g x_hat), g = weight grad_y, that the exact gradient of PN-V would subtract.
+with psi2 the running mean square (PN) or mean_sq itself (PN-V). The exact gradient of PN-V subtracts a term with the
+coefficient Lambda = mean(g x_hat), g = weight grad_y. PN's backward uses a running estimate nu of Lambda instead.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ def _accumulate(x: Tensor) -> Tensor:
 
 
 def _group_scale(x: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor]:
-    """z = x r and r = 1 / rms of each group of each token; r has one entry a feature. groups = 0: none."""
+    """z = x r and r, where r = 1 / rms of each group of each token, expanded to one entry for each feature. groups = 0:
+    no scaling."""
     if groups == 0:
         return x, torch.ones_like(x)
     grouped = x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
@@ -36,7 +37,7 @@ def _through_group_scale(grad_z: Tensor, z: Tensor, r: Tensor, groups: int) -> T
 
 
 def _valid(x: Tensor, pad_mask: Tensor | None) -> Tensor:
-    """(..., 1) True where a row counts."""
+    """(..., 1) bool, True where a row is not padding."""
     if pad_mask is None:
         return torch.ones(x.shape[:-1], dtype=torch.bool, device=x.device)[..., None]
     return ~pad_mask[..., None]
@@ -47,7 +48,7 @@ def _sum_rows(t: Tensor) -> Tensor:
 
 
 def _mean_rows(t: Tensor, valid: Tensor) -> Tensor:
-    """Mean over valid rows; NaN when there is none, as torch.mean."""
+    """Mean over valid rows. NaN if there are none, as in torch.mean."""
     return _sum_rows(torch.where(valid, t, 0)) / valid.sum().to(t.dtype)
 
 
@@ -79,7 +80,7 @@ def power_norm_fwd(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """x (..., C), weight, bias, psi2 (C) -> y (..., C), mean_sq (C), and the psi2 and nu (C; (0) for None) it used.
 
-    nu and batch_scale change only the backward. Padding rows of y are constants unless pads_learn.
+    nu and batch_scale change only the backward. Padding rows of y are constants unless ``pads_learn``.
     """
     z, _ = _group_scale(_accumulate(x), groups, eps)
     y = z / torch.sqrt(psi2 + eps)
@@ -123,7 +124,7 @@ def power_norm_bwd(
 def power_norm_v_fwd(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, pad_mask: Tensor | None, groups: int, eps: float
 ) -> tuple[Tensor, Tensor]:
-    """PN-V: normalize by the batch's own mean square. x (..., C) -> y (..., C), mean_sq (C)."""
+    """PN-V: normalizes by the batch's own mean square. x (..., C) -> y (..., C), mean_sq (C)."""
     mean_sq = power_norm_stats(x, pad_mask, groups, eps)
     y = power_norm_fwd(x, weight, bias, mean_sq, None, pad_mask, groups, eps, False, False)[0]
     return y, mean_sq
@@ -132,7 +133,8 @@ def power_norm_v_fwd(
 def power_norm_v_bwd(
     x: Tensor, grad_y: Tensor, weight: Tensor | None, psi2: Tensor, pad_mask: Tensor | None, groups: int, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """PN-V's exact gradient given psi2 = mean_sq: grad_x (..., C), grad_weight and grad_bias (C); none from padding."""
+    """PN-V's exact gradient, with psi2 = mean_sq: grad_x (..., C), grad_weight and grad_bias (C). Padding adds
+    nothing."""
     z, r = _group_scale(_accumulate(x), groups, eps)
     valid = _valid(x, pad_mask)
     grad_y = torch.where(valid, _accumulate(grad_y), 0)

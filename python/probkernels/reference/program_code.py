@@ -1,7 +1,7 @@
-"""Coding rows of data with a compiled circuit, step by step: the arithmetic named f32-fma-seq-v2 and the coder.
+"""Codes rows of data with a compiled circuit, step by step: the arithmetic named f32-fma-seq-v2, and the coder.
 
-Every float is float32, every operation has IEEE's one rounding, sums go in ascending order, and a result below 1e-30
-becomes 0, so that any machine gets the same bits. For the tests: a thousand times slower than the kernels.
+All floats are float32, every operation rounds once as in IEEE 754, sums run in ascending order, and results below 1e-30
+become 0. So every machine computes the same bits. This is for tests: it is a thousand times slower than the kernels.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ Array = np.ndarray
 
 
 def fma(a: Array, b: Array, c: Array) -> Array:
-    """a * b + c with one rounding, of float32 >= 0: the product is exact in float64, and its sum is rounded to odd,
-    which makes the rounding to float32 that of the exact sum."""
+    """a * b + c with one rounding, for float32 >= 0. The product is exact in float64. The sum is rounded to odd, so the
+    final rounding to float32 is that of the exact sum."""
     p, c = a.astype(np.float64) * b.astype(np.float64), c.astype(np.float64)
     s = np.asarray(p + c)
     t = s - p
@@ -35,12 +35,12 @@ def fma(a: Array, b: Array, c: Array) -> Array:
 
 
 def flush(x: Array) -> Array:
-    """x with what is below 1e-30 set to 0."""
+    """x with entries below 1e-30 set to 0."""
     return np.where(x < LEAST, np.float32(0), x)
 
 
 def rescale(x: Array) -> Array:
-    """x times the power of two that brings the largest entry into [1, 2); all ones if it is all zeros."""
+    """x times the power of two that brings its largest entry into [1, 2). All ones if x is all zeros."""
     if x.max() == 0:
         return np.ones_like(x)
     exponent = min(int(x.max().view(np.int32)) >> 23, 253)
@@ -61,13 +61,14 @@ def mixture(a: Array) -> Array:
 
 
 def cumulative(counts: Array) -> Array:
-    """Counts below each category (C, ...), of 2**24 -> with one more for each of them, and the end (C + 1, ...)."""
+    """Counts below each category (C, ...) out of 2**24 -> the same plus one for each earlier category, and the end, (C
+    + 1, ...)."""
     places = np.arange(len(counts)).reshape(-1, *[1] * (counts.ndim - 1))
     return np.concatenate([counts + places, np.full((1, *counts.shape[1:]), 1 << BITS)])
 
 
 class Model:
-    """The tensors of a program as arrays, and a row's walk through it."""
+    """The tensors of a program as arrays, and the walk of a row through it."""
 
     def __init__(self, code: Tensor, weights: Tensor, tables: Tensor, variables: Tensor, registers: int) -> None:
         self.code = code.cpu().numpy()
@@ -76,8 +77,8 @@ class Model:
         self.tables = [flat[at : at + c * k].reshape(c, k) for at, c, k, _ in variables.tolist()]
 
     def walk(self) -> Generator[tuple[int, Array], int, None]:
-        """Runs the program for a row of data: yields every variable in the order of coding, with the cumulative counts
-        (C + 1) of its values, of 2**24, and is sent the value."""
+        """Runs the program for a row of data: yields each variable in coding order with the cumulative counts (C + 1)
+        of its values, out of 2**24, and receives the value."""
         r = np.zeros(self.registers, np.float32)
         for op, dst, a, b, n, m, stride, step, more in self.code.tolist():
             if op == Code.CODE:
@@ -94,7 +95,7 @@ class Model:
                 r[dst : dst + n] = self.vector(r, op, r[dst : dst + n] * np.float32(more), a, b, m, stride, step)
 
     def vector(self, r: Array, op: int, old: Array, a: int, b: int, m: int, stride: int, step: int) -> Array:
-        """What the other instructions make of n registers; ``old`` is added to."""
+        """The result (n registers) of an instruction that is not CODE. It may be added to ``old``."""
         k = np.arange(len(old))
         if op == Code.FILL:
             return np.ones_like(old)
@@ -111,11 +112,11 @@ class Model:
 
 
 class Bad(Exception):
-    """A damaged stream; its one argument is the code of the damage: 1 ends early, 2 wrong state, 3 words left."""
+    """A damaged stream. Its argument is the code of the damage: 1 ends early, 2 wrong state, 3 words left over."""
 
 
 class Reader:
-    """A stream being decoded: rANS with a state of 64 bits for each lane and words of 32."""
+    """Decodes a stream with rANS: a 64-bit state for each lane, and 32-bit words."""
 
     def __init__(self, stream: bytes, lanes: int) -> None:
         if len(stream) < 8 * lanes:
@@ -139,7 +140,7 @@ class Reader:
         return value
 
     def finish(self) -> None:
-        """Raises unless all is used up and every state is what an encoder began with."""
+        """Raises unless the whole stream was used and every state is the encoder's initial state."""
         if any(state != LOWER for state in self.states):
             raise Bad(2)
         if self.rest:
@@ -147,7 +148,8 @@ class Reader:
 
 
 def write(symbols: list[list[tuple[int, int]]], lanes: int) -> bytes:
-    """The stream of rows of symbols (below, width): `lanes` rows side by side, coded from the last symbol on."""
+    """The stream of rows of symbols (below, width), with `lanes` rows side by side, coded from the last symbol to the
+    first."""
     states = [LOWER] * lanes
     words: list[bytes] = []
     for first in reversed(range(0, len(symbols), lanes)):
@@ -163,7 +165,8 @@ def write(symbols: list[list[tuple[int, int]]], lanes: int) -> bytes:
 
 
 class RangeReader:
-    """The stream of one lane being decoded: a number whose digits are its bytes, within a range that shrinks."""
+    """Decodes the stream of one lane with a range coder: the stream is a number whose digits are its bytes, in a range
+    that shrinks."""
 
     def __init__(self, stream: bytes) -> None:
         self.stream, self.at, self.range = stream, 8, (1 << 64) - 1
@@ -182,7 +185,7 @@ class RangeReader:
         return value
 
     def finish(self) -> None:
-        """Raises unless the stream is the one that :func:`write_alone` makes."""
+        """Raises unless :func:`write_alone` would write exactly this stream."""
         if self.code >= LEAST_RANGE or self.stream[-1:] == b"\0":
             raise Bad(2)
         if len(self.stream) > self.at - 7:
@@ -201,7 +204,7 @@ def write_alone(symbols: list[list[tuple[int, int]]]) -> bytes:
 
 
 def capacity(rows: int, variables: int, lanes: int) -> int:
-    """Bytes that the stream of a chunk cannot exceed: 24 bits a value, and of each lane a state and a word."""
+    """Upper bound on the bytes of a chunk's stream: 24 bits for each value, and a state and a word for each lane."""
     return -(-rows * variables * 3 // 4) * 4 + 12 * lanes
 
 
@@ -209,7 +212,7 @@ def program_encode(
     code: Tensor, weights: Tensor, tables: Tensor, variables: Tensor, codes: Tensor, registers: int, each: int,
     lanes: int,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """codes (N, V) int32 -> payload (chunks, capacity) uint8 and the bytes in use of each, (chunks) int64."""
+    """codes (N, V) int32 -> payload (chunks, capacity) uint8 and the bytes used in each chunk, (chunks) int64."""
     model, n = Model(code, weights, tables, variables, registers), len(codes)
     chunks = -(-n // each)
     room = capacity(min(each, n), codes.shape[1], min(lanes, each, n))
@@ -225,7 +228,7 @@ def program_encode(
 
 
 def symbols_of(model: Model, row: list[int]) -> list[tuple[int, int]]:
-    """Where the values of a row lie: (below, width) of each, of 2**24, in the order of coding."""
+    """(below, width) of each value of a row, out of 2**24, in coding order."""
     walk = model.walk()
     found = []
     ask = next(walk, None)
@@ -238,7 +241,7 @@ def symbols_of(model: Model, row: list[int]) -> list[tuple[int, int]]:
 
 
 def answer(walk: Generator[tuple[int, Array], int, None], value: int) -> tuple[int, Array] | None:
-    """Sends a value; what the walk asks next, None at its end."""
+    """Sends a value to the walk. Returns its next question, None at the end."""
     try:
         return walk.send(value)
     except StopIteration:
@@ -266,8 +269,8 @@ def program_decode(
     code: Tensor, weights: Tensor, tables: Tensor, variables: Tensor, payload: Tensor, offsets: Tensor, starts: Tensor,
     registers: int, lanes: int, rows: int,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """payload uint8, of which chunk c has [offsets[c], offsets[c + 1]) and gives rows [starts[c], starts[c + 1])
-    -> codes (rows, V) int32, and of each chunk what is wrong with it, (chunks) int64."""
+    """payload uint8 -> codes (rows, V) int32 and the damage of each chunk, (chunks) int64. Chunk c is
+    payload[offsets[c] : offsets[c + 1]] and holds the rows starts[c] .. starts[c + 1] - 1."""
     model = Model(code, weights, tables, variables, registers)
     codes = np.zeros((rows, len(variables)), np.int32)
     damage = torch.zeros(len(starts) - 1, dtype=torch.int64)

@@ -1,9 +1,9 @@
 """Entropy coding of rows of symbols by rANS, step by step.
 
-A row of N symbols has L = min(8, max(1, N // 256)) states of 64 bits, which begin at 2**32; symbol i is on state
-i mod L. Encoding goes from the last symbol to the first. With counts [below, above) of 2**precision and f = above -
-below, a state of f * 2**(64 - precision) or more gives away its low 32 bits first, then becomes
-floor(state / f) * 2**precision + state mod f + below. The stream is the states, then the words from the last to the
+A row of N symbols has L = min(8, max(1, N // 256)) states of 64 bits, which start at 2**32. Symbol i uses state i mod
+L. Encoding goes from the last symbol to the first. Let a symbol have the counts [below, above) of 2**precision and f =
+above - below. If the state is f * 2**(64 - precision) or more, it first emits its low 32 bits as a word. Then it
+becomes floor(state / f) * 2**precision + state mod f + below. The stream is the states, then the words from last to
 first, all little-endian.
 """
 
@@ -20,17 +20,18 @@ MOST_STATES = 8
 
 
 def states_of(n: int) -> int:
-    """How many states a row of n symbols has."""
+    """Number of states of a row of n symbols."""
     return min(MOST_STATES, max(1, n // 256))
 
 
 def capacity(n: int, precision: int) -> int:
-    """Bytes that a row's stream cannot exceed: ``precision`` bits a symbol, and of each state itself and a word."""
+    """Upper bound on the bytes of a row's stream: ``precision`` bits for each symbol, and a state and a word for each
+    state."""
     return -(-n * precision // 32) * 4 + 12 * states_of(n)
 
 
 def encode_row(symbols: list[int], counts: list[list[int]], precision: int) -> bytes | None:
-    """The stream; None if a symbol has no width. ``counts`` has one list, or one for each symbol."""
+    """The stream of a row, None if a symbol has no width. ``counts`` has one list for all symbols, or one for each."""
     states, words = [LOWER] * states_of(len(symbols)), b""
     for i in reversed(range(len(symbols))):
         c, x, lane = counts[i % len(counts)], symbols[i], i % len(states)
@@ -45,8 +46,8 @@ def encode_row(symbols: list[int], counts: list[list[int]], precision: int) -> b
 
 
 def decode_row(stream: bytes, n: int, counts: list[list[int]], precision: int) -> tuple[list[int], int]:
-    """The symbols, and what is wrong: 1 ends early, 2 a wrong state, 3 words left over, 4 counts that do not rise, 5 an
-    index without a distribution."""
+    """The symbols and the damage: 1 ends early, 2 wrong state, 3 words left over, 4 counts that do not rise, 5 an index
+    without a distribution."""
     found: list[int] = []
     lanes = states_of(n)
     if len(stream) < 8 * lanes:
@@ -66,7 +67,7 @@ def decode_row(stream: bytes, n: int, counts: list[list[int]], precision: int) -
 
 
 def push_row(symbols: list[int], counts: list[list[int]], state: int, precision: int) -> tuple[list[int], int] | None:
-    """The words that a state gives away for symbols from the last to the first, and the state; None if a symbol has no
+    """The words that a state emits for symbols from the last to the first, and the new state. None if a symbol has no
     width."""
     words: list[int] = []
     for i in reversed(range(len(symbols))):
@@ -84,7 +85,7 @@ def push_row(symbols: list[int], counts: list[list[int]], state: int, precision:
 def pop_row(
     state: int, words: list[int], n: int, counts: list[list[int]], precision: int
 ) -> tuple[list[int], int, int]:
-    """n symbols, the state, and what is wrong; the words used are taken off the end of the list."""
+    """n symbols, the new state and the damage. Used words are removed from the end of the list."""
     found: list[int] = []
     for i in range(n):
         c, slot = counts[i % len(counts)], state & ((1 << precision) - 1)
@@ -103,7 +104,8 @@ def pop_row(
 
 
 def lists(cdf: Tensor, index: Tensor | None, row: int) -> list[list[int]]:
-    """The counts of a row's symbols: one list for all, or one for each, which is empty where an index has none."""
+    """The counts of a row's symbols: one list for all symbols, or one for each. Empty where an index has no
+    distribution."""
     if index is not None:
         table = cdf.tolist()
         return [table[t] if 0 <= t < len(table) else [] for t in index[row].tolist()]
@@ -112,13 +114,13 @@ def lists(cdf: Tensor, index: Tensor | None, row: int) -> list[list[int]]:
 
 
 def bits_of(state: int) -> int:
-    """A state of 64 bits as the int64 of the same bits."""
+    """The int64 with the bits of an unsigned 64-bit state."""
     return state - (1 << 64) if state >> 63 else state
 
 
 def quantize_cdf(pmf: Tensor, precision: int) -> Tensor:
-    """pmf (R, K) -> cumulative counts (R, K + 1) int32, each symbol with 1 at least; -1 first if they are none. Whole
-    numbers in doubles: their sums are exact in any order."""
+    """pmf (R, K) -> cumulative counts (R, K + 1) int32, at least 1 for each symbol. The first entry is -1 if a row is
+    not probabilities. Sums of whole numbers in doubles are exact in any order."""
     most = pmf.amax(1, keepdim=True).double()
     scale = 2.0**30 / most
     sound = (pmf >= 0).all(1) & pmf.isfinite().all(1) & (most > 0).squeeze(1) & (scale < 1e300).squeeze(1)
@@ -133,9 +135,9 @@ def quantize_cdf(pmf: Tensor, precision: int) -> Tensor:
 
 
 def rans_encode(symbols: Tensor, cdf: Tensor, index: Tensor | None, precision: int) -> tuple[Tensor, Tensor]:
-    """symbols (B, N) int32, cdf (K + 1), (N, K + 1) or (B, N, K + 1) int32, or (T, K + 1) of which index (B, N) int32
-    names rows -> payload (B, capacity) uint8, and the bytes in use of each, (B) int64: -1 for a row with a symbol that
-    has no width."""
+    """symbols (B, N) int32, cdf int32 (K + 1), (N, K + 1) or (B, N, K + 1), or a table (T, K + 1) with index (B, N)
+    int32 -> payload (B, capacity) uint8 and the bytes used in each row, (B) int64. They are -1 for a row with a symbol
+    without width."""
     rows, n = symbols.shape
     payload = torch.zeros(rows, capacity(n, precision), dtype=torch.uint8)
     sizes = torch.full((rows,), -1)
@@ -148,21 +150,21 @@ def rans_encode(symbols: Tensor, cdf: Tensor, index: Tensor | None, precision: i
 
 
 def _counts(pmf: Tensor, precision: int) -> Tensor:
-    """What quantize_cdf makes of pmf (..., K); -1 everywhere where they are no probabilities."""
+    """The output of quantize_cdf for pmf (..., K). -1 everywhere if they are not probabilities."""
     counts = quantize_cdf(pmf.reshape(-1, pmf.shape[-1]), precision).view(*pmf.shape[:-1], pmf.shape[-1] + 1)
     return torch.where(counts[..., :1] < 0, -1, counts)
 
 
 def rans_encode_pmf(symbols: Tensor, pmf: Tensor, precision: int) -> tuple[Tensor, Tensor]:
-    """As rans_encode, with the counts of pmf (N, K) or (B, N, K)."""
+    """Like rans_encode, with the counts of pmf (N, K) or (B, N, K)."""
     return rans_encode(symbols, _counts(pmf, precision), None, precision)
 
 
 def rans_decode(
     payload: Tensor, offsets: Tensor, cdf: Tensor, index: Tensor | None, n: int, precision: int
 ) -> tuple[Tensor, Tensor]:
-    """payload uint8, of which row b has [offsets[b], offsets[b + 1]) -> symbols (B, n) int32, and what is wrong with
-    each row, (B) int64."""
+    """payload uint8 -> symbols (B, n) int32 and the damage of each row, (B) int64. Row b is payload[offsets[b] :
+    offsets[b + 1]]."""
     rows, stream, ends = len(offsets) - 1, payload.cpu().numpy().tobytes(), offsets.tolist()
     symbols = torch.zeros(rows, n, dtype=torch.int32)
     damage = torch.zeros(rows, dtype=torch.int64)
@@ -173,15 +175,15 @@ def rans_decode(
 
 
 def rans_decode_pmf(payload: Tensor, offsets: Tensor, pmf: Tensor, n: int, precision: int) -> tuple[Tensor, Tensor]:
-    """As rans_decode, with the counts of pmf (N, K) or (B, N, K)."""
+    """Like rans_decode, with the counts of pmf (N, K) or (B, N, K)."""
     return rans_decode(payload, offsets, _counts(pmf, precision), None, n, precision)
 
 
 def rans_push(
     symbols: Tensor, cdf: Tensor, index: Tensor | None, states: Tensor, precision: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """symbols (B, N) on states (B) int64, of 64 bits without a sign -> words (B, N) int32 in the order in which they
-    were given away and then zeros, their numbers (B) int64, -1 for a row as rans_encode has it, and new states."""
+    """Pushes symbols (B, N) on states (B), unsigned 64-bit stored in int64 -> words (B, N) int32 in the order they were
+    emitted, padded with zeros, the number of words (B) int64 (-1 as in rans_encode), and new states."""
     rows, n = symbols.shape
     words, sizes, after = torch.zeros(rows, n, dtype=torch.int64), torch.full((rows,), -1), states.cpu().clone()
     for row in range(rows):
@@ -196,8 +198,8 @@ def rans_push(
 def rans_pop(
     states: Tensor, words: Tensor, sizes: Tensor, cdf: Tensor, index: Tensor | None, n: int, precision: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """n symbols off states (B), and off the first ``sizes`` of words (B, R) int32 from the end -> symbols (B, n) int32,
-    what is wrong with each row, new states and new sizes."""
+    """Pops n symbols from states (B) and from the end of the first ``sizes`` of words (B, R) int32 -> symbols (B, n)
+    int32, the damage of each row, new states and new sizes."""
     symbols = torch.zeros(len(states), n, dtype=torch.int32)
     damage, after, left = torch.zeros(len(states), dtype=torch.int64), states.cpu().clone(), sizes.cpu().clone()
     for row, size in enumerate(sizes.tolist()):

@@ -1,7 +1,7 @@
-"""Selected entries of a weight's gradient in plain torch: what SaRA trains (Hu et al., ICLR 2025, arXiv:2409.06633).
+"""Selected entries of a weight's gradient in plain torch, as SaRA trains them (Hu et al., ICLR 2025, arXiv:2409.06633).
 
-Here the whole gradient is formed and gathered. ``index``, or ``words`` and ``ranks``, say which of its entries are
-selected, as selection.py describes.
+Forms the whole gradient and gathers from it. ``index``, or ``words`` and ``ranks``, encode the selected entries, see
+:mod:`probkernels._core.formats.bitmap`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def sampled_matmul(
 def unfold(
     x: Tensor, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]
 ) -> Tensor:
-    """x (N, C, *in) -> (N, C, *out, *kernel): what each tap of a convolution's kernel sees."""
+    """x (N, C, *in) -> (N, C, *out, *kernel): the input of each tap of a convolution's kernel."""
     x = torch.nn.functional.pad(x, [p for size in reversed(padding) for p in (size, size)])
     for d, (k, s, spread) in enumerate(zip(kernel, stride, dilation, strict=True)):
         x = x.unfold(2 + d, (k - 1) * spread + 1, s)[..., ::spread]

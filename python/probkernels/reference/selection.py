@@ -1,6 +1,6 @@
-"""Selected entries of a weight tensor in plain torch: reading and writing through both encodings.
+"""Selected entries of a weight tensor in plain torch: reads and writes them through both encodings.
 
-The encodings, ``index`` or ``words`` and ``ranks``, are those of :mod:`probkernels._core.formats.bitmap`.
+The encodings ``index``, or ``words`` and ``ranks``, are described in :mod:`probkernels._core.formats.bitmap`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from .._core.formats.bitmap import positions
 
 
 def selection_index(words: Tensor, ranks: Tensor, count: int) -> Tensor:
-    """The list that equals a bitmap: words (W), ranks (ceil(W/8)) -> (count) int32."""
+    """The index list of a bitmap: words (W), ranks (ceil(W/8)) -> (count) int32."""
     return positions(None, words, count).to(torch.int32)
 
 

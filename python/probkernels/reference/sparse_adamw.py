@@ -1,4 +1,4 @@
-"""AdamW on the selected entries of many weights in plain torch, with moments in full or in 8-bit codes."""
+"""AdamW on the selected entries of many weights in plain torch, with moments in full precision or in 8-bit codes."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def adamw(
 def codebook(signed: bool) -> Tensor:
     """The 256 values in [-1, 1] or [0, 1] that codes stand for, ascending, float32.
 
-    Decade i, from 10^(i - 7) to 10^(i - 6), is cut into 2^i cells (unsigned: 2^(i + 1)), each with its center as value:
-    fine near 1, where most of a block's sum is, coarse but present six decades below. 0 and 1 are values too.
+    Decade i, from 10^(i - 7) to 10^(i - 6), is cut into 2^i cells (unsigned: 2^(i + 1)), and the center of each is a
+    value: fine near 1, where most of a block's sum lies, coarse six decades below. 0 and 1 are values too.
     """
     values = [0.0, 1.0]
     for i in range(DECADES):
@@ -57,18 +57,20 @@ def codebook(signed: bool) -> Tensor:
 
 @functools.cache
 def midpoints(signed: bool) -> Tensor:
-    """Where the nearest code changes (255), float32: a value above midpoint i is nearer to code i + 1."""
+    """The bounds (255), float32, between the values of neighboring codes: a value above midpoint i is nearer to code i
+    + 1."""
     values = codebook(signed)
     return (values[1:] + values[:-1]) / 2
 
 
 def _blocks(x: Tensor) -> Tensor:
-    """x (count) as (blocks, 256), filled up with zeros."""
+    """x (count) as (blocks, 256), padded with zeros."""
     return torch.nn.functional.pad(x, (0, -x.numel() % BLOCK)).reshape(-1, BLOCK)
 
 
 def quantize_blocks(x: Tensor, signed: bool) -> tuple[Tensor, Tensor]:
-    """Codes (count) uint8 of x (count), nearest first, and each block's absmax (ceil(count / 256)) in x's dtype."""
+    """Codes (count) uint8 of x (count), each of the nearest value, and each block's absmax (ceil(count / 256)) in x's
+    dtype."""
     blocks = _blocks(x)
     scale = blocks.abs().amax(1)
     ratio = blocks / torch.where(scale > 0, scale, 1.0)[:, None]
@@ -77,7 +79,7 @@ def quantize_blocks(x: Tensor, signed: bool) -> tuple[Tensor, Tensor]:
 
 
 def dequantize_blocks(codes: Tensor, scale: Tensor, signed: bool) -> Tensor:
-    """The values (count), in scale's dtype, that codes (count) of blocks with ``scale`` stand for."""
+    """The values (count), in scale's dtype, of codes (count) in blocks with ``scale``."""
     values = codebook(signed).to(scale.device, scale.dtype)[_blocks(codes).long()]
     return (values * scale[:, None]).flatten()[: codes.numel()]
 
@@ -140,7 +142,8 @@ def sparse_adamw8_(
     steps: list[int],
     *rule: float,
 ) -> None:
-    """The same with codes of m and of the square root of v: m, v (count) uint8, scales (ceil(count / 256))."""
+    """Like sparse_adamw_, with codes of m and of the square root of v: m, v (count) uint8, scales (ceil(count /
+    256))."""
     for k, weight in enumerate(weights):
         at = positions(index[k], words[k], weight.numel())
         master = values[k] if values and values[k].numel() else None

@@ -1,7 +1,7 @@
 """Sums over log values in plain torch: what the sum units of a circuit compute, and how their flow runs back.
 
-Every output is shifted by its own largest term. So nothing is lost however far below the others an output lies, however
-large or small its weights are, and -inf (an input of probability 0) never meets another infinity.
+Every output is shifted by its own largest term. So an output loses nothing if it lies far below other outputs or its
+weights are extreme, and -inf (an input of probability 0) never meets another infinity.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ LIFT = 64  # a weight of 2**±LIFT or beyond lends the exponential beside it so 
 
 
 def _bounded(exponent: Tensor) -> Tensor:
-    """Exponents that ``exp`` can take: an input without weight may lie any distance above the sum."""
+    """Clamps exponents to the range of ``exp``: an input without weight may lie any distance above the sum."""
     return exponent.clamp(max=math.floor(math.log(torch.finfo(exponent.dtype).max)))
 
 
 def _lift(weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Powers of two that bring extreme weights nearer to 1, and their logarithms: neither they nor an exponential of
-    minus their logarithm leave the range then. 1 and 0 for ordinary weights, and for those of 0."""
+    """Powers of two that bring extreme weights nearer to 1, and their logarithms. Neither the scaled weights nor an
+    exponential of minus the logarithm then overflows. 1 and 0 for ordinary weights and for weights of 0."""
     w = weights.detach()
     up, down = (w > 0) & (w < 2.0**-LIFT), (w > 2.0**LIFT) & w.isfinite()
     power = torch.ones_like(w).masked_fill(up, 2.0**LIFT).masked_fill(down, 2.0**-LIFT)
@@ -43,10 +43,12 @@ def sum_layer(x: Tensor, weights: Tensor) -> Tensor:
 
 
 def sum_layer_bwd(x: Tensor, weights: Tensor, y: Tensor, grad_y: Tensor) -> tuple[Tensor, Tensor]:
-    """The gradients of x (G, I, B) and weights (G, O, I): an output of -inf has none, a weight of 0 has its exact one.
+    """The gradients of x (G, I, B) and weights (G, O, I). An output of -inf has no gradient; a weight of 0 has its
+    exact one.
 
     grad_x[i] = sum_o w[o, i] grad_y[o] exp(x[i] - y[o]) and grad_weights[o, i] = sum_b grad_y[o] exp(x[i] - y[o]). If
-    ``grad_y`` is the outputs' flow, then grad_x is that of the inputs, and weights * grad_weights that of the edges.
+    ``grad_y`` is the flow of the outputs, grad_x is the flow of the inputs and weights * grad_weights that of the
+    edges.
     """
     nothing = y == -INF
     y, grad_y = (torch.where(nothing, 0.0, t)[:, :, None] for t in (y, grad_y))  # (G, O, 1, B)

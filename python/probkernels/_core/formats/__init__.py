@@ -1,1 +1,1 @@
-"""Formats that references, kernels and the code around them agree on: instructions, bitmaps, streams."""
+"""Formats that references, kernels and the code around them share: instructions, bitmaps, streams."""

@@ -1,8 +1,9 @@
-"""Which entries of a weight tensor are selected, in two encodings.
+"""The two encodings of a selection, the selected entries of a weight tensor.
 
-A weight has N entries in row-major order, of which ``count`` are selected. Either ``index`` (count) int32 lists their
-positions in ascending order, or ``words`` (ceil(N/64)) int64 has bit b of word i set where entry 64 i + b is selected,
-bits past N being 0, and ``ranks`` (ceil(N/512)) int32 says how many entries are selected before entry 512 j.
+A weight has N entries in row-major order, and ``count`` of them are selected. One encoding is ``index`` (count) int32,
+the positions in ascending order. The other is ``words`` (ceil(N/64)) int64, where bit b of word i is set if entry 64 i
++ b is selected and bits past N are 0, with ``ranks`` (ceil(N/512)) int32, the number of selected entries before entry
+512 j.
 """
 
 from __future__ import annotations
@@ -34,14 +35,14 @@ def unpack(words: Tensor, n: int) -> Tensor:
 
 
 def count_bits(words: Tensor) -> Tensor:
-    """How many bits of each word are set: words (W) int64 -> (W)."""
+    """The number of set bits in each word: words (W) int64 -> (W)."""
     twos = words - (words >> 1 & 0x5555555555555555)
     fours = (twos & 0x3333333333333333) + (twos >> 2 & 0x3333333333333333)
     return (fours + (fours >> 4) & 0x0F0F0F0F0F0F0F0F) * 0x0101010101010101 >> 56  # bytes added up in the highest
 
 
 def is_bitmap(words: Tensor, ranks: Tensor, count: int, n: int) -> bool:
-    """Whether words and ranks, of the right sizes, are a bitmap of ``count`` of n entries."""
+    """Whether words and ranks (of the right sizes) are a bitmap that selects ``count`` of n entries."""
     per_block = F.pad(count_bits(words), (0, -words.numel() % (BLOCK // WORD))).view(-1, BLOCK // WORD).sum(1)
     through = per_block.cumsum(0)
     past = words[-1:] >> n % WORD if n % WORD else words[:0]
@@ -49,7 +50,7 @@ def is_bitmap(words: Tensor, ranks: Tensor, count: int, n: int) -> bool:
 
 
 def positions(index: Tensor | None, words: Tensor | None, count: int) -> Tensor:
-    """Of the selected entries, in ascending order -> (count) int64."""
+    """Positions of the selected entries, in ascending order -> (count) int64."""
     if index is not None:
         return index.long()
     assert words is not None

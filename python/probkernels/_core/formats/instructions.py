@@ -1,4 +1,4 @@
-"""Instructions of a compiled circuit: a row of ``COLUMNS`` int32 each."""
+"""The instructions of a compiled circuit. Each is a row of ``COLUMNS`` int32."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ COLUMNS = 9  # op, dst, a, b, n, m, stride, step, more
 
 
 class Code(IntEnum):
-    """What an instruction does. r is the file of registers; k < n, j < m; `+=` if `more` is 1, else `=`.
+    """The operation codes. r is the register file; k < n, j < m; `+=` adds if `more` is 1 and assigns otherwise.
 
     FILL: r[dst + k] = 1. MATVEC: r[dst + k] += sum_j fma(r[a + j], weights[b + j * stride + k * step]).
     MULTIPLY: r[dst + k] += r[a + k] * r[b + k]; b = -1: without that factor.
