@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class InUse(Tensor):
@@ -14,7 +13,7 @@ class InUse(Tensor):
     It is made anew at every use, so what would give this tensor another memory is done to the weight itself.
     """
 
-    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]  # as a plain tensor
+    __torch_function__ = nn.Parameter.__torch_function__  # type: ignore[assignment]  # as a plain tensor
     _is_param = True  # isinstance(weight, nn.Parameter), which get_parameter() asks for
     __slotnames__ = ("_weight",)  # torch.utils.swap_tensors refuses tensors with different slots; it would be lost
     _weight: Tensor
