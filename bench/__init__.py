@@ -1,4 +1,4 @@
-"""Benchmarks that report a share of what this machine was measured to do, beside every peer, losses as plainly as
+"""Benchmarks that report speeds as shares of this machine's measured limits and beside every peer, losses as plainly as
 wins. Shipped inside the package as ``probkernels.bench``; ``python -m probkernels.bench --help``."""
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ def main(cases: list[str], json_path: Path | None) -> int:
 
     Args:
         cases: names of cases; empty for all.
-        json_path: file for everything that was measured, rewritten after each point; a pipe gets it in the end.
+        json_path: file for all measurements, rewritten after each point. A pipe gets it at the end.
 
     Returns:
-        0; 1 when a result of ours is wrong or fails or a claim does not hold; 2 for an unknown case.
+        The exit code: 0; 1 if a result of ours is wrong or fails, or a claim does not hold; 2 for an unknown case.
     """
     import torch
     from probkernels._core.outputs import is_stream, write_bytes

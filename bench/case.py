@@ -1,4 +1,4 @@
-"""What a benchmark is made of: a Case has points to measure, inputs, costs and the providers that compete on them."""
+"""The parts of a benchmark: a ``Case`` has points to measure, inputs, costs, and the providers to compare."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 1e-2, tor
 
 
 class Unavailable(Exception):
-    """Raised by a provider that cannot run here; the text says why."""
+    """Raised by a provider that cannot run here. The message says why."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One mode of one provider: ``run(setup())`` is a call, of which only ``run`` is timed."""
+    """One mode of one provider. A call is ``run(setup())``; only ``run`` is timed."""
 
     run: Callable[..., Any]
     setup: Callable[[], Any] | None = None
@@ -30,7 +30,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Task:
-    """What a provider does with one set of inputs: its modes, and the outputs that must equal its oracle's."""
+    """A provider with one set of inputs: its modes, and the outputs that are compared with its oracle's."""
 
     modes: dict[str, Run]
     outputs: Callable[[], Sequence[Tensor]]
@@ -38,16 +38,17 @@ class Task:
 
 @dataclass(frozen=True)
 class Provider:
-    """A competitor.
+    """One implementation to time: a backend of ours, or a peer.
 
     Args:
-        name: its row in the tables.
-        prepare: ``prepare(inputs, params)`` gives its Task. A peer's ImportError reads "not installed".
-        oracle: the same for float64 inputs: the truth that this provider's outputs are held against.
-        kind: ours (a wrong result or an exception fails the whole run), peer, or floor (nothing to compete with).
-        backend: ours only, the backend forced while it runs.
-        devices: where it can run.
-        modes: the modes that it has; all of its case's if None.
+        name: name of its row in the tables.
+        prepare: ``prepare(inputs, params)`` returns its Task. A peer's ImportError is reported as "not installed".
+        oracle: like ``prepare``, for float64 inputs; its outputs are the reference for this provider.
+        kind: "ours" (a wrong result or an exception fails the whole run), "peer", or "floor" (a lower bound, not a
+            competitor).
+        backend: the backend that is forced while it runs; for "ours" only.
+        devices: device types on which it can run.
+        modes: its modes; None for all modes of its case.
     """
 
     name: str
@@ -61,7 +62,7 @@ class Provider:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A claim about speed, what was measured and whether it holds."""
+    """A claim about speed, the measured figure, and whether the claim holds."""
 
     claim: str
     measured: float
@@ -100,13 +101,13 @@ class Case:
 
     Args:
         name: the op's basename.
-        grid: device type -> the points to measure.
-        make: ``make(device, dtype, params)`` gives the inputs.
-        providers: who competes.
-        modes: what is timed of every provider that does not name its own modes.
-        bytes, flops: least memory traffic and arithmetic of a mode at a point; 0 when no limit applies.
-        judge: results of a point -> verdicts, for cases that hold us to a figure.
-        host_cost: time the host's side of a call, on every device.
+        grid: maps a device type to the points to measure.
+        make: ``make(device, dtype, params)`` returns the inputs.
+        providers: the implementations to compare.
+        modes: modes of every provider that does not name its own.
+        bytes, flops: the least memory traffic and arithmetic of a mode at a point; 0 if no limit applies.
+        judge: maps the results of a point to verdicts, for cases with a claim about speed.
+        host_cost: whether to time the host's side of a call, on every device.
         ops: ops of ours whose tests must pass before a speed is reported; the op called ``name`` if None.
     """
 
@@ -131,7 +132,7 @@ class Case:
 
 
 def differentiable(forward: Callable[[], Tensor], leaves: Sequence[Tensor], grad_y: Tensor) -> Task:
-    """The Task of a function trained through autograd: the modes TRAINED; outputs y and the leaves' grads."""
+    """The Task of a differentiable function: the modes TRAINED, with outputs y and the leaves' gradients."""
 
     def fresh() -> Tensor:
         for leaf in leaves:
@@ -151,7 +152,7 @@ def differentiable(forward: Callable[[], Tensor], leaves: Sequence[Tensor], grad
 
 
 def to_double(inputs: Inputs) -> Inputs:
-    """The inputs of an oracle: floating-point tensors in float64, leaves of their own."""
+    """The inputs of an oracle: copies with floating-point tensors in float64, as new leaves."""
 
     def convert(value: Any) -> Any:
         if not isinstance(value, Tensor) or not value.is_floating_point():

@@ -1,4 +1,4 @@
-"""What ``pytest bench`` lists before anything is measured: one entry a provider, grouped by case, point and mode."""
+"""The entries that ``pytest bench`` collects before measuring: one per provider, grouped by case, point and mode."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class Entry:
 
     @property
     def group(self) -> str:
-        """The entries that are timed in the same rounds share it."""
+        """The group's name, shared by all entries that are timed in the same rounds."""
         return group(self.case.name, self.params, self.mode)
 
     @property
     def name(self) -> str:
-        """A name that no other entry has."""
+        """The unique name of this entry."""
         return name(self.case.name, self.params, self.mode, self.provider)
 
 
@@ -69,7 +69,7 @@ def _competitors(case: Case, params: Params, mode: str) -> list[tuple[str, str]]
 
 
 def extra_info(row: dict[str, Any]) -> dict[str, Any]:
-    """What stands beside the samples of an entry; ``row`` is a Result as a dict."""
+    """The ``extra_info`` of an entry; ``row`` is a Result as a dict."""
     percent = None if row["of_limit"] is None else 100 * row["of_limit"]
     names = ("provider", "kind", "mode", "error", "bytes", "flops", "peak_bytes", "calls_per_sample")
     return {

@@ -1,4 +1,4 @@
-"""The points of most cases' grids: every size on one core and on all."""
+"""Grids of points for most cases: every size on one core and on all cores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The limits of the machine at hand, measured and not taken from a data sheet: memory, GEMM, launch and call floor."""
+"""Measures the limits of this machine, rather than reading a data sheet: memory, GEMM, launch and call floor."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _memmove.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
 
 
 def stream_names(device_type: str) -> tuple[str, ...]:
-    """What ``stream_runs`` calls the ways to move bytes on a device."""
+    """Names of the copies in ``stream_runs`` on a device."""
     return ("copy", "add", "memmove" if device_type == "cpu" else "mul")
 
 
 def limit_name(stream: str) -> str:
-    """What a limit is called among the providers, one of which may be called "copy" too."""
+    """A limit's name among the providers, which may have a provider called "copy" too."""
     return f"limit:{stream}"
 
 

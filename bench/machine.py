@@ -1,4 +1,4 @@
-"""Facts that a figure means nothing without: the machine, its load, and the software that ran on it."""
+"""Facts that are needed to interpret a figure: the machine, its load, and its software."""
 
 from __future__ import annotations
 

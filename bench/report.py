@@ -1,4 +1,4 @@
-"""What pytest-benchmark's tables lack: shares of the measured limit, ratios to the peers, and who was not timed."""
+"""Tables in addition to pytest-benchmark's: shares of the limit, ratios to the peers, and providers not timed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Row = dict[str, Any]
 
 
 def duration(seconds: float) -> str:
-    """Three digits with a fitting unit."""
+    """A duration with three digits and a suitable unit."""
     for unit, scale in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
         if seconds >= scale:
             return f"{seconds / scale:.3g} {unit}"
@@ -58,7 +58,7 @@ def point_table(rows: Sequence[Row]) -> str:
 
 
 def header(document: Document) -> str:
-    """What ran where, in a few lines."""
+    """The software and the machine, in a few lines."""
     machine, software, limits = document["machine"], document["software"], document["limits"]
     gpu = f", {machine['gpu']['name']}" if machine["gpu"] else ""
     noisy = "  NOISY: more was running than there are cores\n" if document["noisy"] else ""

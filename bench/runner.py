@@ -1,4 +1,4 @@
-"""Runs cases: checks every provider against its float64 oracle, then times those that are right, in turns."""
+"""Runs cases: compares every provider with its float64 oracle, then times the correct ones in turns."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SCHEMA = 1
 
 @dataclass
 class Checked:
-    """A provider with its task, or with the reason why it is not timed."""
+    """A provider with its task, or the reason why it is not timed."""
 
     provider: Provider
     task: Task | None
@@ -103,7 +103,7 @@ class Point:
         )
 
     def measure_mode(self, mode: str, limits: dict[str, Any]) -> list[Result]:
-        """Results of one mode: right providers and the machine's limits timed in the same rounds, others untimed."""
+        """Results of one mode. Correct providers and the machine's limits are timed in the same rounds."""
         untimed: list[Result] = []
         timed: list[tuple[Result, Plan]] = []
         for c in (c for c in self.checked if mode in self.case.modes_of(c.provider)):

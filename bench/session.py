@@ -1,4 +1,4 @@
-"""Measures each point once, when the first of its entries asks, and remembers the results for the others."""
+"""Measures each point once, when its first entry asks for it, and keeps the results for its other entries."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Session:
         return next(r for r in self.results[entry.group] if r.provider == entry.provider)
 
     def judge(self, case: Case, params: Params) -> list[Verdict]:
-        """The verdicts of a case about one point, all of whose modes are measured for it."""
+        """The verdicts of a case about one point. Measures all modes of the point."""
         own = [e for e in self.entries.values() if e.case is case and e.params == params]
         for entry in own:
             self.result(entry)
@@ -72,7 +72,7 @@ class Session:
         return verdicts
 
     def document(self) -> dict[str, Any]:
-        """What pytest-benchmark does not store: load, software, limits, verdicts, and who was not timed and why."""
+        """Data that pytest-benchmark does not store: load, software, limits, verdicts, and untimed providers."""
         after = load()
         untimed = [asdict(r) for rows in self.results.values() for r in rows if r.status != "ok"]
         keys = ("case", "params", "mode", "provider", "kind", "status", "reason", "error")
@@ -107,7 +107,7 @@ replay = Replay()
 
 @functools.cache
 def op_problem(op: str) -> str | None:
-    """Why no speed of an op may be reported: its tests fail or are not here. None when they pass."""
+    """The reason to report no speed of an op: its tests fail or are missing. None if they pass."""
     path = ROOT / "tests" / "ops" / f"test_{op}.py"
     if not path.is_file():
         return f"tests/ops/test_{op}.py is not installed. Hint: a checkout has it; --no-op-tests skips this check"
@@ -124,11 +124,11 @@ def op_problem(op: str) -> str | None:
 
 
 def broken_ops(case: Case) -> list[str]:
-    """Why no speed of a case may be reported, a line an op; empty when all tests pass."""
+    """The reasons to report no speed of a case, one line per op; empty if all tests pass."""
     return [problem for problem in map(op_problem, case.tested_ops()) if problem is not None]
 
 
 def claim_points(cases: Sequence[Case], device_type: str) -> dict[str, tuple[Case, Params]]:
-    """The points of the cases that hold us to a figure, by name."""
+    """The points of the cases that have a claim about speed, by name."""
     judged = [case for case in cases if case.judge is not Case.judge]
     return {identifier(f"{c.name} {describe(p)}"): (c, p) for c in judged for p in c.grid(device_type)}

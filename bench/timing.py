@@ -1,4 +1,4 @@
-"""Timers: the wall clock on the CPU, events with a flushed L2 cache on the GPU; and fair memory for everyone."""
+"""Timers: the wall clock on the CPU, events with a flushed L2 cache on the GPU. Recycles memory for all providers."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ SAMPLE_SECONDS = 0.005  # a sample is the mean of as many calls as fit; long cal
 
 
 def recycle_memory() -> None:
-    """Lets the C allocator keep what is freed, for every provider alike.
+    """Lets the C allocator keep freed memory, for all providers.
 
-    By default glibc maps each tensor of 32 MiB or more afresh at every allocation and gives it back when freed. The
-    page faults of first touching it then cost several times more than any kernel here, and hide the differences this
-    runner is for. A training loop that reuses its buffers does not pay them. No-op where there is no mallopt.
+    By default glibc maps each tensor of 32 MiB or more anew at every allocation and unmaps it when freed. The page
+    faults at its first use then cost several times more than any kernel here and hide the differences to measure. A
+    training loop that reuses its buffers does not pay for them. This does nothing where there is no mallopt.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
@@ -46,7 +46,7 @@ def quantile(samples: Sequence[float], q: float) -> float:
 
 @contextmanager
 def no_garbage_collection() -> Iterator[None]:
-    """Keeps Python's cycle collector out of what is timed inside."""
+    """Switches Python's garbage collector off inside the block."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -112,7 +112,7 @@ def make_timer(device: torch.device) -> Timer:
 
 
 class Plan:
-    """How one run is sampled: calls per sample and samples per round, from the cost of one call."""
+    """The sampling of one run: calls per sample and samples per round, from the cost of one call."""
 
     def __init__(
         self, run: Run, timer: Timer, context: Callable[[], AbstractContextManager[Any]] = nullcontext

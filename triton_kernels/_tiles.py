@@ -1,8 +1,8 @@
-"""How the programs of a grid share a matrix (N, C) whose columns are summed over its rows.
+"""Tiling of a matrix (N, C) over the programs of a grid, for sums of the columns over all rows.
 
-It is cut into tiles of whole groups of columns and its rows into chunks. A program keeps the coefficients and sums of
-its tile in registers while it walks down its chunk and leaves partial sums; the kernel that ``finish`` launches adds
-them up in float64 in a fixed order.
+Columns are cut into tiles of whole groups, rows into chunks. A program keeps the coefficients and sums of its tile in
+registers while it walks down its chunk, and writes partial sums. The kernel that ``finish`` launches adds these up in
+float64 in a fixed order.
 """
 
 from __future__ import annotations

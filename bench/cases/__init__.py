@@ -1,4 +1,4 @@
-"""One module a case. A module here whose name has no leading underscore defines ``CASE``; nothing else lists it."""
+"""One module per case. Every module without a leading underscore defines ``CASE`` and is found automatically."""
 
 from __future__ import annotations
 

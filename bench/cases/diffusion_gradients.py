@@ -84,7 +84,7 @@ def everything(x: Tensor, grads: list[Tensor]) -> list[Tensor]:
 
 
 def the_sample(x: Tensor, grads: list[Tensor]) -> list[Tensor]:
-    """Of a method whose gradient is not the sample's: that is a row of its own."""
+    """The sample only, for a method whose gradient is not the sample's: its gradient has its own row."""
     return [x]
 
 

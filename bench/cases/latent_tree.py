@@ -50,7 +50,7 @@ def _task(forward: Callable[[], Tensor], flows: Callable[[], Sequence[Tensor]]) 
 
 
 def _ours(inputs: Inputs, params: Params) -> Task:
-    """Of the backend that is forced, or by default the one that users get."""
+    """Our op on the forced backend, or by default on the backend that users get."""
     weights, log_leaves, codes, tree = (inputs[name] for name in ("weights", "log_leaves", "codes", "tree"))
     leaves = log_leaves.exp()
 
@@ -133,7 +133,7 @@ def _cirkit_circuit(inputs: Inputs, params: Params) -> Task:
 
 
 def judge(results: list[Result]) -> list[Verdict]:
-    """The figures we hold ourselves to: 16 states on one core."""
+    """The claims about our speed: 16 states on one core."""
     params = results[0].params
     if (params["device"], params["states"], params["threads"]) != ("cpu", 16, 1) or "tree" in params:
         return []

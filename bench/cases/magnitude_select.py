@@ -64,7 +64,7 @@ def _nonzero(inputs: Inputs, params: Params) -> Task:
 
 
 def _mask(inputs: Inputs, params: Params) -> Task:
-    """What the official code keeps: a byte a weight."""
+    """The official code's mask: one byte per weight."""
     w = inputs["w"]
 
     def select() -> tuple[Tensor, int]:
@@ -93,12 +93,12 @@ def _topk(inputs: Inputs, params: Params) -> Task:
 
 
 def _both(inputs: Inputs, params: Params) -> Task:
-    """The truth of ours."""
+    """The oracle of our op."""
     return Task({}, lambda: [*_nonzero(inputs, params).outputs(), *_kthvalue(inputs, params).outputs()])
 
 
 def judge(results: list[Result]) -> list[Verdict]:
-    """How many times faster than torch's way."""
+    """The claim: how many times faster than torch."""
     where = f"{results[0].params['dtype']} threads={results[0].params['threads']}"
     verdicts = []
     for r in results:

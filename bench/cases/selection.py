@@ -83,7 +83,7 @@ def _torch_masked(inputs: Inputs, params: Params) -> Task:
 
 
 def _torch_index(inputs: Inputs, params: Params) -> Task:
-    """A list of int64 positions: eight bytes an entry."""
+    """A list of int64 positions: eight bytes per entry."""
     w, values = inputs["w"].view(-1), inputs["values"]
     index = inputs["mask"].view(-1).nonzero()[:, 0]
     return _task(inputs, lambda: w.index_select(0, index), lambda target: target.view(-1).index_copy_(0, index, values))

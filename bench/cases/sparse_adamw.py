@@ -120,7 +120,7 @@ def _dense(inputs: Inputs, params: Params) -> Task:
 
 
 def _pieces(inputs: Inputs, params: Params) -> Task:
-    """The best that torch's own ops make of it: int64 positions, fused AdamW on the vector."""
+    """The fastest combination of torch's own ops: int64 positions, fused AdamW on the vector."""
     w, grad, mask, m, v = (inputs[name].clone() for name in ("w", "grad", "mask", "m", "v"))
     index = mask.view(-1).nonzero()[:, 0]
     p = w[mask].requires_grad_()

@@ -48,7 +48,7 @@ def flops(params: Params, mode: str) -> int:
 
 
 def shifted(x: Tensor, weights: Tensor) -> Tensor:
-    """What one writes in torch: exponentials below the largest input, one batched product, a logarithm."""
+    """The usual torch code: exponentials below the largest input, one batched product, a logarithm."""
     top = x.detach().amax(1, keepdim=True)
     return top + torch.bmm(weights, (x - top).exp()).log()
 

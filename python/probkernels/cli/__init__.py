@@ -29,7 +29,7 @@ for command in (doctor, reproduce, bench, train, compress, decompress, test, ins
 @app.callback()
 def _main(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which version this is.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
     """Kernels for probabilistic deep learning: diagnosis, papers reproduced, benchmarks, lossless compression."""

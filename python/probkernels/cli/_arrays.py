@@ -36,10 +36,10 @@ def _sound(path: Path) -> Iterator[None]:
 
 
 def read_npy(path: Path) -> Source:
-    """The items of an .npy, mapped.
+    """The items of an .npy file, memory-mapped.
 
     Raises:
-        ValueError: no such file, or one with something behind the array, which would be lost.
+        ValueError: there is no such file, or it has data behind the array, which would be lost.
     """
     with _sound(path):
         array = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -55,7 +55,7 @@ def from_bytes(data: bytes, key: str | None, name: Path) -> Source:
     """The items of an .npy or .npz that was read from a pipe.
 
     Raises:
-        ValueError: neither of them.
+        ValueError: the bytes are neither an .npy nor an .npz.
     """
     if data[:2] == b"PK":
         return read_npz(name, key, io.BytesIO(data))
@@ -72,10 +72,10 @@ def from_bytes(data: bytes, key: str | None, name: Path) -> Source:
 
 
 def read_npz(path: Path, key: str | None, file: BinaryIO | None = None) -> Source:
-    """The items of an .npz's array.
+    """The items of an array in an .npz.
 
     Raises:
-        ValueError: damaged, no such array, or several without a key.
+        ValueError: the file is damaged, it has no such array, or it has several arrays and no key is given.
     """
     with _sound(path):
         members = np.load(path if file is None else file, allow_pickle=False)
@@ -125,7 +125,7 @@ def write_npy(
 def write_npz(
     path: Path, blocks: Iterable[np.ndarray], shape: tuple[int, ...], dtype: np.dtype[Any], key: object
 ) -> None:
-    """Writes items as one array, under any name: ``np.savez`` takes some for its own arguments."""
+    """Writes items as one array under any name; ``np.savez`` would take some names for its own arguments."""
     array = np.concatenate([np.empty((0, *shape), dtype), *blocks])
     name = key if isinstance(key, str) else "items"
     with (

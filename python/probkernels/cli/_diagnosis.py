@@ -1,4 +1,4 @@
-"""The diagnosis of an installation, and how it reads."""
+"""The diagnosis of an installation, and its text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from . import _facts, _self_test
 
 
 def examine() -> dict[str, Any]:
-    """Everything that doctor knows, ready for JSON."""
+    """The whole diagnosis, ready for JSON."""
     ops = _self_test.examine_ops()
     found = {
         "versions": _facts.versions(),
@@ -26,7 +26,7 @@ def examine() -> dict[str, Any]:
 
 
 def text(found: dict[str, Any]) -> str:
-    """The diagnosis as a bug report quotes it, with rich's markup."""
+    """The diagnosis as text for a bug report, with rich's markup."""
     lines = []
     for name in ("versions", "native", "cuda", "threads", "environment", "backends"):
         lines.append(f"[bold]{name}[/]")
@@ -50,7 +50,7 @@ def _say(value: object) -> str:
 
 
 def _ops(ops: list[dict[str, Any]], device: str) -> list[str]:
-    """A line an op with its backend and self-tests, then each reason for a refusal with the ops that it holds for."""
+    """One line per op with its backend and self-tests, then each reason for a refused backend with its ops."""
     lines = [f"[bold]ops on {device}[/]"]
     width = max(len(op["name"]) for op in ops)
     reasons: dict[tuple[str, str], list[str]] = {}

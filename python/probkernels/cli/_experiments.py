@@ -1,4 +1,4 @@
-"""Running experiments one after the other, and what is shown and saved of them meanwhile."""
+"""Runs experiments one after another, shows their progress and saves their results."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = ["Outcome", "Saver", "names", "run_all"]
 def run_all(
     methods: Sequence[str], outcomes: list[Outcome], save: Saver, quick: bool, data: Path | None, console: Console
 ) -> int:
-    """Runs methods and saves what is known after each; the exit code if they were interrupted, else 0."""
+    """Runs methods and saves the results after each. Returns the exit code of an interruption, or 0."""
     try:
         for name in methods:
             outcomes.append(_run(name, quick, data, console))
@@ -42,7 +42,7 @@ def run_all(
 
 
 class Saver:
-    """Writes the files anew after each method, so that what is finished is never lost."""
+    """Rewrites the result files after each method, so that finished results are never lost."""
 
     def __init__(self, json_path: Path | None, report: Path) -> None:
         self.json_path, self.report = json_path, report
@@ -50,7 +50,7 @@ class Saver:
         self.sections: list[str] = []
 
     def claim(self, force: bool) -> None:
-        """Raises ValueError or OSError unless both files may be written, into folders that are made if need be."""
+        """Raises ValueError or OSError unless both files may be written. Creates their folders."""
         if self.json_path is not None and self.json_path.absolute() == self.report.absolute():
             raise ValueError("expected different files for --json and --report")
         for path in self.paths:
@@ -73,7 +73,7 @@ class Saver:
 
 
 class _Bars(Progress):
-    """Progress bars in a terminal; elsewhere nothing, as a log keeps every line."""
+    """Progress bars in a terminal. Elsewhere it prints nothing, because a log keeps every line."""
 
     def __init__(self, console: Console) -> None:
         columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
@@ -87,7 +87,7 @@ class _Bars(Progress):
 
 
 def _run(name: str, quick: bool, data: Path | None, console: Console) -> Outcome:
-    """Runs a method. One that breaks gives a claim that does not hold, and the others still run."""
+    """Runs a method. An exception becomes a claim that does not hold, so that the other methods still run."""
     module = load(name)
     console.print(Text.assemble((name, "bold"), f"  {module.METHOD.title}. {module.METHOD.paper}"))
     start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""What doctor reads off the machine."""
+"""Facts about the machine and the installation, for doctor."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ VARIABLES = ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "TRITON_INTERPRET")
 
 
 def versions() -> dict[str, str | None]:
-    """Versions of the packages that matter; None for one that is not installed."""
+    """Versions of the relevant packages; None for a package that is not installed."""
     found: dict[str, str | None] = {"python": platform.python_version(), "system": platform.platform()}
     for name in ("probkernels", "torch", "triton", "numpy"):
         try:
@@ -29,7 +29,7 @@ def versions() -> dict[str, str | None]:
 
 
 def native_module() -> dict[str, Any]:
-    """Build info of the native module, and why it did not load if so."""
+    """Build info of the native module, or the reason why it did not load."""
     return {"loaded": native.module is not None, **native.build_info()}
 
 
@@ -43,7 +43,7 @@ def cuda() -> dict[str, Any]:
 
 
 def _driver() -> str | None:
-    """The newest CUDA version that the driver runs, asked of the driver itself: torch may be a CPU build."""
+    """The newest CUDA version that the driver supports, from the driver itself: torch may be a CPU build."""
     try:
         library = ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -55,22 +55,22 @@ def _driver() -> str | None:
 
 
 def threads() -> dict[str, int | None]:
-    """Threads that CPU kernels use, and what the machine has."""
+    """Number of threads that CPU kernels use, and of cores."""
     return {"torch": torch.get_num_threads(), "usable CPUs": len(os.sched_getaffinity(0)), "CPUs": os.cpu_count()}
 
 
 def environment() -> dict[str, str]:
-    """Set environment variables that change what happens."""
+    """Environment variables that are set and change the library's behavior."""
     return {key: value for key, value in sorted(os.environ.items()) if key.startswith("PK_") or key in VARIABLES}
 
 
 def backends() -> dict[str, str]:
-    """Each backend: "ready", or why it cannot be used on this machine."""
+    """Maps each backend to "ready" or to the reason why it cannot be used on this machine."""
     return {name: backend.problem() or "ready" for name, backend in BACKENDS.items()}
 
 
 def problems() -> list[str]:
-    """What is wrong with the installation itself."""
+    """Problems of the installation itself."""
     if native.problem:
         return [native.problem]
     ours, built = importlib.metadata.version("probkernels"), native.build_info().get("version")

@@ -1,4 +1,4 @@
-"""What the commands on files work with. It imports torch, which takes seconds: ``--help`` does without it."""
+"""Helpers of the commands on files. This module imports torch, which takes seconds; ``--help`` does not need it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TILE = (8, 8)
 
 
 def usual_tile(items: sources.Source) -> tuple[int, int] | None:
-    """The tiles of images that are too large for a model of the whole; None for other items."""
+    """The tile size for images that are too large to be modeled as a whole; None for other items."""
     variables = math.prod(items.shape)
     if items.note.get("kind") != "images" or variables <= MOST_WHOLE:
         return None
@@ -47,7 +47,7 @@ def _per_value(size: int, values: int) -> str:
 
 
 def size_beside(size: int, values: int, before: int) -> str:
-    """A size beside that of the files on disk."""
+    """Text that compares a size with that of the files on disk."""
     if before >= size:
         ratio = f"{before / size:.2f} times smaller"
     else:
@@ -56,7 +56,7 @@ def size_beside(size: int, values: int, before: int) -> str:
 
 
 def compare(target: Path, items: sources.Source, ours: int, model: int, values: int) -> None:
-    """Other compressors, and from how many such items on ours with its model is the smallest."""
+    """Compares with other compressors, and tells from how many such items on ours plus its model is the smallest."""
     tell(target, "\nother compressors, of the files as they are:")
     found = {"the files as they are": items.disk_bytes}
     if items.files:
@@ -79,19 +79,19 @@ def tell_lost(damage: Damage) -> None:
 
 
 def content_of(path: Path) -> Path | bytes:
-    """A file, or what comes from a pipe."""
+    """The content of a file or a pipe."""
     return sources.piped(path) if outputs.is_stream(path) else path
 
 
 def loaded(model: Path) -> PCCodec:
-    """A model; errors name its file."""
+    """Loads a model. Errors name its file."""
     with about(model):
         return PCCodec.load(model)
 
 
 @contextmanager
 def opened(source: Path, model: Path | None, recover: bool = False) -> Iterator[CodecReader]:
-    """A compressed file; errors name it, or the model's."""
+    """Opens a compressed file. Errors name it or the model's file."""
     codec = None if model is None else loaded(model)
     with about(source):
         content = content_of(source)
@@ -118,7 +118,7 @@ def progressing(reader: CodecReader) -> Iterator[np.ndarray]:
 
 
 def checked_at_the_end(blocks: Iterable[np.ndarray], target: Path, force: bool) -> Iterator[np.ndarray]:
-    """Asks once more whether the file may be written: another command may have been quicker."""
+    """Checks again, at the end, that the file may be written: another command may have written it meanwhile."""
     yield from blocks
     if not target.is_dir():
         claim(target, [], force)

@@ -1,4 +1,4 @@
-"""Images as items for the codec, and back. What an image has is read from its file: decoders hide frames and bits."""
+"""Converts images to items for the codec and back. Reads headers itself, because decoders hide frames and bits."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ MOST_NAME = 255  # bytes of a file's name
 
 
 def read_images(folder: Path, paths: list[Path]) -> Source:
-    """Images of one size as items.
+    """Reads images of one size as items.
 
     Raises:
-        ValueError: none, images that are not alike, or that would not come back as they are.
+        ValueError: there are no images, they differ in size or mode, or they would not come back unchanged.
     """
     if not paths:
         raise ValueError(f"'{folder}': no images in it ({', '.join(PICTURES)})")
@@ -62,7 +62,7 @@ def read_images(folder: Path, paths: list[Path]) -> Source:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """An image of Pillow's; whatever it raises for a damaged one becomes a ValueError with the path."""
+    """Opens an image with Pillow. Any error of a damaged image becomes a ValueError with the path."""
     image = pillow()
     try:
         with warnings.catch_warnings():
@@ -84,7 +84,7 @@ def _inspected(path: Path) -> int:
     """The orientation of an image, 1 to 8.
 
     Raises:
-        ValueError: it has something that its pixels of 8 bits, or of 16 in gray, would not keep.
+        ValueError: the image has content that 8-bit pixels (16-bit in gray) would not keep.
     """
     with _opened(path) as picture:
         what = _unkept(picture, path)
@@ -101,7 +101,7 @@ def _inspected(path: Path) -> int:
 
 
 def _unkept(picture: Any, path: Path) -> str | None:
-    """What the file has that pixels do not keep, by its own header; None if nothing."""
+    """Content that pixels would not keep, according to the file's header; None if there is none."""
     if picture.format == "PNG":
         return _unkept_of_png(path)
     if picture.format == "TIFF":
@@ -140,7 +140,7 @@ def _unkept_of_png(path: Path) -> str | None:
 
 
 def _png_chunks(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Names of a PNG's chunks, and the content of those that are short."""
+    """Names of a PNG's chunks, and the content of short chunks."""
     with path.open("rb") as file:
         file.seek(8)
         while len(head := file.read(8)) == 8:
@@ -218,7 +218,7 @@ def png_names(names: list[str]) -> list[str]:
 
 
 def _is_plain(name: str) -> bool:
-    """Whether it names a file in a folder, and neither the folder nor one elsewhere."""
+    """Whether ``name`` names a file directly in a folder."""
     return name not in ("", ".", "..") and Path(name).name == name and "\0" not in name
 
 
@@ -226,8 +226,8 @@ def write_images(path: Path, blocks: Iterable[np.ndarray], note: dict[str, Any],
     """Writes a folder of .png, or one .png if there is one image and ``path`` is called so.
 
     Raises:
-        ValueError: items that are no images, a folder that has something in it, one file for several images.
-        CorruptStreamError: an impossible note.
+        ValueError: the items are not images, the folder is not empty, or ``path`` is one file for several images.
+        CorruptStreamError: the note is invalid.
     """
     if note.get("kind") != "images":
         raise ValueError(f"'{path}': the items are no images. Hint: write an .npy")
@@ -272,7 +272,7 @@ def _noted(note: dict[str, Any], kept: np.ndarray) -> tuple[list[str], list[int]
 
 
 def check_folder(path: Path) -> None:
-    """Raises ValueError unless a folder of images can be written there."""
+    """Raises ValueError unless a folder of images can be written to this path."""
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise ValueError(f"'{path}': expected a new or empty folder")
     if not path.exists() and not Path(os.path.realpath(path)).parent.is_dir():

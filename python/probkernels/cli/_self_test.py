@@ -18,13 +18,13 @@ TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
 
 
 def examine_ops() -> list[dict[str, Any]]:
-    """Per device and op: the chosen backend, why others were refused, and the self-test of each usable one."""
+    """Per device and op: the chosen backend, why other backends were refused, and the self-test of each usable one."""
     devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
     return [_examine(op, device) for device in devices for op in OPS.values()]
 
 
 def problems(ops: Sequence[dict[str, Any]]) -> list[str]:
-    """What should work for these ops and does not."""
+    """Problems of these ops: backends that should work but do not."""
     found = []
     for op in ops:
         where = f"{op['name']} on {op['device']}"
@@ -65,7 +65,7 @@ def _dtypes(op: Op) -> list[torch.dtype]:
 
 
 def self_test(op: Op, name: str, device: torch.device) -> list[str]:
-    """What went wrong when backend ``name`` ran the op's examples; empty when all is well."""
+    """Runs the op's examples on backend ``name``. Returns what went wrong, or an empty string."""
     errors = []
     for dtype in _dtypes(op):
         for args in op.examples(device, dtype):
@@ -79,7 +79,7 @@ def self_test(op: Op, name: str, device: torch.device) -> list[str]:
 
 
 def _compare(op: Op, name: str, args: tuple[Any, ...], tolerance: float) -> str | None:
-    """The first output or gradient that is off."""
+    """Describes the first output or gradient with too large an error."""
     exact = [_each(arg, lambda t: t.double() if t.is_floating_point() else t) for arg in args]
     if not (op.differentiable or op.mutated):  # positions and counts of these values, not of more exact ones
         exact = list(args)
@@ -128,7 +128,7 @@ def _ramp(output: Tensor) -> Tensor:
 
 
 def _error(got: Tensor, expected: Tensor) -> float:
-    """The largest difference as a share of the largest entry; infinite for another shape or a misplaced NaN."""
+    """The largest difference relative to the largest entry; infinite if shapes or NaNs differ."""
     if got.shape != expected.shape:
         return float("inf")
     difference = (got.double() - expected.double()).abs()

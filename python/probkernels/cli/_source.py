@@ -1,4 +1,4 @@
-"""What every kind of input becomes: items that are read a block at a time."""
+"""``Source``: the common form of all inputs, items that are read block by block."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 
 @dataclass
 class Source:
-    """Items that can be read a block at a time, and what must be noted down to write them back."""
+    """Items that can be read block by block, and the note that is needed to write them back."""
 
     count: int
     shape: tuple[int, ...]
@@ -26,12 +26,12 @@ class Source:
 
     @property
     def bytes(self) -> int:
-        """Of all items, not compressed."""
+        """Uncompressed size of all items."""
         return self.count * math.prod(self.shape) * self.dtype.itemsize
 
     @property
     def disk_bytes(self) -> int:
-        """Of the files as they are on disk: what a smaller file must be compared with."""
+        """Size of the files on disk, with which a compressed file is compared."""
         return sum(path.stat().st_size for path in self.files) if self.files else self.bytes
 
 
@@ -39,7 +39,7 @@ def of_array(array: np.ndarray, note: dict[str, Any] | None = None, files: list[
     """The items along an array's first axis.
 
     Raises:
-        ValueError: an array without one.
+        ValueError: the array is 0-d.
     """
     if array.ndim == 0:
         raise ValueError("expected an array with an axis of items, got a single value")

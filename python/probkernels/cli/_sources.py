@@ -1,4 +1,4 @@
-"""Arrays, folders of images and tables as items for the codec, and back."""
+"""Reads arrays, folders of images and tables as items for the codec, and writes them back."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ TABLES = {".csv": ",", ".tsv": "\t"}
 
 
 def piped(path: Path) -> bytes:
-    """Everything that comes from a pipe; ``-`` is the standard input."""
+    """Reads everything from a pipe; ``-`` is standard input."""
     return sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
 
 
 def read(path: Path, key: str | None = None, model_note: dict[str, Any] | None = None, most: int = 256) -> Source:
-    """The items of an array file, a folder of images or a table.
+    """Reads the items of an array file, a folder of images or a table.
 
     Args:
         path: .npy, .npz, .csv, .tsv, an image, or a folder of images; ``-`` or a pipe with an .npy or .npz.
@@ -38,8 +38,8 @@ def read(path: Path, key: str | None = None, model_note: dict[str, Any] | None =
             ``most`` commonest values of each column.
 
     Raises:
-        ValueError: a file of another kind, or images or rows that are not alike.
-        OSError: no such file.
+        ValueError: the file has another type, or images or rows differ in form.
+        OSError: there is no such file.
     """
     kind = path.suffix.lower()
     try:

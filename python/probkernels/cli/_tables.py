@@ -1,4 +1,4 @@
-"""Tables as text: rows out of a file, and the very same bytes out of rows, or else the bytes themselves."""
+"""Tables as text: parses a file into rows that reproduce its bytes exactly, or else keeps the bytes themselves."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Rows = list[list[str]]
 
 @dataclass(frozen=True)
 class Style:
-    """How cells become text, where there is a choice."""
+    """The choices by which cells become text: quotes, line ends."""
 
     delimiter: str
     quotes: str = "some"  # cells in quotes: none, those that need them, all, or all but numbers
@@ -53,7 +53,7 @@ class Style:
         return self.quotes == "all" or (self.quotes == "texts" and not _is_number(text))
 
     def of_rows(self, kept: Iterable[int], width: int) -> Style:
-        """The style of some of the rows, by their places without the names."""
+        """The style for a subset of the rows, given by their positions without the header."""
         new = {0: 0} | {row + 1: place + 1 for place, row in enumerate(kept)}
         odd = (divmod(place, width) for place in self.odd)
         return replace(self, odd=frozenset(new[row] * width + column for row, column in odd if row in new))

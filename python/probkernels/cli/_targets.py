@@ -1,4 +1,4 @@
-"""What every command that writes asks first: nothing that somebody has may be lost."""
+"""Checks of every command that writes files: no existing data may be lost."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from .._core.interrupts import INTERRUPTED
 SIGNALED = 128  # what a shell calls a command that a signal ended, with the signal's number on top
 ARGUMENT = re.compile(r"[\w.]+: argument '(\w+)': ")
 OPTIONS = {"most_rows": "--rows", "chunk_items": "--chunk-items"}  # that have other names than the library's arguments
-Force = Annotated[bool, typer.Option("--force", help="Replace a file that is there already.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace an existing file.")]
 
 
 def claim(target: Path, sources: Iterable[Path | None], force: bool) -> None:
-    """Asks whether a file may be written, before any work is done for it.
+    """Checks that a file may be written, before any work is done for it.
 
     Args:
-        target: the file to write; a pipe or a device always may be.
-        sources: what is read meanwhile, which it may not be even with ``force``.
-        force: whether it may take the place of another file.
+        target: the file to write. A pipe or a device is always allowed.
+        sources: files that are read meanwhile; ``target`` may be none of them, even with ``force``.
+        force: whether ``target`` may replace an existing file.
 
     Raises:
-        ValueError: it is one of the sources, by whatever name or link; a folder; there is a file already.
-        FileNotFoundError: there is no folder for it.
+        ValueError: ``target`` is one of the sources (by any name or link), a folder, or an existing file.
+        FileNotFoundError: the folder of ``target`` does not exist.
     """
     for source in sources:
         if source is not None and _same(target, source):
@@ -52,7 +52,7 @@ def claim(target: Path, sources: Iterable[Path | None], force: bool) -> None:
 
 
 def _same(target: Path, source: Path) -> bool:
-    """Whether they are one file; of open ones, such as the shell's redirections, what they lead to."""
+    """Whether both names lead to one file. An open descriptor, such as a shell's redirection, is followed."""
     number = outputs.descriptor(target)
     try:
         written = os.stat(target) if number is None else os.fstat(number)
@@ -63,17 +63,17 @@ def _same(target: Path, source: Path) -> bool:
 
 
 def tell(target: Path, text: str) -> None:
-    """Prints what was done; not among data that goes to the standard output."""
+    """Prints what was done, to standard error if standard output carries data."""
     print(text, file=sys.stderr if outputs.descriptor(target) == 1 else sys.stdout)
 
 
 @contextmanager
 def about(path: Path, *options: str) -> Iterator[None]:
-    """Errors of the library as the shell's user knows things: with a file's name, or the option's.
+    """Translates errors of the library for the shell's user: names the file, or the option.
 
     Args:
-        path: of the file whose items the block works on.
-        options: arguments of the library that the command has options for.
+        path: the file whose items the block works on.
+        options: arguments of the library for which the command has options.
     """
     try:
         yield
@@ -89,11 +89,11 @@ def about(path: Path, *options: str) -> Iterator[None]:
 
 @contextmanager
 def errors(hint: str = "", target: Path | None = None) -> Iterator[None]:
-    """Errors of files and arguments as one line, without a traceback; signals that end a command end it tidily.
+    """Prints errors of files and arguments in one line, without a traceback, and cleans up after signals.
 
     Args:
-        hint: of what to do after an interruption.
-        target: the file that is written, for errors of the system that name none, such as a full disk.
+        hint: what to do after an interruption.
+        target: the file that is written, for system errors that name no file, such as a full disk.
     """
     try:
         with _tidy():

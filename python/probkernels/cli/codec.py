@@ -17,23 +17,23 @@ from ._targets import Force, about, claim, errors, tell
 Input = Annotated[
     Path, typer.Argument(metavar="IN", help=".npy, .npz, .csv, .tsv, an image, a folder of images, or -.")
 ]
-Key = Annotated[str | None, typer.Option("--key", help="The array to take of an .npz with several.")]
+Key = Annotated[str | None, typer.Option("--key", help="The array to use, if an .npz has several.")]
 
 
 def train(
     source: Input,
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="The model file to write, e.g. MODEL.pcm.")],
-    latents: Annotated[int, typer.Option(help="States of a latent: more compress better, and cost time.")] = 16,
+    latents: Annotated[int, typer.Option(help="States of a latent: more compress better but take longer.")] = 16,
     epochs: Annotated[int | None, typer.Option(help="Passes of EM. [default: 60 for few rows, 20 for many]")] = None,
     tile: Annotated[str | None, typer.Option(metavar="HxW", help="Cut images into tiles of this size.")] = None,
-    categories: Annotated[int | None, typer.Option(help="Codes of a value. [default: as the data has]")] = None,
-    rows: Annotated[int, typer.Option(help="Rows, or tiles, to learn from, chosen at random.")] = 100_000,
+    categories: Annotated[int | None, typer.Option(help="Number of distinct values. [default: from the data]")] = None,
+    rows: Annotated[int, typer.Option(help="Number of random rows or tiles to train on.")] = 100_000,
     key: Key = None,
-    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of the choice of rows and of the parameters.")] = 0,
-    flow: Annotated[bool, typer.Option("--flow", help="An integer flow under the model, for photos; slow.")] = False,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the choice of rows and the parameters.")] = 0,
+    flow: Annotated[bool, typer.Option("--flow", help="An integer flow before the model, for photos; slow.")] = False,
     force: Force = False,
 ) -> None:
-    """Fit a model to data like those to be compressed. Interrupted, the same command goes on where it was."""
+    """Fit a model to data like those to be compressed. After an interruption, repeat the command to resume."""
     stream = outputs.is_stream(model)
     checkpoint = None if stream else model.with_name(f"{model.name}.checkpoint")
     with errors("" if stream else ". Run the same command to go on", model):
@@ -68,14 +68,14 @@ def compress(
     source: Input,
     target: Annotated[Path, typer.Argument(metavar="OUT", help="The file to write; - is standard output.")],
     model: Annotated[Path, typer.Option("--model", help="A model file that `train` wrote.")],
-    embed: Annotated[bool, typer.Option("--embed", help="Carry the model along in the file.")] = False,
+    embed: Annotated[bool, typer.Option("--embed", help="Store the model in the file.")] = False,
     chunk_items: Annotated[int | None, typer.Option(help="Items decoded together. [default: about 512 kB]")] = None,
     compare: Annotated[bool, typer.Option("--compare", help="Also measure other compressors; slow.")] = False,
     key: Key = None,
-    verify: Annotated[bool, typer.Option(help="Decode what was coded and compare, before it is written.")] = True,
+    verify: Annotated[bool, typer.Option(help="Decode and compare everything before writing.")] = True,
     force: Force = False,
 ) -> None:
-    """Compress an array, images or a table without loss."""
+    """Compress an array, images or a table losslessly."""
     with errors(target=target):
         claim(target, [source, model], force)
         with loading():
@@ -108,11 +108,9 @@ def decompress(
         Path, typer.Argument(metavar="OUT", help=".npy, .npz, .csv, .tsv, -, a folder for images, or .png for one.")
     ],
     model: Annotated[Path | None, typer.Option("--model", help="Its model, unless the file carries it.")] = None,
-    skip: Annotated[
-        bool, typer.Option("--skip", help="Leave out damaged items; exit code 1 if there are any.")
-    ] = False,
+    skip: Annotated[bool, typer.Option("--skip", help="Skip damaged items; exit code 1 if there are any.")] = False,
     recover: Annotated[
-        bool, typer.Option("--recover", help="Find the items of a file whose end is lost; exit code 1.")
+        bool, typer.Option("--recover", help="Recover the items of a truncated file; exit code 1.")
     ] = False,
     force: Force = False,
 ) -> None:
@@ -144,7 +142,7 @@ def test(
     source: Annotated[Path, typer.Argument(metavar="FILE", help="A compressed file, or a model; - is standard input.")],
     model: Annotated[Path | None, typer.Option("--model", help="Its model, unless the file carries it.")] = None,
 ) -> None:
-    """Decode a file and compare its checksums, without writing anything; exit code 1 if it is damaged."""
+    """Decode a file and check its checksums, without writing anything; exit code 1 if it is damaged."""
     with errors():
         with loading():
             from . import _files as work
@@ -164,7 +162,7 @@ def test(
 
 
 def inspect(source: Annotated[Path, typer.Argument(metavar="FILE", help="A compressed file, or a model.")]) -> None:
-    """Say what is in a compressed file or a model, without decoding it."""
+    """Show what is in a compressed file or a model, without decoding it."""
     with errors():
         with loading():
             from . import _files as work

@@ -1,4 +1,4 @@
-"""``probkernels doctor``: what is installed, which backend runs each op and why, and whether it computes the truth."""
+"""``probkernels doctor``: shows what is installed and which backend runs each op, and tests every op."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .._core.interrupts import loading
 
 
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False) -> None:
-    """Diagnose this installation; exit code 1 when something that should work does not."""
+    """Diagnose this installation; exit code 1 if something that should work does not."""
     with loading():
         from rich.console import Console
 

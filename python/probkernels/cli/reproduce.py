@@ -14,18 +14,18 @@ from ._targets import Force, errors
 
 
 def reproduce(
-    chosen: Annotated[list[str] | None, typer.Argument(metavar="NAME...", help="Methods; all without any.")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="The asserted claims only, in little time.")] = False,
-    json_path: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write a row a claim here.")] = None,
+    chosen: Annotated[list[str] | None, typer.Argument(metavar="NAME...", help="Methods; all by default.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Check the quick claims only.")] = False,
+    json_path: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="File with a row per claim.")] = None,
     data: Annotated[
-        Path | None, typer.Option("--data", metavar="DIR", exists=True, file_okay=False, help="Where data sets are.")
+        Path | None, typer.Option("--data", metavar="DIR", exists=True, file_okay=False, help="Folder with data sets.")
     ] = None,
-    report: Annotated[Path, typer.Option("--report", metavar="FILE", help="Where the report goes.")] = Path(
+    report: Annotated[Path, typer.Option("--report", metavar="FILE", help="File for the HTML report.")] = Path(
         "report.html"
     ),
     force: Force = False,
 ) -> None:
-    """Show the headline claims of the papers on real data; exit code 1 when one does not hold."""
+    """Check the headline claims of the papers on real data; exit code 1 if one does not hold."""
     with loading():
         from rich.console import Console
 

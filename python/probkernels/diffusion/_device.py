@@ -1,4 +1,4 @@
-"""Coefficients live on the CPU, whatever device torch makes tensors on by default."""
+"""Keeps coefficients on the CPU, whatever torch's default device is."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ R = TypeVar("R")
 
 
 def on_cpu(function: Callable[P, R]) -> Callable[P, R]:
-    """``function``, in which new tensors are made on the CPU in spite of ``torch.set_default_device``."""
+    """Wraps ``function`` so that it makes new tensors on the CPU in spite of ``torch.set_default_device``."""
 
     @functools.wraps(function)
     def inner(*args: P.args, **kwargs: P.kwargs) -> R:

@@ -1,4 +1,4 @@
-"""The settings that diffusers' schedulers have, and what becomes of each: read, the solver's own, or refused."""
+"""The settings of diffusers' schedulers, by how they are treated: read, left to the solver, or refused."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STEPS = {"timestep_spacing", "steps_offset"}
 ZERO = {"rescale_betas_zero_snr"}
 BOUNDS = {"clip_sample", "clip_sample_range"}
 DYNAMIC = {"thresholding", "dynamic_thresholding_ratio", "sample_max_value"}
-# of dynamic shifting, without which they are not used
+# options of dynamic shifting; unused without it
 SHIFTS = {"time_shift_type", "base_shift", "max_shift", "base_image_seq_len", "max_image_seq_len"}
 SPACINGS = {
     "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas", "use_dynamic_shifting",
@@ -48,7 +48,7 @@ KEYS = {
     "FlowMatchEulerDiscreteScheduler": SPACINGS | SHIFTS | {"num_train_timesteps", "shift", "stochastic_sampling"},
 }
 
-# Where a class lacks these, diffusers drops them; stored files keep them from the class that they were made of.
+# diffusers drops these where a class lacks them; stored files often keep them from another class.
 DROPPED = {"skip_prk_steps", "set_alpha_to_one", *STEPS, *BOUNDS, *FORMULA}
 DEFAULTS: dict[str, Any] = {
     "beta_schedule": "linear", "prediction_type": "epsilon", "variance_type": "fixed_small",
@@ -60,15 +60,15 @@ DEFAULTS: dict[str, Any] = {
 
 
 def changed(key: str, value: Any) -> bool:
-    """Whether a setting is on: neither absent nor at the value that means nothing special."""
+    """Whether a setting has an effect: it is neither absent nor at its default."""
     return not (value is None or value is False or value == [] or (key in DEFAULTS and value == DEFAULTS[key]))
 
 
 def own_settings(name: str, config: Config) -> dict[str, Any]:
-    """The settings of a class of schedulers, without those that it lacks.
+    """The settings in ``config`` that the scheduler class ``name`` has.
 
     Raises:
-        ValueError: a setting with an effect that is not read here, or that the class lacks.
+        ValueError: a setting has an effect, but is not supported or the class lacks it.
     """
     own = KEYS[name]
     for key, value in config.items():

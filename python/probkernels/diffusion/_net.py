@@ -1,4 +1,4 @@
-"""How a network is called: what it is given, what it may do, and what is expected of its output."""
+"""Calls the network: prepares its inputs, restricts what it may do, and checks its output."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .._core import checks
 from .._core.errors import message
 from ._random import Source, equal, sources
 
-# --- conditions: tensors, or nested tuples, lists, dicts and dataclasses of tensors and of anything else ---
+# --- conditions: tensors, or nested tuples, lists, dicts and dataclasses with tensors and other values ---
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
@@ -36,7 +36,7 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
 
 
 def replaced(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """``value`` with every tensor in it changed; its containers are new ones of the same types."""
+    """``value`` with ``change`` applied to every tensor in it. Containers are new ones of the same types."""
     if isinstance(value, Tensor):
         return change(value)
     if isinstance(value, dict):
@@ -49,13 +49,13 @@ def replaced(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
 
 
 def is_record(value: Any) -> bool:
-    """An instance of a dataclass, or a namespace: its attributes are all there is."""
+    """Whether ``value`` is a dataclass instance or a namespace, whose attributes are all its content."""
     dataclass = dataclasses.is_dataclass(value) and not isinstance(value, type)
     return dataclass or isinstance(value, SimpleNamespace)
 
 
 def _attributes(record: Any) -> dict[str, Any]:
-    """Those of a record, with slots or without."""
+    """The attributes of a record, with or without ``__slots__``."""
     found = dict(vars(record)) if hasattr(record, "__dict__") else {}
     if dataclasses.is_dataclass(record):
         found |= {f.name: getattr(record, f.name) for f in dataclasses.fields(record) if hasattr(record, f.name)}
@@ -86,7 +86,7 @@ def _like_sequence(form: Any, items: list[Any]) -> Any:
 
 
 def join(first: Any, second: Any, like: Tensor) -> Any:
-    """Two conditions as one batch. A row alone stands for a batch; what is no tensor must be the same in both."""
+    """Concatenates two conditions as one batch. One row may stand for a batch; other values must be equal."""
     if isinstance(first, Tensor) and isinstance(second, Tensor):
         whole = (like.shape[0], *max((first, second), key=lambda t: t.ndim).shape[1:])
         return torch.cat([first.expand(whole), second.expand(whole)])
@@ -105,7 +105,7 @@ def join(first: Any, second: Any, like: Tensor) -> Any:
 
 
 def outside_inference(t: Tensor) -> Tensor:
-    """``t``, or a copy that autograd can keep if ``t`` was made in inference mode, which has ended."""
+    """``t``, or a copy that autograd can save if ``t`` was made in an inference mode that has ended."""
     return t.clone() if t.is_inference() and not torch.is_inference_mode_enabled() else t
 
 
@@ -113,7 +113,7 @@ def outside_inference(t: Tensor) -> Tensor:
 
 
 def check_state(op: str, name: str, x: object) -> None:
-    """``x`` is a floating-point tensor (B, *S)."""
+    """Checks that ``x`` is a floating-point tensor (B, *S)."""
     checks.float_tensor(op, name, x, "complex data go through torch.view_as_real")
     assert isinstance(x, Tensor)
     if x.ndim < 1:
@@ -121,7 +121,7 @@ def check_state(op: str, name: str, x: object) -> None:
 
 
 def refuse_running_statistics(op: str, model: nn.Module) -> None:
-    """A net that counts its batches would take the states of a sampler for data, and count them at every call."""
+    """Refuses batch normalization in training mode: every call would count the sampler's states as data."""
     for name, module in model.named_modules():
         if module.training and any(key.startswith("running_") for key, _ in module.named_buffers(recurse=False)):
             hint = "call model.eval(): every call of the net would update the running statistics"
@@ -130,7 +130,7 @@ def refuse_running_statistics(op: str, model: nn.Module) -> None:
 
 @contextlib.contextmanager
 def drawing_nothing(op: str, generators: Sequence[Source]) -> Iterator[None]:
-    """Around a call of a net that must not draw from any of these."""
+    """Raises if the net's call inside the block draws from one of the generators."""
     before = [source.get() for source in generators]
     yield
     if not all(equal(state, source.get()) for state, source in zip(before, generators, strict=True)):
@@ -143,11 +143,11 @@ def drawing_nothing(op: str, generators: Sequence[Source]) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Setting:
-    """What one run asks of all its calls.
+    """Options that all calls of a run share.
 
-    dtype: what the net is given; by default that of the state, which is wider where data have half precision.
-    ode: the function that solves an ODE, so that the net may draw no random numbers; "" for none.
-    generators: what such a net might draw from.
+    dtype: dtype of the net's input. None: the state's dtype, which is float32 for half-precision data.
+    ode: name of the function that solves an ODE with a net that may not draw random numbers; "" for none.
+    generators: the sources that such a net might draw from.
     """
 
     dtype: torch.dtype | None = None
@@ -159,17 +159,17 @@ PLAIN = Setting()
 
 
 def setting_of(model: nn.Module, x: Tensor, ode: str = "") -> Setting:
-    """Of a run that starts at the data or noise x (B, *S)."""
+    """The setting of a run that starts at the data or noise x (B, *S)."""
     return Setting(x.dtype, ode, sources(model, x.device) if ode else ())
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
-    """Float32 at least: what is computed with half precision between two calls of the net."""
+    """At least float32: the dtype of computations between two calls of a half-precision net."""
     return torch.promote_types(dtype, torch.float32)
 
 
 def call(net: nn.Module, x: Tensor, t: Tensor, cond: Any, shape: tuple[int, ...], hint: str, how: Setting) -> Tensor:
-    """The output (of ``shape``) at x and t, which the caller has no other use for: the net may write to them."""
+    """The net's output (of ``shape``) at x and t. The net may write to both, so the caller must not use them again."""
     with drawing_nothing(how.ode, how.generators):
         output = net(x, t) if cond is None else net(x, t, replaced(cond, Tensor.clone))
     if not isinstance(output, Tensor):

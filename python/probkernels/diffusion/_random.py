@@ -1,4 +1,4 @@
-"""Where random numbers come from: what a net may draw from, and what can be drawn again."""
+"""Sources of random numbers that a net may draw from: reading and restoring their states."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from .._core.registry import uncompiled
 
 
 class Source(NamedTuple):
-    """Something that random numbers come from; its state compares and can be set again."""
+    """A random number generator: reads its state in comparable form, and restores it."""
 
     get: Callable[[], Any]
     set: Callable[[Any], object]
     slow: bool = False  # tens of microseconds a look
-    name: str = ""  # of slow ones
+    name: str = ""  # for messages, of slow sources
 
 
 @uncompiled
 def sources(model: nn.Module, device: torch.device) -> list[Source]:
-    """Those of torch, Python and NumPy, and every generator that a module of ``model`` holds."""
+    """The generators of torch, Python and NumPy, and every generator that a module of ``model`` holds."""
     devices = {t.device for t in (*model.parameters(), *model.buffers())} | {device}
     found = [
         Source(torch.get_rng_state, torch.set_rng_state),
@@ -56,7 +56,7 @@ def _held(value: Any, depth: int) -> Iterator[Source]:
 
 
 def _numpy(state: Any) -> bytes:
-    """Comparable, where dicts of arrays are not."""
+    """NumPy's state in comparable form: dicts of arrays do not compare."""
     return pickle.dumps(state)
 
 

@@ -19,16 +19,16 @@ from .process import Process, Time, check_interval, double
 class VPDiscrete(Process):
     """The variance-preserving chain of N steps: x_i = sqrt(1 - beta_i) x_{i-1} + sqrt(beta_i) noise.
 
-    After step i = 0 .. N-1 the time is t = (i + 1) / N, and log alpha is linear in between, so that all samplers for
-    continuous time apply. Networks of such processes are given the step i, not t. A chain that ends without any signal
-    (``beta = 1``) has alpha linear in its last step.
+    After step i = 0 .. N-1 the time is t = (i + 1) / N. log alpha is linear between steps, so samplers for continuous
+    time apply. Networks get the step i as their time input, not t. If the last beta is 1, no signal is left at the end;
+    alpha, rather than log alpha, is then linear in the last step.
 
     Args:
-        betas: (N,) in (0, 1), the last one in (0, 1]; a tensor or numbers.
-        t_min: where sampling ends: 0 as in DDPM, whose last step has no noise left.
+        betas: (N,) numbers in (0, 1), the last one in (0, 1]; a tensor or a sequence.
+        t_min: the time at which sampling ends. At 0, as in DDPM, no noise is left.
 
     Raises:
-        ValueError: betas out of range, or not one axis of them.
+        ValueError: betas are out of range or not one-dimensional.
 
     Reference:
         Ho et al., Denoising Diffusion Probabilistic Models, NeurIPS 2020.
@@ -76,7 +76,7 @@ class VPDiscrete(Process):
     @classmethod
     @on_cpu
     def cosine(cls, n: int = 1000, offset: float = 0.008, largest: float = 0.999) -> VPDiscrete:
-        """alpha^2 that falls as a squared cosine (Nichol and Dhariwal, ICML 2021); betas of at most ``largest``."""
+        """alpha^2 falls as a squared cosine (Nichol and Dhariwal, ICML 2021); betas are at most ``largest``."""
         at = torch.arange(n + 1, dtype=torch.float64) / n
         kept = ((at + offset) / (1 + offset) * (torch.pi / 2)).cos().square()  # (N + 1,)
         return cls((1 - kept[1:] / kept[:-1]).clamp_max(largest))
@@ -95,7 +95,7 @@ class VPDiscrete(Process):
         return VPDiscrete(1 - kept[1:] / kept[:-1], self.t_min, self.t_max)
 
     def index(self, t: Time) -> Tensor:
-        """The step that networks are given, t N - 1; not always whole."""
+        """The step t N - 1 that networks get as their time input; may be fractional."""
         return double(t) * len(self) - 1
 
     def _segment(self, place: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -129,7 +129,7 @@ class VPDiscrete(Process):
         return torch.expm1(-2 * self.log_alpha(t)).sqrt()
 
     def drift(self, t: Time) -> Tensor:
-        """See the base; of the step that starts at ``t`` where two meet."""
+        """See the base. Where two steps meet, the drift is that of the step that starts at ``t``."""
         t = double(t)
         place = self._place(t)
         _, change, finite = self._segment(place)

@@ -1,4 +1,4 @@
-"""A network and what it predicts, convertible to noise, data, velocity and score."""
+"""``Denoiser``: wraps a network and converts its prediction to noise, data, velocity or score."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ Clip = float | tuple[float, float] | None
 
 
 def times_of(t: Time, x: Tensor) -> Tensor:
-    """Times in float64: one a row on x's device; one for all where it is, best on the CPU."""
+    """Times in float64. A time per row moves to x's device; a 0-d time stays where it is, best on the CPU."""
     t = double(t)
     return t.to(x.device) if t.ndim else t
 
 
 class Point(NamedTuple):
-    """What a denoiser needs of a time: numbers, or tensors 0-d or (B,)."""
+    """The coefficients of a denoiser at one time: numbers, or tensors 0-d or (B,)."""
 
     given: Tensor | float  # to the net, in place of t
     scale: Tensor | float | None  # of the net's input
@@ -48,32 +48,33 @@ class Point(NamedTuple):
 
 
 class Denoiser(nn.Module):
-    """A network that denoises, whatever it was trained to predict.
+    """Wraps a network and converts its output to noise, data, velocity or score.
 
-    Everything below follows from its output by x = alpha x0 + sigma eps. Any shape of data does; complex data go
-    through ``torch.view_as_real``.
+    The conversions follow from x = alpha x0 + sigma eps. Data may have any shape; pass complex data through
+    ``torch.view_as_real``.
 
     Args:
-        net: called as ``net(x, t)``, or ``net(x, t, cond)`` where there is a condition; x (B, *S); t (B,) in
-            x's dtype, but float32 at least. It may write to all three: they are copies. Conditions are tensors, or
-            nested tuples, lists, dicts and dataclasses of tensors and anything else.
-        process: what noises the data.
+        net: the network, called as ``net(x, t)``, or as ``net(x, t, cond)`` with a condition. x is (B, *S); t is (B,)
+            in x's dtype, at least float32. The net gets copies and may write to them. A condition is a tensor, or
+            nested tuples, lists, dicts and dataclasses that hold tensors and other values.
+        process: the process that adds noise to the data.
         pred: what the net's output (B, *S) is. "eps": the noise. "x0": the data. "v": alpha eps - sigma x0. "score":
-            -eps / sigma. "flow": eps - x0. "edm": F in x0 = c_skip y + c_out F(c_in y), with y = x / alpha; such
-            a net is given c_in y in place of x, and log(rho) / 4 in place of t unless ``time`` says otherwise.
-        clip: bounds on the predicted data: a number c for -c .. c, or a pair. Noise and score follow the clipped data.
-        dynamic: quantile in (0, 1] of each sample's absolute values, between ranks as numpy's; what exceeds ``clip`` is
-            scaled down by it, not cut. Or a pair of it and the most to scale down from.
-        time: what the net is given in place of t: a function of it. By default, log(rho) / 4 for "edm", the step of a
-            :class:`VPDiscrete` process, t N - 1, and t itself of every other.
+            -eps / sigma. "flow": eps - x0. "edm": F in x0 = c_skip y + c_out F(c_in y), with y = x / alpha; this net
+            gets c_in y in place of x, and log(rho) / 4 in place of t unless ``time`` is given.
+        clip: bounds on the predicted data: a number c for -c .. c, or a pair. Noise and score use the clipped data.
+        dynamic: dynamic clipping by a quantile in (0, 1] of each sample's absolute values, interpolated as in numpy. A
+            sample whose quantile exceeds ``clip`` is cut at the quantile and scaled down to ``clip``. A pair
+            (quantile, bound) also bounds the quantile's value from above.
+        time: a function of t that gives the net's time input. By default this input is log(rho) / 4 for "edm", the
+            step t N - 1 for a :class:`VPDiscrete` process, and t itself otherwise.
         sigma_data: standard deviation of the data, for "edm".
-        variance: the net's output is (B, 2 C, ...), the second half being what :func:`hybrid_loss` trains: where the
-            variance of a step lies between its two bounds. :func:`learned_ancestral` uses it, other samplers leave
-            it out.
+        variance: True for a net whose output is (B, 2 C, ...) and whose second half places the variance of a step
+            between two bounds. :func:`hybrid_loss` trains this half, :func:`learned_ancestral` uses it, and other
+            samplers ignore it.
 
     Raises:
-        TypeError: no module, no process.
-        ValueError: unknown prediction, bounds that are none.
+        TypeError: ``net`` is not a module, or ``process`` is not a :class:`Process`.
+        ValueError: the prediction is unknown, or bounds are invalid.
 
     Reference:
         Salimans and Ho, Progressive Distillation, ICLR 2022, for v; Karras et al., NeurIPS 2022, for edm; Saharia et
@@ -120,30 +121,30 @@ class Denoiser(nn.Module):
     def forward(
         self, x: Tensor, t: Time, cond: Any = None, *, uncond: Any = None, guidance: float | Tensor | None = None
     ) -> Tensor:
-        """The net's own output (B, *S), with guidance where it is asked for.
+        """The net's own output (B, *S), combined by guidance if ``guidance`` is given.
 
         Args:
             x: (B, *S) float, noised to time ``t``.
-            t: 0-d or (B,).
-            cond: what the net is given as its third argument; None for nothing.
-            uncond: the condition that means none, for guidance only; its rows may be one for all.
-            guidance: w in u + w (c - u), where c and u are the outputs with either condition: one call of the net with
-                2B rows, those of ``uncond`` first. A number, or a tensor 0-d or (B,).
+            t: times, 0-d or (B,).
+            cond: the net's third argument; None calls the net without one.
+            uncond: the null condition, for guidance only; one row may stand for the whole batch.
+            guidance: w in u + w (c - u), where u and c are the outputs for ``uncond`` and ``cond``. The net is called
+                once with 2B rows, ``uncond`` first. A number, or a tensor 0-d or (B,).
         """
         self._check(x, t)
         output = self._guided(self.point("x0", times_of(t, x)), x, cond, uncond, guidance, PLAIN)
         return output if guidance is None else output.to(x.dtype)
 
     def eps(self, x: Tensor, t: Time, cond: Any = None, **guide: Any) -> Tensor:
-        """The predicted noise (B, *S); arguments of :meth:`forward`."""
+        """The predicted noise (B, *S). Takes the arguments of :meth:`forward`."""
         return self.predict("eps", x, t, cond, **guide)
 
     def x0(self, x: Tensor, t: Time, cond: Any = None, **guide: Any) -> Tensor:
-        """The predicted data (B, *S), E[x_0 | x_t] of a perfect net; arguments of :meth:`forward`."""
+        """The predicted data (B, *S): E[x_0 | x_t] for a perfect net. Takes the arguments of :meth:`forward`."""
         return self.predict("x0", x, t, cond, **guide)
 
     def v(self, x: Tensor, t: Time, cond: Any = None, **guide: Any) -> Tensor:
-        """The predicted velocity alpha eps - sigma x0 (B, *S); arguments of :meth:`forward`."""
+        """The predicted velocity alpha eps - sigma x0 (B, *S). Takes the arguments of :meth:`forward`."""
         check_state("Denoiser", "x", x)
         u = x.to(wide(x.dtype))
         data = self.predict("x0", u, t, cond, **{"setting": Setting(x.dtype), **guide})
@@ -151,14 +152,14 @@ class Denoiser(nn.Module):
         return (spread(a / s, u) * u - spread((a * a + s * s) / s, u) * data).to(x.dtype)
 
     def score(self, x: Tensor, t: Time, cond: Any = None, **guide: Any) -> Tensor:
-        """The predicted gradient of log p_t (B, *S); arguments of :meth:`forward`."""
+        """The predicted score (B, *S): the gradient of log p_t. Takes the arguments of :meth:`forward`."""
         check_state("Denoiser", "x", x)
         u = x.to(wide(x.dtype))
         noise = self.predict("eps", u, t, cond, **{"setting": Setting(x.dtype), **guide})
         return (noise * spread(-1 / self.process.sigma(t), u)).to(x.dtype)
 
     def predict(self, kind: str, x: Tensor, t: Time, cond: Any = None, **guide: Any) -> Tensor:
-        """:meth:`eps` or :meth:`x0`, as ``kind`` says."""
+        """Calls :meth:`eps` or :meth:`x0`: ``kind`` is "eps" or "x0"."""
         checks.one_of("Denoiser", "kind", kind, KINDS)
         self._check(x, t)
         return self.predict_at(self.point(kind, times_of(t, x)), kind, x, cond, **guide)
@@ -174,16 +175,16 @@ class Denoiser(nn.Module):
         guidance: float | Tensor | None = None,
         setting: Setting = PLAIN,
     ) -> Tensor:
-        """:meth:`predict` with what depends on the time computed before, by :meth:`point` or :meth:`points`.
+        """:meth:`predict` with coefficients that :meth:`point` or :meth:`points` computed before.
 
-        ``setting`` is what a sampler asks of all its calls.
+        ``setting`` holds the options that all calls of a sampling run share.
         """
         return self.convert(point, kind, self._guided(point, x, cond, uncond, guidance, setting), x)
 
     def convert(self, point: Point, kind: str, output: Tensor, x: Tensor) -> Tensor:
-        """Noise or data out of the net's output (B, *S) at x (B, *S), in x's dtype: rounded once, at the end.
+        """Converts the net's output (B, *S) at x (B, *S) to noise or data in x's dtype.
 
-        The factors grow with 1 / alpha, and overflow in float16.
+        Rounds once, at the end: the factors grow with 1 / alpha and would overflow in float16.
         """
         u = x.to(wide(x.dtype))
         value = spread(point.on_x, u) * u + spread(point.on_output, u) * output.to(u.dtype)
@@ -194,7 +195,7 @@ class Denoiser(nn.Module):
         return value.to(x.dtype)
 
     def point(self, kind: str, t: Tensor) -> Point:
-        """What predicting ``kind`` needs of times of any shape, float64."""
+        """The coefficients for predicting ``kind`` at times of any shape, in float64."""
         a, s = self.process.alpha(t), self.process.sigma(t)
         scale = self._edm(t)[2] / a if self.pred == "edm" else None
         if self.time is not None:
@@ -207,15 +208,15 @@ class Denoiser(nn.Module):
         return Point(given, scale, on_x, on_output, 1 / s, a / s)
 
     def points(self, kind: str, t: Tensor) -> list[Point]:
-        """:meth:`point` at each of some times (n,), in numbers: a loop over them then has nothing to compute.
+        """:meth:`point` at each time of t (n,), as numbers, so that a loop over steps computes nothing.
 
-        What carries a gradient, to the times, the process or ``time``, stays a tensor, 0-d.
+        An entry with a gradient to the times, the process or ``time`` stays a 0-d tensor.
         """
         columns = [_entries(value, len(t)) for value in self.point(kind, t)]
         return [Point(*row) for row in zip(*columns, strict=True)]
 
     def coefficients(self, kind: str, t: Time) -> tuple[Tensor, Tensor]:
-        """(p, q) of t's shape, float64, such that ``kind`` is p x + q output before any clipping."""
+        """p and q, float64 in t's shape, such that ``kind`` equals p x + q output before any clipping."""
         t = double(t)
         a, s = self.process.alpha(t), self.process.sigma(t)
         zero, one = torch.zeros_like(a), torch.ones_like(a)
@@ -240,7 +241,7 @@ class Denoiser(nn.Module):
         return (noise if kind == "eps" else data)[self.pred]
 
     def needs_signal(self, kind: str) -> bool:
-        """Whether the conversion divides by alpha, and so fails where no signal is left."""
+        """Whether the conversion divides by alpha, which fails at alpha = 0."""
         return self.pred in ("eps", "score", "edm") and (kind == "x0" or self.pred == "edm" or self.clip is not None)
 
     def _edm(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -252,9 +253,9 @@ class Denoiser(nn.Module):
     def both(
         self, x: Tensor, t: Time, cond: Any = None, *, uncond: Any = None, guidance: float | Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Output and variance part, (B, *S) each, of a net with ``variance``; arguments of :meth:`forward`.
+        """Both halves, (B, *S) each, of a net with ``variance=True``: output and variance part.
 
-        Guidance is of the output alone: the variance part is that of ``cond``.
+        Takes the arguments of :meth:`forward`. Guidance combines outputs only; the variance part belongs to ``cond``.
         """
         if not self.variance:
             raise ValueError(message("Denoiser", "variance", "True, a net that has a second half", "False"))
@@ -271,7 +272,7 @@ class Denoiser(nn.Module):
         guidance: float | Tensor | None = None,
         setting: Setting = PLAIN,
     ) -> tuple[Tensor, Tensor]:
-        """:meth:`both` with what depends on the time computed before."""
+        """:meth:`both` with coefficients that were computed before."""
         u, c = self._outputs(point, x, cond, uncond, guidance, setting)
         output, part = c.chunk(2, 1)
         return (output if u is None else _mixed(u.chunk(2, 1)[0], output, guidance)), part
@@ -339,7 +340,7 @@ def _mixed(u: Tensor, c: Tensor, guidance: float | Tensor | None) -> Tensor:
 
 
 def _entries(value: Tensor | float | None, n: int) -> list[Any]:
-    """One value a time: numbers, or 0-d tensors if they carry a gradient."""
+    """One value per time: a number, or a 0-d tensor if the value requires a gradient."""
     if not isinstance(value, Tensor):
         return [value] * n
     return list(value.expand(n)) if value.requires_grad else value.expand(n).tolist()

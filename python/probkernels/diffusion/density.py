@@ -39,32 +39,33 @@ def log_prob(
 ) -> Tensor:
     """log p(x0) in nats, by the change of variables along the probability-flow ODE from data to noise.
 
-    With y = x / alpha, dy / d rho = eps, and log p falls along it by the trace of d eps / d y. Where it ends is held
-    against N(0, sigma^2) at the first of the times; p is the density at the last one, where some noise remains.
+    With y = x / alpha the ODE is dy / d rho = eps, and log p decreases along it by the trace of d eps / d y. The end
+    state is scored under N(0, sigma^2) at the first of the times. p is the density at the last of the times, where some
+    noise remains.
 
     Args:
-        model: what denoises.
-        x0: (B, *S) float, D numbers a row: data, at the last of the times.
+        model: the denoiser.
+        x0: (B, *S) float, D numbers per row: the data, at the last of the times.
         cond: see :meth:`Denoiser.forward`.
-        solver: "ddim" (Euler's method), "heun", "midpoint" or "rk4", for state and trace alike.
-        steps: how many, spaced by ``grid``; or
-        times: (N+1,) float64, falling. The last must have some noise.
-        grid: of ``steps``, see :func:`grid`; "lambda" by default.
-        trace: "exact": D vector-Jacobian products a call. "hutchinson": ``probes`` of them, without bias in the trace:
-            the mean of v^T J v over signs v, which stay the same for the whole run.
-        probes: of "hutchinson".
-        generator: of its signs, a CPU generator, whose signs are then the same on every device.
-        progress: show a progress bar.
-        guide: ``uncond`` and ``guidance``.
+        solver: "ddim" (Euler's method), "heun", "midpoint" or "rk4". It integrates both the state and the trace.
+        steps: number of steps, spaced by ``grid``. Give either ``steps`` or ``times``.
+        times: (N+1,) float64, decreasing. Some noise must be left at the last one.
+        grid: spacing of ``steps``, see :func:`grid`; "lambda" by default.
+        trace: "exact" takes D vector-Jacobian products per call. "hutchinson" takes ``probes`` of them: an unbiased
+            estimate of the trace, the mean of v^T J v over random signs v that stay the same for the whole run.
+        probes: number of sign vectors v for "hutchinson".
+        generator: generator for the signs. A CPU generator gives the same signs on every device.
+        progress: whether to show a progress bar.
+        guide: ``uncond`` and ``guidance``, see :meth:`Denoiser.forward`.
 
     Returns:
-        (B,) float64, with the gradient of the steps taken to x0, parameters, conditions, guidance, times and whatever
-        else the net or the process is made of, by autograd: the graphs of all calls and of their traces are kept. Under
-        ``torch.no_grad()``, or where nothing requires a gradient, nothing is kept.
+        (B,) float64. Its gradient is that of the discrete steps and reaches x0, parameters, conditions, guidance, times
+        and learned processes. Autograd keeps the graphs of all calls and traces for it; under ``torch.no_grad()``, or
+        if nothing requires a gradient, nothing is kept.
 
     Raises:
-        TypeError, ValueError: as :func:`encode`; an unknown trace, no probe, batch normalization in training mode; a
-            network that draws random numbers.
+        TypeError, ValueError: as for :func:`encode`; also if the trace is unknown, ``probes`` is below 1, batch
+            normalization is in training mode, or the network draws random numbers.
 
     Reference:
         Song et al., Score-Based Generative Modeling through Stochastic Differential Equations, ICLR 2021; Grathwohl et
@@ -102,7 +103,7 @@ def log_prob(
 def _integrated(
     model: Denoiser, x0: Tensor, scheme: Scheme, signs: list[Tensor] | None, guide: dict[str, Any], progress: bool
 ) -> Tensor:
-    """log p (B,) of x0 (B, *S) by a scheme whose times rise."""
+    """log p (B,) of x0 (B, *S) by a scheme with increasing times."""
     rising, process, size = scheme.times, model.process, math.prod(x0.shape[1:])
     weights = scheme.gather[:, 0] / process.alpha(rising)[1:, None] * process.alpha(scheme.t)  # (N, S): of the traces
     points = dict(zip(scheme.places, model.points("eps", scheme.t[scheme.used]), strict=True))
@@ -142,7 +143,7 @@ def _signs(x0: Tensor, probes: int, generator: torch.Generator | None) -> list[T
 
 
 def _trace(eps: Tensor, u: Tensor, signs: list[Tensor] | None, graph: bool) -> Tensor:
-    """(B,) float64: the trace of d eps / d u (B, *S) of every row, or its mean estimate by signs; with its graph."""
+    """(B,) float64: each row's trace of d eps / d u (B, *S), or its estimate by signs; with a graph if asked for."""
     if not eps.requires_grad:
         return torch.zeros(len(u), dtype=torch.float64, device=u.device)
     if signs is not None:

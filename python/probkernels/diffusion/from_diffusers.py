@@ -1,4 +1,4 @@
-"""Settings of a diffusers scheduler as ours: the process, the denoiser's arguments, and the times of its steps."""
+"""Reads a diffusers scheduler: its process, the denoiser's arguments, and the times of its steps."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ class SchedulerSettings:
     """What :func:`from_diffusers` found in a scheduler's config.
 
     Args:
-        process: what noised the data.
-        denoiser: keyword arguments of :class:`Denoiser`.
-        name: the scheduler's class.
-        config: the settings that the class has.
+        process: the process that adds noise to the data.
+        denoiser: keyword arguments for :class:`Denoiser`.
+        name: name of the scheduler's class.
+        config: the settings that this class has.
 
     Example:
         >>> from probkernels.diffusion import from_diffusers
@@ -59,12 +59,12 @@ class SchedulerSettings:
 
     @on_cpu
     def times(self, steps: int) -> Tensor:
-        """The times (N+1,) at which the scheduler stops with ``steps`` steps, float64.
+        """The times (N+1,) that the scheduler visits in ``steps`` steps, float64.
 
-        A last step that would change nothing is left out: N is then one less.
+        A last step that would change nothing is left out; N is then ``steps`` - 1.
 
         Raises:
-            ValueError: spacings that are not read; give ``sample`` times of :func:`grid` then.
+            ValueError: the spacing is not supported. Pass times of :func:`grid` to :func:`sample` instead.
         """
         checks.integer("from_diffusers", "steps", steps)
         for key in sorted(SPACINGS):
@@ -132,18 +132,17 @@ def from_diffusers(scheduler: Any) -> SchedulerSettings:
     """Reads a scheduler of the diffusers library, which need not be installed.
 
     Args:
-        scheduler: the scheduler, or its config: a mapping such as a ``scheduler_config.json`` holds.
+        scheduler: the scheduler, or its config: a mapping, as in ``scheduler_config.json``.
 
     Returns:
-        Its process (from schedule or betas, with zero terminal SNR where it has that), the arguments of
-        :class:`Denoiser` (prediction type, clipping, dynamic thresholding, learned variances, what the network is given
-        in place of t), and ``times(steps)``.
+        The process (schedule or betas, zero terminal SNR), the arguments for :class:`Denoiser` (prediction type,
+        clipping, dynamic thresholding, learned variances, the network's time input), and ``times(steps)``.
 
     Raises:
-        TypeError: neither.
-        ValueError: a scheduler, schedule or prediction type that is not read, or any setting that has an effect and is
-            not read; of settings that the class lacks, and diffusers so ignores, those that stored files often have
-            are dropped, and others that are not at their default refused.
+        TypeError: ``scheduler`` is neither a scheduler nor a mapping.
+        ValueError: the scheduler, schedule or prediction type is not supported, or an unsupported setting has an
+            effect. diffusers ignores settings that a class lacks: common ones are dropped here too; any other one
+            raises unless it has its default.
 
     Reference:
         von Platen et al., Diffusers: State-of-the-art diffusion models, 2022, https://github.com/huggingface/diffusers.
@@ -184,7 +183,7 @@ def from_diffusers(scheduler: Any) -> SchedulerSettings:
 
 
 def _quarter_log_rho(process: Process, t: Tensor) -> Tensor:
-    """EDM's time; a function of the module, so that denoisers can be saved."""
+    """EDM's time input. It is a function of the module, so that denoisers can be pickled."""
     return process.rho(t).log() / 4
 
 

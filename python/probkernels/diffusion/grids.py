@@ -1,4 +1,4 @@
-"""The times at which samplers stop."""
+"""Grids: the times that a sampler visits."""
 
 from __future__ import annotations
 
@@ -39,22 +39,22 @@ def grid(
     """Times for ``steps`` steps from noise to data.
 
     Args:
-        process: whose times they are.
-        steps: N >= 1.
-        kind: what is spaced evenly: time ("t"), its square root ("quadratic"), the log signal-to-noise ratio
-            ("lambda"), the noise-to-signal ratio ("rho") or its 7th root ("edm"). For :class:`VPDiscrete` also
-            "leading", "trailing" and "linspace", which visit whole steps of the chain in the three ways that other
-            libraries name so, and end at the process's ``t_min``.
-        t_min: the end, by default the process's own; not of those that visit whole steps.
-        t_max: the beginning, likewise.
+        process: the process that is sampled.
+        steps: number of steps N >= 1.
+        kind: the quantity that is spaced evenly: time ("t"), its square root ("quadratic"), the log signal-to-noise
+            ratio ("lambda"), the noise-to-signal ratio ("rho") or its 7th root ("edm"). "leading", "trailing" and
+            "linspace" need a :class:`VPDiscrete` process: they visit whole steps of the chain as in diffusers and end
+            at ``process.t_min``.
+        t_min: the last time; ``process.t_min`` by default. Not for kinds that visit whole steps.
+        t_max: the first time; ``process.t_max`` by default. Not for kinds that visit whole steps.
 
     Returns:
-        (N+1,) float64, falling; both ends are exact.
+        (N+1,) float64, decreasing; both ends are exact.
 
     Raises:
-        TypeError: ``steps`` no whole number.
-        ValueError: unknown kind, no step, ends with a gradient, or at which what is to be spaced evenly is
-            infinite.
+        TypeError: ``steps`` is not an integer.
+        ValueError: the kind is unknown, ``steps`` is below 1, an end requires a gradient, or the spaced quantity is
+            infinite at an end.
 
     Example:
         >>> from probkernels.diffusion import VP, grid

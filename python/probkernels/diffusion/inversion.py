@@ -1,4 +1,4 @@
-"""From data to the noise that gives them: along the probability-flow ODE, or exactly, in whole numbers."""
+"""Inversion: from data to their noise, along the probability-flow ODE or exactly in integers."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from .run import Run, prepare
 from .sample import execute, sample
 from .solvers.runge_kutta import explicit
 
-EXECUTED = ("grad", "store", "last_k", "progress", "callback")  # options of sample() that do not say what is run
+EXECUTED = ("grad", "store", "last_k", "progress", "callback")  # options of sample() that do not change the sampler
 
 
 @dataclass(frozen=True, eq=False)
 class Latent:
-    """What :func:`invert` makes of data, and :func:`decode` turns back into them without error.
+    """The noise of :func:`invert`, which :func:`decode` turns back into the data without error.
 
     Args:
-        y: (B, *S) int64: x_T / alpha_T with 36 bits behind the point.
-        p: (B, *S) int64: an average of the noise predicted at the start, likewise.
-        times: (N+1,) float64, falling: of the run.
-        x: (B, *S): x_T in the data's dtype; for looking at, as decoding uses y and p.
+        y: (B, *S) int64: x_T / alpha_T in fixed point with 36 fractional bits.
+        p: (B, *S) int64: an average of the predicted noise at the start, in the same fixed point.
+        times: (N+1,) float64, decreasing: the times of the run.
+        x: (B, *S): x_T in the data's dtype, for inspection. Decoding uses only y and p.
 
     Example:
         >>> from probkernels.diffusion import Latent
@@ -78,25 +78,25 @@ def encode(
     grid: str | None = None,
     **options: Any,
 ) -> Tensor:
-    """The noise x_T that the probability-flow ODE connects with data: "DDIM inversion", or by better methods.
+    """Solves the probability-flow ODE from data to noise x_T. With solver "ddim" this is DDIM inversion.
 
-    :func:`decode` with the same arguments gives the data back up to the error of the steps; :func:`invert` is exact.
+    :func:`decode` with the same arguments returns the data up to discretization error; :func:`invert` is exact.
 
     Args:
-        model: what denoises.
-        x0: (B, *S) float: data, at the last of the times.
+        model: the denoiser.
+        x0: (B, *S) float: the data, at the last of the times.
         solver: "ddim" (Euler's method on dy / d rho = eps), "heun", "midpoint" or "rk4".
-        steps: how many, spaced by ``grid``; or
-        times: (N+1,) float64, falling, as for sampling. The last must have some noise.
-        grid: of ``steps``, see :func:`grid`; "t" by default.
-        options: of :func:`sample`: ``cond``, ``uncond``, ``guidance``, ``grad`` (None, "autograd" or "exact"),
+        steps: number of steps, spaced by ``grid``. Give either ``steps`` or ``times``.
+        times: (N+1,) float64, decreasing, as for sampling. Some noise must be left at the last one.
+        grid: spacing of ``steps``, see :func:`grid`; "t" by default.
+        options: options of :func:`sample`: ``cond``, ``uncond``, ``guidance``, ``grad`` (None, "autograd" or "exact"),
             ``store``, ``last_k``, ``progress``, ``callback``. Gradients reach x0 in place of x_T.
 
     Returns:
         (B, *S), in x0's dtype.
 
     Raises:
-        TypeError, ValueError: as :func:`sample`; times without noise at the end, or without signal at the start.
+        TypeError, ValueError: as for :func:`sample`; also if the last time has no noise, or the first one no signal.
 
     Reference:
         Song et al., Denoising Diffusion Implicit Models, ICLR 2021.
@@ -122,22 +122,22 @@ def encode(
 
 
 def decode(model: Denoiser, latent: Tensor | Latent, **options: Any) -> Tensor:
-    """The data that noise stands for.
+    """Turns the noise of :func:`encode` or :func:`invert` back into data.
 
     Args:
-        model: what denoises.
-        latent: (B, *S) float, of :func:`encode`; or what :func:`invert` gave, which is turned back exactly if the
-            network gives the same bits as then: same device, autocast and batch.
-        options: of :func:`sample` for a tensor, where ``solver`` is "ddim" by default; for a :class:`Latent`, ``cond``,
-            ``uncond`` and ``guidance``, which to edit the data may be others than those of :func:`invert`, and
-            ``progress``.
+        model: the denoiser.
+        latent: the output of :func:`encode`, (B, *S) float, or of :func:`invert`, a :class:`Latent`. A latent decodes
+            exactly if the network returns the same bits as before: same device, autocast and batch.
+        options: for a tensor, options of :func:`sample`, with ``solver`` "ddim" by default. For a :class:`Latent`,
+            ``cond``, ``uncond``, ``guidance`` and ``progress``. Another condition than in :func:`invert` edits the
+            data.
 
     Returns:
         (B, *S), in the latent's dtype.
 
     Raises:
-        TypeError, ValueError: as :func:`sample`; a :class:`Latent` with other options.
-        FloatingPointError: the network gave NaN or infinity.
+        TypeError, ValueError: as for :func:`sample`; also if a :class:`Latent` comes with other options.
+        FloatingPointError: the network returned NaN or infinity.
 
     Example:
         >>> import torch
@@ -183,28 +183,28 @@ def invert(
     guidance: float | Tensor | None = None,
     progress: bool = False,
 ) -> Latent:
-    """Exact inversion: noise from which :func:`decode` makes the very same data again, whatever the number of steps.
+    """Inverts the sampler exactly: :func:`decode` reproduces the data for any number of steps.
 
-    Asynchronous leapfrog in fixed point, backwards from x0 and the noise predicted there; each of its steps is undone
-    without error. Data come back within 2^-37, their rounding on the way in. So float32 come back to the bit where they
-    are 0 or no smaller than 2^-12, half precision where they are no smaller than 2^-26.
+    Runs asynchronous leapfrog in fixed point, backwards from x0 and the noise predicted there. Every step can be undone
+    without error; only x0 itself is rounded, by at most 2^-37. Float32 data come back to the bit where they are 0 or at
+    least 2^-12 in magnitude, half precision where they are at least 2^-26.
 
     Args:
-        model: what denoises; must give the same bits for the same input.
-        x0: (B, *S) float: data, at the last of the times.
-        steps: how many, spaced by ``grid``; or
-        times: (N+1,) float64, falling, as for sampling. The last must have some noise.
-        grid: of ``steps``, see :func:`grid`; "t" by default.
-        cond: see :meth:`Denoiser.forward`, as for the next two.
-        uncond: the condition that means none.
-        guidance: its strength w.
-        progress: show a progress bar.
+        model: the denoiser. It must return the same bits for the same input.
+        x0: (B, *S) float: the data, at the last of the times.
+        steps: number of steps, spaced by ``grid``. Give either ``steps`` or ``times``.
+        times: (N+1,) float64, decreasing, as for sampling. Some noise must be left at the last one.
+        grid: spacing of ``steps``, see :func:`grid`; "t" by default.
+        cond: the condition, see :meth:`Denoiser.forward`.
+        uncond: the null condition for guidance.
+        guidance: the guidance weight w.
+        progress: whether to show a progress bar.
 
     Raises:
-        TypeError, ValueError: as :func:`encode`; batch normalization in training mode; a network that draws random
-            numbers.
-        FloatingPointError: the network gave NaN or infinity, or x / alpha left the range of fixed point.
-        NotImplementedError: for an x0 that requires a gradient: whole numbers have none. Use :func:`encode`.
+        TypeError, ValueError: as for :func:`encode`; also if batch normalization is in training mode, or the network
+            draws random numbers.
+        FloatingPointError: the network returned NaN or infinity, or x / alpha left the range of fixed point.
+        NotImplementedError: x0 requires a gradient, which integers do not have. Use :func:`encode`.
 
     Reference:
         Zhuang et al., MALI, ICLR 2021; Maclaurin et al., ICML 2015.

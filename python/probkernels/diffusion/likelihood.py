@@ -1,4 +1,4 @@
-"""The bound on the likelihood of a chain, in bits per dimension, and training with it."""
+"""The variational bound on the likelihood of a chain, in bits per dimension, and training with it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NATS_PER_BIT = math.log(2)
 
 
 def gaussian_kl(mean1: Tensor, log_var1: Tensor, mean2: Tensor, log_var2: Tensor) -> Tensor:
-    """KL divergence in nats, by element, of N(mean1, exp(log_var1)) from N(mean2, exp(log_var2)); shapes broadcast.
+    """KL(N(mean1, exp(log_var1)) || N(mean2, exp(log_var2))) in nats, elementwise. Shapes broadcast.
 
     Example:
         >>> import torch
@@ -37,16 +37,16 @@ def gaussian_kl(mean1: Tensor, log_var1: Tensor, mean2: Tensor, log_var2: Tensor
 
 
 def discretized_gaussian_nll(x: Tensor, mean: Tensor, log_std: Tensor, bins: int = 256) -> Tensor:
-    """-log P in nats, by element, of the bin of x under N(mean, exp(log_std)^2).
+    """-log P of x's bin under N(mean, exp(log_std)^2), in nats, elementwise.
 
     Args:
-        x: (...), one of ``bins`` levels that divide -1 .. 1 evenly; the outer bins reach to infinity.
-        mean: (...), broadcast against x.
-        log_std: likewise.
-        bins: at least 2.
+        x: (...) data on ``bins`` evenly spaced levels from -1 to 1. The two outer bins extend to infinity.
+        mean: mean of the Gaussian; broadcasts against x.
+        log_std: log of its standard deviation; broadcasts against x.
+        bins: number of levels, at least 2.
 
     Raises:
-        ValueError: fewer than two bins.
+        ValueError: there are fewer than two bins.
 
     Example:
         >>> import torch
@@ -79,7 +79,7 @@ def chain_of(op: str, model: Denoiser) -> VPDiscrete:
 
 
 def _refuse_no_signal(op: str, model: Denoiser, index: Tensor | None) -> None:
-    """Where nothing of the data is left, a chain's last step may be, noise says nothing about them."""
+    """Refuses a last step without signal if the prediction needs some: noise there says nothing about the data."""
     chain = chain_of(op, model)
     last = index is None or bool((index == len(chain) - 1).any())
     if last and model.needs_signal("x0") and float(chain.alpha(1.0).detach()) == 0:
@@ -100,27 +100,27 @@ def vlb_term(
     generator: torch.Generator | None = None,
     detach_mean: bool = False,
 ) -> Tensor:
-    """One term of the bound for each sample: what step ``index`` costs, in bits per dimension.
+    """One term of the variational bound for each sample: the cost of step ``index`` in bits per dimension.
 
     Args:
-        model: of a :class:`VPDiscrete` process.
-        x0: (B, *S) float in -1 .. 1, of ``bins`` levels.
-        index: (B,) int64 in 0 .. N-1. At 0 it is the cost of the data themselves given x_1, elsewhere the divergence
-            of the model's step from the posterior q(x_{i-1} | x_i, x_0).
-        cond: of the network.
-        noise: (B, *S); by default drawn.
-        variance: of the model's steps: "posterior", "beta", or "learned" (a denoiser with ``variance=True``: log
-            variances between the two, at the share (output + 1) / 2).
-        bins: levels of the data.
-        generator: of the noise, on x0's device.
-        detach_mean: only the variance is to learn from it.
+        model: a denoiser of a :class:`VPDiscrete` process.
+        x0: (B, *S) float data in -1 .. 1, on ``bins`` levels.
+        index: (B,) int64 in 0 .. N-1. Step 0 costs the negative log-likelihood of the data given x_1. Another step i
+            costs the KL divergence of the model's step from the posterior q(x_{i-1} | x_i, x_0).
+        cond: condition of the network.
+        noise: (B, *S); drawn by default.
+        variance: variance of the model's steps: "posterior", "beta", or "learned". "learned" needs a denoiser with
+            ``variance=True`` and interpolates between the two log variances, at (output + 1) / 2.
+        bins: number of levels of the data.
+        generator: generator for the noise, on x0's device.
+        detach_mean: whether to pass gradients to the variance only.
 
     Returns:
-        (B,), float32 at least.
+        (B,), at least float32.
 
     Raises:
-        TypeError, ValueError: no chain, unknown variance, index out of range; the last step of a chain with zero
-            terminal SNR for predictions of noise, which say nothing about the data there.
+        TypeError, ValueError: the process is not a chain, the variance is unknown, or an index is out of range; also if
+            the step has no signal (zero terminal SNR) and the network predicts noise.
 
     Reference:
         Ho et al., NeurIPS 2020; Nichol and Dhariwal, Improved DDPM, ICML 2021.
@@ -173,9 +173,9 @@ def vlb_term(
 
 
 def _posterior(chain: VPDiscrete, index: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Of q(x_{i-1} | x_i, x_0): factors of x_i and x_0, and the logs of its variance and of beta; (B,) float64.
+    """q(x_{i-1} | x_i, x_0): its factors of x_i and x_0, its log variance, and log beta; (B,) float64 each.
 
-    At i = 0 nothing is uncertain; there the variance of step 1 stands in, as in the paper's code.
+    At i = 0 the variance is 0; the variance of step 1 takes its place, as in the paper's code.
     """
     n = len(chain)
     t, before = (index.double() + 1) / n, index.double() / n
@@ -201,20 +201,21 @@ def bits_per_dim(
     """An upper bound on -log2 p(x0) per dimension, from all N steps of the chain.
 
     Args:
-        model: of a :class:`VPDiscrete` process of N steps; its network is called N times.
-        x0: (B, *S) float in -1 .. 1, of ``bins`` levels.
-        cond: of the network.
+        model: a denoiser of a :class:`VPDiscrete` process with N steps. The network is called N times.
+        x0: (B, *S) float data in -1 .. 1, on ``bins`` levels.
+        cond: condition of the network.
         variance: see :func:`vlb_term`.
-        bins: levels of the data.
-        generator: of the noise, on x0's device.
-        progress: show a progress bar.
+        bins: number of levels of the data.
+        generator: generator for the noise, on x0's device.
+        progress: whether to show a progress bar.
 
     Returns:
-        (B,): its mean over many draws of the noise is the bound. No gradient passes: train with :func:`vlb_term`.
+        (B,): an estimate from one draw of the noise; its expectation is the bound. It has no gradient: train with
+        :func:`vlb_term`.
 
     Raises:
-        TypeError, ValueError: as :func:`vlb_term`; a network that draws random numbers.
-        NotImplementedError: for an x0 or condition that requires a gradient.
+        TypeError, ValueError: as for :func:`vlb_term`; also if the network draws random numbers.
+        NotImplementedError: x0 or the condition requires a gradient.
 
     Reference:
         Ho et al., Denoising Diffusion Probabilistic Models, NeurIPS 2020.
@@ -264,21 +265,23 @@ def hybrid_loss(
     bins: int = 256,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """The simple loss plus ``share`` of the bound, from which only the learned variances learn.
+    """The hybrid loss of Improved DDPM: the simple loss plus ``share`` times the variational bound.
+
+    The bound passes gradients to the learned variances only.
 
     Args:
-        model: a denoiser of a chain with ``variance=True``.
-        x0: (B, *S) float in -1 .. 1.
-        cond: of the network.
-        share: of the bound, which is N times the mean term in bits per dimension.
-        bins: levels of the data.
-        generator: of steps and noise, on the CPU.
+        model: a denoiser of a :class:`VPDiscrete` process, with ``variance=True``.
+        x0: (B, *S) float data in -1 .. 1.
+        cond: condition of the network.
+        share: weight of the bound, which is N times the mean of :func:`vlb_term`, in bits per dimension.
+        bins: number of levels of the data.
+        generator: generator for steps and noise, on the CPU.
 
     Returns:
-        0-d.
+        A 0-d tensor.
 
     Raises:
-        TypeError, ValueError: as :func:`vlb_term`; a denoiser without variances.
+        TypeError, ValueError: as for :func:`vlb_term`; also if the denoiser has no variances.
 
     Reference:
         Nichol and Dhariwal, Improved Denoising Diffusion Probabilistic Models, ICML 2021.

@@ -1,4 +1,4 @@
-"""What a denoiser is trained on: denoising score matching with any weight."""
+"""Training losses of a denoiser: denoising score matching with any weight."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ SIGMA_DATA = 0.5
 def loss_weight(
     process: Process, t: Tensor, weight: str, *, sigma_data: float | None = None, most: float | None = None
 ) -> Tensor:
-    """(B,) float64: what |x0 - predicted x0|^2 is multiplied by at times t (B,).
+    """Weight (B,) float64 of the squared error |x0 - predicted x0|^2 at times t (B,).
 
-    All losses are weights on one error, as eps - predicted eps = -(alpha / sigma) (x0 - predicted x0), and so on:
-    "eps" snr = (alpha / sigma)^2; "x0" 1; "v" (alpha^2 / sigma + sigma)^2; "score" snr / sigma^2; "flow"
-    (1 + alpha / sigma)^2; "edm" (rho^2 + sd^2) / (rho sd)^2; "min_snr" the least of snr and ``most``; "likelihood"
-    g^2 snr / sigma^2. Where no signal is left (snr 0) they have their limits. ``sigma_data`` is of "edm", by
-    default 0.5, and ``most`` of "min_snr", by default 5.
+    Every loss is a weight on this one error, because eps - predicted eps = -(alpha / sigma) (x0 - predicted x0), and
+    so on. With snr = (alpha / sigma)^2 the weights are "eps": snr; "x0": 1; "v": (alpha^2 / sigma + sigma)^2; "score":
+    snr / sigma^2; "flow": (1 + alpha / sigma)^2; "edm": (rho^2 + sd^2) / (rho sd)^2; "min_snr": min(snr, ``most``);
+    "likelihood": g^2 snr / sigma^2. At snr 0 each weight takes its limit. ``sigma_data`` is sd in "edm", 0.5 by
+    default; ``most`` bounds "min_snr", 5 by default.
 
     Raises:
-        ValueError: unknown weight, or a setting of another one.
+        ValueError: the weight is unknown, or an option belongs to another weight.
 
     Reference:
         Hang et al., Min-SNR Weighting, ICCV 2023; Karras et al., NeurIPS 2022; Song et al., Maximum Likelihood Training
@@ -55,7 +55,7 @@ def loss_weight(
 
 
 def _limited(process: Process, t: Tensor, weight: str, sigma_data: float, most: float = MIN_SNR) -> Tensor:
-    """:func:`loss_weight`, with its settings."""
+    """:func:`loss_weight` without defaults."""
     if weight == "min_snr":
         return (process.alpha(t) / process.sigma(t)).square().clamp_max(most)
     factor, signal = _weight(process, t, weight, sigma_data, most)
@@ -67,7 +67,7 @@ def _limited(process: Process, t: Tensor, weight: str, sigma_data: float, most: 
 
 
 def _weight(process: Process, t: Tensor, weight: str, sigma_data: float, most: float) -> tuple[Tensor, bool]:
-    """A weight without its factor alpha^2, and whether it has that: ratios of weights have limits where alpha is 0."""
+    """A weight without its factor alpha^2, and whether it has this factor. Ratios then have limits at alpha = 0."""
     a, s = process.alpha(t), process.sigma(t)
     a2, s2 = a.square(), s.square()
     if weight == "likelihood":
@@ -87,17 +87,19 @@ def _weight(process: Process, t: Tensor, weight: str, sigma_data: float, most: f
 def draw_times(
     process: Process, size: int, *, kind: str = "uniform", generator: torch.Generator | None = None
 ) -> Tensor:
-    """Times (size,) float64 to train at.
+    """Draws random training times (size,), float64.
 
     Args:
-        process: a chain gives its whole steps; others any time from ``t_min`` to ``t_max``.
-        size: how many.
-        kind: "uniform" in time; "stratified": uniform, one in each of ``size`` equal parts, which spreads less;
-            "lognormal": log rho is normal with mean -1.2 and deviation 1.2, as in EDM.
-        generator: of the draws, on the CPU.
+        process: the process. For a :class:`VPDiscrete` process the times are whole steps; otherwise any times from
+            ``t_min`` to ``t_max``.
+        size: number of times.
+        kind: "uniform": uniform in time. "stratified": uniform within each of ``size`` equal intervals, which lowers
+            the variance of the loss. "lognormal": log rho is normal with mean -1.2 and standard deviation 1.2, as in
+            EDM.
+        generator: generator for the draws, on the CPU.
 
     Raises:
-        ValueError: unknown kind.
+        ValueError: the kind is unknown.
 
     Example:
         >>> from probkernels.diffusion import VPDiscrete, draw_times
@@ -136,28 +138,29 @@ def dsm_loss(
     generator: torch.Generator | None = None,
     reduce: bool = True,
 ) -> Tensor:
-    """Denoising score matching: weight times the squared error of the predicted data, averaged over dimensions.
+    """The denoising score matching loss: a weighted squared error of the predicted data, averaged over dimensions.
 
-    The network's own output is compared where the weight is that of its own prediction, so that no rounding is
-    divided by a small alpha or sigma. Predicted data are not clipped here.
+    The error is computed on the network's own output: with the default weight, no rounding error is divided by a small
+    alpha or sigma. Predicted data are not clipped.
 
     Args:
-        model: what is trained.
+        model: the denoiser to train.
         x0: (B, *S) float, the data.
-        cond: of the network.
-        weight: see :func:`loss_weight`; by default that of the network's own prediction, the "simple" loss.
-        t: (B,) times, or 0-d; by default :func:`draw_times` of kind ``times``, which is "uniform" by default.
-        noise: (B, *S); by default drawn.
-        generator: of what is drawn: a CPU generator, whose noise is then the same on every device.
-        reduce: the mean over the batch, a 0-d tensor, else (B,).
+        cond: condition of the network.
+        weight: see :func:`loss_weight`. By default the weight of ``model.pred``, which gives the "simple" loss.
+        t: times, (B,) or 0-d. By default drawn by :func:`draw_times`.
+        noise: (B, *S); drawn by default.
+        times: the kind of :func:`draw_times`; "uniform" by default.
+        generator: CPU generator for times and noise; with one, the noise is the same on every device.
+        reduce: whether to return the mean over the batch, 0-d, rather than one loss per sample, (B,).
 
     Returns:
-        0-d or (B,), float32 at least.
+        0-d or (B,), at least float32.
 
     Raises:
-        TypeError, ValueError: no denoiser, data that are no float tensor, unknown weight or times; ``times`` beside
-            ``t``; a ``generator`` where nothing is drawn; times without any signal for pred "edm", whose network is
-            given log(sigma / alpha).
+        TypeError, ValueError: ``model`` is not a denoiser, ``x0`` is not a float tensor, or the weight or ``times`` is
+            unknown; both ``t`` and ``times`` are given; a ``generator`` is given but nothing is drawn; no signal is
+            left at a time and pred is "edm", whose time input log(sigma / alpha) would be infinite.
 
     Reference:
         Vincent, A Connection Between Score Matching and Denoising Autoencoders, 2011; Ho et al., NeurIPS 2020.
@@ -200,7 +203,7 @@ def dsm_loss(
 
 
 def _ratio(model: Denoiser, t: Tensor, weight: str) -> Tensor:
-    """The weight over that of the network's own prediction; infinite where only the latter is without signal."""
+    """The weight divided by the own weight of ``model.pred``; infinite where only the own weight is 0."""
     theirs, signal = _weight(model.process, t, weight, model.sigma_data, MIN_SNR)
     own, own_signal = _weight(model.process, t, model.pred, model.sigma_data, MIN_SNR)
     if signal == own_signal:

@@ -1,4 +1,4 @@
-"""Noise of a sampling run that can be drawn again, step by step and in any order."""
+"""Noise of a sampling run, which can be drawn again for any step in any order."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MASK = (1 << 64) - 1
 
 
 def mixed(seed: int, step: int) -> int:
-    """A seed for one step: SplitMix64, so that neighboring steps and seeds share nothing."""
+    """The seed of one step, by SplitMix64: neighboring steps and seeds give unrelated seeds."""
     z = (seed + (step + 1) * 0x9E3779B97F4A7C15) & MASK
     z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & MASK
     z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & MASK
@@ -20,16 +20,16 @@ def mixed(seed: int, step: int) -> int:
 
 
 class StepNoise:
-    """Standard normal noise: what step n draws depends on the seed and n alone, so that a reverse pass can repeat it.
+    """Standard normal noise for the steps of a run. Step n depends only on the seed and n, so it can be drawn again.
 
     Args:
-        like: (B, *S), whose shape, dtype and device the noise has.
-        generator: gives one number, the seed; None for torch's own.
-        given: (N, B, *S), returned in place of draws; may require a gradient.
-        draws: False for a run that needs none, which then leaves the generator as it is.
+        like: (B, *S), a tensor with the noise's shape, dtype and device.
+        generator: draws the seed, once; None for torch's default generator.
+        given: (N, B, *S), noise to return instead of drawing; may require a gradient.
+        draws: whether the run needs noise. If not, the generator is not used.
 
     Raises:
-        TypeError, ValueError: given noise that does not fit, or noise and generator both.
+        TypeError, ValueError: ``given`` has the wrong dtype or shape, or comes with a generator.
 
     Example:
         >>> import torch

@@ -1,6 +1,6 @@
-"""Gaussian forward processes x_t = alpha_t x_0 + sigma_t eps: what all samplers, losses and conversions need of them.
+"""Gaussian forward processes x_t = alpha_t x_0 + sigma_t eps, which samplers, losses and conversions share.
 
-Every function takes times (any shape), as tensors or numbers, and returns a float64 tensor of that shape.
+Every method takes times, a tensor of any shape or a number, and returns a float64 tensor of that shape.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ Time = Tensor | float
 
 
 def double(t: Time) -> Tensor:
-    """``t`` in float64: coefficients are differences of near numbers, too fine for the data's dtype."""
+    """``t`` in float64: coefficients are differences of close numbers, which the data's dtype would round away."""
     return t.double() if isinstance(t, Tensor) else torch.tensor(t, dtype=torch.float64, device="cpu")
 
 
 def root(x: Tensor) -> Tensor:
-    """The square root, with slope 0 in place of infinity where x is 0 (there it is 0 whatever the parameters are)."""
+    """The square root, with derivative 0 in place of infinity at x = 0."""
     return torch.where(x > 0, torch.where(x > 0, x, 1.0).sqrt(), x.detach().sqrt())
 
 
@@ -33,9 +33,9 @@ def spread(coefficient: Tensor, x: Tensor) -> Tensor: ...
 @overload
 def spread(coefficient: Tensor | float, x: Tensor) -> Tensor | float: ...
 def spread(coefficient: Tensor | float, x: Tensor) -> Tensor | float:
-    """A coefficient, a number, 0-d or (B,), shaped to multiply x (B, *S), in x's dtype.
+    """Reshapes a coefficient (a number, 0-d or (B,)) so that it multiplies x (B, *S), in x's dtype.
 
-    One for the whole batch stays where it is: torch hands a CPU scalar to a kernel as an argument, without a copy.
+    A 0-d coefficient stays on its device: torch passes a CPU scalar to a kernel as an argument, without a copy.
     """
     if not isinstance(coefficient, Tensor):
         return coefficient
@@ -47,8 +47,8 @@ def spread(coefficient: Tensor | float, x: Tensor) -> Tensor | float:
 class Process:
     """Base of all processes.
 
-    A process is given by :meth:`log_alpha`, :meth:`sigma` and the inverse of rho; the rest follows. Times run from
-    ``t_max`` (noise) down to ``t_min`` (data).
+    A subclass defines :meth:`log_alpha`, :meth:`sigma`, :meth:`t_of_rho`, :meth:`drift` and :meth:`diffusion2`.
+    Sampling runs from ``t_max`` (noise) down to ``t_min`` (data).
 
     Example:
         >>> from probkernels.diffusion import VE, Process
@@ -72,23 +72,23 @@ class Process:
         raise NotImplementedError
 
     def drift(self, t: Time) -> Tensor:
-        """f in dx = f x dt + g dw: the derivative of log alpha."""
+        """f in the SDE dx = f x dt + g dw: the derivative of log alpha."""
         raise NotImplementedError
 
     def diffusion2(self, t: Time) -> Tensor:
-        """g^2 in dx = f x dt + g dw: the derivative of sigma^2, less 2 f sigma^2."""
+        """g^2 in the SDE dx = f x dt + g dw: the derivative of sigma^2, minus 2 f sigma^2."""
         raise NotImplementedError
 
     def alpha(self, t: Time) -> Tensor:
-        """What the data are multiplied by."""
+        """Factor of the data."""
         return self.log_alpha(t).exp()
 
     def rho(self, t: Time) -> Tensor:
-        """Noise to signal, sigma / alpha; the probability-flow ODE of y = x / alpha is dy / drho = eps."""
+        """Noise-to-signal ratio sigma / alpha. The probability-flow ODE of y = x / alpha is dy / drho = eps."""
         return self.sigma(t) / self.alpha(t)
 
     def lam(self, t: Time) -> Tensor:
-        """Half the log of the signal-to-noise ratio, log(alpha / sigma)."""
+        """log(alpha / sigma), half the log of the signal-to-noise ratio alpha^2 / sigma^2."""
         return self.log_alpha(t) - self.sigma(t).log()
 
     def t_of_lam(self, lam: Time) -> Tensor:
@@ -101,19 +101,19 @@ class Process:
         return float(self.sigma(self.t_max).detach())
 
     def noised(self, x0: Tensor, t: Time, noise: Tensor) -> Tensor:
-        """x_t (B, *S) from data x0 (B, *S), times 0-d or (B,), and standard normal noise (B, *S)."""
+        """x_t (B, *S) for data x0 (B, *S), times t (0-d or (B,)) and standard normal noise (B, *S)."""
         return spread(self.alpha(t), x0) * x0 + spread(self.sigma(t), x0) * noise
 
 
 def check_interval(op: str, process: Process) -> None:
-    """The process's times run upwards from at least zero."""
+    """Checks that 0 <= t_min < t_max."""
     if not 0 <= process.t_min < process.t_max:
         got = f"t_min {process.t_min}, t_max {process.t_max}"
         raise ValueError(message(op, "t_min", "0 <= t_min < t_max", got))
 
 
 def check_sigmas(op: str, sigma_min: float, sigma_max: float) -> None:
-    """Both positive and in order."""
+    """Checks that 0 < sigma_min < sigma_max."""
     checks.positive(op, "sigma_min", sigma_min)
     checks.positive(op, "sigma_max", sigma_max)
     if not sigma_min < sigma_max:
@@ -121,7 +121,7 @@ def check_sigmas(op: str, sigma_min: float, sigma_max: float) -> None:
 
 
 class _LinearBeta(Process):
-    """alpha of a rate of noise that grows linearly, b(t) = beta_min + t (beta_max - beta_min)."""
+    """alpha for the linear noise rate beta(t) = beta_min + t (beta_max - beta_min)."""
 
     beta_min: float
     beta_max: float
@@ -133,7 +133,7 @@ class _LinearBeta(Process):
         check_interval(name, self)
 
     def beta(self, t: Time) -> Tensor:
-        """The rate of noise."""
+        """The noise rate."""
         return self.beta_min + double(t) * (self.beta_max - self.beta_min)
 
     def log_alpha(self, t: Time) -> Tensor:
@@ -156,13 +156,13 @@ class VP(_LinearBeta):
     """The variance-preserving process in continuous time: alpha^2 + sigma^2 = 1.
 
     Args:
-        beta_min: rate of noise at t = 0.
-        beta_max: at t = 1.
-        t_min: where sampling ends.
-        t_max: where it begins.
+        beta_min: noise rate at t = 0.
+        beta_max: noise rate at t = 1.
+        t_min: time at which sampling ends.
+        t_max: time at which sampling starts.
 
     Raises:
-        TypeError, ValueError: rates that are not positive numbers, or no interval.
+        TypeError, ValueError: a rate is not a positive number, or 0 <= t_min < t_max does not hold.
 
     Reference:
         Song et al., Score-Based Generative Modeling through Stochastic Differential Equations, ICLR 2021.
@@ -248,13 +248,13 @@ class VE(_NoSignalDecay):
     """The variance-exploding process: alpha = 1, and sigma grows geometrically.
 
     Args:
-        sigma_min: noise at t = 0.
-        sigma_max: at t = 1.
-        t_min: where sampling ends.
-        t_max: where it begins.
+        sigma_min: standard deviation of the noise at t = 0.
+        sigma_max: standard deviation of the noise at t = 1.
+        t_min: time at which sampling ends.
+        t_max: time at which sampling starts.
 
     Raises:
-        TypeError, ValueError: no positive numbers, sigma_min not below sigma_max, or no interval.
+        TypeError, ValueError: 0 < sigma_min < sigma_max or 0 <= t_min < t_max does not hold.
 
     Reference:
         Song et al., Score-Based Generative Modeling through Stochastic Differential Equations, ICLR 2021.
@@ -292,14 +292,14 @@ class VE(_NoSignalDecay):
 
 @dataclass(frozen=True)
 class EDM(_NoSignalDecay):
-    """Time is the noise itself: alpha = 1, sigma = t.
+    """The process of EDM: alpha = 1 and sigma = t, so time is the noise level.
 
     Args:
-        t_min: the least noise.
-        t_max: the most.
+        t_min: noise level at which sampling ends.
+        t_max: noise level at which sampling starts.
 
     Raises:
-        ValueError: no interval.
+        ValueError: 0 <= t_min < t_max does not hold.
 
     Reference:
         Karras et al., Elucidating the Design Space of Diffusion-Based Generative Models, NeurIPS 2022.
@@ -333,14 +333,14 @@ class EDM(_NoSignalDecay):
 class FlowMatching(Process):
     """The straight path from data to noise, x_t = (1 - t) x_0 + t eps.
 
-    At t = 1 nothing of the data is left: there only solvers of kind "x0" can start.
+    At t = 1 no signal is left, so only solvers of kind "x0" can start there.
 
     Args:
-        t_min: where sampling ends, at least 0.
-        t_max: where it begins, at most 1.
+        t_min: time at which sampling ends, at least 0.
+        t_max: time at which sampling starts, at most 1.
 
     Raises:
-        ValueError: no interval, or one that leaves [0, 1].
+        ValueError: 0 <= t_min < t_max <= 1 does not hold.
 
     Reference:
         Lipman et al., Flow Matching for Generative Modeling, ICLR 2023.

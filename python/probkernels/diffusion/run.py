@@ -1,4 +1,4 @@
-"""One sampling run, checked and resolved: below :mod:`.sample` and the gradient modes, which carry it out."""
+"""``Run``: the checked arguments of one sampling run, which :mod:`.sample` and the gradient modes execute."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .table import Table
 
 @dataclass(frozen=True)
 class Run:
-    """One sampling run, checked and resolved: all that a forward or a reverse pass needs."""
+    """One sampling run with checked arguments: everything that a forward or backward pass needs."""
 
     scheme: Scheme
     model: Denoiser
@@ -31,7 +31,7 @@ class Run:
     points: dict[tuple[int, int], Point]  # of every step and stage at which the net is called
 
     def predict(self, n: int, s: int, x: Tensor) -> Tensor:
-        """The model's output (B, *S) of the scheme's kind at its time t[n, s]."""
+        """The model's prediction (B, *S) of ``scheme.kind`` at the time of step n and stage s."""
         return self.model.predict_at(self.points[n, s], self.scheme.kind, x, **self.guide)
 
 
@@ -51,9 +51,9 @@ def prepare(
     ode: str = "",
     **options: Any,
 ) -> Run:
-    """Checks the arguments of :func:`sample` and resolves them into a :class:`Run`.
+    """Checks the arguments of :func:`sample` and makes a :class:`Run` of them.
 
-    ``ode`` names the function that solves an ODE, whose net may draw no random numbers.
+    ``ode`` names the calling function if it solves an ODE; its net may not draw random numbers.
     """
     if not isinstance(model, Denoiser):
         hint = "wrap the network: Denoiser(net, process, pred=...)"
@@ -76,7 +76,7 @@ def prepare(
 
 
 def _points(model: Denoiser, scheme: Scheme) -> dict[tuple[int, int], Point]:
-    """What the net needs of the times of its calls. At others slopes may be infinite: where no noise is left."""
+    """The coefficients of the net at the times of its calls only: elsewhere derivatives may be infinite."""
     return dict(zip(scheme.places, model.points(scheme.kind, scheme.t[scheme.used]), strict=True))
 
 

@@ -40,52 +40,54 @@ def sample(
     callback: Callable[[int, Tensor], None] | None = None,
     **options: Any,
 ) -> Tensor:
-    """Turns noise into data.
+    """Samples from a diffusion model: turns noise into data.
 
     Args:
-        model: what denoises.
+        model: the denoiser.
         x_T: (B, *S) float; standard normal noise times ``model.process.prior_std``.
-        solver: a name (see :func:`table` and :func:`scheme`), or coefficients made before.
-        steps: how many, spaced by ``grid``; or
-        times: (N+1,) float64, falling.
-        grid: what is spaced evenly, with ``steps``: see :func:`grid`; "t" by default.
-        cond: see :meth:`Denoiser.forward`, as for the next two; for the whole batch.
-        uncond: the condition that means none.
-        guidance: its strength w.
-        generator: gives the seed of the noise that solvers with noise add. The noise of a step depends on that seed and
-            the step alone.
-        noise: (rows, B, *S) in place of that, one row a step of the scheme. Solvers without noise ignore both.
-        grad: None: no gradient, and no graph. "autograd": the graph of all steps, as torch makes it. "exact": the same
-            gradient, to x_T, the net's parameters, conditions, guidance, given noise and coefficients, for the memory
-            of one call's graph: the net is called again in the backward pass. "reversible": the same for "alf" in
-            fixed point, which keeps nothing of the run but its end and undoes it to the bit. "continuous": not the
-            gradient, but the adjoint ODE of AdjointDPM, solved by the same method ("ddim", "heun", "midpoint" or
-            "rk4"): for comparison only, as with few steps it is far off and may have the wrong sign.
-        store: of "exact". "states" keeps the input of every call of the net; a number of bytes also whole graphs of
-            as many last calls as fit into them, which saves calling those again. "revolve=S" keeps S states at a time
-            and takes the steps between them again, as seldom as possible; "revolve" as many as needed to take none
-            again more than twice, about (2N)^0.5 of N.
-        last_k: of "exact". Calls of the net before the last k steps count as constants, which biases the gradient and
-            makes it cheaper; None for none.
-        progress: show a progress bar.
-        callback: called as ``callback(n, x)`` after step n; x is float32 at least. It must not write to x, in any mode:
-            that raises.
-        options: of the solver, for instance ``eta``.
+        solver: name of a solver (see :func:`table` and :func:`scheme`), or a :class:`Table` or :class:`Scheme`.
+        steps: number of steps, spaced by ``grid``. Give either ``steps`` or ``times``.
+        times: (N+1,) float64, decreasing.
+        grid: spacing of ``steps``, see :func:`grid`; "t" by default.
+        cond: condition of the whole batch, see :meth:`Denoiser.forward`.
+        uncond: the null condition for guidance.
+        guidance: the guidance weight w.
+        generator: draws the seed of the noise that stochastic solvers add. The noise of a step depends only on this
+            seed and the step.
+        noise: (rows, B, *S), noise to use in place of draws, one row per step of the scheme. Deterministic solvers
+            ignore ``generator`` and ``noise``.
+        grad: how to differentiate the sample. None: no gradient and no graph. "autograd": torch keeps the graph of all
+            steps. "exact": the same gradient with the memory of one call's graph, because the backward pass calls the
+            net again; it reaches x_T, the net's parameters, conditions, guidance, given noise and coefficients.
+            "reversible": the same gradient for solver "alf" in fixed point; keeps only the end of the run and undoes
+            the steps to the bit. "continuous": the adjoint ODE of AdjointDPM, by the same method ("ddim", "heun",
+            "midpoint" or "rk4"). It is not the gradient of the sample and is for comparison only: with few steps it is
+            far off and may have the wrong sign.
+        store: memory of "exact". "states" keeps the input of every call of the net. A number of bytes also keeps the
+            graphs of as many last calls as fit, which are then not called again. "revolve=S" keeps S states at a time
+            and repeats the steps between them as seldom as possible. "revolve" chooses S, about (2N)^0.5 for N steps,
+            such that no step is repeated more than twice.
+        last_k: for "exact": treats the net's outputs before the last k steps as constants. The gradient is cheaper and
+            biased. None differentiates all steps.
+        progress: whether to show a progress bar.
+        callback: called as ``callback(n, x)`` after step n; x is at least float32. Writing to x raises.
+        options: options of the solver, for instance ``eta``.
 
     Returns:
-        (B, *S), in x_T's dtype. With half precision the net is given and gives that, and all else is float32.
+        (B, *S), in x_T's dtype. In half precision only the net computes in x_T's dtype; everything else is float32.
 
     Raises:
-        TypeError: no denoiser, x_T no floating-point tensor, a net that gives none.
-        ValueError: neither or both of ``steps`` and ``times``, batch normalization in training mode, or what the grid,
-            solver and model refuse; with "exact", "reversible" and "continuous" also a net that depends on a tensor
-            that requires a gradient and is neither its parameter nor buffer nor in ``cond``, ``uncond`` or
+        TypeError: ``model`` is not a denoiser, or x_T or the net's output is not a floating-point tensor.
+        ValueError: neither or both of ``steps`` and ``times`` are given; batch normalization is in training mode; the
+            grid, solver or model refuses its arguments; or, with "exact", "reversible" and "continuous", the net
+            depends on a tensor that requires a gradient and is not a parameter, a buffer or in ``cond``, ``uncond`` or
             ``guidance``.
-        FloatingPointError: with these, the net gave NaN or infinity; the text names the step.
-        NotImplementedError: a second derivative, but of "autograd".
-        RuntimeError: with "exact", "reversible" and "continuous": the net was changed during the run or before the
-            backward pass, or gives other outputs there ("reversible": other bits); the text names what changed.
-            Training flags, replaced parameters and random numbers are put back for the calls.
+        FloatingPointError: with "exact", "reversible" and "continuous": the net returned NaN or infinity. The message
+            names the step.
+        NotImplementedError: a second derivative was asked for; only "autograd" has one.
+        RuntimeError: with "exact", "reversible" and "continuous": the net changed during the run or before the backward
+            pass, or returns other outputs there ("reversible": other bits). The message names what changed. Training
+            flags, replaced parameters and random numbers are restored for these calls and do not raise.
 
     Example:
         >>> import torch
@@ -116,7 +118,7 @@ def execute(
     solver: str | Table | Scheme = "",
     damping: float = 1.0,
 ) -> Tensor:
-    """The end of a run (B, *S), float32 at least; arguments of :func:`sample`."""
+    """Executes a run and returns its end (B, *S), at least float32. Takes the arguments of :func:`sample`."""
     checks.one_of("sample", "grad", grad, MODES)
     if grad != "exact" and (store != "states" or last_k is not None):
         raise ValueError(message("sample", "grad", "'exact', as 'store' or 'last_k' is given", repr(grad)))

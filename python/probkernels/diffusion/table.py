@@ -20,16 +20,16 @@ from .process import Process, root
 class Table:
     """Coefficients of a sampler that calls its model once a step: x_{n+1} = a_n x_n + sum_j b_{n,j} m_{n-j} + d_n z_n.
 
-    m_n is the model's output of ``kind`` at (x_n, t_n), z_n standard normal noise. All tensors are float64 on the CPU;
-    they may carry gradients to the times that they were made of.
+    m_n is the model's prediction of ``kind`` at (x_n, t_n); z_n is standard normal noise. All tensors are float64 on
+    the CPU and may carry gradients to the times.
 
     Args:
         t: (N,) times at which the model is called.
-        a: (N,).
-        b: (N, K); a step that has no history yet has zeros.
-        d: (N,) scale of the noise.
-        kind: "eps" or "x0".
-        times: (N+1,) at which the states x_0 .. x_N are.
+        a: (N,) factors of the state.
+        b: (N, K) factors of the current and earlier predictions; 0 where there is no history yet.
+        d: (N,) scales of the noise.
+        kind: what the model predicts, "eps" or "x0".
+        times: (N+1,) times of the states x_0 .. x_N.
 
     Example:
         >>> from probkernels.diffusion import VP, grid, table
@@ -47,7 +47,7 @@ class Table:
 
 
 class Ends(NamedTuple):
-    """What formulas need of the N steps' ends: before (a, s, r, t) and after (a1, s1, r1, t1); all (N,) float64."""
+    """alpha, sigma, rho and t before (a, s, r, t) and after (a1, s1, r1, t1) every step; (N,) float64 each."""
 
     process: Process
     times: Tensor  # (N + 1,)
@@ -76,12 +76,12 @@ def column(*columns: Tensor) -> Tensor:
 
 
 def before(x: Tensor, steps: int) -> Tensor:
-    """x (N,) of ``steps`` steps earlier; the first step's where there was none, which masks then leave out."""
+    """x (N,) shifted back by ``steps`` steps. Early steps repeat the first entry; masks leave them out."""
     return torch.cat([x[:1].expand(min(steps, len(x))), x[: max(len(x) - steps, 0)]])
 
 
 def warm(e: Ends, order: int) -> Tensor:
-    """(N,) bool: steps that have ``order`` evaluations to use and end with noise left; order 1 is exact without."""
+    """(N,) bool: steps that have ``order`` evaluations and end with noise left. Without noise order 1 is exact."""
     return (torch.arange(len(e.t)) >= order - 1) & (e.s1 > 0)
 
 
@@ -95,7 +95,7 @@ def lagrange(nodes: Tensor, moments: Tensor) -> Tensor:
 
 
 def orders(e: Ends, order: int, weights: Callable[[int], Tensor]) -> Tensor:
-    """(N, order): what ``weights(k)``, (N - k + 1, k) from step k - 1 on, gives with as much history as there is."""
+    """(N, order): ``weights(k)``, (N - k + 1, k) from step k - 1 on, with k as large as the history allows."""
     n = len(e.t)
     rows = []
     for k in range(1, min(order, n) + 1):
@@ -133,7 +133,7 @@ def gauss_legendre() -> tuple[Tensor, Tensor]:
 
 
 def tab_deis(order: int) -> Callable[[Ends, float], Coefficients]:
-    """Extrapolates eps by a polynomial in t; its integral over rho is by quadrature."""
+    """Extrapolates eps by a polynomial in t and integrates it over rho by quadrature."""
 
     def build(e: Ends, eta: float) -> Coefficients:
         h = e.r1 - e.r
@@ -157,7 +157,7 @@ def tab_deis(order: int) -> Callable[[Ends, float], Coefficients]:
 
 
 class Spans(NamedTuple):
-    """Steps in lambda, (N,) each: h, and the two before it over h."""
+    """Steps in lambda, (N,) each: h, and the ratios of the two previous steps to h."""
 
     h: Tensor
     r0: Tensor
@@ -165,13 +165,13 @@ class Spans(NamedTuple):
 
 
 def spans(e: Ends) -> Spans:
-    """Differences of log(alpha / sigma) = -log rho; 1 stands in for a last step that is infinite (it has order 1)."""
+    """Differences of log(alpha / sigma) = -log rho. An infinite last step becomes 1: it has order 1 anyway."""
     h = torch.where(e.s1 > 0, e.r.log() - torch.where(e.s1 > 0, e.r1, 1.0).log(), 1.0)
     return Spans(h, *(_over(before(h, steps), h) for steps in (1, 2)))
 
 
 def _over(earlier: Tensor, h: Tensor) -> Tensor:
-    """A first step from pure noise is infinite: what it gave counts for nothing in differences, nor does its slope."""
+    """Step ratios, where an infinite first step (from pure noise) drops out of differences and derivatives."""
     finite = earlier.isfinite()
     return torch.where(finite, torch.where(finite, earlier, 1.0) / h, torch.inf)
 
@@ -240,7 +240,7 @@ def ddim(e: Ends, eta: float) -> Coefficients:
 
 
 def ddim_data(e: Ends, eta: float) -> Coefficients:
-    """The same in the data: it can start from pure noise."""
+    """DDIM in the data, which can start from pure noise."""
     d = posterior_std(e, eta) if eta else torch.zeros_like(e.a)
     kept = (root((e.s1.square() - d.square()).clamp_min(0)) if eta else e.s1) / e.s
     return kept, column(e.a1 - e.a * kept), d
@@ -257,7 +257,7 @@ def step_variance(e: Ends) -> Tensor:
 
 
 def without_last(d: Tensor) -> Tensor:
-    """The last step returns its mean."""
+    """Sets the last step's noise to 0, so that it returns its mean."""
     return torch.cat([d[:-1], torch.zeros_like(d[:1])])
 
 
@@ -267,7 +267,7 @@ def ancestral(e: Ends, eta: float) -> Coefficients:
 
 
 def ancestral_beta(e: Ends, eta: float) -> Coefficients:
-    """The posterior's mean with the forward step's variance, DDPM's other choice; none in the last step."""
+    """DDPM with the posterior's mean and the forward step's variance; the last step adds no noise."""
     a, b, _ = ddim_data(e, 1.0)
     return a, b, without_last(step_variance(e).sqrt())
 
@@ -291,7 +291,7 @@ def euler(e: Ends, eta: float) -> Coefficients:
 
 
 class Method(NamedTuple):
-    """A solver: its formula, what its model predicts, and eta if none is given (None: it takes none)."""
+    """A solver: its formula, what its model predicts, and the default eta (None: the solver has no eta)."""
 
     build: Callable[[Ends, float], Coefficients]
     kind: str
@@ -327,32 +327,32 @@ METHODS = {
 
 @on_cpu
 def table(process: Process, times: Tensor, solver: str = "ddim", *, eta: float | None = None) -> Table:
-    """The coefficients of a sampler.
+    """The coefficients of a sampler that calls the model once per step.
 
     | solver | |
     |---|---|
-    | ``ddim``, ``ddim_x0`` | DDIM in the noise or in the data; ``eta`` 0 (default) .. 1 adds noise |
+    | ``ddim``, ``ddim_x0`` | DDIM in the noise or in the data; ``eta`` (0 .. 1, default 0) adds noise |
     | ``ab1`` .. ``ab4`` | polynomials in rho through the last evaluations; ``ab1`` is DDIM |
     | ``deis2``, ``deis``, ``deis4`` | tAB-DEIS: polynomials in t through the last 2, 3, 4 evaluations |
     | ``dpm1``, ``dpm2m``, ``dpm3m`` | DPM-Solver, multistep |
-    | ``dpmpp_1``, ``dpmpp_2m``, ``dpmpp_3m`` | DPM-Solver++, multistep; ``_sde``: with noise, ``eta`` 1 by default |
-    | ``ancestral``, ``ancestral_beta`` | DDPM, with the posterior's variance or the forward step's |
-    | ``euler_maruyama``, ``reverse_diffusion`` | of the reverse SDE; the last step adds no noise |
+    | ``dpmpp_1``, ``dpmpp_2m``, ``dpmpp_3m`` | DPM-Solver++, multistep; ``_sde`` appended: with noise, ``eta`` 1 |
+    | ``ancestral``, ``ancestral_beta`` | DDPM, with the posterior's or the forward step's variance |
+    | ``euler_maruyama``, ``reverse_diffusion`` | solvers of the reverse SDE; the last step adds no noise |
     | ``euler`` | Euler's method for the probability-flow ODE in t |
 
-    Multistep solvers use what history there is, so the first step has order 1, and order 1 for a step to sigma = 0.
-    ``dpm3m`` and ``dpmpp_3m`` are as published, which gives order 2: half the second derivative enters.
+    Multistep solvers use the history that exists, so their first step has order 1; so has a step to sigma = 0.
+    ``dpm3m`` and ``dpmpp_3m`` follow their papers, where half the second derivative enters: they converge at order 2.
 
     Args:
-        process: what noised the data.
-        times: (N+1,) float64, falling strictly; may require a gradient.
-        solver: see above.
-        eta: >= 0, for solvers that take one.
+        process: the process that adds noise to the data.
+        times: (N+1,) float64, strictly decreasing; may require a gradient.
+        solver: name of a solver in the table above.
+        eta: strength of the noise, >= 0, for solvers that take it.
 
     Raises:
-        TypeError: times not in float64.
-        ValueError: times that do not fall, an unknown solver, an eta for a solver without, or a solver in the noise
-            that is to start where no signal is left.
+        TypeError: ``times`` are not float64.
+        ValueError: ``times`` do not decrease, the solver is unknown or takes no eta, or the first time has no signal
+            and the solver predicts noise.
 
     Reference:
         Ho et al., NeurIPS 2020; Song et al., DDIM, ICLR 2021; Song et al., Score-based SDEs, ICLR 2021; Zhang and Chen,

@@ -1,4 +1,4 @@
-"""Training a denoiser: score matching, conditions left out at random, a run that resumes where it stopped."""
+"""Trains a denoiser by score matching, with dropped conditions and runs that resume from a checkpoint."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from .noise import mixed
 
 
 def drop_condition(cond: Tensor, null: Tensor, share: float, generator: torch.Generator | None = None) -> Tensor:
-    """Rows of a condition replaced by the one that means none, at random: training for classifier-free guidance.
+    """Replaces random rows of a condition by the null condition, to train for classifier-free guidance.
 
     Args:
-        cond: (B, ...).
-        null: (...) or (1, ...), of cond's dtype.
-        share: in [0, 1], of the rows.
-        generator: on the CPU.
+        cond: (B, ...) conditions.
+        null: (...) or (1, ...) null condition, in cond's dtype.
+        share: probability in [0, 1] of replacing a row.
+        generator: generator for the draws, on the CPU.
 
     Raises:
-        TypeError, ValueError: share out of range.
+        TypeError, ValueError: ``share`` is not a number in [0, 1].
 
     Reference:
         Ho and Salimans, Classifier-Free Diffusion Guidance, 2022.
@@ -47,9 +47,12 @@ def drop_condition(cond: Tensor, null: Tensor, share: float, generator: torch.Ge
 
 @dataclass
 class Training:
-    """What :func:`fit` leaves.
+    """The result of :func:`fit`.
 
-    model: the trained denoiser. average: the same with averaged weights, the one to sample from. losses: of each step.
+    Args:
+        model: the trained denoiser.
+        average: a copy with averaged weights; sample from this one.
+        losses: the loss of each step.
 
     Example:
         >>> from probkernels.diffusion import Training
@@ -82,36 +85,35 @@ def fit(
     checkpoint_every: int = 1000,
     progress: bool = True,
 ) -> Training:
-    """Trains a denoiser by score matching; the model is changed in place.
+    """Trains a denoiser by score matching, in place.
 
-    Batches are drawn with replacement. What step n draws depends on ``seed`` and n alone, so a run that went on from a
-    checkpoint ends with the very same weights.
+    Batches are drawn with replacement. The draws of step n depend only on ``seed`` and n, so a run that resumes from a
+    checkpoint ends with exactly the same weights.
 
     Args:
-        model: what is trained, on its own device.
+        model: the denoiser to train. Training runs on its device.
         x0: (N, *S) data, on any device.
-        cond: (N, ...) of the data.
-        null: the condition that means none, to train for guidance.
-        drop: the share of conditions that ``null`` replaces, 0.1 by default.
-        steps: in all, those before the checkpoint included.
-        batch_size: rows a step.
-        optimizer: of the model's parameters; by default Adam with rate 2e-3.
-        lr: factor on the optimizer's rates, a function of the part of the training that is done; by default halved
-            after each quarter.
+        cond: (N, ...) conditions of the data.
+        null: the null condition, to train for classifier-free guidance.
+        drop: probability that ``null`` replaces a condition, 0.1 by default.
+        steps: total number of steps, including steps before the checkpoint.
+        batch_size: rows per step.
+        optimizer: optimizer of the model's parameters; by default Adam with learning rate 2e-3.
+        lr: learning-rate schedule: maps the finished fraction of the training to a factor on the learning rates. By
+            default the rates are halved after each quarter.
         ema: decay of the averaged weights.
-        weight: see :func:`dsm_loss`.
-        times: see :func:`draw_times`; "stratified" by default.
-        loss: called as ``loss(model, x0, cond, generator=...)`` in place of :func:`dsm_loss`, with its own weight and
-            times.
-        seed: of everything drawn.
-        checkpoint: a file that is written whole or not at all while training; if it exists, training goes on from it.
-        checkpoint_every: steps between writing it.
-        progress: shows a bar.
+        weight: weight of the loss, see :func:`dsm_loss`.
+        times: kind of :func:`draw_times`; "stratified" by default.
+        loss: replaces :func:`dsm_loss`, ``weight`` and ``times``. Called as ``loss(model, x0, cond, generator=...)``.
+        seed: seed of all draws.
+        checkpoint: a file to write while training, atomically. If it exists, training resumes from it.
+        checkpoint_every: steps between two writes of the checkpoint.
+        progress: whether to show a progress bar.
 
     Raises:
-        TypeError, ValueError: settings out of range; no data; a loss that is not finite, named with its step.
-        CorruptStreamError: the checkpoint is damaged, or none.
-        ModelMismatchError: the checkpoint is of another model, other settings or other data, whose digest it holds.
+        TypeError, ValueError: an argument is out of range, there are no data, or the loss of a step is not finite.
+        CorruptStreamError: the checkpoint is damaged, or the file is not a checkpoint.
+        ModelMismatchError: the checkpoint belongs to another model, other settings or other data.
 
     Example:
         >>> import torch
@@ -184,7 +186,7 @@ def fit(
 
 
 def _refuse_unused(cond: object, null: object, drop: object, loss: object, weight: object, times: object) -> None:
-    """Arguments that nothing would look at."""
+    """Refuses arguments that would have no effect."""
     if null is not None and cond is None:
         raise ValueError(message("fit", "null", "none, as there is no cond to replace", "a condition"))
     if drop is not None and null is None:
@@ -214,7 +216,7 @@ def _check(model: Denoiser, x0: Tensor, cond: Tensor | None, *counts: int) -> No
 def _resume(
     saved: Checkpoint, model: nn.Module, average: EMA, optimizer: torch.optim.Optimizer
 ) -> tuple[list[float], list[float]]:
-    """The losses and the factors on the rates so far; model, average and optimizer take over the rest."""
+    """Loads a checkpoint into model, average and optimizer. Returns the losses and learning-rate factors so far."""
     state = saved.load()
     try:
         model.load_state_dict(state["model"])

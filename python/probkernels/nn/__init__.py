@@ -1,4 +1,4 @@
-"""Modules that users drop in."""
+"""Drop-in modules."""
 
 from .convert import convert_layernorm
 from .power_norm import PowerNorm, PowerNormV

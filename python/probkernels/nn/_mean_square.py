@@ -1,4 +1,4 @@
-"""What PowerNorm and PowerNormV share: parameters, the running mean square, evaluation, folding, recomputation."""
+"""The base of PowerNorm and PowerNormV: parameters, running mean square, evaluation, folding, recomputation."""
 
 from __future__ import annotations
 
@@ -108,10 +108,10 @@ class MeanSquareNorm(nn.Module):
         )
 
     def fold_into(self, linear: nn.Linear) -> nn.Linear:
-        """A new Linear equal to ``linear(self(x))`` in eval mode, so that inference needs no norm at all.
+        """Folds this norm into the next layer: a new Linear that equals ``linear(self(x))`` in eval mode.
 
         Args:
-            linear: the layer that follows, with ``in_features`` equal to this norm's features.
+            linear: the next layer; its ``in_features`` must equal this norm's ``num_features``.
 
         Raises:
             ValueError: the features differ, or group scaling is on (it depends on x and cannot be folded).
@@ -243,13 +243,13 @@ class MeanSquareNorm(nn.Module):
         return self
 
     def _leave_meta(self, before: Tensor) -> None:
-        """What comes from the meta device, as by to_empty, holds nothing: it starts as in a new module."""
+        """Initializes state that comes from the meta device (for instance by to_empty) as in a new module."""
         if before.is_meta and not self.running_psi2.is_meta:
             with torch.no_grad():
                 self.reset_running_stats()
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """A LayerNorm's checkpoint has no statistics: with assign=True those on meta start as in a new module."""
+        """Also takes a LayerNorm's checkpoint, which has no statistics: those on meta start as in a new module."""
         super()._load_from_state_dict(state_dict, prefix, *args)
         psi2, weight = self.running_psi2, self.weight
         if psi2.is_meta and prefix + "running_psi2" not in state_dict and weight is not None and not weight.is_meta:
@@ -267,7 +267,7 @@ class MeanSquareNorm(nn.Module):
             self._unchecked = False
 
     def _is_plausible(self) -> bool:
-        """Whether the state can be statistics, and not memory that was only allocated."""
+        """Whether the state can be statistics rather than uninitialized memory."""
         return bool((self.running_psi2.isfinite() & (self.running_psi2 > 1e-30)).all())
 
     def __getstate__(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""PowerNorm's statistics over the ranks of a process group: all-reduces that are waited for at the next forward."""
+"""PowerNorm's statistics over a process group, by all-reduces that the next forward waits for."""
 
 from __future__ import annotations
 

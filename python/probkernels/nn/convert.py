@@ -1,4 +1,4 @@
-"""Replace the LayerNorms of a model."""
+"""``convert_layernorm``: replaces the LayerNorms of a model."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ log = logging.getLogger("probkernels")
 def convert_layernorm(model: nn.Module, **settings: Any) -> nn.Module:
     """Replaces every ``nn.LayerNorm`` of ``model`` by a :class:`PowerNorm` with its eps, weight and bias.
 
-    Other norms stay, and a warning names them: RMSNorms, and subclasses of LayerNorm with a ``forward`` of their own,
-    such as ConvNeXt's LayerNorm2d, whose features are not the last dimension. The log of "probkernels"
-    (``PK_LOG=info``) names what was replaced.
+    Other norms stay, and a warning names them: RMSNorms, and subclasses of LayerNorm with their own ``forward``, such
+    as ConvNeXt's LayerNorm2d, whose features are not the last dimension. The logger "probkernels" (``PK_LOG=info``)
+    lists the replaced layers.
 
     Args:
-        model: changed in place. A layer used in several places stays shared.
-        settings: passed to PowerNorm, for example ``num_groups=8, warmup_iters=4000, batch_first=True``.
+        model: the model, changed in place. A layer used in several places stays shared.
+        settings: arguments of PowerNorm, for example ``num_groups=8, warmup_iters=4000, batch_first=True``.
 
     Returns:
         ``model``, or the new norm when ``model`` is itself a LayerNorm.
@@ -67,12 +67,12 @@ def convert_layernorm(model: nn.Module, **settings: Any) -> nn.Module:
 
 
 def _is_layer_norm(module: nn.Module) -> bool:
-    """Whether a module computes what nn.LayerNorm does: a subclass may normalize another dimension."""
+    """Whether a module computes the same as nn.LayerNorm; a subclass may normalize another dimension."""
     return isinstance(module, nn.LayerNorm) and type(module).forward is nn.LayerNorm.forward
 
 
 def _looks_like_one(module: nn.Module) -> bool:
-    """Whether a user may expect this module to be replaced: libraries have LayerNorms and RMSNorms of their own."""
+    """Whether a user may expect this module to be replaced: many libraries define their own LayerNorms and RMSNorms."""
     name = type(module).__name__.lower()
     named = any(part in name for part in ("layernorm", "layer_norm", "rmsnorm", "rms_norm"))
     return isinstance(module, (nn.LayerNorm, nn.RMSNorm)) or (named and not any(module.children()))

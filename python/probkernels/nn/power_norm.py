@@ -20,35 +20,38 @@ from ._sync import Reductions
 
 
 class PowerNorm(MeanSquareNorm):
-    """PowerNorm: divide each feature by a running root mean square; no centering, nothing to reduce at inference.
+    """PowerNorm: divides each feature by a running root mean square, without centering or reductions at inference.
 
-    In training, y = weight z / sqrt(psi2 + eps) + bias with the psi2 known *before* the batch, and the backward
-    subtracts a running estimate nu of what the exact gradient through the batch statistic would subtract. Both move
-    once for every forward that records gradients and its backward: a forward under ``no_grad`` or a checkpoint's
-    recomputation moves nothing, ``torch.autograd.grad`` moves psi2 but not nu, and a batch whose statistic is not
-    finite, or that has no valid row, leaves the state as it was. State is float32 (float64 after ``.double()``).
+    In training y = weight z / sqrt(psi2 + eps) + bias, where z is x after group scaling and psi2 the running mean
+    square *before* this batch. The exact gradient through the batch statistic would subtract a term; the backward
+    subtracts nu, a running estimate of it. A forward that records gradients updates psi2, its ``backward()`` updates
+    nu, and ``torch.autograd.grad`` does not update nu. A forward under ``no_grad``, a checkpoint's recomputation, and a
+    batch without valid rows or with a non-finite statistic update nothing. State is float32 (float64 after
+    ``.double()``).
 
-    nu is in units of the gradient, so of the loss times a GradScaler's scale, which a module cannot see. Where the
-    scale changes, call :meth:`rescale_nu` with new over old scale; before unscaled training, with 1 over the last one.
+    nu scales with the loss, including a GradScaler's scale, which a module cannot see. When the scale changes, call
+    :meth:`rescale_nu` with new scale / old scale; before unscaled training, call it with 1 / last scale.
 
     Args:
         num_features: C, the size of the last dimension.
-        eps: added to mean squares under the root.
-        alpha_fwd: how much of psi2 one step keeps, in [0, 1).
-        alpha_bkw: how much of nu one step keeps, in [0, 1).
-        affine: learn weight (C) and bias (C).
-        warmup_iters: for so many training forwards normalize by the batch's own mean square, while psi2 is its
-            cumulative mean.
-        num_groups: first divide each token's groups of C / num_groups features by their root mean square.
-            fairseq's models use the number of attention heads. None: off, which is what fold_into needs.
+        eps: number added to mean squares under the root.
+        alpha_fwd: decay of psi2 per step, in [0, 1).
+        alpha_bkw: decay of nu per step, in [0, 1).
+        affine: whether to learn a weight (C) and a bias (C).
+        warmup_iters: number of initial training forwards that normalize by the batch's own mean square. psi2 is the
+            cumulative mean of these.
+        num_groups: number of groups of C / num_groups features. Each token's groups are first divided by their root
+            mean square. fairseq's models use the number of attention heads. None: no group scaling, as ``fold_into``
+            requires.
         batch_first: whether a 3-D x is (B, T, C). pad_mask is (B, T) either way, as in torch.nn.Transformer.
-        backward_scale: ``"running"`` (paper) or ``"batch"`` (official code) denominators in grad_x.
-        compat: ``"official"`` reproduces the official module in meaning: batch denominators backward, double update
-            in warm-up, padding inside nu's mean and with a gradient. It sets ``backward_scale="batch"``.
-        sync: a torch.distributed process group, or True for the default one, over which statistics are those of the
-            joint batch. After warm-up no all-reduce is waited for before the next forward.
-        device: of parameters and state.
-        dtype: of parameters; of the state too when it is float64.
+        backward_scale: denominators in grad_x: ``"running"`` (paper) or ``"batch"`` (official code).
+        compat: ``"official"`` reproduces the semantics of the official module: batch denominators in the backward, a
+            double update in warm-up, padding counts in nu's mean and gets a gradient. It sets
+            ``backward_scale="batch"``.
+        sync: a torch.distributed process group, or True for the default group. Statistics then cover the joint batch of
+            all ranks. After warm-up, the next forward waits for the all-reduces, not the current one.
+        device: device of parameters and state.
+        dtype: dtype of parameters; float64 applies to the state too.
 
     Shape: x (..., C) -> (..., C); pad_mask x.shape[:-1] bool, True marks padding, or (B, T) for x (T, B, C).
 
@@ -128,7 +131,7 @@ class PowerNorm(MeanSquareNorm):
         return f"{super().extra_repr()}, warmup_iters={self.warmup_iters}{mode}"
 
     def forward(self, x: Tensor, pad_mask: Tensor | None = None) -> Tensor:
-        """Normalizes x (..., C); in training also moves the running state. See the class for pad_mask."""
+        """Normalizes x (..., C); in training also updates the running state. See the class for pad_mask."""
         self._make_ready()
         mask = self._row_mask(x, pad_mask)
         if not self.training:
@@ -253,7 +256,7 @@ class PowerNorm(MeanSquareNorm):
             self._fit_probe()
 
     def train(self, mode: bool = True) -> PowerNorm:
-        """Sets the mode, as every module does."""
+        """Sets training or evaluation mode, like every module."""
         self._fit_probe()  # compiled code cannot
         super().train(mode)
         return self
@@ -300,10 +303,10 @@ class PowerNorm(MeanSquareNorm):
         return started and bool(self.running_psi2.isfinite().all() and self.running_nu.isfinite().all())
 
     def rescale_nu(self, factor: float) -> None:
-        """Multiplies nu, which is in units of the gradient, by ``factor``: call it when the scale of the loss changes.
+        """Multiplies nu by ``factor``. Call it when the scale of the loss changes, because nu scales with the loss.
 
         Args:
-            factor: new scale over old scale, for example 1 / 65536 where training goes on without loss scaling.
+            factor: new scale / old scale, for example 1 / 65536 when training continues without loss scaling.
 
         Raises:
             TypeError, ValueError: ``factor`` is not a positive number.
@@ -356,11 +359,10 @@ class PowerNorm(MeanSquareNorm):
 
 
 class PowerNormV(MeanSquareNorm):
-    """PN-V: divide each feature by the batch's root mean square, with the exact gradient.
+    """PN-V: divides each feature by the batch's root mean square, with the exact gradient.
 
-    The ablation of the paper between BatchNorm and PowerNorm: no centering, batch statistics in training, a running
-    mean square in evaluation. Arguments, shapes, masks, errors and the rules for the state are those of
-    :class:`PowerNorm`.
+    This is the paper's ablation between BatchNorm and PowerNorm: no centering, batch statistics in training, a running
+    mean square in evaluation. Arguments, shapes, masks, errors and state updates are those of :class:`PowerNorm`.
 
     Example:
         >>> import torch, probkernels as pk
@@ -383,7 +385,7 @@ class PowerNormV(MeanSquareNorm):
         super().__init__(num_features, eps, alpha_fwd, affine, num_groups, batch_first, device, dtype)
 
     def forward(self, x: Tensor, pad_mask: Tensor | None = None) -> Tensor:
-        """Normalizes x (..., C); in training also moves the running mean square."""
+        """Normalizes x (..., C); in training also updates the running mean square."""
         self._make_ready()
         mask = self._row_mask(x, pad_mask)
         if not self.training:

@@ -1,4 +1,4 @@
-"""SaRAAdamW's checkpoints: everything lies in ``state`` and ``param_groups``, as checkpointers keep nothing else.
+"""SaRAAdamW's checkpoints. Everything lies in ``state`` and ``param_groups``: checkpointers keep nothing else.
 
 The state of one parameter has the same shapes before and after the progressive stage, which lets
 torch.distributed.checkpoint load in place: moments are padded, and a bitmap says which entries are still trained.
@@ -25,7 +25,7 @@ GROUP_KEYS = ("moments", "updates", "rule", "generator")
 
 
 def start(state: dict[str, Any], kind: str, m: Tensor, v: Tensor) -> None:
-    """Puts moments (count) into a state, in the form that is kept: codes are those of v's square root."""
+    """Stores moments (count) in a state. 8-bit codes of v are codes of its square root."""
     for name, moment in ((MOMENTS[0], m), (MOMENTS[1], v)):
         if kind == "int8":
             root = moment if SIGNED[name] else moment.sqrt()
@@ -35,7 +35,7 @@ def start(state: dict[str, Any], kind: str, m: Tensor, v: Tensor) -> None:
 
 
 def in_full(state: dict[str, Any], kind: str) -> tuple[Tensor, Tensor]:
-    """The moments m and v (count) of a state, as numbers."""
+    """The moments m and v (count) of a state, decoded."""
     if kind != "int8":
         return state[MOMENTS[0]], state[MOMENTS[1]]
     m, root = (dequantize_blocks(state[n], state[n + "_scale"], signed=SIGNED[n]) for n in MOMENTS)
@@ -47,7 +47,7 @@ def _padded(t: Tensor, size: int) -> Tensor:
 
 
 def entry_of(part: dict[str, Any], slot: Slot, state: dict[str, Any], kind: str) -> dict[str, Any]:
-    """The state of one parameter for a checkpoint: of the adapter's part (sparse/state.py) and of the moments."""
+    """One parameter's state for a checkpoint, from the adapter's part (sparse/state.py) and the moments."""
     count, device = slot.first.count, part["values"].device
     if MOMENTS[0] not in state:
         zeros = torch.zeros(slot.selection.count, dtype=part["values"].dtype, device=device)
@@ -94,7 +94,7 @@ def part_of(name: str, entry: dict[str, Any], device: torch.device) -> dict[str,
 
 
 def moments_of(entry: dict[str, Any], saved: str, kept: str, values: Tensor) -> dict[str, Any]:
-    """Step and moments of a checkpoint's state, converted to the kind that this optimizer keeps."""
+    """Step and moments of a checkpoint's state, converted to this optimizer's kind of moments."""
     count, state = values.numel(), {"step": int(entry["step"])}
     for name in MOMENTS:
         dtype = torch.uint8 if saved == "int8" else values.dtype

@@ -1,4 +1,4 @@
-"""Parameter groups of SaRAAdamW: the model's parameters they name, and the adapter's values these become."""
+"""Parameter groups of SaRAAdamW: maps groups of model parameters to groups of the adapter's values."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ OPTIONS = ("lr", "betas", "eps", "weight_decay")
 
 
 def find_groups(op: str, model: nn.Module, groups: Sequence[Mapping[str, Any]] | None) -> dict[int, int] | None:
-    """The number of the group of every parameter that is in one, by id."""
+    """Maps the id of every grouped parameter to the number of its group."""
     if groups is None:
         return None
     found: dict[int, int] = {}
@@ -49,7 +49,7 @@ def _check_options(op: str, name: str, group: Mapping[str, Any]) -> None:
 
 
 def split(held: Held, groups: Sequence[Mapping[str, Any]], chosen: dict[int, int] | None) -> list[dict[str, Any]]:
-    """Groups of an adapter's values, each with its options."""
+    """Splits an adapter's values into groups with their options."""
     made = [{**group, "params": []} for group in groups]
     for _, weight, values in held:
         made[0 if chosen is None else chosen[id(weight)]]["params"].append(values)

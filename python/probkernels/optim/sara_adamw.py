@@ -36,39 +36,41 @@ Row = tuple[Slot, nn.Parameter, nn.Parameter, Tensor]  # of one parameter with a
 
 
 class SaRAAdamW(torch.optim.Optimizer):
-    """Fine-tunes the entries of a model that are smallest in magnitude, and freezes all others for ever.
+    """Fine-tunes the entries of a model with the smallest magnitudes by AdamW and freezes all other entries.
 
-    It attaches an adapter (:func:`probkernels.sparse.attach`) to the model and trains its values by AdamW: gradients,
-    moments and steps exist for selected entries only. Weight decay, too, acts on them alone.
+    The optimizer attaches an adapter (:func:`probkernels.sparse.attach`) to the model and trains its values. Gradients,
+    moments, steps and weight decay exist for selected entries only.
 
     Args:
-        model: changed in place; ``optimizer.adapter.detach()`` makes it a plain one again.
-        threshold: entries with magnitude strictly below it are trained; 2e-3 if no ``density`` is given.
-        lr: None: ``1e-3 exp(-350 threshold)``, for a density the threshold that it amounts to. The rule is for
-            thresholds up to 0.01 and warns beyond.
-        betas: as in :class:`torch.optim.AdamW`.
-        eps: likewise.
-        weight_decay: likewise, of the trained entries alone.
-        rank_penalty: weight of the low-rank loss, of which one drawn matrix a step gets the gradient (official script:
-            5e-4). Only matrices with both sides above 64 take part.
-        progressive_iter: after this many steps train only the entries still below the threshold (paper: half of all).
-        reset_state_on_progress: start the moments anew then, as one of the two official optimizers does.
-        moments: ``"float32"`` (float64 for float64 weights), or ``"int8"``: codes with a scale for every 256 entries.
-        density: as in :func:`probkernels.sparse.attach`.
-        target: likewise.
-        select: likewise.
-        scope: likewise.
-        keep_base: likewise.
-        seed: likewise.
-        groups: in place of ``target``, parameter groups as torch's optimizers take them: dictionaries with ``params``
-            (parameters of the model) and any of ``lr``, ``betas``, ``eps``, ``weight_decay``. Only these parameters are
-            adapted.
-        values: ``"weights"``: no copy of the values beside the weights; ``"own"``: float32 values, which half precision
-            needs to make small steps. None: the former, unless a target is half precision or torch.distributed runs.
+        model: the model, changed in place. ``optimizer.adapter.detach()`` makes it a plain model again.
+        threshold: entries with magnitudes strictly below it are trained; 2e-3 if no ``density`` is given.
+        lr: learning rate. None: ``1e-3 exp(-350 threshold)``; with ``density``, the threshold that the density
+            implies. The rule was fitted to thresholds up to 0.01 and warns above.
+        betas: see :class:`torch.optim.AdamW`.
+        eps: see :class:`torch.optim.AdamW`.
+        weight_decay: see :class:`torch.optim.AdamW`. Acts on trained entries only.
+        rank_penalty: weight of the low-rank loss (official script: 5e-4). Each step adds the loss's gradient for one
+            randomly drawn matrix with both sides above 64.
+        progressive_iter: number of steps after which to train only entries still below the threshold (paper: half of
+            all steps).
+        reset_state_on_progress: whether to reset the moments at that step, as one of the two official optimizers does.
+        moments: ``"float32"`` (float64 for float64 weights), or ``"int8"``: 8-bit codes with a scale per 256 entries.
+        density: see :func:`probkernels.sparse.attach`.
+        target: see :func:`probkernels.sparse.attach`.
+        select: see :func:`probkernels.sparse.attach`.
+        scope: see :func:`probkernels.sparse.attach`.
+        keep_base: see :func:`probkernels.sparse.attach`.
+        seed: see :func:`probkernels.sparse.attach`.
+        groups: parameter groups, in place of ``target``: dictionaries with ``params`` (parameters of the model) and any
+            of ``lr``, ``betas``, ``eps``, ``weight_decay``. Only these parameters are adapted.
+        values: where trained values live. ``"weights"``: in the weights alone, without a copy. ``"own"``: float32
+            values beside the weights, because half precision loses small steps. None: ``"weights"``, or ``"own"`` if a
+            target is half precision or torch.distributed is initialized.
 
     Raises:
-        TypeError: an argument is of the wrong kind.
-        ValueError: an argument is out of range, ``rank_penalty`` without such a matrix, and what ``attach`` raises.
+        TypeError: an argument has the wrong type.
+        ValueError: an argument is out of range; ``rank_penalty`` is given but no matrix is large enough; or ``attach``
+            raises.
 
     Reference: Hu et al., "SaRA: High-Efficient Diffusion Model Fine-tuning with Progressive Sparse Low-Rank
     Adaptation", ICLR 2025, arXiv:2409.06633. The official code's mathematics, without its faults.
@@ -165,7 +167,7 @@ class SaRAAdamW(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One update of the entries whose values have a gradient; number ``progressive_iter`` also progresses."""
+        """Updates the entries whose values have a gradient. Step ``progressive_iter`` also calls :meth:`progress`."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -247,7 +249,7 @@ class SaRAAdamW(torch.optim.Optimizer):
         return state
 
     def progress(self) -> int:
-        """The progressive stage now: see :meth:`probkernels.sparse.Adapter.progress`."""
+        """Starts the progressive stage now, see :meth:`probkernels.sparse.Adapter.progress`."""
         before = {id(values): (values, slot.selection) for slot, _, values in self.adapter.held()}
         left = self.adapter.progress()
         for slot, _, values in self.adapter.held():
@@ -265,7 +267,7 @@ class SaRAAdamW(torch.optim.Optimizer):
     # --- checkpoints ---
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on: moments, selections, values and stage, all in ``state`` and ``param_groups``."""
+        """The state to resume from: moments, selections, values and stage, all in ``state`` and ``param_groups``."""
         made, own = super().state_dict(), self.adapter.state_dict()
         slots = {id(values): slot for slot, _, values in self.adapter.held()}
         numbers = itertools.chain.from_iterable(group["params"] for group in made["param_groups"])
@@ -280,12 +282,12 @@ class SaRAAdamW(torch.optim.Optimizer):
         return made
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on from :meth:`state_dict`; the model may hold the base or the trained weights.
+        """Resumes from :meth:`state_dict`. The model may hold the base weights or the trained weights.
 
-        Moments of the other kind (``moments``) are converted.
+        Saved moments are converted to the kind that ``moments`` names.
 
         Raises:
-            ModelMismatchError: the state belongs to another model, or its entries were selected otherwise.
+            ModelMismatchError: the state belongs to another model or to another selection.
         """
         groups = [dict(group) for group in state_dict["param_groups"]]
         about: dict[str, Any] = {key: groups[0].get(key) for key in GROUP_KEYS}
@@ -323,10 +325,10 @@ class SaRAAdamW(torch.optim.Optimizer):
         return {**super().__getstate__(), **{name: self.__dict__[name] for name in own}}
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Refused for what is not an adapter's value, as all it trains are the adapter's values.
+        """Adds a group of the adapter's values. The optimizer trains nothing else.
 
         Raises:
-            ValueError: the group holds anything else.
+            ValueError: the group holds other parameters.
         """
         known = {id(values) for values in self.adapter.parameters()}
         given = param_group["params"]

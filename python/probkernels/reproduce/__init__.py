@@ -1,4 +1,4 @@
-"""One experiment a method, showing the paper's headline claim on real data in minutes.
+"""One experiment per method, which checks the paper's headline claim on real data in minutes.
 
 ``python -m probkernels reproduce NAME...`` runs them. Every folder here but ``harness`` is a method:
 
@@ -21,7 +21,7 @@ __all__ = ["Claim", "Figure", "Method", "Outcome", "Progress", "Result", "Table"
 
 
 def names() -> list[str]:
-    """The methods that have an experiment, in alphabetical order."""
+    """Names of the methods with an experiment, in alphabetical order."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name != "harness")
 
 

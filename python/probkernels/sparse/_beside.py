@@ -1,4 +1,4 @@
-"""What training changes beside selected entries: buffers such as running statistics, and parameters trained along."""
+"""Other tensors that training changes: buffers such as running statistics, and unadapted trainable parameters."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .slots import SUFFIX, slots_of, whole
 
 @dataclass(eq=False)
 class Beside:
-    """The model as it was attached to, apart from adapted parameters; shared by all slots, so that copies have it."""
+    """Buffers and unadapted parameters at the time of attaching. All slots share it, so that copies keep it."""
 
     buffers: dict[str, Tensor]  # copies
     digests: dict[str, str]  # of parameters that were trainable and not adapted
@@ -33,7 +33,7 @@ def buffers_of(model: nn.Module) -> dict[str, Tensor]:
 
 
 def trained_along(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters with a gradient that are not adapted: neither weights nor values of an adapter."""
+    """Trainable parameters that are not adapted: neither weights nor values of an adapter."""
     found: dict[int, tuple[str, Tensor]] = {}
     adapted: set[int] = set()
     for path, module in model.named_modules():
@@ -47,13 +47,13 @@ def trained_along(model: nn.Module) -> dict[str, Tensor]:
 
 
 def remember(model: nn.Module) -> Beside:
-    """The present state of a model that was attached to just now."""
+    """Records the state of a model that was just attached to."""
     buffers = {name: t.detach().clone() for name, t in buffers_of(model).items()}
     return Beside(buffers, {name: digest(whole(p)) for name, p in trained_along(model).items()})
 
 
 def learned(model: nn.Module, beside: Beside) -> dict[str, Tensor]:
-    """Buffers and parameters trained along that are not what they were, on the CPU."""
+    """Buffers and unadapted parameters that have changed, on the CPU."""
     now = buffers_of(model)
     check_names(beside.buffers.keys() - now.keys())
     found = {name: beside.tuned.get(name, t) for name, t in now.items()}
@@ -63,13 +63,13 @@ def learned(model: nn.Module, beside: Beside) -> dict[str, Tensor]:
 
 
 def parameters_learned(model: nn.Module, beside: Beside) -> dict[str, Tensor]:
-    """Parameters trained along that are not what they were."""
+    """Unadapted parameters that have changed."""
     along = trained_along(model)
     return {name: p for name, p in along.items() if beside.digests.get(name) != digest(whole(p))}
 
 
 def check_names(missing: set[str]) -> None:
-    """Raises if there are names that a model lacks."""
+    """Raises if the model lacks one of the names."""
     if missing:
         hint = "give it the model that was attached to, not a wrapper or a part of it"
         raise ModelMismatchError(f"probkernels.sparse: the model has no '{min(missing)}'. Hint: {hint}")
@@ -82,7 +82,7 @@ def _same(one: Tensor, other: Tensor) -> bool:
 
 
 def resolve(model: nn.Module, beside: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a model that a delta's are for, checked."""
+    """The model's tensors that a delta's tensors belong to, checked."""
     held: dict[str, Tensor] = {**dict(model.named_parameters(remove_duplicate=False)), **buffers_of(model)}
     for name, t in beside.items():
         if name not in held:
@@ -96,8 +96,8 @@ def resolve(model: nn.Module, beside: dict[str, Tensor]) -> dict[str, Tensor]:
 def blend(base: Tensor, tuned: Sequence[Tensor], alphas: Sequence[float], *, parameter: bool) -> Tensor:
     """base + sum of alpha (tuned - base).
 
-    Buffers hold statistics such as variances, which must not be extrapolated: alphas below 0 count as 0, and those
-    that sum to more than 1 are divided by their sum. Counters and the like are those of the largest alpha.
+    Buffers hold statistics such as variances, which must not be extrapolated: negative alphas count as 0, and alphas
+    with a sum above 1 are divided by it. Integer buffers such as counters are those of the largest alpha.
     """
     shares = list(alphas)
     if not parameter:

@@ -1,4 +1,4 @@
-"""A 64-bit checksum of what fine-tuning leaves alone: the entries of a weight that are not selected."""
+"""A 64-bit checksum of the frozen entries of a weight: those that are not selected."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Autograd: forward with the frozen weight, backward with the gradient of its selected entries only.
 
-Backward functions are differentiable themselves. torch's ``once_differentiable`` would not do: its error is raised only
-where the engine passes by, so that a gradient penalty, or an inner step of meta-learning, silently loses its gradient.
+Backward functions are differentiable themselves. torch's ``once_differentiable`` does not suffice: it raises only if
+the engine reaches it, so a gradient penalty or an inner step of meta-learning would silently lose its gradient.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def _differentiable(weight: Tensor, values: Tensor, selection: Encoding) -> Tens
 
 
 class Selected(torch.autograd.Function):
-    """Any use of a weight: the dense gradient of one use is gathered and let go."""
+    """Any other use of a weight: forms the dense gradient of one use, gathers the selected entries and frees it."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, weight: Tensor, *selection: Tensor | None) -> Tensor:

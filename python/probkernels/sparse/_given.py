@@ -1,4 +1,4 @@
-"""Weights and values that a functional call gives to an adapted model, and what torch.func differentiates."""
+"""Weights and values that a functional call passes to an adapted model, and their use under torch.func."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from .slots import Slot
 
 
 def is_given(weight: Tensor) -> bool:
-    """Whether a weight is one that a functional call gave: those of an adapter are frozen parameters."""
+    """Whether a functional call passed this weight: an adapter's own weights are frozen parameters."""
     return weight.requires_grad or not isinstance(weight, nn.Parameter)
 
 
 def transformed() -> bool:
-    """Whether torch.func, vmap or forward mode is at work, in which only differentiable functions of torch do."""
+    """Whether torch.func, vmap or forward mode is active, which supports only torch's own functions."""
     active = registry.HAVE_PRIVATE_NAMES and registry.transforms_active()
     return active or forward_ad._current_level >= 0
 
 
 def compose(slot: Slot, weight: Tensor, values: Tensor) -> Tensor:
-    """The weight in use, of its own memory: differentiable in weight and values, any number of times.
+    """Composes the weight in use as a new tensor, differentiable in weight and values any number of times.
 
-    Values of their own replace the selected entries. Those that live in the weights (``values="weights"``) are
-    placeholders of zero, so that what a functional call gives in their place is added to the entries.
+    With ``values="own"`` the values replace the selected entries. With ``values="weights"`` the values are placeholders
+    of zeros; a functional call's tensor in their place is added to the entries.
     """
     if slot.merged or (values is slot.parameter and is_given(weight)):
         return weight  # the whole weight was given

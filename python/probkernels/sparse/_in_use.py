@@ -1,4 +1,4 @@
-"""The weight in use: what ``module.weight`` gives while an adapter trains it."""
+"""The weight in use: the tensor that ``module.weight`` returns while an adapter trains it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 
 class InUse(Tensor):
-    """An alias of a frozen weight, whose gradient goes to values.
+    """An alias of a frozen weight whose gradient goes to the values.
 
-    It is made anew at every use, so what would give this tensor another memory is done to the weight itself.
+    Every use makes a new alias, so assigning other memory to the alias assigns it to the weight itself.
     """
 
     __torch_function__ = nn.Parameter.__torch_function__  # type: ignore[assignment]  # as a plain tensor

@@ -1,4 +1,4 @@
-"""Modules whose class is swapped for a subclass that trains values in place of whole parameters."""
+"""Swaps a module's class for a subclass that trains values in place of whole parameters."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Class = Any  # type[nn.Module], which mypy thinks cannot be hashed
 
 
 def swap(module: nn.Module, slots: dict[str, Slot]) -> None:
-    """Makes ``module`` one whose parameters named in ``slots`` are trained through values."""
+    """Swaps the class of ``module``: the parameters named in ``slots`` are then trained through values."""
     module.__dict__["_sparse_slots"] = slots
     base: Class = type(module)
     module.__class__ = selected_class(base, tuple(slots))
@@ -58,7 +58,7 @@ def _is_alias(one: Tensor, other: Tensor) -> bool:
 
 
 class _Values:
-    """What every swapped class adds to its base."""
+    """The mixin that every swapped class adds to its base."""
 
     _base: type[nn.Module]
     _names: tuple[str, ...]
@@ -87,7 +87,7 @@ class _Values:
         super().register_parameter(name, param)  # type: ignore[misc]
 
     def _apply(self: Any, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        """Moves and casts all but values, which are moved alone: they stay masters of a half-precision weight."""
+        """Moves and casts the module. Values are moved but not cast: they stay float32 masters of half weights."""
         values = {id(self._parameters[name + SUFFIX]) for name in self._names}
         its_own = {n for n, slot in slots_of(self).items() if self._parameters[n + SUFFIX] is slot.parameter}
         sync(self)
@@ -187,14 +187,14 @@ def _flat_weights(self: Any) -> list[Tensor]:
 
 
 def _samples(slot: Slot, values: Tensor, composed: bool, x: Any) -> bool:
-    """Whether the gradient is sampled, rather than gathered from a dense one."""
+    """Whether only selected entries of the gradient are computed, rather than gathered from a dense gradient."""
     if composed or not _trains(slot, values) or type(x) is not Tensor or x.numel() == 0:
         return False
     return slot.selection.count <= DENSE * slot.selection.shape.numel()
 
 
 def _cast(x: Tensor) -> Tensor:
-    """x as autocast would hand it to a matrix product, so that the product's backward sees the same."""
+    """Casts x as autocast would for a matrix product, so that the product's backward sees the same tensor."""
     kind = x.device.type
     if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind) and x.dtype is not torch.float64:
         return x.to(torch.get_autocast_dtype(kind))
@@ -221,7 +221,7 @@ def _conv(self: Any, input: Tensor) -> Tensor:
 
 
 def _padded(conv: Any, x: Tensor) -> tuple[Tensor, tuple[int, ...]]:
-    """x with the padding that a convolution cannot do itself, and the padding that it can."""
+    """Applies the padding that a convolution cannot do itself. Returns x and the remaining padding."""
     none = (0,) * len(conv.stride)
     if conv.padding_mode != "zeros":
         return F.pad(x, conv._reversed_padding_repeated_twice, mode=conv.padding_mode), none

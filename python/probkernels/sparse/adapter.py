@@ -24,10 +24,9 @@ LOW_RANK_ABOVE = 64  # the low-rank loss is for matrices whose both sides exceed
 
 
 class Adapter:
-    """The selected entries of a model: made by :func:`~probkernels.sparse.attach`, or :meth:`of` a model that has some.
+    """A handle on the selected entries of a model, from :func:`~probkernels.sparse.attach` or :meth:`of`.
 
-    It holds nothing of its own but a random state: all is kept by the modules of the model, which may be copied,
-    pickled, moved and cast.
+    The model's modules hold all state except a random state, so the model may be copied, pickled, moved and cast.
 
     Example:
         >>> import torch, probkernels as pk
@@ -45,17 +44,17 @@ class Adapter:
 
     @classmethod
     def of(cls, model: nn.Module, seed: int = 0) -> Adapter:
-        """The adapter of a model that is a copy of, or was unpickled from, one with an adapter.
+        """The adapter of a copied or unpickled model.
 
         Raises:
-            ValueError: the model has none.
+            ValueError: the model has no adapter.
         """
         if not any(slots_of(module) for module in model.modules()):
             raise ValueError(message("Adapter.of", "model", "a model with an adapter", "one without", "attach one"))
         return cls(model, seed)
 
     def _parts(self) -> Iterator[tuple[Slot, nn.Module, str]]:
-        """Every slot once, with a module and attribute that hold it."""
+        """Every slot once, with one module and attribute that hold it."""
         seen: set[int] = set()
         for module in self.model.modules():
             for name, slot in slots_of(module).items():
@@ -83,48 +82,48 @@ class Adapter:
         return [values for _, _, values in self.held()]
 
     def named_values(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """The values (count) with the names of the parameters that they are entries of."""
+        """The values (count) with the names of their parameters."""
         yield from ((slot.name, values) for slot, _, values in self.held())
 
     @property
     def selections(self) -> dict[str, Selection]:
-        """The entries trained now, by name of the parameter."""
+        """The selections of currently trained entries, by parameter name."""
         return {slot.name: slot.selection for slot, _, _ in self.held()}
 
     @property
     def count(self) -> int:
-        """How many entries are trained now."""
+        """The number of currently trained entries."""
         return sum(slot.selection.count for slot, _, _ in self.held())
 
     @property
     def density(self) -> float:
-        """Their share of all targeted entries."""
+        """The share of currently trained entries among all entries of the targeted parameters."""
         held = self.held()
         return self.count / max(1, sum(weight.numel() for _, weight, _ in held))
 
     def sync(self) -> None:
-        """Writes values that were changed other than by an optimizer into the weights of a compiled or sharded model.
+        """Writes values into the weights of a compiled or sharded model after a change by something but an optimizer.
 
-        Otherwise that happens by itself: after every optimizer step, and at every use in eager mode.
+        No call is needed after an optimizer step or in eager mode, where weights follow automatically.
         """
         for module in self.model.modules():
             sync(module)
 
     @torch.no_grad()
     def progress(self, *optimizers: torch.optim.Optimizer) -> int:
-        """The progressive stage: of the entries trained now, only those still below the threshold go on.
+        """Starts the progressive stage: keeps training only the entries that are still below the threshold.
 
-        The others stay as they are for ever. The values parameters shrink in place. Call it between a step and the
-        next forward; under DDP, wrap the model anew. May be called again.
+        All other entries are frozen at their trained values. The values parameters shrink in place. Call this between a
+        step and the next forward; under DDP, wrap the model again afterwards. It may be called repeatedly.
 
         Args:
-            optimizers: their state of the remaining entries is kept. One not named here must be made anew.
+            optimizers: optimizers whose state of the remaining entries is kept. Create any other optimizer anew.
 
         Returns:
-            How many entries are still trained: perhaps none, which warns, as further training changes nothing.
+            The number of entries still trained. 0 warns, because further training changes nothing.
 
         Raises:
-            ValueError: entries were not selected as the smallest ones, or the adapter is merged.
+            ValueError: the selection is not ``"smallest"``, or the adapter is merged.
         """
         held = self.held()
         for slot, _, _ in held:
@@ -166,7 +165,7 @@ class Adapter:
             values.grad = grad[keep]
 
     def reduce_gradients(self, group: dist.ProcessGroup | None = None) -> None:
-        """Averages the gradients of the values over a process group: for FSDP2, which must be told to ignore them."""
+        """Averages the gradients of the values over a process group. Needed with FSDP2, which ignores the values."""
         grads = [p.grad for p in self.parameters() if p.grad is not None]
         for grad in grads:
             dist.all_reduce(grad, group=group)
@@ -175,15 +174,15 @@ class Adapter:
     # --- low-rank loss ---
 
     def matrices(self, larger_than: int = LOW_RANK_ABOVE) -> list[tuple[Slot, nn.Parameter, nn.Parameter]]:
-        """The matrices with both sides larger than this and something selected, as (slot, weight, values)."""
+        """Matrices with selected entries and both sides above ``larger_than``, as (slot, weight, values)."""
         held = [h for h in self.held() if h[1].dim() == 2 and min(h[1].shape) > larger_than]
         return [h for h in held if h[0].selection.count]
 
     def draw(self, n: int = 1, larger_than: int = LOW_RANK_ABOVE) -> list[tuple[Slot, nn.Parameter, nn.Parameter]]:
-        """``n`` matrices drawn for the low-rank loss, as (slot, weight, values).
+        """Draws ``n`` matrices for the low-rank loss, as (slot, weight, values).
 
         Raises:
-            ValueError: there are not so many matrices with both sides ``larger_than`` this and something selected.
+            ValueError: fewer than ``n`` matrices have selected entries and both sides above ``larger_than``.
         """
         held = self.matrices(larger_than)
         if not 1 <= n <= len(held):
@@ -192,21 +191,21 @@ class Adapter:
         return [held[i] for i in torch.randperm(len(held), generator=self.generator)[:n].tolist()]
 
     def nuclear_penalty(self, n: int = 1, larger_than: int = LOW_RANK_ABOVE, method: str | None = None) -> Tensor:
-        """The low-rank loss: the summed nuclear norms of ``n`` drawn matrices, of which only trained entries are kept.
+        """The low-rank loss: the sum of the nuclear norms of ``n`` random matrices, with untrained entries set to 0.
 
-        Add it, times a weight such as 5e-4, to the loss. One matrix a step keeps it affordable; it is not rescaled by
-        their number (as in the official code).
+        Add it to the loss with a weight such as 5e-4. One matrix per step keeps it cheap. As in the official code, the
+        sum is not rescaled to the number of all matrices.
 
         Args:
-            n: how many matrices to draw, without repeats.
-            larger_than: only matrices with both sides larger than this take part.
-            method: as for :func:`polar`.
+            n: number of matrices to draw, without repeats.
+            larger_than: only matrices with both sides above this take part.
+            method: see :func:`polar`.
 
         Returns:
             A scalar whose gradient reaches the values.
 
         Raises:
-            ValueError: there are not so many matrices.
+            ValueError: fewer than ``n`` matrices can take part.
         """
         refuse_transforms("nuclear_penalty")
         terms = []
@@ -220,9 +219,9 @@ class Adapter:
     # --- what was learned ---
 
     def delta(self) -> Delta:
-        """What was learned, apart from the model: values of all entries that were selected at first.
+        """The learned changes as a :class:`Delta`: values of all entries that were selected when attaching.
 
-        And what else training changed: buffers, such as running statistics, and parameters trained along.
+        It also holds changed buffers, such as running statistics, and unadapted parameters that were trained along.
         """
         return states.delta_of(self.held(), self.model)
 
@@ -231,11 +230,11 @@ class Adapter:
         self.delta().save(path, dtype)
 
     def load(self, path: str | Path) -> None:
-        """Sets the values from a file that was saved from the same base model and selection.
+        """Sets the values from a file that was saved with the same base model and selection.
 
         Raises:
             CorruptStreamError: the file is damaged.
-            ModelMismatchError: it belongs to another base model or selection.
+            ModelMismatchError: the file belongs to another base model or selection.
         """
         states.load_delta(self.held(), self.model, Delta.load(path))
 
@@ -244,14 +243,14 @@ class Adapter:
         """Puts base + alpha (tuned - base) into weights and buffers, and suspends training until :meth:`unmerge`.
 
         Args:
-            alpha: 0 shows the base model, 1 the tuned one, both exactly.
+            alpha: 0 gives the base model, 1 the tuned model, both exactly.
 
         Returns:
             The model.
 
         Raises:
-            ValueError: alpha is not 1 and the adapter was attached with ``keep_base=False``, or parameters that are
-                not adapted were trained along.
+            ValueError: alpha is not 1, and the adapter was attached with ``keep_base=False`` or unadapted parameters
+                were trained along.
         """
         held = self.held()
         for slot, _, _ in held:
@@ -271,7 +270,7 @@ class Adapter:
         return self.model
 
     def unmerge(self) -> nn.Module:
-        """Puts the tuned values back into the weights, exactly, and lets training go on. Returns the model."""
+        """Restores the tuned values in the weights exactly and resumes training. Returns the model."""
         held = self.held()
         _beside.unmerge(self.model, held[0][0].beside)
         for slot, weight, values in held:
@@ -281,10 +280,10 @@ class Adapter:
         return self.model
 
     def detach(self) -> nn.Module:
-        """Removes the adapter. The weights stay as they are, tuned or merged; parameters train as they did before.
+        """Removes the adapter. The weights stay as they are, tuned or merged; ``requires_grad`` is as before attaching.
 
         Returns:
-            The model, of its own classes again.
+            The model, with its original classes.
         """
         self.sync()
         self.held()
@@ -302,11 +301,11 @@ class Adapter:
     # --- checkpoints of training ---
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on training: selections, values, base and random state. Tensors and plain Python."""
+        """The state to resume training from: selections, values, base and random state. Tensors and plain Python."""
         return states.state_of(self.held(), self.model, self.generator)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from :meth:`state_dict`, whatever values and stage this adapter has.
+        """Resumes from :meth:`state_dict`, whatever values and stage this adapter has.
 
         Raises:
             ModelMismatchError: the state belongs to another model: names, shapes or frozen entries differ.

@@ -28,36 +28,36 @@ def attach(
     keep_base: bool = True,
     seed: int = 0,
 ) -> Adapter:
-    """Makes selected entries of a model's parameters trainable and freezes the others, in place.
+    """Makes selected entries of a model's parameters trainable and freezes all other entries of them, in place.
 
-    Each adapted parameter ``p`` stays where it is, frozen, and its module gets a one-dimensional parameter
-    ``p_values`` that holds the selected entries: what optimizers, GradScaler, clip_grad_norm_, DDP and EMA see.
-    Gradients are computed for selected entries only; ``state_dict()`` of the model is what it was without an adapter.
-    Parameters that are not targeted are left as they are.
+    Each adapted parameter ``p`` stays in place, frozen. Its module gets a one-dimensional parameter ``p_values`` with
+    the selected entries, which optimizers, GradScaler, clip_grad_norm_, DDP and EMA see. Gradients are computed for
+    selected entries only. The model's ``state_dict()`` is still that of the plain model. Parameters that are not
+    targeted are left as they are.
 
     Args:
-        model: changed in place. Tied parameters share one set of values.
-        threshold: select entries with magnitude strictly below it (above, for ``"largest"``). 2e-3 if neither this
-            nor ``density`` is given.
-        density: in place of a threshold, the share of entries to select, in [0, 1].
-        target: which parameters: None for every floating-point one, a pattern of names such as ``"*.weight"`` or
-            several, or ``target(name, module, parameter) -> bool``.
-        select: ``"smallest"``, or for comparison ``"largest"`` or ``"random"`` (which needs a density and takes the
-            same share of every parameter).
-        scope: with ``density``: of all targets together (``"global"``) or of each (``"tensor"``).
-        values: ``"own"``: float32 (float64 for float64) values beside the weights. ``"weights"``: values live in the
-            weights alone and their parameters are placeholders with a gradient and no memory, which only
-            :class:`probkernels.optim.SaRAAdamW` can train: 4 bytes an entry less.
-        keep_base: keep the entries as they were, so that ``merge`` can scale what was learned.
-        seed: of the random selection, and of the matrices that ``nuclear_penalty`` draws.
+        model: the model, changed in place. Tied parameters share one set of values.
+        threshold: selects entries with magnitude strictly below it (above it, for ``"largest"``). 2e-3 if neither
+            ``threshold`` nor ``density`` is given.
+        density: the share of entries to select, in [0, 1], in place of a threshold.
+        target: the parameters to adapt: None for all floating-point parameters, one or several name patterns such as
+            ``"*.weight"``, or a function ``target(name, module, parameter) -> bool``.
+        select: ``"smallest"``, or for comparison ``"largest"`` or ``"random"``. ``"random"`` needs ``density`` and
+            selects the same share of every parameter.
+        scope: applies ``density`` to all targets together (``"global"``) or to each target (``"tensor"``).
+        values: where values live. ``"own"``: float32 (float64 for float64 weights) beside the weights. ``"weights"``:
+            in the weights alone, which saves 4 bytes per entry. ``p_values`` is then a placeholder with a gradient but
+            no memory, which only :class:`probkernels.optim.SaRAAdamW` can train.
+        keep_base: whether to keep the entries' original values, so that ``merge`` can scale the learned change.
+        seed: seed for the random selection and for the matrices that ``nuclear_penalty`` draws.
 
     Returns:
-        The :class:`Adapter`. A selection of nothing warns.
+        The :class:`Adapter`. An empty selection warns.
 
     Raises:
         TypeError: a targeted parameter is not float32, float64, float16 or bfloat16.
-        ValueError: the model has an adapter already; nothing is targeted; a parameter is on the meta device, not
-            initialized, sharded, or shares its memory with another; an argument is out of range.
+        ValueError: the model already has an adapter; nothing is targeted; a parameter is on the meta device, not
+            initialized, sharded, or shares memory with another parameter; or an argument is out of range.
 
     Reference: Hu et al., "SaRA: High-Efficient Diffusion Model Fine-tuning with Progressive Sparse Low-Rank
     Adaptation", ICLR 2025, arXiv:2409.06633.

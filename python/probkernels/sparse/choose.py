@@ -1,4 +1,4 @@
-"""Which parameters of a model are adapted, and which of their entries."""
+"""Chooses the parameters to adapt and their entries."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _every_home(model: nn.Module) -> list[Home]:
 
 
 def find_homes(op: str, model: nn.Module, target: Target) -> list[Home]:
-    """The parameters that ``target`` means, checked."""
+    """The parameters that ``target`` names, checked."""
     homes = _every_home(model)
     for home in homes:
         for module, _ in home.places:
@@ -93,7 +93,7 @@ def _check(op: str, home: Home) -> None:
 
 
 def _check_storage(op: str, homes: list[Home]) -> None:
-    """No two parameters may share memory: a write to one would change frozen entries of the other."""
+    """Refuses parameters that share memory: a write to one would change frozen entries of the other."""
     full = [home for home in homes if home.parameter.numel()]
     spans = sorted((str(h.parameter.device), h.parameter.data_ptr(), h.parameter.nbytes, h.name) for h in full)
     for (device, start, size, name), (place, after, _, other) in itertools.pairwise(spans):
@@ -138,7 +138,7 @@ def _random(weights: list[Tensor], density: float, seed: int) -> list[Chosen]:
 
 
 def _extreme(weights: list[Tensor], density: float, largest: bool) -> list[Chosen]:
-    """The share ``density`` of all entries that is smallest or largest; ties are taken in order."""
+    """Selects the smallest or largest entries, a share ``density`` of all. Ties are resolved by position."""
     k = round(density * sum(w.numel() for w in weights))
     if k == 0:
         return [Chosen(magnitude_select(w, math.inf if largest else 0.0, largest=largest), None) for w in weights]

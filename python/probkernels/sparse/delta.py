@@ -1,4 +1,4 @@
-"""A delta: what fine-tuning changed, apart from the model, as a small file."""
+"""A delta: the changes of a fine-tuning, without the model, as a small file."""
 
 from __future__ import annotations
 
@@ -37,12 +37,13 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class Delta:
-    """The trained entries of a model: from :meth:`Adapter.delta`, :meth:`load`, or one of the importers.
+    """The trained entries of a model, from :meth:`Adapter.delta`, :meth:`load` or an importer.
 
     Attributes:
-        parts: by name of the parameter.
-        threshold: that the entries were selected by, if they were.
-        beside: what else training changed, by name: buffers such as running statistics, and parameters trained along.
+        parts: trained entries, by parameter name.
+        threshold: threshold that selected the entries; None if the selection used no threshold.
+        beside: other tensors that training changed, by name: buffers such as running statistics, and parameters that
+            were trained along.
 
     Example:
         >>> import copy, torch, probkernels as pk
@@ -63,25 +64,26 @@ class Delta:
 
     @property
     def count(self) -> int:
-        """How many entries there are."""
+        """The number of entries."""
         return sum(part.values.numel() for part in self.parts.values())
 
     # --- files ---
 
     def save(self, path: str | Path, dtype: torch.dtype | None = None, *, positions: bool | None = None) -> None:
-        """Writes a safetensors file, whole or not at all.
+        """Writes a safetensors file, atomically.
 
-        It holds the values, checksums of the frozen entries, and either the threshold, from which loading finds the
-        positions again in the base weights (4 bytes an entry, 2 in bfloat16), or the positions themselves (about 0.7
-        bytes an entry more at a density of 5.8 %, 1.1 at 0.58 %).
+        The file holds the values, checksums of the frozen entries, and either the threshold or the positions. From a
+        threshold, loading finds the positions again in the base weights (4 bytes per entry, 2 in bfloat16). Stored
+        positions take about 0.7 bytes more per entry at a density of 5.8 %, 1.1 at 0.58 %.
 
         Args:
-            path: of the file, replaced if it exists.
-            dtype: of the values: None for float32 (float64 for float64), bit-exact; bfloat16 or float16 to save room.
-            positions: whether to store positions. None: only where no threshold tells them.
+            path: path of the file, replaced if it exists.
+            dtype: dtype of the values. None: float32 (float64 for float64 weights), bit-exact. bfloat16 or float16
+                make the file smaller.
+            positions: whether to store positions. None: only if there is no threshold.
 
         Raises:
-            TypeError: ``dtype`` is not a floating-point one.
+            TypeError: ``dtype`` is not a floating-point dtype.
             ValueError: ``positions=False`` without a threshold, or ``positions=True`` without known positions.
         """
         if dtype is not None and dtype not in checks.FLOATS:
@@ -114,7 +116,7 @@ class Delta:
         """Reads a file that :meth:`save` wrote.
 
         Raises:
-            CorruptStreamError: it is damaged, or something else.
+            CorruptStreamError: the file is damaged or not a delta.
         """
         tensors, metadata = files.read(path)
         if metadata.get("format") != FORMAT or metadata.get("version") not in ("1", "2"):
@@ -132,11 +134,11 @@ class Delta:
     # --- use ---
 
     def resolve(self, model: nn.Module) -> dict[str, Selection]:
-        """The positions of every part, after checking that they fit the weights of ``model``.
+        """Finds the positions of every part and checks that they fit the weights of ``model``.
 
         Raises:
-            ModelMismatchError: a parameter is missing, or its shape, dtype or frozen entries differ from those that
-                were trained.
+            ModelMismatchError: a parameter is missing, or its shape, dtype or frozen entries differ from those of the
+                trained model.
         """
         parameters = dict(model.named_parameters(remove_duplicate=False))
         found = {}
@@ -163,13 +165,13 @@ class Delta:
 
     @torch.no_grad()
     def apply(self, model: nn.Module, alpha: float = 1.0) -> nn.Module:
-        """Puts base + alpha (tuned - base) into the weights of a base model. To undo or sum, use :class:`Deltas`.
+        """Writes base + alpha (tuned - base) into the weights of a base model. To undo or sum, use :class:`Deltas`.
 
-        Buffers are interpolated likewise, but never extrapolated; counters are the tuned ones unless alpha is 0.
+        Buffers are interpolated too, but never extrapolated. Counters take their tuned values unless alpha is 0.
 
         Args:
-            model: holds the base weights; changed in place.
-            alpha: 1 gives the tuned weights exactly.
+            model: a model with the base weights, changed in place.
+            alpha: scale of the change; 1 gives the tuned weights exactly.
 
         Returns:
             The model.
@@ -188,7 +190,7 @@ class Delta:
 
     @torch.no_grad()
     def to_dense(self, model: nn.Module, alpha: float = 1.0) -> dict[str, Tensor]:
-        """The state dictionary that :meth:`apply` would give; the model stays as it is and shares what is not tuned.
+        """The state dictionary after :meth:`apply`. The model is not changed; untuned tensors are shared with it.
 
         Raises:
             ModelMismatchError: as for :meth:`resolve`.

@@ -1,4 +1,4 @@
-"""Several deltas on one model: switched, scaled and summed, with an exact way back."""
+"""Several deltas on one model: switch, scale and sum them, and restore the base exactly."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from .slots import read, sketch, write
 
 
 class Deltas:
-    """Deltas that share a base model: any sum of them, and the base again, bit by bit.
+    """Deltas of one base model. Applies any weighted sum of them, and restores the base bit by bit.
 
     Args:
-        model: holds the base weights; changed in place by :meth:`set`.
+        model: a model with the base weights; :meth:`set` changes it in place.
 
     Raises:
         ValueError: the model has an adapter.
@@ -46,10 +46,10 @@ class Deltas:
 
     @torch.no_grad()
     def add(self, name: str, delta: Delta) -> None:
-        """Makes a delta known; the weights stay as they are until :meth:`set`.
+        """Registers a delta. The weights stay as they are until :meth:`set`.
 
         Raises:
-            ModelMismatchError: it was trained from other base weights.
+            ModelMismatchError: the delta was trained from other base weights.
             ValueError: the name is taken.
         """
         if name in self._deltas:
@@ -68,7 +68,7 @@ class Deltas:
             self.set(alphas)
 
     def remove(self, name: str) -> None:
-        """Forgets a delta, and takes it out of the weights.
+        """Removes a delta, also from the weights.
 
         Raises:
             ValueError: there is no such delta.
@@ -83,14 +83,14 @@ class Deltas:
 
     @torch.no_grad()
     def set(self, alphas: dict[str, float]) -> None:
-        """Puts base + sum of alpha (tuned - base) into the weights.
+        """Writes base + sum of alpha (tuned - base) into the weights.
 
         Args:
-            alphas: by name; deltas that are not named have 0. Where only one delta with alpha 1 reaches, the weights
-                are exactly its tuned ones; where none reaches, exactly the base.
+            alphas: alphas by the name of the delta; unnamed deltas get 0. An entry that only one delta changes, with
+                alpha 1, gets exactly its tuned value; an entry that no delta changes gets exactly its base value.
 
         Raises:
-            ModelMismatchError: the weights were changed by others since they were last set.
+            ModelMismatchError: something else changed the weights since the last :meth:`set`.
             ValueError: there is no such delta.
         """
         for name in alphas:

@@ -1,4 +1,4 @@
-"""Deltas from the checkpoints of others: the official SaRA code and peft's SHiRA."""
+"""Reads deltas from checkpoints of other libraries: the official SaRA code and peft's SHiRA."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ def import_sara(checkpoint: str | Path | Mapping[Any, Any], model: nn.Module) ->
     """A delta from a checkpoint of the official SaRA code, ``{'threshold': t, 0: values, 1: values, ...}``.
 
     Args:
-        checkpoint: the mapping, or a file that torch.save wrote it to. Positions are not in it: they are found again in
-            the base weights.
-        model: holds the base weights that were fine-tuned, in the dtype of the training.
+        checkpoint: the mapping, or the path of a file that torch.save wrote. It holds no positions; they are found
+            again in the base weights.
+        model: a model with the base weights, in the dtype of the training.
 
     Returns:
         The delta.
 
     Raises:
-        ModelMismatchError: numbers of parameters or of selected entries differ: another base model or dtype.
-        ValueError: it is no such checkpoint.
+        ModelMismatchError: the number of parameters or of selected entries differs, so the base model or dtype differs.
+        ValueError: ``checkpoint`` is not a SaRA checkpoint.
 
     Example:
         >>> import torch, probkernels as pk
@@ -66,19 +66,19 @@ def import_shira(checkpoint: str | Path | Mapping[str, Tensor], model: nn.Module
     """A delta from an adapter of peft's SHiRA.
 
     Args:
-        checkpoint: state of the adapter, or the path of its ``adapter_model.safetensors``: for every adapted linear
-            layer ``<name>.shira_weight`` (count) and ``<name>.shira_indices`` (2, count), with or without peft's
-            prefix ``base_model.model.``.
-        model: holds the base weights.
-        scaling: that peft applies to the weights; 1 unless it was changed.
+        checkpoint: the adapter's state, or the path of its ``adapter_model.safetensors``. It holds for every adapted
+            linear layer ``<name>.shira_weight`` (count) and ``<name>.shira_indices`` (2, count), with or without
+            peft's prefix ``base_model.model.``.
+        model: a model with the base weights.
+        scaling: the factor that peft applies to the adapter's weights; 1 by default.
 
     Returns:
-        The delta, with alpha 1 meaning ``scaling``.
+        The delta. Its alpha 1 corresponds to ``scaling`` in peft.
 
     Raises:
         CorruptStreamError: the file is damaged.
-        ModelMismatchError: the model lacks a layer, or an index leaves its weight.
-        ValueError: it is no such checkpoint.
+        ModelMismatchError: the model lacks a layer, or an index is outside of its weight.
+        ValueError: ``checkpoint`` is not a SHiRA checkpoint.
 
     Example:
         >>> import torch, probkernels as pk

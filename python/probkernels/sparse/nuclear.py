@@ -17,17 +17,17 @@ NEWTON_STEPS = 16
 
 
 def polar(a: Tensor, method: str | None = None) -> Tensor:
-    """U V^T of a (O, I) = U S V^T, the subgradient of its nuclear norm, in a's dtype.
+    """The polar factor U V^T of a = U S V^T (O, I), which is the subgradient of the nuclear norm, in a's dtype.
 
     Args:
         a: (O, I) float32 or float64.
-        method: ``"eigh"`` (eigenvectors of the smaller Gram matrix in float64; exact to about 1e-5, and singular
-            values below 1e-6 of the largest count as 0), ``"newton_schulz"`` (matrix products only; cosine .9996), or
-            None: the first on a CPU, the second on a GPU.
+        method: ``"eigh"`` takes eigenvectors of the smaller Gram matrix in float64: exact to about 1e-5; singular
+            values below 1e-6 of the largest count as 0. ``"newton_schulz"`` needs matrix products only; its cosine to
+            the exact factor is .9996. None: ``"eigh"`` on a CPU, ``"newton_schulz"`` on a GPU.
 
     Raises:
         TypeError: ``a`` is not floating-point.
-        ValueError: ``a`` is not a matrix, or there is no such method.
+        ValueError: ``a`` is not a matrix, or the method is unknown.
 
     Example:
         >>> import torch, probkernels as pk
@@ -64,16 +64,16 @@ def _by_newton(a: Tensor) -> Tensor:
 
 
 def nuclear_norm(a: Tensor, method: str | None = None) -> Tensor:
-    """The sum of the singular values of a (O, I), a scalar, differentiable once.
+    """The nuclear norm of a (O, I): the sum of its singular values, a scalar. Differentiable once.
 
     Args:
         a: (O, I) float32 or float64.
-        method: as for :func:`polar`.
+        method: see :func:`polar`.
 
     Raises:
         TypeError: ``a`` is not floating-point.
-        ValueError: ``a`` is not a matrix, or there is no such method.
-        NotImplementedError: under torch.func, vmap or forward mode, and where the gradient is differentiated again.
+        ValueError: ``a`` is not a matrix, or the method is unknown.
+        NotImplementedError: torch.func, vmap or forward mode is active, or the gradient is differentiated again.
 
     Example:
         >>> import torch, probkernels as pk
@@ -88,7 +88,7 @@ def nuclear_norm(a: Tensor, method: str | None = None) -> Tensor:
 
 
 def refuse_transforms(op: str) -> None:
-    """Raises where torch.func or vmap is at work."""
+    """Raises if torch.func or vmap is active."""
     if transformed():
         raise NotImplementedError(
             f"{op}: torch.func, vmap and forward mode do not see through it. Hint: use autograd's backward(), or "
@@ -97,7 +97,7 @@ def refuse_transforms(op: str) -> None:
 
 
 class _Once(torch.autograd.Function):
-    """A gradient, whose own derivative raises. torch's ``once_differentiable`` may drop it silently instead."""
+    """A gradient whose derivative raises. torch's ``once_differentiable`` may drop the derivative silently."""
 
     @staticmethod
     def forward(ctx: Any, gradient: Tensor, *of: Tensor) -> Tensor:

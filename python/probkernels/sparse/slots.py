@@ -1,4 +1,4 @@
-"""What an adapted parameter carries: which entries are trained, and how values and weight are kept equal."""
+"""The state of an adapted parameter (a slot): its trained entries, and how values and weight are kept equal."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Slot:
         return self.selection.tensors
 
     def mark(self) -> int:
-        """A number for the entries trained now, which goes into optimizers' states."""
+        """A number that identifies the currently trained entries, for optimizers' states."""
         if self.marked is None or self.marked[0] is not self.selection:
             chosen = self.selection.index if self.selection.words is None else self.selection.words
             assert chosen is not None
@@ -82,9 +82,9 @@ class Slot:
         return self.marked[1]
 
     def refresh(self, weight: Tensor, values: Tensor, *, stepped: bool = False) -> None:
-        """Makes weight and values equal, however either was changed: all entries are compared.
+        """Compares all entries and makes weight and values equal, however one of them was changed.
 
-        A weight that was set from outside sets the values; else, and where both were changed, values are written into
+        A weight that was set from outside sets the values. Otherwise, and if both were changed, values are written into
         the weight. ``stepped``: an optimizer has just changed the values.
         """
         if not self.own or self.merged or weight.is_meta:
@@ -124,7 +124,7 @@ class Slot:
         return sketch(read(weight, self.selection)) != before and sketch(values.to(weight.dtype)) == before
 
     def note(self, weight: Tensor, values: Tensor) -> None:
-        """Notes what tells whether the weight is changed from now on, when it equals the values."""
+        """Records the weight's state while it equals the values, to detect later changes."""
         if not self.own or weight.is_meta or sharded(weight) is not None:
             self.seen = None
         elif weight.is_cuda:
@@ -133,7 +133,7 @@ class Slot:
             self.seen = versions(weight, values), sketch(values.to(weight.dtype))
 
     def check_values(self, values: Tensor | None) -> None:
-        """Raises if values are not those of this slot, or a placeholder was written to: both would be lost."""
+        """Raises if the values belong to another slot or a placeholder was written to: the numbers would be lost."""
         if values is not self.parameter or values is None:
             hint = "keep the parameter and write to it; under FSDP2 ignore it"
             raise ValueError(message("attach", f"{self.name}{SUFFIX}", "the parameter made then", "another", hint))
@@ -144,7 +144,7 @@ class Slot:
 
     @torch.no_grad()
     def reread(self, weight: Tensor, values: Tensor) -> None:
-        """Takes the values from a weight that was set from outside; those that it only rounds stay."""
+        """Sets the values from a weight that was set from outside. Values that merely round to the weight stay."""
         if self.own:
             self.on(weight.device)
             found = read(weight, self.selection)
@@ -153,12 +153,12 @@ class Slot:
 
 
 def version_of(t: Tensor) -> int:
-    """How often a tensor was changed, as far as autograd was told."""
+    """How often a tensor was changed, as far as autograd knows."""
     return NO_VERSION if t.is_inference() else t._version
 
 
 def versions(weight: Tensor, values: Tensor) -> tuple[int, int]:
-    """Those of both, which change when both are changed alike, as by copying an average in."""
+    """The versions of values and weight. Both change if both are overwritten, for instance by an average."""
     return version_of(weight), version_of(values)
 
 
@@ -184,7 +184,7 @@ def read(weight: Tensor, selection: Selection) -> Tensor:
 
 
 def places(inner: Selection, outer: Selection) -> Tensor:
-    """Where the entries of a sub-selection stand among those of the selection that holds it: (count) int64."""
+    """Positions (count) int64 of a sub-selection's entries within the selection that contains it."""
     return torch.searchsorted(outer.to_index(), inner.to_index())
 
 
@@ -211,7 +211,7 @@ def settle(slot: Slot, weight: Tensor, values: Tensor, wanted: Tensor) -> None:
 
 
 def resize(values: nn.Parameter, data: Tensor) -> None:
-    """Gives a values parameter another size, so that optimizers that hold it go on with it."""
+    """Resizes a values parameter in place, so that optimizers that hold it keep working."""
     other = torch.float32 if data.dtype is torch.float64 else torch.float64
     values.grad = None
     values.data = torch.empty(0, dtype=other, device=data.device)  # makes autograd forget the size that it expects
@@ -221,7 +221,7 @@ def resize(values: nn.Parameter, data: Tensor) -> None:
 
 @torch.no_grad()
 def same(weight: Tensor, selection: Selection, values: Tensor) -> bool:
-    """Whether the selected entries of a weight are the values, bit by bit, so that NaN equals itself."""
+    """Whether the selected entries of a weight equal the values bit by bit, so that NaN equals NaN."""
     if sharded(weight) is not None:
         return False  # this process's shard is compared as it is written
     bits = BITS[weight.element_size()]
@@ -276,7 +276,7 @@ LIVE: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
 @functools.cache
 def watch_optimizers() -> None:
-    """Has every optimizer's step looked at from now on: nobody's who only imports this library."""
+    """Installs global optimizer hooks, at the first ``attach`` rather than at import."""
     register_optimizer_step_pre_hook(_before_step)
     register_optimizer_step_post_hook(_after_step)
 
@@ -287,7 +287,7 @@ def slots_of(module: nn.Module) -> dict[str, Slot]:
 
 
 def sync(module: nn.Module) -> None:
-    """Writes the values of one module into its weights, where these hold others."""
+    """Writes the values of one module into its weights where they differ."""
     for name, slot in slots_of(module).items():
         weight, values = module._parameters[name], module._parameters[name + SUFFIX]
         assert weight is not None
@@ -297,7 +297,7 @@ def sync(module: nn.Module) -> None:
 
 
 def _after_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-    """Writes what an optimizer stepped into the weights, for models that are compiled or sharded."""
+    """Writes the values that an optimizer stepped into the weights, for compiled or sharded models."""
     writes = getattr(optimizer, "writes_weights", False)  # its step has, but for weights that are sharded
     stepped = {id(p) for group in optimizer.param_groups for p in group["params"]}
     for module in list(LIVE):
@@ -313,7 +313,7 @@ def _after_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
 
 
 def _before_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-    """Has a weight that was set from outside heard, and raises where a loaded state belongs to other entries."""
+    """Takes over weights that were set from outside. Raises if a loaded state belongs to other entries."""
     writes = getattr(optimizer, "writes_weights", False)  # then its step does both
     stepped = {id(p) for group in optimizer.param_groups for p in group["params"]}
     for module in list(LIVE):

@@ -104,7 +104,7 @@ def beside_of(held: Held, model: nn.Module) -> dict[str, Any]:
 
 
 def load_state(held: Held, model: nn.Module, state: dict[str, Any], generator: torch.Generator) -> None:
-    """Sets the state of an adapter; nothing changes unless all of it fits."""
+    """Loads the state of an adapter. Nothing changes unless the whole state fits."""
     parts, here = state["parts"], rule_of(held)
     there = state.get("rule")
     if there != here:

@@ -1,4 +1,4 @@
-"""One training loop for all rooms: progress, checkpoints that resume, early stopping, Ctrl-C between steps."""
+"""The training loop of all rooms: progress bar, resumable checkpoints, early stopping, Ctrl-C between steps."""
 
 from .checkpoint import Checkpoint, copy_state_
 from .distributed import DataParallel

@@ -1,4 +1,4 @@
-"""Checkpoints: one file that holds all a training depends on, and refuses to resume another training."""
+"""Checkpoints: one file with everything that a training needs to resume. It refuses to resume another training."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ State = dict[str, Any]  # nested dicts of tensors, numbers, strings, lists of nu
 
 
 class Checkpoint:
-    """A file that a training writes as it goes on, whole or not at all, and resumes from.
+    """A file that a training writes atomically and resumes from.
 
     Args:
-        path: of a safetensors file.
-        owner: the function that trains, for instance "diffusion.fit"; another one's checkpoints are refused.
-        facts: what must be the same for the training to resume: settings, digests of the data; anything JSON.
+        path: path of the safetensors file.
+        owner: name of the training function, for instance "diffusion.fit". Checkpoints of other functions are refused.
+        facts: values that must be equal for the training to resume, such as settings and digests of the data. They must
+            be JSON-serializable.
 
     Example:
         >>> import tempfile, torch
@@ -38,22 +39,22 @@ class Checkpoint:
         self.path, self.owner, self.facts = Path(path), owner, json.loads(json.dumps(dict(facts)))
 
     def exists(self) -> bool:
-        """Whether there is something to resume from."""
+        """Whether there is a file to resume from."""
         return self.path.exists()
 
     def save(self, state: Mapping[str, Any]) -> None:
-        """Writes the state; a crash leaves the file that was there before."""
+        """Writes the state. A crash leaves the previous file intact."""
         tensors: dict[str, Tensor] = {}
         layout = json.dumps(_pack(state, tensors))
         metadata = {"format": "probkernels.training", "owner": self.owner, "facts": json.dumps(self.facts)}
         files.write(self.path, tensors, {**metadata, "state": layout})
 
     def load(self) -> State:
-        """The state, on the CPU.
+        """Reads the state, on the CPU.
 
         Raises:
-            CorruptStreamError: the file is damaged, or no checkpoint of this function.
-            ModelMismatchError: the checkpoint belongs to another training; the text names what differs.
+            CorruptStreamError: the file is damaged or not a checkpoint of this function.
+            ModelMismatchError: the checkpoint belongs to another training. The message names what differs.
         """
         tensors, metadata = files.read(self.path)
         if metadata.get("format") != "probkernels.training" or metadata.get("owner") != self.owner:
@@ -65,13 +66,13 @@ class Checkpoint:
         return _unpack(json.loads(metadata["state"]), tensors)
 
     def mismatch(self, changed: list[str]) -> ModelMismatchError:
-        """The error for a checkpoint of another training, which differs in ``changed``."""
+        """The error for a checkpoint whose facts differ in ``changed``."""
         text = f"a checkpoint of another training, which differs in {', '.join(changed)}"
         return ModelMismatchError(f"'{self.path}': {text}. Hint: delete the file, or name another one")
 
 
 def _pack(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """``value`` as JSON holds it; moves tensors out, and keeps keys that are numbers."""
+    """Converts ``value`` to JSON: moves tensors out and preserves integer keys."""
     if isinstance(value, Tensor):
         name = str(len(tensors))
         tensors[name] = value.detach().clone()  # tied tensors are two entries
@@ -95,15 +96,15 @@ def _unpack(value: Any, tensors: dict[str, Tensor]) -> Any:
 
 @torch.no_grad()
 def copy_state_(mine: Mapping[str, Tensor], saved: Mapping[str, Tensor], what: str) -> None:
-    """Copies saved tensors into those of the same name.
+    """Copies saved tensors into the tensors of the same names.
 
     Args:
         mine: the tensors to overwrite.
-        saved: what to copy.
-        what: the function that the user called, for errors.
+        saved: the tensors to copy.
+        what: name of the function that the user called, for errors.
 
     Raises:
-        ModelMismatchError: the names, shapes or dtypes differ; the text names the first difference.
+        ModelMismatchError: names, shapes or dtypes differ. The message names the first difference.
 
     Example:
         >>> import torch

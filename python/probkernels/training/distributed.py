@@ -1,4 +1,4 @@
-"""Sums over the processes that train together."""
+"""Data-parallel training: sums over the processes of a group."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch import Tensor
 
 
 class DataParallel:
-    """The processes of a group, each with its own part of the data; one process without a group.
+    """A group of processes that train together, each on its own part of the data.
 
     Args:
-        group: of torch.distributed; None for this process alone.
+        group: a torch.distributed process group; None for this process alone.
 
     Example:
         >>> import torch
@@ -33,7 +33,7 @@ class DataParallel:
         return items[self.rank :: self.size]
 
     def sum_(self, tensors: Sequence[Tensor]) -> None:
-        """Adds up the tensors of all processes, in place. All tensors must have one dtype."""
+        """Sums each tensor over all processes, in place. All tensors must have the same dtype."""
         if self.size == 1 or not tensors:
             return
         flat = torch.cat([tensor.reshape(-1) for tensor in tensors])  # one message instead of one a tensor
@@ -42,7 +42,7 @@ class DataParallel:
             tensor.copy_(part.view_as(tensor))
 
     def broadcast_(self, tensors: Sequence[Tensor]) -> None:
-        """Overwrites the tensors of all processes by those of the first one."""
+        """Copies the tensors of the first process to all processes, in place."""
         if self.size > 1:
             for tensor in tensors:
                 dist.broadcast(tensor, group=self.group, group_src=0)

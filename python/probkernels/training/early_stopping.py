@@ -1,4 +1,4 @@
-"""When to stop, and which state was best."""
+"""Early stopping."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 @dataclass
 class EarlyStopping:
-    """Follows a figure that should fall, such as a validation loss.
+    """Stops training when a figure that should fall, such as a validation loss, no longer improves.
 
     Args:
-        patience: steps without a new best figure after which :attr:`stop` is true; None for never.
+        patience: number of steps without a new best figure after which :attr:`stop` is True; None never stops.
 
     Example:
         >>> from probkernels.training import EarlyStopping
@@ -28,7 +28,7 @@ class EarlyStopping:
     last_step: int = -1
 
     def improved(self, step: int, value: float) -> bool:
-        """Records the figure of a step; returns whether it is the best so far.
+        """Records the figure of a step and returns whether it is the best so far.
 
         The first figure is the best, even an infinite one; NaN never is.
         """

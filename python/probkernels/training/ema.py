@@ -15,18 +15,19 @@ HALF = (torch.float16, torch.bfloat16)
 
 
 class EMA:
-    """An exponential moving average of a module's parameters; buffers are copied.
+    """An exponential moving average of a module's parameters. Buffers are copied.
 
-    Averages of half precision are kept in float32, in ``wide``, as theirs would stand still: an update of less than
-    half a rounding step changes nothing. ``module`` has them rounded.
+    ``module`` is a copy of the module with the averaged weights. Averages of half-precision parameters are kept in
+    float32 (``wide``), because rounding would swallow small updates; ``module`` holds them rounded.
 
     Args:
-        module: what is averaged; is not changed.
-        decay: in [0, 1), reached at once or, with ``warm_up``, as (1 + n) / (10 + n) after n updates.
-        warm_up: early averages forget the start sooner.
+        module: the module whose parameters are averaged; it is not changed.
+        decay: decay in [0, 1) per update.
+        warm_up: whether to limit the decay to (1 + n) / (10 + n) after n updates, so that early averages forget the
+            start sooner.
 
     Raises:
-        TypeError, ValueError: decay out of range.
+        TypeError, ValueError: ``decay`` is out of range.
 
     Example:
         >>> import torch
@@ -50,7 +51,7 @@ class EMA:
 
     @torch.no_grad()
     def update(self, module: nn.Module) -> None:
-        """Moves the average towards ``module``, 1 - decay of the way."""
+        """Updates the average: average = decay * average + (1 - decay) * ``module``."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates)) if self.warm_up else self.decay
         self.updates += 1
         for (name, mine), theirs in zip(self.module.named_parameters(), module.parameters(), strict=True):
@@ -63,7 +64,7 @@ class EMA:
             ours.copy_(other)
 
     def _precise(self, name: str, rounded: Tensor) -> Tensor:
-        """The float32 average of a parameter; where something else was written to the module, that."""
+        """The float32 average of a parameter, or the module's value if that was overwritten from outside."""
         kept = self.wide.get(name)
         if kept is None:
             return rounded.float()
@@ -71,14 +72,14 @@ class EMA:
         return torch.where(kept.to(rounded.dtype) == rounded, kept, rounded.float())
 
     def state_dict(self) -> dict[str, Any]:
-        """All that :meth:`load_state_dict` needs to go on with the same averages."""
+        """The state for :meth:`load_state_dict`, from which averaging continues exactly."""
         return {"module": self.module.state_dict(), "wide": dict(self.wide), "updates": self.updates}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes over what :meth:`state_dict` gave.
+        """Loads the state of :meth:`state_dict`.
 
         Raises:
-            ModelMismatchError: it is of another module.
+            ModelMismatchError: the state belongs to another module.
         """
         halves = {name for name, p in self.module.named_parameters() if p.dtype in HALF}
         if set(state["wide"]) != halves:

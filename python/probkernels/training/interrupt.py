@@ -1,4 +1,4 @@
-"""Ctrl-C that waits until nothing is half done."""
+"""Defers Ctrl-C to a point where nothing is half done."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 class DeferredInterrupt:
     """Holds back Ctrl-C inside a ``with`` block until :meth:`check`. A second Ctrl-C takes effect at once.
 
-    It leaves a handler of the program's own in place, and does nothing outside the main thread.
+    If the program has installed its own handler, or outside the main thread, it does nothing.
 
     Example:
         >>> from probkernels.training import DeferredInterrupt
@@ -41,6 +41,6 @@ class DeferredInterrupt:
         self.pending = True
 
     def check(self) -> None:
-        """Raises the KeyboardInterrupt that was held back, if there is one."""
+        """Raises KeyboardInterrupt if Ctrl-C was held back."""
         if self.pending:
             raise KeyboardInterrupt

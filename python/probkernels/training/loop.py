@@ -1,4 +1,4 @@
-"""The one training loop: progress, checkpoints, early stopping, Ctrl-C between steps."""
+"""The training loop: progress bar, checkpoints, early stopping, Ctrl-C between steps."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from .interrupt import DeferredInterrupt
 
 
 class Loop:
-    """Counts the steps of a training and does what every training needs around them.
+    """Iterates over the steps of a training, with a progress bar, checkpoints and deferred Ctrl-C.
 
-    It shows a progress bar, calls ``save`` every so many steps and after the last one, and holds back Ctrl-C until the
-    step in progress is over: then it saves and raises KeyboardInterrupt. A step that takes long may call :meth:`check`
-    where it can be abandoned; nothing is saved then.
+    The loop calls ``save`` every ``save_every`` steps and after the last one. It holds back Ctrl-C until the current
+    step is over; then it saves and raises KeyboardInterrupt. A long step may call :meth:`check` where it can be
+    abandoned; the loop then raises without saving.
 
     Args:
-        steps: in all, those before ``start`` included.
-        start: steps that are done already.
-        save: writes a checkpoint; None for none.
+        steps: total number of steps, including steps before ``start``.
+        start: number of steps that are already done.
+        save: function that writes a checkpoint; None for no checkpoints.
         save_every: steps between two calls of ``save``.
-        progress: whether to show a bar. A log file gets none.
-        unit: what a step is called in the bar.
+        progress: whether to show a progress bar. It appears in a terminal only, not in a log file.
+        unit: name of a step in the bar.
 
     Example:
         >>> from probkernels.training import Loop
@@ -73,15 +73,15 @@ class Loop:
             self.check()
 
     def stop(self) -> None:
-        """Ends the loop after the step in progress."""
+        """Ends the loop after the current step."""
         self.stopped = True
 
     def check(self) -> None:
-        """Raises KeyboardInterrupt if Ctrl-C was pressed since the block began."""
+        """Raises KeyboardInterrupt if Ctrl-C was pressed inside the block."""
         self.interrupt.check()
 
     def show(self, **figures: float) -> None:
-        """Shows figures beside the bar, with six digits: late in a training the last ones are those that change."""
+        """Shows figures beside the bar with six digits: late in a training only the last digits change."""
         self.bar.set_postfix({name: f"{value:.6g}" for name, value in figures.items()}, refresh=False)
 
 
@@ -99,26 +99,26 @@ def minimize(
     progress: bool = False,
     name: str = "minimize",
 ) -> list[float]:
-    """Takes gradient steps.
+    """Minimizes a loss by gradient steps.
 
     Args:
-        loss: called with the number of the step; returns a 0-d tensor to descend.
-        optimizer: of the parameters.
-        steps: in all, those before ``start`` included.
-        lr_schedule: factor on the optimizer's learning rates, a function of the fraction of the training that is done.
-        max_norm: bound on the norm of all gradients together; None for none.
-        start: steps that are done already, before a checkpoint.
-        after: called as ``after(step, loss)`` after every step. It may return True to stop.
-        save: see :class:`Loop`, as for the next two.
+        loss: function of the step number that returns the loss, a 0-d tensor.
+        optimizer: optimizer of the parameters.
+        steps: total number of steps, including steps before ``start``.
+        lr_schedule: maps the finished fraction of the training to a factor on the optimizer's learning rates.
+        max_norm: bound on the total norm of all gradients; None for no clipping.
+        start: number of steps that are already done, when resuming.
+        after: called as ``after(step, loss)`` after every step. Return True to stop.
+        save: function that writes a checkpoint, see :class:`Loop`.
         save_every: steps between two calls of ``save``.
-        progress: whether to show a bar.
-        name: of the function that the user called, for errors.
+        progress: whether to show a progress bar.
+        name: name of the function that the user called, for errors.
 
     Returns:
         The loss of every step from ``start`` on.
 
     Raises:
-        ValueError: a loss that is not finite; the text names the step.
+        ValueError: the loss of a step is not finite. The message names the step.
 
     Example:
         >>> import torch

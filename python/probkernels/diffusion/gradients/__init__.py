@@ -25,10 +25,10 @@ def exact(made: Run, after: Callable[[int, Tensor], None], store: str | int, las
     Args:
         made: the run.
         after: called as ``after(n, x)`` after step n.
-        store: "states" keeps the inputs of the net's calls; a number of bytes also the graphs of as many last calls as
-            fit into them, which are then not called again; "revolve" or "revolve=S" keeps S states at a time.
-        last_k: steps whose calls of the net are differentiated, the last ones; the linear path through earlier steps
-            is kept. None for all.
+        store: "states" keeps the inputs of the net's calls. A number of bytes also keeps the graphs of as many last
+            calls as fit, which are then not called again. "revolve" or "revolve=S" keeps S states at a time.
+        last_k: differentiates the net's calls in the last k steps only; earlier steps keep their linear path. None
+            for all steps.
     """
     revolve = re.fullmatch(r"revolve(?:=([1-9]\d*))?", store) if isinstance(store, str) else None
     if isinstance(store, bool) or not (store == "states" or revolve or isinstance(store, int)) or store == -1:

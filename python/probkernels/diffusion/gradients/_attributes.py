@@ -1,4 +1,4 @@
-"""What modules hold beside parameters, buffers and modules: what has changed since the calls, and having it back."""
+"""Plain attributes of modules (no parameters, buffers or submodules): finds changes since the calls and undoes them."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def _version(t: Tensor) -> int | None:
 
 @dataclass
 class Holder:
-    """A dict, list, set or deque, or the attributes of a module or object (``names``), and what it held.
+    """A container (dict, list, set, deque) or the attributes of an object (``names``), with its recorded contents.
 
-    after: what it held after the first call. end: after the last one. versions: of its tensors then.
+    after: contents after the first call. end: contents after the last call. versions: of the tensors in ``end``.
     """
 
     path: str
@@ -49,7 +49,7 @@ class Holder:
     cache: bool = False  # whether calls left tensors in it, which later calls may find
 
     def now(self) -> Contents:
-        """What it holds, by name, key or place."""
+        """The present contents, by name, key or position."""
         if self.names:
             return {k: self.held[k] for k in self.held.keys() - OF_MODULES}
         if isinstance(self.held, dict):
@@ -71,8 +71,8 @@ class Holder:
         return [k for k in a | b if not _same(a.get(k, MISSING), b.get(k, MISSING))]
 
     def wanted(self, now: Contents) -> Contents:
-        """What calls of the backward pass should find: a cache as the first call left it, so that they fill it with
-        tensors that have a graph; of others all that no call changed."""
+        """The contents for calls of the backward pass. A cache is as the first call left it, so that calls fill it
+        with tensors that have a graph. Other holders get back all entries that no call changed."""
         if self.cache:
             return self.after
         moved = set(self.differing(self.after, self.end))
@@ -80,7 +80,7 @@ class Holder:
         return {k: kept.get(k, v) for k, v in self.end.items() if k not in moved or k in kept}
 
     def put(self, contents: Contents) -> None:
-        """Makes these its contents."""
+        """Replaces the contents."""
         now = self.now()
         changed = self.differing(now, contents)
         if not changed:
@@ -101,7 +101,7 @@ def _has_tensors(value: Any) -> bool:
 
 
 def holders(modules: dict[str, nn.Module]) -> list[Holder]:
-    """Those of modules, without torch's wrappers, whose attributes are their own."""
+    """The holders of all modules. torch's wrappers are left out: their attributes belong to torch."""
     seen: set[int] = set()
     found: list[Holder] = []
 
@@ -146,7 +146,7 @@ class Attributes:
         self.caches = [holder for holder in self.holders if holder.cache]
 
     def written(self) -> list[str]:
-        """Tensors that were written to since the last call."""
+        """Names of tensors that were written to since the last call."""
         return [
             f"{holder.path}.{key}".lstrip(".")
             for holder in self.holders
@@ -155,7 +155,7 @@ class Attributes:
         ]
 
     def restore(self, stack: contextlib.ExitStack) -> None:
-        """They are what they were for the calls, until the stack closes."""
+        """Restores the attributes of the calls until the stack closes."""
         for holder in self.holders:
             now = holder.now()
             wanted = holder.wanted(now)
@@ -164,12 +164,12 @@ class Attributes:
                 holder.put(wanted)
 
     def rewind(self) -> None:
-        """Before a call of the backward pass: no call finds in a cache what another one left."""
+        """Resets caches before a call of the backward pass, so that no call finds what another one left."""
         for holder in self.caches:
             holder.put(holder.after)
 
     def differing(self) -> Iterator[tuple[str, Any, Any]]:
-        """Path, old and present value of what is plain and not as it was after the first call."""
+        """Path, old and present value of plain attributes that have changed since the first call."""
         for holder in self.holders:
             now = holder.now()
             for key in holder.differing(holder.after, now):

@@ -1,4 +1,4 @@
-"""What a sampling run depends on: the tensors that get gradients, and proof that there are no others."""
+"""The tensors that a sampling run depends on and that get gradients, and a check that none is missed."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def undeclared(output: Tensor, declared: Sequence[Tensor]) -> list[Tensor]:
 
 
 def refuse_undeclared(found: Sequence[Tensor]) -> None:
-    """Others than the declared tensors would silently get no gradient."""
+    """Raises for undeclared tensors, which would silently get no gradient."""
     if found:
         expected = "a net whose tensors that require a gradient are its parameters, buffers or the condition"
         hint = "register it as a parameter, pass it as cond, or use grad='autograd'"
@@ -45,7 +45,7 @@ def refuse_undeclared(found: Sequence[Tensor]) -> None:
 
 @contextlib.contextmanager
 def counting_bytes(ignored: Sequence[Tensor]) -> Iterator[Callable[[], int]]:
-    """How many bytes autograd keeps for graphs made inside, other than the ignored tensors'."""
+    """Counts the bytes that autograd saves for graphs made in this block, without the ignored tensors."""
     skipped = {t.untyped_storage().data_ptr() for t in ignored}
     sizes: dict[int, int] = {}
 

@@ -1,4 +1,4 @@
-"""The net of a run as the forward pass found it: what has changed since, and having it back for calling it again."""
+"""The net's state in the forward pass: detects later changes, and restores the state to call the net again."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LOCKS: weakref.WeakKeyDictionary[nn.Module, Any] = weakref.WeakKeyDictionary()  
 
 
 def alone(method: Callable[..., Result]) -> Callable[..., Result]:
-    """A method of :class:`Net` that no other thread may be within: what one puts into a net, another would find."""
+    """Lets one thread at a time run a method of :class:`Net`: threads would see each other's replaced tensors."""
 
     @functools.wraps(method)
     def inner(self: Net, *args: Any) -> Result:
@@ -51,7 +51,7 @@ class Member(NamedTuple):
     version: int | None
 
     def now(self) -> Tensor | None:
-        """What the module has in its place."""
+        """The tensor that the module holds now under this name."""
         found: Tensor | None = getattr(self.module, self.store).get(self.key)
         return found
 
@@ -79,10 +79,11 @@ def global_hooks() -> tuple[Any, ...]:
 
 
 class Net:
-    """What a run depends on beside its inputs.
+    """The net of a run, with its recorded state.
 
-    Calls with a graph find leaves of our own in place of the parameters: hooks of these run once, when autograd adds
-    up what the backward pass returns. Where that cannot be (``direct``), they are differentiated themselves.
+    Calls with a graph see our own leaves in place of the parameters. Hooks of the parameters then run once, when
+    autograd accumulates what the backward pass returns. Where leaves cannot be swapped in (``direct``), the parameters
+    themselves are differentiated.
 
     Args:
         model: the denoiser.
@@ -95,7 +96,7 @@ class Net:
             self.look_up()
 
     def look_up(self) -> None:
-        """What there is at the start."""
+        """Records the net's state at the start."""
         model = self.model
         self.parameters = learned(model)
         self.sharded = any(checks.is_sharded(p) for p in self.parameters)  # FSDP2, which accumulates by itself
@@ -110,7 +111,7 @@ class Net:
         self.refuse_hooks()
 
     def members(self) -> list[Member]:
-        """All tensors but what is sharded, which comes and goes."""
+        """All parameters and buffers, except sharded ones, which FSDP2 swaps in and out."""
         return [
             Member(f"{path}.{key}".lstrip("."), module, store, key, t, t.requires_grad, version(t))
             for path, module in self.model.named_modules()
@@ -121,7 +122,7 @@ class Net:
 
     @alone
     def remember(self) -> None:
-        """The net is what it should be later on."""
+        """Records the present state as the one that later calls must find."""
         self.modules = dict(self.model.named_modules())
         self.hooks = {path: hooks(module) for path, module in self.modules.items()}
         self.global_hooks = global_hooks()
@@ -131,7 +132,7 @@ class Net:
     @uncompiled
     @alone
     def called(self) -> None:
-        """The first call is over, and may have made and filled what the net keeps."""
+        """Records the state again after the first call, which may have created and filled caches."""
         before = {m.name: (id(m.tensor), m.version) for m in self.tensors}
         self.remember()
         moved = [m for m in self.tensors if before.get(m.name) != (id(m.tensor), m.version)]
@@ -140,12 +141,12 @@ class Net:
 
     @uncompiled
     def be_direct(self) -> None:
-        """The net has its parameters from elsewhere than its modules' dicts, so we cannot replace them."""
+        """Differentiates the parameters themselves: the net does not read them from its modules' dicts."""
         self.direct, self.leaves = True, self.parameters
         self.refuse_hooks()
 
     def refuse_hooks(self) -> None:
-        """On parameters, where they would run once a call."""
+        """Refuses hooks on parameters in direct mode, where they would run once per call."""
         if not self.direct or self.sharded:
             return
         for name, p in self.model.named_parameters():
@@ -154,7 +155,7 @@ class Net:
                 raise ValueError(message("sample", "model", expected, f"one on {name}", "use grad='autograd'"))
 
     def written(self) -> list[str]:
-        """Tensors that the first call wrote to, and that have other values since."""
+        """Names of tensors that the first call wrote to and that have changed since."""
         found = []
         for m in self.tensors:
             known, now = self.moving.get(m.name), m.now()
@@ -163,7 +164,7 @@ class Net:
         return found
 
     def changed(self) -> list[str]:
-        """What is not as it was, and cannot be had back."""
+        """Changes that cannot be undone."""
         modules = dict(self.model.named_modules())
         found = [f"module '{path}' was added" for path in modules if path not in self.modules]
         for path, module in self.modules.items():
@@ -181,7 +182,7 @@ class Net:
         return found
 
     def turned(self) -> list[str]:
-        """What is not as it was in the modules, and can be had back."""
+        """Changes of tensors that can be undone."""
         found = [
             f"'{m.name}' was replaced" for m in self.tensors if m.name not in self.moving and m.now() is not m.tensor
         ]
@@ -189,7 +190,7 @@ class Net:
         return found
 
     def switched(self) -> list[str]:
-        """Modules whose training flag is not as it was."""
+        """Modules whose training flag has changed."""
         return [
             f"'{path}.training'".replace("'.", "'")
             for path, m in self.modules.items()
@@ -199,7 +200,7 @@ class Net:
     @uncompiled
     @alone
     def refuse_drift(self) -> None:
-        """At the end of the forward pass: all calls were of one net."""
+        """Raises at the end of the forward pass if the net changed between calls."""
         written = self.written()
         if written:
             expected, hint = "a net that leaves its buffers as they are", "call model.eval(), or use grad='autograd'"
@@ -210,7 +211,7 @@ class Net:
     @uncompiled
     @alone
     def refuse_changes(self, others: list[str]) -> None:
-        """At the start of the backward pass; ``others`` were changed too."""
+        """Raises at the start of the backward pass if the net has changed. ``others`` names further changed inputs."""
         names = [*self.written(), *self.attributes.written()]
         written = [f"'{name}' was modified by an inplace operation" for name in names]
         self.refuse(
@@ -218,20 +219,20 @@ class Net:
         )
 
     def refuse(self, found: list[str], when: str) -> None:
-        """Calls again would not be those of the forward pass."""
+        """Raises if ``found`` is not empty: repeated calls would differ from those of the forward pass."""
         if found:
             more = f" and {len(found) - 3} more" if len(found) > 3 else ""
             hint = "Hint: make changes after backward(), or use grad='autograd'"
             raise RuntimeError(f"sample: changed {when}: {', '.join(found[:3])}{more}. {hint}")
 
     def suspects(self) -> str:
-        """Plain attributes that are not as they were: what outputs may differ by."""
+        """Text that names changed plain attributes, a possible reason why outputs differ."""
         found = [f"'{path}' from {old!r:.40} to {now!r:.40}" for path, old, now in self.attributes.differing()]
         return f"; changed: {', '.join(found[:3])}" if found else ""
 
     @contextlib.contextmanager
     def as_it_was(self) -> Iterator[None]:
-        """Training flags, attributes and tensors of the forward pass; DDP stays out of it."""
+        """Restores training flags, attributes and tensors of the forward pass in this block, without DDP."""
         with self.lock, contextlib.ExitStack() as stack:
             for path, module in self.modules.items():
                 if module.training != self.training[path]:
@@ -243,7 +244,7 @@ class Net:
 
     @contextlib.contextmanager
     def aliased(self) -> Iterator[None]:
-        """Our own leaves in place of the parameters, and tensors of the forward pass in place of later ones."""
+        """Swaps in our own leaves for the parameters, and the forward pass's tensors for later ones."""
         if self.direct or self.inside:
             yield
             return
@@ -269,7 +270,7 @@ class Net:
 
     @contextlib.contextmanager
     def unsynchronized(self) -> Iterator[None]:
-        """DDP waits for gradients of the parameters themselves, and so must not see our leaves."""
+        """Switches DDP off: it waits for gradients of the parameters themselves and must not see our leaves."""
         with contextlib.ExitStack() as stack:
             for module in self.reducers:
                 stack.callback(setattr, module, "require_forward_param_sync", module.require_forward_param_sync)

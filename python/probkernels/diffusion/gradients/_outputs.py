@@ -1,4 +1,4 @@
-"""Two numbers of every output of the net: a later call must give them again."""
+"""Fingerprints of the net's outputs: two numbers per output, which a repeated call must reproduce."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SAME = (
 
 
 def tolerance(tensors: Iterable[Tensor], autocast: torch.dtype | None, device: torch.device) -> float:
-    """Relative rounding that kernels with and without a graph may differ by, in the coarsest dtype of the net."""
+    """The relative rounding difference allowed between calls with and without a graph, in the coarsest dtype."""
     dtypes = {t.dtype for t in tensors if t.is_floating_point()} | ({autocast} if autocast else set())
     eps = max(torch.finfo(dtype).eps for dtype in dtypes)
     if device.type == "cuda" and torch.float32 in dtypes:
@@ -23,11 +23,11 @@ def tolerance(tensors: Iterable[Tensor], autocast: torch.dtype | None, device: t
 
 
 class Outputs:
-    """Signed sums and norms of outputs, on their device: they are looked at once, at the end of a backward pass.
+    """Signed sums and norms of outputs, kept on the device and compared once, at the end of the backward pass.
 
     Args:
-        tolerance: relative, of either number.
-        guidance: w in u + w (c - u), whose rounding grows with it.
+        tolerance: relative tolerance of both numbers.
+        guidance: w in u + w (c - u), which amplifies rounding.
     """
 
     def __init__(self, tolerance: float, guidance: float | Tensor | None) -> None:
@@ -38,7 +38,7 @@ class Outputs:
         self.signs: Tensor | None = None
 
     def add(self, i: int, k: Tensor, u: Tensor, slope: float, again: bool) -> None:
-        """Output k (B, *S) of evaluation i, which contains slope u: its rounding counts too."""
+        """Adds output k (B, *S) of evaluation i. k contains slope * u, whose rounding counts too."""
         if again and i not in self.first:
             return
         with torch.no_grad():
@@ -59,7 +59,7 @@ class Outputs:
             self.first.setdefault(i, found)
 
     def differ(self) -> bool:
-        """Whether any later output was another than the first; forgets the later ones."""
+        """Whether a repeated output differs from the first one; forgets the repeated ones."""
         if not self.later:
             return False
         first = torch.stack([self.first[i] for i, _ in self.later])

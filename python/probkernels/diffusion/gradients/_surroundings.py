@@ -1,4 +1,4 @@
-"""Random numbers and autocast as a call found them, so that calling again finds them too."""
+"""Records random states and autocast at each call of the net, and restores them for the repeated call."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from .._random import Source, equal, sources
 
 
 class Surroundings:
-    """Autocast as it was when the run began, and the random numbers that each evaluation drew.
+    """The autocast setting at the start of the run, and the random states before each evaluation.
 
     Args:
-        model: the net and what holds it.
-        device: of the run.
+        model: the denoiser.
+        device: device of the run.
     """
 
     @uncompiled
@@ -35,7 +35,7 @@ class Surroundings:
 
     @uncompiled
     def now(self) -> list[Any]:
-        """The state of every source; the last object where it has not moved."""
+        """The state of every source. A state that has not changed is the last object itself."""
         found = [source.get() for source in self.sources]
         if self.last:
             found = [old if equal(old, new) else new for old, new in zip(self.last, found, strict=True)]
@@ -44,13 +44,13 @@ class Surroundings:
 
     @uncompiled
     def restore(self, states: list[Any]) -> None:
-        """Every source goes on from its state."""
+        """Sets the state of every source."""
         for source, state in zip(self.sources, states, strict=True):
             source.set(state)
 
     @contextlib.contextmanager
     def cast(self) -> Iterator[None]:
-        """Casts of weights are not kept: one made without a graph must not serve one with it."""
+        """Enters autocast without its weight cache: a cast made without a graph must not be used with one."""
         if not self.autocast:
             yield
             return
@@ -59,7 +59,7 @@ class Surroundings:
 
     @contextlib.contextmanager
     def recording(self, i: int) -> Iterator[None]:
-        """Around evaluation i of the forward pass; a second time, it draws what it drew at first."""
+        """Records the random states before evaluation i of the forward pass."""
         before, self.states[i] = self.last, self.now()
         self.moved |= bool(before) and any(a is not b for a, b in zip(before, self.last, strict=True))
         yield
@@ -68,7 +68,7 @@ class Surroundings:
 
     @uncompiled
     def look(self) -> None:
-        """After the first evaluation: what it did not draw from is slow to watch, and no longer watched."""
+        """After the first evaluation: stops watching slow sources that it did not draw from."""
         before, after = self.states[0], self.now()
         moved = [a is not b for a, b in zip(before, after, strict=True)]
         self.moved = any(moved)
@@ -86,13 +86,13 @@ class Surroundings:
         self.unwatched.clear()
 
     def suspects(self) -> str:
-        """What outputs may differ by: numbers that were drawn in later calls alone, and are not drawn again."""
+        """Text that names sources drawn from in later calls only, a possible reason why outputs differ."""
         names = " and ".join(self.late)
         return f"; {names} numbers were drawn after its first call, and none in that" if names else ""
 
     @contextlib.contextmanager
     def replaying(self) -> Iterator[None]:
-        """Around a backward pass, after which every source goes on from where it was."""
+        """Wraps a backward pass; afterwards every source continues from its state before it."""
         if not self.moved:
             yield
             return
@@ -103,6 +103,6 @@ class Surroundings:
             self.restore(outside)
 
     def replay(self, i: int) -> None:
-        """Before evaluation i of the backward pass."""
+        """Restores the random states before evaluation i of the backward pass."""
         if self.moved and i in self.states:
             self.restore(self.states[i])

@@ -1,4 +1,4 @@
-"""The continuous adjoint of AdjointDPM, for comparison: it solves an equation, and is no gradient of the steps taken.
+"""The continuous adjoint of AdjointDPM, for comparison. It is not the gradient of the discrete steps.
 
 With y = x / alpha the samplers here solve dy / d rho = eps(alpha y, t). The adjoint a = dL / dy then obeys
 da / d rho = -alpha J^T a, J = d eps / dx, and the gradient of anything else that eps depends on is the integral of
@@ -32,8 +32,8 @@ class Adjoint:
     """The equations of one run, backwards.
 
     Args:
-        plan: of the run, forwards.
-        tableau: of its method.
+        plan: the plan of the forward run.
+        tableau: the Runge-Kutta tableau of its method.
     """
 
     def __init__(self, plan: Plan, tableau: Tableau) -> None:
@@ -86,7 +86,7 @@ class Adjoint:
     def pull(
         self, place: tuple[int, int], u: Tensor, along: Tensor, share: float, found: Gradients
     ) -> tuple[Tensor, Tensor]:
-        """eps at u (B, *S), and J^T along; ``share`` of what else it depends on is added to ``found``."""
+        """eps at u (B, *S), and J^T along. Adds ``share`` times the gradients of the other inputs to ``found``."""
         call = self.back.call(place, u, graph=True)
         self.back.refuse_undeclared(call)
         if not call.k.requires_grad:

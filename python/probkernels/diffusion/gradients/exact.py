@@ -1,9 +1,8 @@
-"""The exact discrete adjoint of every sampler: gradients of the sample that the steps really gave.
+"""The exact discrete adjoint of every sampler: gradients of the sample that the steps produced.
 
 The forward pass makes no graph and keeps the inputs of the net's calls. The backward pass goes through the steps in
-reverse, calls the net once more at each kept input, and pulls one cotangent back through it. As a sampler is linear
-apart from the net (:class:`Scheme`), all else is sums. Or it keeps some states alone, and takes the steps
-from there again.
+reverse, calls the net again at each kept input, and pulls one cotangent back through it. Apart from the net a sampler
+is linear (:class:`Scheme`), so the rest is sums. With snapshots it keeps a few states and repeats the steps between.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class Call(NamedTuple):
-    """One evaluation with a graph: the output k (B, *S), and the leaves that it was made of.
+    """One evaluation with a graph: the output k (B, *S) and the leaves of its graph.
 
     These are u (B, *S) and ``live``: what of its :class:`Point` carries a gradient, to times, process or ``time``.
     """
@@ -40,7 +39,7 @@ class Call(NamedTuple):
 
 
 class Plan:
-    """One run and what its backward pass needs beside saved tensors.
+    """One run, with everything that its backward pass needs apart from saved tensors.
 
     Args:
         made: the run.
@@ -87,7 +86,7 @@ class Plan:
         self.coefficients = (self.live, *self.scheme.parts())
 
     def inputs(self) -> list[Tensor]:
-        """What the sample is differentiated by: x_T, noise, coefficients, conditions, parameters."""
+        """The differentiable inputs of the sample: x_T, noise, coefficients, conditions, parameters."""
         given = self.made.noise.given
         noise = [] if given is None else [given]
         return [self.made.x, *noise, *self.coefficients, *self.guide, *self.parameters]
@@ -113,14 +112,14 @@ class Plan:
         return Call(k, u, live)
 
     def slope(self, place: tuple[int, int]) -> float:
-        """The factor of u in the prediction, whose rounding is not the net's."""
+        """The factor of u in the prediction. Its rounding is not the net's."""
         point = self.made.points[place]
         of_data = self.made.model.clip is not None and self.scheme.kind == "eps"
         factor = point.back_x if of_data else point.on_x
         return float(factor.detach() if isinstance(factor, Tensor) else factor)
 
     def first_call(self, u: Tensor) -> Call:
-        """The first evaluation: shows what the net depends on, and how large its graph is."""
+        """The first evaluation, which finds the tensors that the net depends on and the size of its graph."""
         place, net = self.places[0], self.net
         if net.sharded:  # its graph ends in tensors that FSDP2 gathers and frees, neither known nor counted here
             return self.call(place, u, graph=False)
@@ -140,7 +139,7 @@ class Plan:
         return call
 
     def refuse_undeclared(self, call: Call) -> None:
-        """See there; FSDP2's graphs end in tensors that are not known here."""
+        """Refuses undeclared tensors, except under FSDP2, whose graphs end in tensors unknown here."""
         if not self.net.sharded:
             refuse_undeclared(undeclared(call.k, [call.u, call.live, *self.leaves, *self.net.leaves]))
 
@@ -196,7 +195,7 @@ class Plan:
         self.net.refuse_drift()
 
     def revisit(self, n: int) -> Registers:
-        """The registers before step n, from the nearest snapshot; the graphs of its evaluations are kept."""
+        """Computes the registers before step n from the nearest snapshot. Keeps the graphs of step n's evaluations."""
         assert self.snapshots is not None
 
         def model(n: int, s: int, u: Tensor) -> Tensor:
@@ -215,7 +214,7 @@ class Plan:
         return registers
 
     def refuse_infinite(self, finite: list[Tensor]) -> None:
-        """One look at the end: a GPU does not wait at every step."""
+        """Raises if an output was not finite. Looks once, at the end, so that a GPU does not wait at every step."""
         bad = (~torch.stack(finite)).nonzero()
         if len(bad):
             n, s = self.places[int(bad[0, 0])]
@@ -223,13 +222,13 @@ class Plan:
             raise FloatingPointError(f"sample: the net gave NaN or infinity in step {n}, at t = {t:.6g}")
 
     def refuse_changes(self) -> None:
-        """Before a backward pass: what it needs is what the forward pass had."""
+        """Raises before a backward pass if its inputs have changed since the forward pass."""
         names = [name for name, t, before in self.given if version(t) != before]
         self.net.refuse_changes([f"'{name}' was modified by an inplace operation" for name in names])
 
     @contextlib.contextmanager
     def replaying(self) -> Iterator[None]:
-        """Around a backward pass: calls of the net are those of the forward pass, or it raises."""
+        """Wraps a backward pass: the net's calls must reproduce those of the forward pass, otherwise it raises."""
         self.again = True
         try:
             with self.net.as_it_was(), self.surroundings.replaying():
@@ -241,11 +240,11 @@ class Plan:
             raise RuntimeError(f"sample: the net gave other outputs in the backward pass{self.suspects()}. {SAME}")
 
     def suspects(self) -> str:
-        """What outputs may differ by."""
+        """Text that names possible reasons why outputs differ."""
         return self.net.suspects() + self.surroundings.suspects()
 
     def backward(self, grad: Tensor, inputs: list[Tensor], states: list[Registers]) -> Gradients:
-        """All gradients, from that of the sample (B, *S)."""
+        """All gradients, given the gradient of the sample (B, *S)."""
         with self.replaying():
             return self.sweep(grad, inputs, states)
 
@@ -277,14 +276,14 @@ class Plan:
         return found
 
     def input(self, n: int, s: int, inputs: list[Tensor]) -> Tensor:
-        """Where an evaluation was made: of those whose graph is kept, it is in there."""
+        """The input of an evaluation. If its graph is kept, the graph holds the input."""
         i = self.index[n, s]
         return self.kept[i].u if i in self.kept else inputs[i - self.skipped]
 
     def pull(
         self, place: tuple[int, int], u: Tensor, along: Tensor | None, found: Gradients
     ) -> tuple[Tensor | None, Tensor | None]:
-        """The cotangent of u, and k; adds the others' to ``found``. ``along`` is that of k."""
+        """The cotangent of u, and k, for the cotangent ``along`` of k. Adds all other gradients to ``found``."""
         call = self.kept.pop(self.index[place], None) or self.call(place, u, graph=True)
         if along is None or not call.k.requires_grad or place[0] < self.first_step:
             return None, call.k.detach()
@@ -307,7 +306,7 @@ class Plan:
 
 
 class Gradients:
-    """Sums of gradients over the steps: each tensor has one, added to in place."""
+    """Sums of gradients over the steps, one per tensor, accumulated in place."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
@@ -350,7 +349,7 @@ class Gradients:
         cotangents: Registers,
         stages: list[Tensor | None],
     ) -> None:
-        """d / d coefficient = <cotangent of what it adds to, what it multiplies>, for zeros too."""
+        """Adds gradients of coefficients: <cotangent of the output, factor>, also where the coefficient is 0."""
         factors = ((stages, registers), (stages, outputs), (stages, [z]), (cotangents, registers),
                    (cotangents, outputs), (cotangents, [z]))  # fmt: skip
         for part, (left, right) in zip(self.parts[1:], factors, strict=True):
@@ -362,7 +361,7 @@ class Gradients:
                         part[n].view(len(left), -1)[i, j] = (a.double() * b.double()).sum().cpu()
 
     def in_order(self) -> list[Tensor | None]:
-        """As :meth:`Plan.inputs`."""
+        """The sums in the order of :meth:`Plan.inputs`."""
         sums = iter(self.sums)
         rest = [next(sums) if t.requires_grad and not checks.is_sharded(t) else None for t in self.targets]
         noise = [] if self.plan.made.noise.given is None else [self.noise]

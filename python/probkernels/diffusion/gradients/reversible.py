@@ -1,8 +1,8 @@
-"""Gradients by running backwards: asynchronous leapfrog in fixed point, whose every step can be undone to the bit.
+"""Gradients by running backwards: asynchronous leapfrog in fixed point, where every step can be undone to the bit.
 
-The state is y = x / alpha and p, an average of eps, in int64 with 36 bits behind the point. A step adds rounded
-multiples of p to y, and puts 2 damping eps - keep p in the place of p: both can be undone without error. So the end of
-the run is all that its backward pass needs, whatever the number of steps.
+The state is y = x / alpha and p, an average of eps, in int64 with 36 fractional bits. A step adds rounded multiples of
+p to y and replaces p by 2 damping eps - keep p. Both can be undone without error, so the backward pass needs only the
+end of the run, whatever the number of steps.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SHIFT = 10  # damping is a multiple of 2^-11
 
 
 class State(NamedTuple):
-    """A point of the run: (B, *S) int64 each. ``rest`` holds what damping would lose of p; absent without damping."""
+    """A state of the run: (B, *S) int64 each. ``rest`` holds the bits of p that damping would lose; None without."""
 
     y: Tensor
     p: Tensor
@@ -95,7 +95,7 @@ class Leapfrog:
         return p, rest
 
     def forward(self) -> State:
-        """The end of the run."""
+        """Runs forward and returns the end of the run."""
         y = self.start()
         p = self.rounded(self.plan.evaluate((0, 0), self.input(y, self.first)).double() * ONE)
         rest = None if self.keep == 2**SHIFT else torch.zeros_like(p)
@@ -109,7 +109,7 @@ class Leapfrog:
         return State(y, p, rest)
 
     def refuse_overflow(self) -> None:
-        """One look at the end."""
+        """Raises if a number overflowed or was not finite. Looks once, at the end."""
         if not torch.stack(self.fits).all():
             largest = LARGEST / ONE
             raise FloatingPointError(f"sample: the net gave NaN or infinity, or x / alpha exceeded {largest:.3g}")
@@ -141,7 +141,7 @@ class Leapfrog:
         return found
 
     def refuse_other_start(self, y: Tensor, p: Tensor, e: Tensor) -> None:
-        """The run has come back to where it began, to the bit, or its net is not the same function it was."""
+        """Raises unless the run came back to its start to the bit: otherwise the net's function has changed."""
         if not (torch.equal(y, self.start()) and torch.equal(p, self.rounded(e.double() * ONE))):
             hint = "Hint: the net must give the same bits again, with a graph or without; use grad='exact'"
             raise RuntimeError(f"sample: running backwards did not end at x_T{self.plan.suspects()}. {hint}")

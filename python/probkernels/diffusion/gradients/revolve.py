@@ -1,4 +1,4 @@
-"""Binomial checkpoints: few states are kept, and the steps between them are taken again, as seldom as possible.
+"""Binomial checkpoints: keeps few states and repeats the steps between them as seldom as possible.
 
 Reference: Griewank and Walther, Algorithm 799: Revolve, ACM Transactions on Mathematical Software, 2000.
 """
@@ -14,7 +14,7 @@ REPEATS = 2  # how often a step is taken again at most, where the number of stat
 
 
 def repeats(steps: int, states: int) -> int:
-    """The least r at which ``states`` serve for ``steps``: steps <= C(states + r, r)."""
+    """The least number r of repeats for which ``states`` suffice: steps <= C(states + r, r)."""
     r = 0
     while math.comb(states + r, r) < steps:
         r += 1
@@ -22,7 +22,7 @@ def repeats(steps: int, states: int) -> int:
 
 
 def least_states(steps: int) -> int:
-    """The fewest states with which no step is taken again more than REPEATS times."""
+    """The fewest states with which no step is repeated more than REPEATS times."""
     states = 1
     while math.comb(states + REPEATS, REPEATS) < steps:
         states += 1
@@ -30,29 +30,29 @@ def least_states(steps: int) -> int:
 
 
 def advances(steps: int, states: int) -> int:
-    """How many steps must be taken to go through ``steps`` in reverse, none of them counted where it is differentiated.
+    """The number of steps to take to go through ``steps`` in reverse, not counting differentiated steps.
 
     Args:
-        steps: l >= 1.
-        states: s >= 1 that may be kept at a time, the first one among them.
+        steps: number of steps l >= 1.
+        states: number of states s >= 1 to keep at a time, including the first one.
 
     Returns:
-        r l - C(s + r, r - 1), with the least r for which l <= C(s + r, r). It is l - 1 with as many states as steps.
+        r l - C(s + r, r - 1) with the least r for which l <= C(s + r, r); l - 1 if there are as many states as steps.
     """
     r = repeats(steps, states)
     return r * steps - (math.comb(states + r, r - 1) if r else 0)
 
 
 def split(steps: int, states: int) -> int:
-    """After how many of ``steps`` >= 2 the next state is kept, when ``states`` >= 2 are free or the first."""
+    """The number of steps after which to keep the next state, for ``steps`` >= 2 and ``states`` >= 2."""
     return min(range(1, steps), key=lambda m: m + advances(steps - m, states - 1) + advances(m, states))
 
 
 class Snapshots:
-    """States of a run in progress, by the steps that start from them; the first one always stays.
+    """Kept states of a run, by the step that starts from each. The first one always stays.
 
     Args:
-        states: how many at most, at least 1, beside the one at work.
+        states: the maximal number of states, at least 1, in addition to the current one.
     """
 
     def __init__(self, states: int) -> None:

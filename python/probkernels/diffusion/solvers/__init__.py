@@ -1,4 +1,4 @@
-"""Samplers as linear programs: those of the coefficient table, and those that do not fit one call a step."""
+"""Samplers as general linear methods: those of ``table``, and those with several calls or states per step."""
 
 from .build import SOLVERS
 from .scheme import Scheme

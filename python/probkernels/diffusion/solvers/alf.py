@@ -1,4 +1,4 @@
-"""Asynchronous leapfrog: of order 2 with one call a step, and reversible."""
+"""Asynchronous leapfrog: a reversible solver of order 2 with one call per step."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from .scheme import Scheme, zeros
 def alf(process: Process, times: Tensor, *, damping: float = 1.0) -> Scheme:
     """(y, p) with y = x / alpha and p an average of eps: y += h/2 p; p += 2 damping (e - p); y += h/2 p.
 
-    e is the noise at the middle in rho. Row 0 only evaluates p = eps(x_T), so N steps have N + 1 rows. ``damping``
-    below 1 calms strong guidance; 1/2 would not be reversible.
+    e is the predicted noise at the middle of the step in rho. Row 0 only evaluates p = eps(x_T), so N steps take N + 1
+    rows. ``damping`` below 1 stabilizes strong guidance; at 1/2 the step is not reversible.
     """
     if not 0 < damping <= 1 or damping == 0.5:
         raise ValueError(message("alf", "damping", "a number in (0, 1], not 1/2", repr(damping)))

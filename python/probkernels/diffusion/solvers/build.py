@@ -1,4 +1,4 @@
-"""Any sampler by its name."""
+"""``scheme``: builds any sampler by its name."""
 
 from __future__ import annotations
 
@@ -33,26 +33,26 @@ SOLVERS = [*METHODS, *BUILDERS]
 
 @on_cpu
 def scheme(process: Process, times: Tensor, solver: str = "ddim", **options: Any) -> Scheme:
-    """A sampler as a :class:`Scheme`: those of :func:`table`, and
+    """Builds a sampler as a :class:`Scheme`. ``solver`` is a name of :func:`table` or one of these:
 
     | solver | |
     |---|---|
     | ``heun``, ``midpoint``, ``rk4`` | Runge-Kutta methods in rho; ``heun`` is EDM's sampler |
-    | ``edm_stochastic`` | Heun with new noise in every step: ``churn``, ``s_min``, ``s_max``, ``s_noise`` |
-    | ``dpm2s``, ``dpm3s``, ``dpmpp_2s`` | DPM-Solver 2, 3 and DPM-Solver++ 2, single-step |
-    | ``alf`` | asynchronous leapfrog, reversible; ``damping`` 1 for none |
-    | ``obelm``, ``bdia`` | reversible two-step methods; ``gamma`` of BDIA |
-    | ``unipc`` | predictor and corrector with one call a step; ``order``, ``variant`` "bh1" or "bh2" |
+    | ``edm_stochastic`` | Heun with new noise in every step; options ``churn``, ``s_min``, ``s_max``, ``s_noise`` |
+    | ``dpm2s``, ``dpm3s``, ``dpmpp_2s`` | DPM-Solver 2 and 3 and DPM-Solver++ 2, single-step |
+    | ``alf`` | asynchronous leapfrog, reversible; option ``damping``, 1 for none |
+    | ``obelm``, ``bdia`` | reversible two-step methods; ``bdia`` has the option ``gamma`` |
+    | ``unipc`` | predictor-corrector with one call per step; options ``order``, ``variant`` ("bh1" or "bh2") |
 
     Args:
-        process: what noised the data.
-        times: (N+1,) float64, falling strictly.
-        solver: a name.
-        options: of the solver; ``eta`` for those of :func:`table`.
+        process: the process that adds noise to the data.
+        times: (N+1,) float64, strictly decreasing.
+        solver: name of the solver.
+        options: options of the solver; solvers of :func:`table` may take ``eta``.
 
     Raises:
-        TypeError: an option that the solver has not.
-        ValueError: times that do not fall, an unknown solver, or coefficients that are not finite.
+        TypeError: the solver does not have an option.
+        ValueError: ``times`` do not decrease, the solver is unknown, or coefficients are not finite.
 
     Reference:
         Karras et al., NeurIPS 2022; Lu et al., NeurIPS 2022; Zhuang et al., MALI, ICLR 2021; Wang et al., BELM,

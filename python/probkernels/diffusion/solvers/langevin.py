@@ -1,4 +1,4 @@
-"""Samplers by Langevin steps: annealed over levels of noise, and as corrector between predictor steps."""
+"""Samplers with Langevin steps: annealed over noise levels, and as the corrector of a predictor."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ PREDICTORS = ("euler_maruyama", "reverse_diffusion", "ancestral", "euler")
 def annealed_langevin(
     process: Process, times: Tensor, *, inner: int = 5, step: float = 6.2e-6, denoise: bool = True
 ) -> Table:
-    """Langevin steps at one level of noise after the other: x += a score + sqrt(2 a) z, a = step (sigma / last)^2.
+    """Annealed Langevin dynamics: x += a score + sqrt(2 a) z with a = step (sigma / last sigma)^2 at each noise level.
 
     Args:
-        process: one whose signal stays (``alpha`` = 1), such as :class:`VE`.
-        times: (L,) float64, falling: the levels. ``inner`` steps are taken at each.
-        inner: steps a level, at least 1.
-        step: length of the steps at the last level.
-        denoise: end with sigma^2 score added, the mean of the data given the last state.
+        process: a process with ``alpha`` = 1, such as :class:`VE`.
+        times: (L,) float64, decreasing: the noise levels.
+        inner: steps per level, at least 1.
+        step: step size at the last level.
+        denoise: whether to end with a step that adds sigma^2 score: the mean of the data given the last state.
 
     Returns:
-        A table of L ``inner`` steps, one more with ``denoise``. Its times stand still within a level.
+        A :class:`Table` with L * ``inner`` steps, and one more with ``denoise``. All steps of a level have one time.
 
     Raises:
-        TypeError, ValueError: no falling times, steps out of range, or a process whose signal fades.
+        TypeError, ValueError: ``times`` do not decrease, a step setting is out of range, or ``alpha`` is not 1.
 
     Reference:
         Song and Ermon, Improved Techniques for Training Score-Based Generative Models, NeurIPS 2020.
@@ -74,27 +74,27 @@ def predictor_corrector(
     generator: torch.Generator | None = None,
     **guide: Any,
 ) -> Tensor:
-    """Samples with Langevin steps as long as the score says, before every step of a predictor.
+    """Predictor-corrector sampling: Langevin steps before every step of a predictor.
 
-    A corrector's step is 2 alpha (snr |z| / |score|)^2, its norms averaged over the batch, where alpha is the share of
-    variance that the process keeps in this step; so rows of a batch depend on each other.
+    The corrector's step size is 2 alpha (snr |z| / |score|)^2, where alpha is the share of variance that the process
+    keeps in this step. The norms are averaged over the batch, so the rows of a batch depend on each other.
 
     Args:
-        model: what denoises.
-        x_T: (B, *S) float.
-        times: (N+1,) float64, falling.
+        model: the denoiser.
+        x_T: (B, *S) float; standard normal noise times ``model.process.prior_std``.
+        times: (N+1,) float64, decreasing.
         predictor: "reverse_diffusion", "euler_maruyama", "ancestral" or "euler".
-        snr: length of the corrector's steps.
+        snr: signal-to-noise ratio of the corrector, which sets its step size.
         inner: corrector steps before every predictor step.
-        generator: gives the seed of the noise.
-        guide: ``cond``, ``uncond``, ``guidance`` of :meth:`Denoiser.forward`.
+        generator: draws the seed of the noise.
+        guide: ``cond``, ``uncond`` and ``guidance``, see :meth:`Denoiser.forward`.
 
     Returns:
-        (B, *S): the mean of the last predictor step. No gradient passes: the step lengths depend on norms.
+        (B, *S): the mean of the last predictor step. It has no gradient: step sizes depend on norms.
 
     Raises:
-        TypeError, ValueError: as :func:`sample`.
-        NotImplementedError: for an x_T, times, process, condition or guidance that requires a gradient.
+        TypeError, ValueError: as for :func:`sample`.
+        NotImplementedError: x_T, times, process, condition or guidance requires a gradient.
 
     Reference:
         Song et al., Score-Based Generative Modeling through Stochastic Differential Equations, ICLR 2021.

@@ -29,27 +29,27 @@ def learned_ancestral(
     callback: Callable[[int, Tensor], None] | None = None,
     **guide: Any,
 ) -> Tensor:
-    """Ancestral sampling whose variances lie where the network says, between the posterior's and the forward step's.
+    """Ancestral sampling with learned variances, between the posterior's and the forward step's variance.
 
-    A step from t to s has the mean of q(x_s | x_t, x_0) at the predicted data, and the log of its variance is
-    (1 - v) / 2 of the posterior's and (1 + v) / 2 of the forward step's, where v is the second half of the network's
-    output: what :func:`hybrid_loss` trains, on any times.
+    A step from t to s has the mean of q(x_s | x_t, x_0) at the predicted data. Its log variance is (1 - v) / 2 times
+    the posterior's plus (1 + v) / 2 times the forward step's, where v is the second half of the network's output.
+    :func:`hybrid_loss` trains this half. Any decreasing times work.
 
     Args:
         model: a denoiser with ``variance=True``.
-        x_T: (B, *S) float, normal noise times ``model.process.prior_std``.
-        times: (N+1,) float64, falling.
-        generator: gives the seed of the noise, which depends on it and the step alone.
-        noise: (N, B, *S) in place of that.
-        grad: None: no gradient. "autograd": through mean and variance of every step, with the graph of all of them.
+        x_T: (B, *S) float; standard normal noise times ``model.process.prior_std``.
+        times: (N+1,) float64, decreasing.
+        generator: draws the seed of the noise. The noise of a step depends only on this seed and the step.
+        noise: (N, B, *S), noise to use in place of draws.
+        grad: None: no gradient. "autograd": through mean and variance of every step; torch keeps all graphs.
         callback: called as ``callback(n, x)`` after step n.
-        guide: ``cond``, ``uncond``, ``guidance`` of :meth:`Denoiser.forward`; the variance is that of ``cond``.
+        guide: ``cond``, ``uncond`` and ``guidance``, see :meth:`Denoiser.forward`. The variance is that of ``cond``.
 
     Returns:
         (B, *S). A step to t = 0 returns its mean.
 
     Raises:
-        TypeError, ValueError: as :func:`sample`; a denoiser without variances.
+        TypeError, ValueError: as for :func:`sample`; also if the denoiser has no variances.
 
     Reference:
         Nichol and Dhariwal, Improved Denoising Diffusion Probabilistic Models, ICML 2021.

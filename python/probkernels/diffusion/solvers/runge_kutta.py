@@ -21,7 +21,7 @@ RK4: Tableau = ([0, 0.5, 0.5, 1], [[], [0.5], [0, 0.5], [0, 0, 1]], [1 / 6, 1 / 
 
 
 def explicit(tableau: Tableau) -> Callable[[Process, Tensor], Scheme]:
-    """dy / drho = eps by an explicit method, y = x / alpha. A step to rho = 0 is Euler's: no model is asked there."""
+    """Solves dy / drho = eps, y = x / alpha, by an explicit method. A step to rho = 0 is Euler's: no call there."""
 
     @on_cpu
     def build(process: Process, times: Tensor) -> Scheme:
@@ -67,7 +67,7 @@ def edm_stochastic(
     s_max: float = 50.0,
     s_noise: float = 1.003,
 ) -> Scheme:
-    """EDM's second algorithm: raises the noise a little, then one step of Heun. rho stands for its sigma."""
+    """EDM's stochastic sampler (Algorithm 2): adds a little noise, then takes a Heun step. rho is the paper's sigma."""
     for name, value in (("churn", churn), ("s_min", s_min), ("s_max", s_max), ("s_noise", s_noise)):
         checks.non_negative("edm_stochastic", name, value)
     rho = process.rho(times)[:-1]

@@ -1,4 +1,4 @@
-"""Every sampler as one linear program: registers, stages that call the model, and coefficients between them."""
+"""``Scheme``: a sampler as a general linear method with registers, stages that call the model, and coefficients."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ Registers = list[Tensor | None]  # None is zero
 class Scheme:
     """A general linear method of N steps with R registers and S stages; float64 tensors on the CPU.
 
-    Registers hold what one step leaves to the next: the state, earlier evaluations, earlier states. In step n
+    Registers hold what a step passes to the next one: the state, earlier evaluations, earlier states. In step n
 
         u_s = sum_r inputs[n, s, r] R_r + sum_{q < s} stages[n, s, q] k_q + input_noise[n, s] z_n
         k_s = model of ``kind`` at (u_s, t[n, s])
         R'_r = sum_q carry[n, r, q] R_q + sum_s gather[n, r, s] k_s + noise[n, r] z_n
 
-    It starts with x_T in register 0 and zeros in the others, and ends with the sample in register 0. Stages that
-    nothing uses are not evaluated. Multistep methods have one stage and earlier evaluations in their registers,
-    Runge-Kutta methods one register and several stages; as every part is linear, one adjoint serves all of them.
+    At the start register 0 holds x_T and all other registers 0; at the end register 0 holds the sample. Stages that
+    nothing uses are not evaluated. A multistep method has one stage and keeps earlier evaluations in registers; a
+    Runge-Kutta method has one register and several stages. Every part is linear, so one adjoint serves all methods.
 
     Args:
         t: (N, S) times at which the model is called.
@@ -40,8 +40,8 @@ class Scheme:
         carry: (N, R, R).
         gather: (N, R, S).
         noise: (N, R).
-        kind: "eps" or "x0".
-        times: (N+1,) of the states between the steps.
+        kind: what the model predicts, "eps" or "x0".
+        times: (N+1,) times of the states between the steps.
 
     Reference:
         Butcher, General linear methods, Acta Numerica 2006.
@@ -70,17 +70,17 @@ class Scheme:
 
     @property
     def steps(self) -> int:
-        """N."""
+        """The number of steps N."""
         return len(self.t)
 
     @property
     def evaluations(self) -> int:
-        """How often the model is called in all."""
+        """How many times the model is called in total."""
         return int(self.used.sum())
 
     @property
     def places(self) -> list[tuple[int, int]]:
-        """Steps and stages at which the model is called, in order: as of ``t[used]``."""
+        """Steps and stages at which the model is called, in the order of ``t[used]``."""
         return [(n, s) for n, row in enumerate(self.used.tolist()) for s, used in enumerate(row) if used]
 
     @property

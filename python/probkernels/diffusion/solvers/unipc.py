@@ -13,7 +13,7 @@ from .scheme import Scheme, zeros
 
 
 def unipc(process: Process, times: Tensor, *, order: int = 2, variant: str = "bh2") -> Scheme:
-    """In the data. Registers: the predicted state, the corrected one before it, and the earlier evaluations.
+    """UniPC in the data. Registers: the predicted state, the previous corrected state, and earlier evaluations.
 
     Step n evaluates at its predicted state x^p_n, corrects, and predicts x^p_{n+1}; the last state is a prediction.
     """
@@ -47,7 +47,7 @@ def unipc(process: Process, times: Tensor, *, order: int = 2, variant: str = "bh
 
 
 def _half_step(e: Ends, n: int, k: int, variant: str, corrector: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Of the step n -> n + 1: what multiplies x_n, m_n .. m_{n-k+1} (k,), and the new m_{n+1} (corrector only)."""
+    """Factors of the step n -> n + 1: of x_n, of m_n .. m_{n-k+1} (k,), and of the new m_{n+1} (corrector only)."""
     none = torch.zeros((), dtype=torch.float64)
     a = e.s1[n] / e.s[n]
     decay = e.r1[n] / e.r[n] - 1  # e^{-h} - 1
@@ -68,7 +68,7 @@ def _half_step(e: Ends, n: int, k: int, variant: str, corrector: bool) -> tuple[
 
 
 def _weights(ratios: Tensor, u: Tensor, phi: Tensor, scale: Tensor, size: int) -> Tensor:
-    """(size,): the leading block of UniPC's equations; those of one unknown are 1/2 in place of exact."""
+    """(size,): solves the leading block of UniPC's equations. With one unknown it is 1/2 rather than exact."""
     if size == 1:
         return torch.full((1,), 0.5, dtype=torch.float64)
     right, factorial = [], 1.0

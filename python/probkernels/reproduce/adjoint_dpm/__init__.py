@@ -1,4 +1,4 @@
-"""AdjointDPM: what gradients through a diffusion sampler are good for, and what exact ones are worth."""
+"""AdjointDPM: gradients through a diffusion sampler, exact ones compared with the continuous adjoint."""
 
 from __future__ import annotations
 
@@ -20,6 +20,6 @@ METHOD = Method(
 
 
 def run(quick: bool, data: Path | None, progress: Progress) -> Result:
-    """Trains a model, then measures its gradients; ``quick`` trains less and takes fewer seeds and methods."""
+    """Trains a model, then measures gradients. ``quick`` trains less and uses fewer seeds and methods."""
     records = experiment.measure(quick, data, progress)
     return Result(claims.claims(records), claims.tables(records), plots.figures(records))

@@ -30,7 +30,7 @@ from .records import (
 
 
 def claims(records: Sequence[Record]) -> list[Claim]:
-    """What must hold."""
+    """The claims of the experiment."""
     return [
         _gap_claim(records),
         *_error_claims(of_kind(records, Errors)),
@@ -42,7 +42,7 @@ def claims(records: Sequence[Record]) -> list[Claim]:
 
 
 def tables(records: Sequence[Record]) -> list[Table]:
-    """Figures beside the claims."""
+    """Tables of further figures."""
     return [
         _attack_table(of_kind(records, Attack), of_kind(records, Judge)[0].accuracy),
         _error_table(of_kind(records, Errors)),
@@ -87,7 +87,7 @@ def _agreement_claim(found: Sequence[Agreement]) -> Claim:
 
 
 def growth(found: Sequence[Bytes], gradient: str) -> float:
-    """Bytes that a step adds, in states."""
+    """Bytes that each further step adds, in units of a state."""
     (mine,) = (b for b in found if b.gradient == gradient)
     return (mine.saved[-1] - mine.saved[0]) / (LENGTHS[-1] - LENGTHS[0]) / mine.state
 

@@ -1,4 +1,4 @@
-"""AdjointDPM: what gradients through a diffusion sampler are good for, and what exact ones are worth."""
+"""AdjointDPM: gradients through a diffusion sampler, exact ones compared with the continuous adjoint."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ from .records import (
 
 
 def measure(quick: bool, data: Path | None, progress: Progress) -> list[Record]:
-    """Trains the model, then runs all jobs side by side."""
+    """Trains the model, then runs all jobs in parallel."""
     datasets.require_sklearn()
     steps, batch = (2000, 128) if quick else (8000, 256)
     (found,) = run_jobs(trained.train, [(steps, batch)], progress.bar("training", steps))
@@ -67,7 +67,7 @@ def jobs(quick: bool) -> list[tuple[Any, ...]]:
 
 
 def work(task: str, *arguments: Any) -> list[Record]:
-    """One job; its last arguments are the trained states, and what moves the progress bar on."""
+    """Runs one job. Its last arguments are the trained states and the function that advances the progress bar."""
     *rest, states, advance = arguments
     found = TASKS[task](*rest, states)
     advance(1)
@@ -103,7 +103,7 @@ def _share(judge: nn.Module, x: Tensor, target: Tensor) -> float:
 
 
 def _tune(way: str, states: tuple[State, State]) -> list[Record]:
-    """To the mean image of the zeros."""
+    """Tunes the weights towards the mean image of the zeros."""
     model, _ = trained.restore(states)
     images, labels = trained.digits()
     goal = images[labels == 0].mean(0)
@@ -129,7 +129,7 @@ def _leaves(states: tuple[State, State], rows: int = 16) -> tuple[Denoiser, nn.M
 
 
 def _gradient(states: tuple[State, State], draw: Callable[[Denoiser, Tensor, Tensor], Tensor]) -> list[Tensor]:
-    """Of the attack's loss to x_T, the embeddings and all weights as one vector."""
+    """Gradient of the attack's loss to x_T, the embeddings and all weights, as one vector."""
     model, judge, x_T, cond, target = _leaves(states)
     loss = F.cross_entropy(judge(draw(model, x_T, cond)), target, reduction="sum")
     wanted = [x_T, cond, *model.parameters()]

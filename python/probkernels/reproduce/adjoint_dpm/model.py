@@ -1,4 +1,4 @@
-"""The digits, the diffusion model of them and the classifier that the AdjointDPM experiment works with."""
+"""The digits, the diffusion model and the classifier of the AdjointDPM experiment."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def digits() -> tuple[Tensor, Tensor]:
 
 
 def train(steps: int, batch: int, advance: Advance) -> tuple[State, State, float]:
-    """Weights of the model (averaged) and of the classifier, and the classifier's accuracy on its training images."""
+    """Trains model and classifier. Returns their weights (averaged for the model) and the training accuracy."""
     torch.manual_seed(0)
     images, labels = digits()
 

@@ -1,4 +1,4 @@
-"""What the AdjointDPM experiment measures gradients against and with: torchdiffeq, and bytes that autograd keeps."""
+"""Peers and tools of the AdjointDPM experiment: torchdiffeq, and a count of the bytes that autograd keeps."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ TORCHDIFFEQ = {"ddim": "euler", "midpoint": "midpoint"}  # its names; its rk4 is
 
 
 def has_torchdiffeq() -> bool:
-    """Whether it is installed."""
+    """Whether torchdiffeq is installed."""
     return importlib.util.find_spec("torchdiffeq") is not None
 
 
 class Flow(nn.Module):
-    """dy / d rho = eps(alpha y, t, cond) for y = x / alpha; the condition is a state that stands still."""
+    """dy / d rho = eps(alpha y, t, cond) for y = x / alpha. The condition is a constant part of the state."""
 
     def __init__(self, model: Denoiser) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ def by_torchdiffeq(model: Denoiser, x_T: Tensor, cond: Tensor, solver: str, step
 
 @contextlib.contextmanager
 def counting_saved_bytes() -> Iterator[Callable[[], int]]:
-    """How many bytes autograd keeps for graphs made inside, each storage once."""
+    """Counts the bytes that autograd keeps for graphs made inside the block, each storage once."""
     sizes: dict[int, int] = {}
 
     def pack(t: Tensor) -> Tensor:

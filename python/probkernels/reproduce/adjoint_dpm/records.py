@@ -1,4 +1,4 @@
-"""What each job measures, and the expected figures."""
+"""The records of the jobs, and the expected figures."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Tuning:
 
 @dataclass
 class Bytes:
-    """What autograd keeps of one run, for each of LENGTHS."""
+    """Bytes that autograd keeps for one run, for each of LENGTHS."""
 
     gradient: str
     saved: list[int]

@@ -1,4 +1,4 @@
-"""Probabilistic circuits: how well a tree of latent variables compresses images, and what it can be asked."""
+"""Probabilistic circuits: likelihoods and queries of a tree of latent variables on images."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ METHOD = Method(
 
 
 def run(quick: bool, data: Path | None, progress: Progress) -> Result:
-    """Digits, and MNIST if ``data`` holds it.
+    """Runs the experiment on digits, and on MNIST if ``data`` holds it.
 
-    ``quick`` is digits only, without M = 16, mini-batches and half of Adam's rates.
+    ``quick`` runs digits only, without M = 16, without mini-batches, and with half of Adam's learning rates.
     """
     records = experiment.measure(quick, data, progress)
     return Result(claims.claims(records), claims.tables(records), plots.figures(records))

@@ -35,7 +35,7 @@ GAPS = {FACTORIZED: 0.3, TREE: 0.2, CATEGORICAL: 0.15, GAUSSIAN: 0.25}  # above 
 
 
 def claims(records: Sequence[Record]) -> list[Claim]:
-    """All that the records allow."""
+    """All claims for which there are records."""
     found = [_bits_claim(records, *key) for key in BOUNDS if _runs(records, *key)]
     found += [_gap_claim(records, model, gap) for model, gap in GAPS.items() if _runs(records, "digits", model)]
     found += _half_claims(of_kind(records, Halves))
@@ -128,7 +128,7 @@ def _class_claims(accuracies: Sequence[Accuracy]) -> list[Claim]:
 
 
 def tables(records: Sequence[Record]) -> list[Table]:
-    """Bits per dimension, hidden halves, optimizers, classes; without those of which nothing was measured."""
+    """Tables of bits per dimension, hidden halves, optimizers and classes, if there are records for them."""
     found = [_bits_table(records), _halves_table(of_kind(records, Halves)), _curve_table(of_kind(records, Curve))]
     return [table for table in (*found, _class_table(of_kind(records, Accuracy))) if table.rows]
 

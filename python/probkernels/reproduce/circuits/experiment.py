@@ -1,4 +1,4 @@
-"""Probabilistic circuits: how well a tree of latent variables compresses images, and what it can be asked."""
+"""Probabilistic circuits: likelihoods and queries of a tree of latent variables on images."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ from .records import (
 
 
 def measure(quick: bool, data: Path | None, progress: Progress) -> list[Record]:
-    """Runs all jobs side by side, in processes of one thread each."""
+    """Runs all jobs in parallel, in processes with one thread each."""
     datasets.require_sklearn()
     return image_jobs.run("circuits", work, jobs(quick, data), progress)
 
 
 def jobs(quick: bool, data: Path | None = None) -> list[tuple[Any, ...]]:
-    """A task, the steps by which it moves the progress bar, and its arguments; the longest first."""
+    """All jobs, the longest first. A job is a task, its number of progress steps, and its arguments."""
     return image_jobs.with_mnist(quick, data, digit_jobs(quick), mnist_jobs)
 
 
 def digit_jobs(quick: bool, epochs: int = EPOCHS) -> list[tuple[Any, ...]]:
-    """Each is a task, the steps it moves the progress bar by, and its arguments; the longest first."""
+    """The jobs on digits, the longest first. A job is a task, its number of progress steps, and its arguments."""
     jobs: list[tuple[Any, ...]] = [] if quick else [("adam", epochs, rate, BATCH) for rate in BATCH_RATES]
     jobs += [("classify", 10), ("show", epochs), ("mixtures", 1)]
     jobs += [("adam", epochs, rate, datasets.DIGITS_TRAIN) for rate in (RATES[-2:] if quick else RATES)]
@@ -55,12 +55,12 @@ def digit_jobs(quick: bool, epochs: int = EPOCHS) -> list[tuple[Any, ...]]:
 
 
 def mnist_jobs(folder: Path, epochs: tuple[int, int] = (15, 20), size: int = 512) -> list[tuple[Any, ...]]:
-    """See :func:`digit_jobs`."""
+    """The jobs on MNIST, like :func:`digit_jobs`."""
     return [*image_jobs.mnist_models(folder, epochs, size), ("mnist_closed_form", 2, folder)]
 
 
 def work(task: str, *arguments: Any) -> list[Record]:
-    """One job; the last argument moves the progress bar on."""
+    """Runs one job. The last argument advances the progress bar."""
     return TASKS[task](*arguments)
 
 
@@ -85,7 +85,7 @@ def _closed_form(steps: int, advance: Advance) -> list[Record]:
 
 
 def _mixtures(steps: int, advance: Advance) -> list[Record]:
-    """The number of components is chosen on the last 200 training images, then all of them are fitted."""
+    """Mixtures. The last 200 training images choose the number of components; then all images are fitted."""
     images = datasets.digits()
     seen, held_out = images.train[: datasets.FOLD], images.train[datasets.FOLD :]
     found: list[Record] = []
@@ -118,7 +118,7 @@ def _classify(steps: int, advance: Advance) -> list[Record]:
 
 
 def _show(epochs: int, advance: Advance) -> list[Record]:
-    """Hidden halves and pictures, of the circuit of seed 0 and of what has no latents."""
+    """Hidden halves and pictures, for the circuit of seed 0 and for models without latents."""
     images = datasets.digits()
     x, categories = images.train, images.categories
     circuit = full_batch_em(hclt(x, 8, categories=categories), x, epochs, 1.0, advance)

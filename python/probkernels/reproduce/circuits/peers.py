@@ -1,4 +1,4 @@
-"""What circuits are compared with: mixtures, Adam, and scikit-learn's classifiers."""
+"""Peers of the circuits: mixtures, Adam, and scikit-learn's classifiers."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def mixture_bits(train: Tensor, test: Tensor, categories: int, components: int, 
 def gaussian_bits(train: Tensor, test: Tensor, categories: int, components: int, seed: int) -> float:
     """Test bits per dimension of scikit-learn's mixture of diagonal Gaussians.
 
-    It is fitted on pixels to which uniform noise from [0, 1) is added. The probability of level k is what the mixture
-    gives to [k, k + 1), with the first and the last interval unbounded: exact, and no more bits than the usual bound,
-    the mean of the log-density over the noise.
+    The mixture is fitted on pixels plus uniform noise from [0, 1). The probability of level k is the mixture's
+    probability of [k, k + 1), with the first and the last interval unbounded. This is exact and takes no more bits than
+    the usual bound, the mean of the log-density over the noise.
     """
     require_sklearn()
     from sklearn.mixture import GaussianMixture
@@ -105,7 +105,7 @@ def em_curve(circuit: Circuit, images: Images, batch: int | None, passes: int, a
 
 
 def classifier_accuracies(images: Images) -> dict[str, float]:
-    """Test accuracy of scikit-learn's classifiers that cost as little, each with its usual settings."""
+    """Test accuracy of scikit-learn's classifiers of similar cost, each with its default settings."""
     require_sklearn()
     from sklearn.linear_model import LogisticRegression
     from sklearn.naive_bayes import GaussianNB

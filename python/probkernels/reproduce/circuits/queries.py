@@ -1,4 +1,4 @@
-"""What a fitted circuit can be asked, measured: the hidden half of an image, and the class of one."""
+"""Measures queries of a fitted circuit: the hidden half of an image, and its class."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DRAWS = 3
 
 @torch.no_grad()
 def measure_halves(model: str, circuit: Circuit, images: Images) -> Halves:
-    """Over all test images."""
+    """Errors and bits of the hidden halves of all test images."""
     hidden = images.lower_half
     log_p = torch.cat([circuit.conditional(x, targets=hidden) for x in images.test.split(500)])
     off_best, off_mean = (
@@ -37,7 +37,7 @@ def complete(circuit: Circuit, images: Images, rows: Sequence[int], seed: int = 
 
 
 def accuracy(images: Images, latents: int, epochs: int, pseudocount: float, advance: Advance) -> float:
-    """Share of test images that Bayes' rule puts in their class: a circuit a class, classes weighted as in training."""
+    """Accuracy of Bayes' rule on test images, with a circuit per class and class frequencies from training."""
     scores = []
     for label in range(int(images.labels.max()) + 1):
         own = images.train[images.labels == label]

@@ -1,4 +1,4 @@
-"""Names of the models, what is measured of them, and the expected figures."""
+"""Names of the models, the records of the jobs, and the expected figures."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class Pictures:
 
 @dataclass
 class Gallery:
-    """What the report shows of one data set."""
+    """The pictures of one data set for the report."""
 
     data: str
     categories: int
@@ -91,7 +91,7 @@ class Gallery:
 
 @dataclass
 class Accuracy:
-    """Share of the test digits put in their class."""
+    """Share of correctly classified test digits."""
 
     model: str
     share: float

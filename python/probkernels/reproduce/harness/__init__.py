@@ -1,1 +1,1 @@
-"""What every reproduction shares: its protocol, workers, data, models of several methods, style and report."""
+"""Code that all reproductions share: protocol, workers, data, shared models, plot style and report."""

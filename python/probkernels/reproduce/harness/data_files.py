@@ -1,4 +1,4 @@
-"""The files of ``--data DIR``: which ones there are, where they are published, and how they are read."""
+"""The files of ``--data DIR``: their names, where they are published, and their loaders."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class DataFile:
-    """A data set: the files that hold it, and where somebody finds them."""
+    """A data set: its files, and where they are published."""
 
     files: tuple[str, ...]
     published: str
@@ -75,18 +75,18 @@ def has(folder: Path | None, name: str) -> bool:
 
 
 def load(folder: Path, name: str) -> Any:
-    """A data set.
+    """Loads a data set.
 
     Args:
-        folder: of ``--data``.
-        name: one of ``KNOWN``.
+        folder: the folder of ``--data``.
+        name: a name in ``KNOWN``.
 
     Returns:
         A dict of arrays (.npz), one array (.npy.xz, .csv) or a text (.txt.gz, .tsv.gz).
 
     Raises:
-        FileNotFoundError: a file is missing; the text says where it is published.
-        ValueError: the file is damaged or holds something else.
+        FileNotFoundError: a file is missing. The message says where it is published.
+        ValueError: a file is damaged or has other contents.
     """
     data = KNOWN[name]
     for file in data.files:

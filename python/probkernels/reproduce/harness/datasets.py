@@ -1,4 +1,4 @@
-"""Data of the experiments: what ships with scikit-learn, and files that --data names."""
+"""Data sets of the experiments: those that ship with scikit-learn, and files in the folder of --data."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def digits() -> Images:
 
 
 def require_sklearn() -> None:
-    """Says what to install where scikit-learn is missing."""
+    """Raises ImportError with an install hint if scikit-learn is missing."""
     try:
         import sklearn  # noqa: F401
     except ImportError as error:
@@ -66,8 +66,8 @@ def mnist(folder: Path) -> Images:
     """MNIST in 256 levels, from ``mnist.npz`` in the folder: xtr, xte (N, 784) or (N, 28, 28), and ytr (N,).
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: other contents.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file has other contents.
     """
     path, arrays = folder / "mnist.npz", data_files.load(folder, "mnist")
     train, labels, test = (arrays[key] for key in data_files.KNOWN["mnist"].arrays)
@@ -81,7 +81,7 @@ def mnist(folder: Path) -> Images:
 
 
 def one_of_each(labels: Sequence[int] | Tensor) -> list[int]:
-    """The place of the first image of every class, in the order of the classes."""
+    """The index of the first image of every class, in the order of the classes."""
     found: dict[int, int] = {}
     for place, label in enumerate(torch.as_tensor(labels).tolist()):
         found.setdefault(label, place)

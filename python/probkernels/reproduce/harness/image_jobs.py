@@ -1,4 +1,4 @@
-"""What experiments on digits, and on MNIST where its files are given, have in common: their jobs and how they run."""
+"""Jobs of experiments on digits and, if its files are given, on MNIST."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Job = tuple[Any, ...]  # a task, the steps by which it moves the progress bar, a
 
 
 def run(title: str, work: Callable[..., list[Any]], planned: list[Job], progress: Progress) -> list[Any]:
-    """The records of all jobs, which run side by side in processes of one thread each."""
+    """Runs all jobs in parallel, in processes with one thread each, and returns their records."""
     parts = run_jobs(work, planned, progress.bar(title, sum(job[1] for job in planned)))
     return [record for part in parts for record in part]
 

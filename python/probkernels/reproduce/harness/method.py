@@ -1,4 +1,4 @@
-"""What an experiment says about itself and gives back.
+"""The protocol of an experiment: its description and its results.
 
 A method is a package with ``METHOD = Method(...)`` and ``run(quick, data, progress) -> Result``; ``data`` is a
 folder or None. Seeds are fixed, so that two runs on one machine give the same figures.
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Method:
-    """A paper and the experiment that shows its headline claim."""
+    """A paper and the experiment that checks its headline claim."""
 
     title: str  # of the paper
     paper: str  # authors, venue, identifier
@@ -25,7 +25,7 @@ class Method:
 
 @dataclass(frozen=True)
 class Claim:
-    """A measured figure beside what was expected of it."""
+    """A claim: a measured figure, the expected figure, and whether the claim holds."""
 
     text: str
     measured: float
@@ -35,18 +35,18 @@ class Claim:
 
     @classmethod
     def above(cls, text: str, measured: float, bound: float, note: str = "") -> Claim:
-        """Holds when ``measured`` is above ``bound``; NaN never is."""
+        """A claim that holds if ``measured`` is above ``bound``. NaN does not hold."""
         return cls(text, measured, f"> {bound:g}", measured > bound, note)
 
     @classmethod
     def at_most(cls, text: str, measured: float, bound: float, note: str = "") -> Claim:
-        """Holds when ``measured`` is ``bound`` or less; NaN never is."""
+        """A claim that holds if ``measured`` is at most ``bound``. NaN does not hold."""
         return cls(text, measured, f"≤ {bound:g}", measured <= bound, note)
 
 
 @dataclass(frozen=True)
 class Table:
-    """Figures to read beside the claims."""
+    """A table of further figures."""
 
     caption: str
     header: Sequence[str]
@@ -65,7 +65,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Result:
-    """What an experiment found."""
+    """The result of an experiment: claims, tables and figures."""
 
     claims: Sequence[Claim]
     tables: Sequence[Table] = ()
@@ -74,7 +74,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A method that ran, or broke."""
+    """The outcome of a method: its result, or the error that ended it."""
 
     name: str
     method: Method
@@ -82,7 +82,7 @@ class Outcome:
     seconds: float
 
     def rows(self) -> list[dict[str, Any]]:
-        """One JSON object a claim."""
+        """One JSON object per claim."""
         return [
             {
                 "method": self.name,
@@ -98,8 +98,8 @@ class Outcome:
 
 
 class Progress:
-    """Where an experiment tells how far it is. This one keeps silent."""
+    """Reports the progress of an experiment. This base class reports nothing."""
 
     def bar(self, text: str, total: float) -> Callable[[float], None]:
-        """Opens a bar of ``total`` units and returns the function that moves it on by so many."""
+        """Opens a progress bar of ``total`` units and returns the function that advances it by a number of units."""
         return lambda amount: None

@@ -1,4 +1,4 @@
-"""Records: what the jobs of an experiment return, and what its claims, tables and plots read."""
+"""Records: the results of an experiment's jobs, from which claims, tables and plots are made."""
 
 from __future__ import annotations
 

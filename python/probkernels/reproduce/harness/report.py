@@ -1,4 +1,4 @@
-"""The report: one HTML file with everything in it, plots included."""
+"""The report: one self-contained HTML file with plots."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def png(figure: Figure) -> bytes:
 
 
 def write(path: Path, text: str) -> None:
-    """Writes a file that appears complete or not at all."""
+    """Writes a file atomically."""
     if not outputs.is_stream(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     outputs.write_bytes(path, text.encode())

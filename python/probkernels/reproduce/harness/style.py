@@ -24,7 +24,7 @@ PLOT_STYLE: dict[Any, Any] = {
 
 
 def plain_log(axes: matplotlib.axes.Axes, which: str, ticks: Sequence[float]) -> None:
-    """A logarithmic axis with ordinary numbers at those ticks that fall inside it."""
+    """Makes a logarithmic axis with plain numbers at the ticks inside its range."""
     from matplotlib.ticker import FixedLocator, NullLocator
 
     axes.set(**{f"{which}scale": "log"})

@@ -1,4 +1,4 @@
-"""Circuits of digits and MNIST that several methods train, and their bits per dimension."""
+"""Circuits of digits and MNIST that several experiments train, and their bits per dimension."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def chow_liu_bits(train: Tensor, test: Tensor, categories: int, pseudocount: flo
 
 
 def ticking(step: Callable[[float], float], advance: Advance) -> Callable[[float], float]:
-    """A schedule of EM that moves a progress bar on by one with each step it is asked for."""
+    """Wraps a schedule of EM so that each step advances a progress bar by one."""
 
     def asked(done: float) -> float:
         advance(1)

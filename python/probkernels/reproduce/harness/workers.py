@@ -1,6 +1,6 @@
-"""Runs the independent parts of an experiment side by side, one torch thread each, in processes of their own.
+"""Runs the independent jobs of an experiment in parallel, each in its own process with one torch thread.
 
-A part's result is then the same however many run at once, and small models train fastest on one thread.
+The result of a job then does not depend on how many run at once, and small models train fastest on one thread.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ MOST_PROCESSES = 8  # each holds its own torch, some 300 MB
 def run_jobs(
     function: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], advance: Callable[[float], None]
 ) -> list[Any]:
-    """``function(*job, advance)`` for every job, in spawned processes.
+    """Runs ``function(*job, advance)`` for every job in spawned processes.
 
     Args:
-        function: importable by name; ``advance(amount)`` in it reaches the caller's ``advance``.
-        jobs: picklable arguments.
-        advance: called in this process as the jobs go on.
+        function: a function that can be imported by name. Its calls ``advance(amount)`` reach the caller's ``advance``.
+        jobs: picklable arguments of each job.
+        advance: called in this process as the jobs make progress.
 
     Returns:
         The results in the order of ``jobs``.
 
     Raises:
-        RuntimeError: a job raised (with its traceback) or its process died.
+        RuntimeError: a job raised (the message has its traceback), or its process died.
     """
     results: list[Any] = [None] * len(jobs)
     waiting = iter(enumerate(jobs))
@@ -104,7 +104,7 @@ def _receive(connection: Connection, job: tuple[Any, ...]) -> tuple[str, Any]:
 
 
 def _work(connection: Connection, function: Callable[..., Any]) -> None:
-    """A worker's life: jobs in, progress and results out, until the parent goes."""
+    """The main function of a worker: receives jobs, sends progress and results, until the parent closes."""
     torch.set_num_threads(1)
     tqdm.set_lock(threading.RLock())  # its own is a semaphore, which the end of this process would leave behind
     try:

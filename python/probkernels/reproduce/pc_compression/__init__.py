@@ -1,4 +1,4 @@
-"""Lossless compression with circuits, in real bytes: files, headers included, beside what else there is."""
+"""Lossless compression with circuits in real bytes: whole files with headers, compared with other compressors."""
 
 from __future__ import annotations
 
@@ -21,6 +21,6 @@ METHOD = Method(
 
 
 def run(quick: bool, data: Path | None, progress: Progress) -> Result:
-    """Digits, and MNIST if ``data`` holds it and the run is not ``quick``."""
+    """Runs the experiment on digits, and on MNIST if ``data`` holds it and the run is not ``quick``."""
     records = experiment.measure(quick, data, progress)
     return Result(claims.claims(records), claims.tables(records), plots.figures(records))

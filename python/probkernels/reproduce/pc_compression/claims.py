@@ -14,7 +14,7 @@ BOUNDS = {("digits", SMALL): 2.10, ("MNIST", LARGE): 1.25, ("MNIST", GROWN): 1.2
 
 
 def claims(records: Sequence[Record]) -> list[Claim]:
-    """All that the records allow."""
+    """All claims for which there are records."""
     files, found = of_kind(records, Coded), []
     if files:
         lost = sum(not file.same for file in files)
@@ -47,7 +47,7 @@ def _claims_of(records: Sequence[Record], data: str, model: str, runs: list[Code
 
 
 def runs_of(records: Sequence[Record], data: str, model: str) -> list[Coded]:
-    """Of every seed."""
+    """The records of every seed."""
     return [file for file in of_kind(records, Coded) if (file.data, file.model) == (data, model)]
 
 
@@ -55,7 +55,7 @@ def runs_of(records: Sequence[Record], data: str, model: str) -> list[Coded]:
 
 
 def tables(records: Sequence[Record]) -> list[Table]:
-    """A table of sizes for each data set, and one of what the model costs."""
+    """A table of sizes for each data set, and a table of the model's size."""
     names = dict.fromkeys(record.data for record in records)
     found = [_sizes(records, data) for data in names] + [_break_even(records, data) for data in names]
     return [table for table in found if table.rows]

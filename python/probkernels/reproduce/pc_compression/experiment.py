@@ -1,4 +1,4 @@
-"""Lossless compression with circuits, in real bytes: files, headers included, beside what else there is."""
+"""Lossless compression with circuits in real bytes: whole files with headers, compared with other compressors."""
 
 from __future__ import annotations
 
@@ -23,29 +23,29 @@ SINGLE = 200  # images that are also coded by themselves
 
 
 def measure(quick: bool, data: Path | None, progress: Progress) -> list[Record]:
-    """Runs all jobs side by side."""
+    """Runs all jobs in parallel."""
     datasets.require_sklearn()
     return image_jobs.run("compression", work, jobs(quick, data), progress)
 
 
 def jobs(quick: bool, data: Path | None = None) -> list[tuple[Any, ...]]:
-    """A task, the steps by which it moves the progress bar, and its arguments; the longest first."""
+    """All jobs, the longest first. A job is a task, its number of progress steps, and its arguments."""
     return image_jobs.with_mnist(quick, data, digit_jobs(quick), mnist_jobs)
 
 
 def digit_jobs(quick: bool) -> list[tuple[Any, ...]]:
-    """Each is a task, the steps it moves the progress bar by, and its arguments."""
+    """The jobs on digits. A job is a task, its number of progress steps, and its arguments."""
     models = [(8, 0)] if quick else [(latents, seed) for latents in (16, 8) for seed in SEEDS]
     return [*(("digits", EPOCHS, *model) for model in models), ("digits_closed_form", 2), ("digits_classics", 1)]
 
 
 def mnist_jobs(folder: Path, epochs: tuple[int, int] = (15, 20), size: int = 512) -> list[tuple[Any, ...]]:
-    """The longest first."""
+    """The jobs on MNIST, the longest first."""
     return [*image_jobs.mnist_models(folder, epochs, size), ("mnist_classics", 1, folder)]
 
 
 def work(task: str, *arguments: Any) -> list[Record]:
-    """One job; the last argument moves the progress bar on."""
+    """Runs one job. The last argument advances the progress bar."""
     return TASKS[task](*arguments)
 
 
@@ -103,7 +103,7 @@ TASKS: dict[str, Callable[..., list[Record]]] = {
 
 
 def coded(data: str, name: str, seed: int, circuit: Circuit, test: Tensor) -> Coded:
-    """What a file of the images (N, D) takes, and whether it can be read back."""
+    """Codes the images (N, D) into a file. Returns its sizes and whether it decodes to the images."""
     model, items = PCCodec(circuit), test.numpy().astype(np.uint8)
     blob = model.compress(items)
     same = bool((model.decompress(blob) == items).all())

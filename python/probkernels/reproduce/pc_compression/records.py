@@ -1,4 +1,4 @@
-"""What each job measures, and the expected figures."""
+"""The records of the jobs, and the expected figures."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ EXPECTED = {
 
 @dataclass
 class Coded:
-    """Test images as a file of ours."""
+    """The test images, coded as a file of this package."""
 
     data: str
     model: str
@@ -49,7 +49,7 @@ class Coded:
 
 @dataclass
 class Classic:
-    """The test images under another compressor."""
+    """The test images, coded by another compressor."""
 
     data: str
     name: str
@@ -59,7 +59,7 @@ class Classic:
 
 @dataclass
 class Costs:
-    """Some test images (N, D) and what each pixel costs in bits, given those coded before it."""
+    """Some test images (N, D) and the bits of each pixel, given the pixels coded before it."""
 
     data: str
     categories: int

@@ -23,7 +23,7 @@ def claims(runs: Sequence[Run]) -> list[Claim]:
 def _claim(
     kind: Callable[[str, float, float, str], Claim], runs: Sequence[Run], one: str, other: str, batch: int, bound: float
 ) -> Claim:
-    """A claim about validation loss of ``one`` minus that of ``other``."""
+    """A claim about the validation loss of ``one`` minus that of ``other``."""
     pairs = zip(validations(runs, one, batch), validations(runs, other, batch), strict=True)
     gaps = [a - b for a, b in pairs]
     text = f"{one} − {other}: validation loss at batch size {batch}, nats/char, mean of {len(gaps)} seeds"
@@ -33,7 +33,7 @@ def _claim(
 
 
 def tables(runs: Sequence[Run]) -> list[Table]:
-    """Validation losses."""
+    """The table of validation losses."""
     ran = backend.choose(FWD, "cpu", torch.float32).name
     caption = f"Validation loss in nats/char, lower is better. PowerNorm's kernels: backend '{ran}'."
     rows = []

@@ -26,7 +26,7 @@ class TokenBatchNorm(nn.BatchNorm1d):
 
 
 def power_norm(width: int, **settings: Any) -> PowerNorm:
-    """PowerNorm as the paper's models use it: a group a head, and a warm-up."""
+    """PowerNorm as in the paper's models: one group per head, and a warm-up."""
     return PowerNorm(width, num_groups=4, warmup_iters=150, **settings)
 
 
@@ -46,7 +46,7 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {
 
 
 def measure(quick: bool, data: Path | None, progress: Progress) -> list[Run]:
-    """Trains every model, side by side."""
+    """Trains all models in parallel."""
     planned = jobs(quick)
     return run_jobs(train_one, planned, progress.bar("training", sum(job[-1] for job in planned)))
 
@@ -78,7 +78,7 @@ def train_one(norm: str, batch: int, seed: int, steps: int, advance: Callable[[f
 
 
 def _watch(norm: PowerNorm, trace: Trace, losses: list[float]) -> None:
-    """Notes the state that every TRACE_EVERY-th training forward meets; ``losses`` has one entry a step done."""
+    """Records the state at every TRACE_EVERY-th training forward; ``losses`` has one entry per finished step."""
 
     @torch.no_grad()
     def look(_: nn.Module, args: tuple[Tensor, ...]) -> None:

@@ -38,7 +38,7 @@ def draw_batch(texts: list[Tensor], size: int, generator: torch.Generator) -> tu
 
 
 class Block(nn.Module):
-    """A pre-norm transformer layer: causal attention and a ReLU network, each added to what it read."""
+    """A pre-norm transformer layer: causal attention and a ReLU network, each with a residual connection."""
 
     def __init__(self, width: int, heads: int, norm: Callable[[int], nn.Module]) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class Block(nn.Module):
 
 
 class CharTransformer(nn.Module):
-    """Characters (B, T) -> logits of the next ones (B, T, VOCABULARY). The last norm is a LayerNorm, whatever else."""
+    """Characters (B, T) -> logits of the next ones (B, T, VOCABULARY). The last norm is always a LayerNorm."""
 
     def __init__(self, norm: Callable[[int], nn.Module], width: int = 64, heads: int = 4, layers: int = 2) -> None:
         super().__init__()

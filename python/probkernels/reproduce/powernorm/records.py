@@ -1,4 +1,4 @@
-"""What one training run leaves, and the expected figures."""
+"""The record of a training run, and the expected figures."""
 
 from __future__ import annotations
 

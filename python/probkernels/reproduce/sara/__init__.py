@@ -20,9 +20,9 @@ METHOD = Method(
 
 
 def run(quick: bool, data: Path | None, progress: Progress) -> Result:
-    """Every recipe, and what each costs; ``quick`` leaves out all but the recipes of the claims.
+    """Runs every recipe and measures its cost. ``quick`` runs only the recipes of the claims, without costs.
 
-    Both use two seeds: one alone does not tell these recipes apart.
+    Both use two seeds, because one seed cannot separate these recipes.
     """
     records = experiment.measure(quick, data, progress)
     return Result(claims.claims(records), claims.tables(records), plots.figures(records))

@@ -28,12 +28,12 @@ from .records import (
 
 
 def claims(records: Sequence[Record]) -> list[Claim]:
-    """The smallest weights fit the new class, keep the old ones, and are of no use before."""
+    """The smallest weights fit the new class, preserve the old classes, and hardly matter before fine-tuning."""
     return _tuning_claims(of_kind(records, Tuned)) + _zeroing_claims(of_kind(records, Pretrained))
 
 
 def tables(records: Sequence[Record]) -> list[Table]:
-    """Losses after fine-tuning, losses without some weights, and costs where they were measured."""
+    """Losses after fine-tuning, losses with some weights set to zero, and measured costs."""
     bases = of_kind(records, Pretrained)
     found = [_tuning_table(bases, of_kind(records, Tuned)), _zeroing_table(bases)]
     costs = of_kind(records, Cost)
@@ -56,7 +56,7 @@ def _ratio(
     other: tuple[str, ...],
     bound: float,
 ) -> Claim:
-    """A claim about a mean loss of some recipes over that of others."""
+    """A claim about the ratio of two recipes' mean losses."""
     found = [mean(tuned, which, *names) for names in (one, other)]
     expected = [EXPECTED[names[0]][which == "old"] for names in (one, other)]
     text = f"{one[0]} ÷ {other[0]}: loss on {which} data after fine-tuning"

@@ -1,4 +1,4 @@
-"""Memory and time of ways to fine-tune, on the diffusion model of the SaRA experiment made wide."""
+"""Memory and time of fine-tuning methods, on a wide version of the SaRA experiment's diffusion model."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ WAYS = ("full AdamW", "SaRA", "SaRA, 8-bit moments", "LoRA", "SHiRA (peft)")
 
 
 def measure_all(progress: Progress, width: int = COST_WIDTH) -> list[Cost]:
-    """Each way alone in a process of its own, one after the other, so that none disturbs another."""
+    """Measures each method in its own process, one after another, so that none disturbs another."""
     ways = [way for way in WAYS if "peft" not in way or peers.has_shira()]
     advance = progress.bar("measuring costs", len(ways))
     return [run_jobs(measure, [(way, width)], advance)[0] for way in ways]
 
 
 def measure(way: str, width: int, advance: Callable[[float], None]) -> Cost:
-    """Trains a few steps and looks at memory and time."""
+    """Trains a few steps and measures memory and time."""
     torch.manual_seed(0)
     model = toy.Net(width)
     toy.evaluate(model, toy.draw_new, toy.BATCH)
@@ -53,7 +53,7 @@ def measure(way: str, width: int, advance: Callable[[float], None]) -> Cost:
 
 
 def prepare(way: str, model: nn.Module) -> tuple[torch.optim.Optimizer, int, Callable[[], int]]:
-    """The optimizer, how many numbers it trains, and a function that tells the size of what is saved."""
+    """The optimizer, its number of trained parameters, and a function that returns the size of the saved file."""
     if way.startswith("SaRA"):
         parameters = [p.detach() for p in model.parameters()]
         limit = ops.magnitude_kth(parameters, int(DENSITY * sum(p.numel() for p in parameters)))

@@ -52,7 +52,7 @@ def recipes(quick: bool) -> list[str]:
 def pretrain_all(
     seeds: Sequence[int], progress: Progress, shares: Sequence[float] = SHARES, steps: int = PRETRAIN_STEPS
 ) -> list[Pretrained]:
-    """One model a seed, side by side."""
+    """Pre-trains one model per seed, in parallel."""
     jobs = [(seed, shares, steps) for seed in seeds]
     return run_jobs(pretrain, jobs, progress.bar("pre-training", len(jobs) * steps))
 
@@ -68,7 +68,7 @@ def pretrain(seed: int, shares: Sequence[float], steps: int, advance: Callable[[
 
 
 def losses(model: nn.Module, size: int = 20_000) -> tuple[float, float]:
-    """On new and on old data."""
+    """The losses on new and on old data."""
     return toy.evaluate(model, toy.draw_new, size), toy.evaluate(model, toy.draw_old, size)
 
 
@@ -95,7 +95,7 @@ def _zeroed_loss(model: nn.Module, choice: str, share: float, seed: int) -> floa
 
 
 def tune_all(names: Sequence[str], bases: Sequence[Pretrained], progress: Progress, share: float = 1.0) -> list[Tuned]:
-    """Every recipe from every base, side by side, for a share of its steps and samples."""
+    """Runs every recipe from every base in parallel, with a share of its steps and samples."""
     steps = {name: max(2, round(share * RECIPES[name].steps)) for name in names}
     each = {name: math.ceil(40 * share) if name in SAMPLED else 0 for name in names}
     jobs = [(name, base.seed, base.state, steps[name], each[name]) for base in bases for name in steps]
@@ -133,7 +133,7 @@ def threshold(model: nn.Module) -> float:
 
 
 def prepare(model: nn.Module, recipe: Recipe, seed: int, steps: int) -> tuple[torch.optim.Optimizer, int]:
-    """The optimizer of a recipe, and how many numbers it trains."""
+    """The optimizer of a recipe, and its number of trained parameters."""
     if recipe.trains in CHOICES:
         smallest = recipe.trains == "smallest"
         sara = optim.SaRAAdamW(

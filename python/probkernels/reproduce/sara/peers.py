@@ -1,4 +1,4 @@
-"""Other ways to fine-tune few numbers of a model, to set beside ours."""
+"""Other parameter-efficient fine-tuning methods, for comparison."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 
 class LowRank(nn.Module):
-    """LoRA: a frozen linear layer plus the product of two thin matrices, the second of which starts at zero."""
+    """LoRA: a frozen linear layer plus the product of two thin matrices. The second one starts at zero."""
 
     def __init__(self, linear: nn.Linear, rank: int) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ def add_lora(model: nn.Module, rank: int) -> None:
 
 
 def has_shira() -> bool:
-    """Whether peft is installed, with SHiRA in it."""
+    """Whether peft with SHiRA is installed."""
     if importlib.util.find_spec("peft") is None:
         return False
     import peft

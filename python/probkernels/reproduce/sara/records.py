@@ -17,7 +17,7 @@ CHOICES = ("smallest", "random", "largest")
 
 @dataclass(frozen=True)
 class Recipe:
-    """One way to fine-tune."""
+    """A fine-tuning method with its settings."""
 
     trains: str  # a member of CHOICES, "all", "LoRA" or "SHiRA"
     lr: float = 1e-3
@@ -85,7 +85,7 @@ class Pretrained:
 
 @dataclass
 class Tuned:
-    """A fine-tuned model, as told by its losses."""
+    """The losses of a fine-tuned model."""
 
     recipe: str
     seed: int
@@ -109,7 +109,7 @@ MIB = 2**20
 
 @dataclass
 class Cost:
-    """What one way to fine-tune takes."""
+    """Memory and time of a fine-tuning method."""
 
     way: str
     trained: int  # numbers
