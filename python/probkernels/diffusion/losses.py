@@ -11,6 +11,7 @@ from .._core import checks
 from .._core.errors import message
 from ._device import on_cpu
 from ._net import check_state
+from ._predictions import parts
 from .chain import VPDiscrete
 from .denoiser import Denoiser
 from .process import Process, double, spread
@@ -183,7 +184,7 @@ def dsm_loss(
     if t is None:
         t = draw_times(model.process, len(x0), kind="uniform" if times is None else times, generator=generator)
     t = double(t)
-    if model.pred == "edm" and bool((model.process.alpha(t) == 0).any()):
+    if model.needs_log_rho() and bool((model.process.alpha(t) == 0).any()):
         hint = "draw earlier times, or use a network with another prediction"
         raise ValueError(message("dsm_loss", "t", "times with some signal left, as pred is 'edm'", "one without", hint))
     t = t.to(x0.device)
@@ -213,8 +214,8 @@ def _ratio(model: Denoiser, t: Tensor, weight: str) -> Tensor:
 def _own_error(model: Denoiser, output: Tensor, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
     a, s = spread(model.process.alpha(t), x0), spread(model.process.sigma(t), x0)
     if model.pred == "edm":
-        on_x, on_output = model.coefficients("x0", t)
-        return output - (x0 - spread(on_x, x0) * (a * x0 + s * noise)) / spread(on_output, x0)
+        of_data, of_noise = parts("edm", model.process.alpha(t), model.process.sigma(t), model.sigma_data)
+        return output - (spread(of_data, x0) * x0 + spread(of_noise, x0) * noise)
     if model.pred == "score":
         return output + noise / s
     return output - {"eps": noise, "x0": x0, "v": a * noise - s * x0, "flow": noise - x0}[model.pred]

@@ -15,6 +15,7 @@ from .._core.errors import ModelMismatchError, message
 from ..training import EMA, Checkpoint, minimize
 from ._net import check_state
 from .denoiser import Denoiser
+from .gradients._inputs import undeclared
 from .losses import dsm_loss
 from .noise import mixed
 
@@ -88,7 +89,8 @@ def fit(
     checkpoint ends with the very same weights.
 
     Args:
-        model: what is trained, on its own device.
+        model: what is trained, on its own device. A process that is a ``torch.nn.Module`` too is a part of it, trained,
+            averaged and kept in checkpoints as the net is.
         x0: (N, *S) data, on any device.
         cond: (N, ...) of the data.
         null: the condition that means none, to train for guidance.
@@ -109,7 +111,8 @@ def fit(
         progress: shows a bar.
 
     Raises:
-        TypeError, ValueError: settings out of range; no data; a loss that is not finite, named with its step.
+        TypeError, ValueError: settings out of range; no data; a loss that is not finite, named with its step; a process
+            or ``time`` with tensors that require a gradient and are no parameters of the model.
         CorruptStreamError: the checkpoint is damaged, or none.
         ModelMismatchError: the checkpoint is of another model, other settings or other data, whose digest it holds.
 
@@ -128,6 +131,7 @@ def fit(
     """
     _check(model, x0, cond, steps, batch_size, checkpoint_every)
     _refuse_unused(cond, null, drop, loss, weight, times)
+    _refuse_unregistered(model)
     drop, times = 0.1 if drop is None else drop, "stratified" if times is None else times
     device = next(model.parameters()).device
     optimizer = optimizer or torch.optim.Adam(model.parameters(), lr=2e-3)
@@ -193,6 +197,19 @@ def _refuse_unused(cond: object, null: object, drop: object, loss: object, weigh
     for name, value in (("weight", weight), ("times", times)):
         if loss is not None and value is not None:
             raise ValueError(message("fit", name, "none, as loss is given", repr(value), "the loss has its own"))
+
+
+def _refuse_unregistered(model: Denoiser) -> None:
+    """What is learned outside the model's parameters would be neither averaged nor in checkpoints."""
+    process, device = model.process, next(model.parameters()).device
+    with torch.enable_grad():
+        t = torch.linspace(process.t_min, process.t_max, 65, dtype=torch.float64, device="cpu").to(device)
+        values = [process.alpha(t), process.sigma(t), *([] if model.time is None else [model.time(t)])]
+        found = undeclared(torch.stack([value.double().sum() for value in values]), [*model.parameters()])
+    if found:
+        expected = "a process and a 'time' whose tensors that require a gradient are parameters of the model"
+        hint = "make the process a torch.nn.Module too, class Learned(torch.nn.Module, Process), or detach its tensors"
+        raise ValueError(message("fit", "model", expected, checks.describe(found[0]), hint))
 
 
 def _halving(part: float) -> float:
