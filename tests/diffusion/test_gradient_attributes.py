@@ -218,9 +218,7 @@ def test_threads_leave_each_other_alone() -> None:
     def gradients(i: int, grad: str = "exact") -> list[Tensor]:
         x = (start * i).requires_grad_()
         return list(
-            torch.autograd.grad(
-                sample(model, x, times=TIMES, grad=grad).sum(), [x, *model.parameters()], allow_unused=True
-            )
+            torch.autograd.grad(sample(model, x, times=TIMES, grad=grad).sum(), [x, *parameters], allow_unused=True)
         )
 
     interval = sys.getswitchinterval()
