@@ -301,7 +301,7 @@ def test_fit_refuses_what_it_could_neither_average_nor_keep() -> None:
         trainable(VPDiscrete(betas)),
         trainable(VPDiscrete(betas.sigmoid())),
         trainable(VP(), time=lambda t: factor * t),
-        trainable(VP(), time=lambda t: torch.where(t > 0.9, late * t, t)),
+        trainable(VP(), time=lambda t: late * t if bool((t > 0.9).any()) else t),
     ):
         with pytest.raises(
             ValueError, match=r"fit: argument 'model': expected a process and a 'time' whose.*torch\.nn\.Module"
