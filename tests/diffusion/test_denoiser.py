@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from probkernels.diffusion import EDM, VP, Denoiser, FlowMatching, SubVP, VPDiscrete
+from probkernels.diffusion.denoiser import PREDICTIONS
 from torch import Tensor, nn
 
 from tests.diffusion.densities import Known, gaussian, mixture
@@ -154,3 +155,61 @@ def test_learned_variance_is_split_off() -> None:
 def test_wrong_input_raises(call: object, error: type[Exception]) -> None:
     with pytest.raises(error, match="expected"):
         call()
+
+
+# --- the ends: where no signal is left, and where no noise is ---
+
+ENDS = {  # what has no limit there: (prediction, what is asked)
+    1.0: {(pred, kind) for pred in ("eps", "score") for kind in ("x0", "v")},
+    0.0: {("x0", "eps"), ("x0", "v")} | {(pred, "score") for pred in PREDICTIONS if pred != "score"},
+}
+
+
+class Fixed(nn.Module):
+    """An output that depends on nothing."""
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        return torch.linspace(-0.5, 2.0, x.numel(), dtype=torch.float64).view(x.shape).to(x)
+
+
+@pytest.mark.parametrize("pred", PREDICTIONS)
+@pytest.mark.parametrize("kind", ["eps", "x0", "v", "score"])
+@pytest.mark.parametrize("end", [0.0, 1.0])
+def test_ends_of_the_times(pred: str, kind: str, end: float) -> None:
+    """Limits from inside, or an error: FlowMatching has alpha = 0 at t = 1 and sigma = 0 at t = 0."""
+    model = Denoiser(Fixed(), FlowMatching(), pred=pred, time=lambda t: t)
+    x = torch.linspace(-1.5, 1.0, 8, dtype=torch.float64).view(4, 2)
+    if (pred, kind) in ENDS[end]:
+        lost = "signal" if end else "noise"
+        for t in (end, torch.tensor([0.5, 0.5, end, 0.5])):
+            with pytest.raises(ValueError, match=rf"'t': expected times with some {lost} left.*none at t = {end}"):
+                getattr(model, kind)(x, t)
+        return
+    inside = getattr(model, kind)(x, abs(end - 1e-9))
+    assert torch.allclose(getattr(model, kind)(x, end), inside, rtol=1e-6, atol=1e-7)
+    assert inside.abs().max() < 1e3
+
+
+@pytest.mark.parametrize("pred", PREDICTIONS)
+def test_ends_with_bounds_on_the_data(pred: str) -> None:
+    """Noise and velocity follow the clipped data: without noise these say nothing of it."""
+    model = Denoiser(Fixed(), FlowMatching(), pred=pred, clip=1.0, time=lambda t: t)
+    x = torch.ones(2, 2)
+    for kind in ("eps", "v", "score"):
+        with pytest.raises(ValueError, match="some noise left"):
+            getattr(model, kind)(x, 0.0)
+    assert model.x0(x, 0.0).isfinite().all()
+    for kind in ("eps", "x0", "v", "score"):
+        if pred in ("eps", "score"):
+            with pytest.raises(ValueError, match="some signal left"):
+                getattr(model, kind)(x, 1.0)
+        else:
+            assert getattr(model, kind)(x, 1.0).isfinite().all()
+
+
+def test_ends_of_edm_nets_that_are_given_log_rho() -> None:
+    model = Denoiser(Fixed(), FlowMatching(), pred="edm")
+    for call in (model, model.x0, model.eps):
+        for t, lost in ((0.0, "noise"), (1.0, "signal")):
+            with pytest.raises(ValueError, match=f"some {lost} left"):
+                call(torch.ones(2, 2), t)

@@ -80,6 +80,33 @@ def test_numbers_drawn_in_late_calls_alone(how: dict[str, Any], draw: Callable[[
         equal(lambda: denoiser(), how, lambda m: torch.rand(2))
 
 
+class DrawsBelow(nn.Module):
+    """Torch's random numbers at times below ``cut``; a closure lists the times, as attributes of nets are rewound."""
+
+    def __init__(self, cut: float, seen: list[float]) -> None:
+        super().__init__()
+        self.first, self.last, self.cut, self.note = nn.Linear(DIMS, 8), nn.Linear(8, DIMS), cut, seen.append
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        h = torch.tanh(self.first(x))
+        self.note(float(t[0]))
+        return self.last(h * torch.rand(h.shape, dtype=h.dtype) if float(t[0]) < self.cut else h)
+
+
+def test_torch_numbers_drawn_in_the_last_call_alone(how: dict[str, Any]) -> None:
+    """They are drawn again, although no call after it could show that the generator moved."""
+    seen: list[float] = []
+
+    def make(cut: float) -> Denoiser:
+        torch.manual_seed(1)
+        return Denoiser(DrawsBelow(cut, seen).double(), VP(), pred="v")
+
+    sample(make(0.0), torch.ones(2, DIMS, dtype=torch.float64), solver="alf", times=TIMES)
+    least, second = sorted({*seen})[:2]
+    assert seen[-1] == least and seen.count(least) == 1
+    equal(lambda: make((least + second) / 2), how, lambda model: torch.rand(2))
+
+
 class Held(nn.Module):
     """An adapter that is not trained yet: of what it holds, outputs show nothing and gradients all."""
 
@@ -191,9 +218,7 @@ def test_threads_leave_each_other_alone() -> None:
     def gradients(i: int, grad: str = "exact") -> list[Tensor]:
         x = (start * i).requires_grad_()
         return list(
-            torch.autograd.grad(
-                sample(model, x, times=TIMES, grad=grad).sum(), [x, *model.parameters()], allow_unused=True
-            )
+            torch.autograd.grad(sample(model, x, times=TIMES, grad=grad).sum(), [x, *parameters], allow_unused=True)
         )
 
     interval = sys.getswitchinterval()

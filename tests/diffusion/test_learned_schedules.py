@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from probkernels.diffusion import (
     Table,
     VPDiscrete,
     dsm_loss,
+    fit,
     grid,
     learned_ancestral,
     sample,
@@ -244,3 +246,77 @@ def test_continuous_refuses_a_learned_function_of_time() -> None:
     model = Denoiser(network(), VP(), pred="v", time=Scaled())
     with pytest.raises(ValueError, match="'times': expected times without a gradient, such a process and 'time'"):
         sample(model, leaf(2, DIMS), solver="ddim", steps=3, grad="continuous")
+
+
+# --- training ---
+
+
+class Trained(nn.Module, Learned):
+    """A process whose ends are parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ends = nn.Parameter(ENDS.clone())
+
+
+def trainable(process: Process, **options: Any) -> Denoiser:
+    torch.manual_seed(2)
+    return Denoiser(Net().double(), process, pred="v", **options)
+
+
+def test_fit_trains_averages_and_keeps_a_process_that_is_a_module(tmp_path: Path) -> None:
+    data = torch.randn(40, DIMS, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    how: dict[str, Any] = {"steps": 6, "batch_size": 8, "ema": 0.5, "progress": False}
+    seen: list[Tensor] = []
+
+    def loss(model: Denoiser, x: Tensor, cond: None, generator: torch.Generator) -> Tensor:
+        if len(seen) == stop:
+            raise KeyboardInterrupt
+        seen.append(model.process.ends.detach().clone())
+        return dsm_loss(model, x, generator=generator)
+
+    stop = -1
+    whole = fit(trainable(Trained()), data, loss=loss, **how)
+    ends, average = whole.model.process.ends.detach(), ENDS.clone()
+    for now in (*seen[1:], ends):
+        average = (average + now) / 2
+    assert (ends - ENDS).abs().min() > 1e-4
+    assert torch.allclose(whole.average.process.ends, average, rtol=1e-12)
+    seen, stop, file = [], 4, tmp_path / "c.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        fit(trainable(Trained()), data, loss=loss, checkpoint=file, checkpoint_every=2, **how)
+    stop = -1
+    rest = fit(trainable(Trained()), data, loss=loss, checkpoint=file, **how)
+    assert torch.equal(rest.model.process.ends, ends)
+    assert torch.equal(rest.average.process.ends, whole.average.process.ends)
+
+
+def test_fit_refuses_what_it_could_neither_average_nor_keep() -> None:
+    """Leaves of a process, or of a function of time, that are no parameters of the model."""
+    ends, factor = ENDS.clone().requires_grad_(), torch.ones((), requires_grad=True)
+    betas = torch.full((5,), 0.1, dtype=torch.float64, requires_grad=True)
+    late = torch.ones((), requires_grad=True)
+    for model in (
+        trainable(Learned(ends)),
+        trainable(VPDiscrete(betas)),
+        trainable(VPDiscrete(betas.sigmoid())),
+        trainable(VP(), time=lambda t: factor * t),
+        trainable(VP(), time=lambda t: late * t if bool((t > 0.9).any()) else t),
+    ):
+        with pytest.raises(
+            ValueError, match=r"fit: argument 'model': expected a process and a 'time' whose.*torch\.nn\.Module"
+        ):
+            fit(model, torch.zeros(4, DIMS, dtype=torch.float64), steps=1, progress=False)
+    for model in (trainable(VPDiscrete(betas.detach())), trainable(VP(), time=Scaled()), trainable(Trained())):
+        assert len(fit(model, torch.zeros(4, DIMS, dtype=torch.float64), steps=1, progress=False).losses) == 1
+
+
+def test_a_process_that_is_a_module_in_samples() -> None:
+    """Its parameters are the model's, and those of the coefficients."""
+    found = []
+    for grad in ("autograd", "exact"):
+        model = trainable(Trained())
+        sample(model, leaf(2, DIMS), steps=4, grad=grad).square().sum().backward()
+        found.append([p.grad for p in model.parameters() if p.grad is not None])
+    assert model.process.ends.grad.abs().min() > 1e-6
+    assert all(torch.allclose(a, b, rtol=1e-9, atol=1e-14) for a, b in zip(*found, strict=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -268,7 +269,8 @@ ENDED = [VPDiscrete.linear(50).zero_terminal_snr(), FlowMatching()]
 WEIGHTS = ["eps", "x0", "v", "score", "flow", "edm", "min_snr", "likelihood"]
 
 
-def near_the_end(pred: str, process: Process, weight: str, t: float) -> Tensor:
+def near_the_end(pred: str, process: Process, weight: str | None, t: float, **options: Any) -> Tensor:
+    torch.manual_seed(0)
     x0, noise = data(4)[:2]
 
     class Shifted(nn.Module):
@@ -277,16 +279,16 @@ def near_the_end(pred: str, process: Process, weight: str, t: float) -> Tensor:
         def forward(self, x: Tensor, t: Tensor) -> Tensor:
             return torch.tanh(x) + t[:, None]
 
-    return dsm_loss(Denoiser(Shifted(), process, pred=pred), x0, weight=weight, t=torch.tensor(t), noise=noise)
+    return dsm_loss(
+        Denoiser(Shifted(), process, pred=pred, **options), x0, weight=weight, t=torch.tensor(t), noise=noise
+    )
 
 
 @pytest.mark.parametrize("process", ENDED, ids=lambda p: type(p).__name__)
 @pytest.mark.parametrize("weight", WEIGHTS)
 @pytest.mark.parametrize("pred", PREDICTIONS)
 def test_losses_without_signal_are_limits(pred: str, weight: str, process: Process) -> None:
-    torch.manual_seed(0)
     end = near_the_end(pred, process, weight, 1.0)
-    torch.manual_seed(0)
     near = near_the_end(pred, process, weight, 1.0 - 1e-9)
     no_limit = pred in ("eps", "score") and weight in ("x0", "v", "flow", "edm", "likelihood")
     assert end.isinf() if no_limit else torch.allclose(end, near, rtol=1e-5, atol=1e-6)
@@ -298,6 +300,19 @@ def test_losses_without_signal_are_limits(pred: str, weight: str, process: Proce
 def test_weights_without_signal_are_limits(weight: str, process: Process) -> None:
     end, near = (loss_weight(process, torch.tensor([t]).double(), weight) for t in (1.0, 1.0 - 1e-9))
     assert torch.allclose(end, near, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("weight", [*WEIGHTS, None])
+@pytest.mark.parametrize("pred", [*PREDICTIONS, "edm"])
+def test_losses_without_noise_are_limits(pred: str, weight: str | None) -> None:
+    """For edm at both ends, if ``time`` spares its net log(rho) / 4. A net that is wrong about the data at t = 0 has
+    infinite losses there, and one that gives a finite score."""
+    for end, inside in ((0.0, 1e-9), (1.0, 1.0 - 1e-9))[: 2 if pred == "edm" else 1]:
+        at, near = (near_the_end(pred, FlowMatching(), weight, t, time=lambda t: t) for t in (end, inside))
+        if near < 1e6:
+            assert torch.allclose(at, near, rtol=1e-5, atol=1e-6)
+        else:
+            assert at.isinf()
 
 
 def test_training_reaches_the_end_of_a_chain() -> None:

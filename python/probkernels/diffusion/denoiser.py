@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from .._core import checks
 from .._core.errors import message
+from .._core.registry import HAVE_PRIVATE_NAMES, transforms_active
 from ._net import PLAIN, Setting, call, check_state, join, wide
+from ._predictions import PREDICTIONS, conversion, edm_norm
 from .chain import VPDiscrete
 from .process import Process, Time, double, spread
 
-PREDICTIONS = ("eps", "v", "x0", "score", "flow", "edm")
 KINDS = ("eps", "x0")
 Clip = float | tuple[float, float] | None
 
@@ -33,7 +34,7 @@ class Point(NamedTuple):
     scale: Tensor | float | None  # of the net's input
     on_x: Tensor | float  # the prediction is on_x x + on_output output: of the data if there is clipping
     on_output: Tensor | float
-    back_x: Tensor | float  # eps = back_x x - back_data x0
+    back_x: Tensor | float  # the prediction is back_x x - back_data x0 of clipped data
     back_data: Tensor | float
 
     def live(self) -> list[Tensor]:
@@ -50,8 +51,8 @@ class Point(NamedTuple):
 class Denoiser(nn.Module):
     """Wraps a network and converts its output to noise, data, velocity or score.
 
-    The conversions follow from x = alpha x0 + sigma eps. Data may have any shape; pass complex data through
-    ``torch.view_as_real``.
+    The conversions follow from x = alpha x0 + sigma eps. Where no signal or no noise is left, a prediction is its
+    limit, or raises if it has none. Data may have any shape; pass complex data through ``torch.view_as_real``.
 
     Args:
         net: the network, called as ``net(x, t)``, or as ``net(x, t, cond)`` with a condition. x is (B, *S); t is (B,)
@@ -132,37 +133,37 @@ class Denoiser(nn.Module):
                 once with 2B rows, ``uncond`` first. A number, or a tensor 0-d or (B,).
         """
         self._check(x, t)
-        output = self._guided(self.point("x0", times_of(t, x)), x, cond, uncond, guidance, PLAIN)
+        times = times_of(t, x)
+        self._refuse_ends("", times)
+        output = self._guided(self.point("x0", times), x, cond, uncond, guidance, PLAIN)
         return output if guidance is None else output.to(x.dtype)
 
     def eps(self, x: Tensor, t: Time, cond: Any = None, **guide: Any) -> Tensor:
-        """The predicted noise (B, *S). Takes the arguments of :meth:`forward`."""
+        """The predicted noise (B, *S). Takes the takes the arguments of :meth:`forward`."""
         return self.predict("eps", x, t, cond, **guide)
 
     def x0(self, x: Tensor, t: Time, cond: Any = None, **guide: Any) -> Tensor:
-        """The predicted data (B, *S): E[x_0 | x_t] for a perfect net. Takes the arguments of :meth:`forward`."""
+        """The predicted data (B, *S): E[x_0 | x_t] for a perfect net. Takes the takes the arguments of :meth:`forward`."""
         return self.predict("x0", x, t, cond, **guide)
 
     def v(self, x: Tensor, t: Time, cond: Any = None, **guide: Any) -> Tensor:
-        """The predicted velocity alpha eps - sigma x0 (B, *S). Takes the arguments of :meth:`forward`."""
-        check_state("Denoiser", "x", x)
-        u = x.to(wide(x.dtype))
-        data = self.predict("x0", u, t, cond, **{"setting": Setting(x.dtype), **guide})
-        a, s = self.process.alpha(t), self.process.sigma(t)
-        return (spread(a / s, u) * u - spread((a * a + s * s) / s, u) * data).to(x.dtype)
+        """The predicted velocity alpha eps - sigma x0 (B, *S); takes the arguments of :meth:`forward`."""
+        return self._predicted("v", x, t, cond, **guide)
 
     def score(self, x: Tensor, t: Time, cond: Any = None, **guide: Any) -> Tensor:
-        """The predicted score (B, *S): the gradient of log p_t. Takes the arguments of :meth:`forward`."""
-        check_state("Denoiser", "x", x)
-        u = x.to(wide(x.dtype))
-        noise = self.predict("eps", u, t, cond, **{"setting": Setting(x.dtype), **guide})
-        return (noise * spread(-1 / self.process.sigma(t), u)).to(x.dtype)
+        """The predicted gradient of log p_t (B, *S); takes the arguments of :meth:`forward`."""
+        return self._predicted("score", x, t, cond, **guide)
 
     def predict(self, kind: str, x: Tensor, t: Time, cond: Any = None, **guide: Any) -> Tensor:
         """Calls :meth:`eps` or :meth:`x0`: ``kind`` is "eps" or "x0"."""
         checks.one_of("Denoiser", "kind", kind, KINDS)
+        return self._predicted(kind, x, t, cond, **guide)
+
+    def _predicted(self, kind: str, x: Tensor, t: Time, cond: Any, **guide: Any) -> Tensor:
         self._check(x, t)
-        return self.predict_at(self.point(kind, times_of(t, x)), kind, x, cond, **guide)
+        times = times_of(t, x)
+        self._refuse_ends(kind, times)
+        return self.predict_at(self.point(kind, times), kind, x, cond, **guide)
 
     def predict_at(
         self,
@@ -197,7 +198,7 @@ class Denoiser(nn.Module):
     def point(self, kind: str, t: Tensor) -> Point:
         """The coefficients for predicting ``kind`` at times of any shape, in float64."""
         a, s = self.process.alpha(t), self.process.sigma(t)
-        scale = self._edm(t)[2] / a if self.pred == "edm" else None
+        scale = 1 / edm_norm(a, s, self.sigma_data) if self.pred == "edm" else None
         if self.time is not None:
             given = self.time(t)
         elif self.pred == "edm":
@@ -205,7 +206,8 @@ class Denoiser(nn.Module):
         else:
             given = self.process.index(t) if isinstance(self.process, VPDiscrete) else t
         on_x, on_output = self.coefficients(kind if self.clip is None else "x0", t)
-        return Point(given, scale, on_x, on_output, 1 / s, a / s)
+        back = conversion(kind, "x0", a, s, self.sigma_data)
+        return Point(given, scale, on_x, on_output, back[0], -back[1])
 
     def points(self, kind: str, t: Tensor) -> list[Point]:
         """:meth:`point` at each time of t (n,), as numbers, so that a loop over steps computes nothing.
@@ -218,44 +220,45 @@ class Denoiser(nn.Module):
     def coefficients(self, kind: str, t: Time) -> tuple[Tensor, Tensor]:
         """p and q, float64 in t's shape, such that ``kind`` equals p x + q output before any clipping."""
         t = double(t)
-        a, s = self.process.alpha(t), self.process.sigma(t)
-        zero, one = torch.zeros_like(a), torch.ones_like(a)
-        if self.pred == "edm":
-            skip, out, _ = self._edm(t)
-            on_x, on_output = skip / a, out  # of x0
-            return (on_x, on_output) if kind == "x0" else ((1 - a * on_x) / s, -a * on_output / s)
-        noise = {
-            "eps": (zero, one),
-            "x0": (1 / s, -a / s),
-            "v": (s / (a * a + s * s), a / (a * a + s * s)),
-            "score": (zero, -s),
-            "flow": (1 / (a + s), a / (a + s)),
-        }
-        data = {
-            "eps": (1 / a, -s / a),
-            "x0": (zero, one),
-            "v": (a / (a * a + s * s), -s / (a * a + s * s)),
-            "score": (1 / a, s * s / a),
-            "flow": (1 / (a + s), -s / (a + s)),
-        }
-        return (noise if kind == "eps" else data)[self.pred]
+        return conversion(kind, self.pred, self.process.alpha(t), self.process.sigma(t), self.sigma_data)
 
     def needs_signal(self, kind: str) -> bool:
-        """Whether the conversion divides by alpha, which fails at alpha = 0."""
-        return self.pred in ("eps", "score", "edm") and (kind == "x0" or self.pred == "edm" or self.clip is not None)
+        """Whether ``kind`` cannot be told from the output where no signal is left."""
+        of_noise = self.pred in ("eps", "score") and (kind in ("x0", "v") or self.clip is not None)
+        return (bool(kind) and of_noise) or self.needs_log_rho()
 
-    def _edm(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """c_skip, c_out and c_in at the noise rho(t)."""
-        rho, sd = self.process.rho(t), self.sigma_data
-        total = rho.square() + sd**2
-        return sd**2 / total, rho * sd / total.sqrt(), 1 / total.sqrt()
+    def needs_noise(self, kind: str) -> bool:
+        """Whether ``kind`` cannot be told from the output where no noise is left."""
+        of_data = kind in ("eps", "v") and (self.pred == "x0" or self.clip is not None)
+        of_noise = kind == "score" and (self.pred != "score" or self.clip is not None)
+        return of_data or of_noise or self.needs_log_rho()
+
+    def needs_log_rho(self) -> bool:
+        """Whether the net is given log(rho) / 4, which is infinite at both ends."""
+        return self.pred == "edm" and self.time is None
+
+    @torch.no_grad()
+    def _refuse_ends(self, kind: str, t: Tensor) -> None:
+        """Times without signal or noise, if what is asked has no limit there; "" asks for the output alone.
+
+        Compilers and transforms of functions cannot look at numbers: there, such rows are infinite or NaN.
+        """
+        if torch.compiler.is_compiling() or (HAVE_PRIVATE_NAMES and transforms_active()):
+            return
+        ends = ("signal", self.needs_signal, self.process.alpha), ("noise", self.needs_noise, self.process.sigma)
+        for name, needs, size in ends:
+            if needs(kind) and bool((gone := size(t) == 0).any()):
+                what = f"'{kind}' of a net with pred {self.pred!r}" if kind else f"a net with pred {self.pred!r}"
+                hint = "there is no limit: ask at a time a little further inside"
+                got = f"none at t = {checks.offender(t, gone)}"
+                raise ValueError(message("Denoiser", "t", f"times with some {name} left, for {what}", got, hint))
 
     def both(
         self, x: Tensor, t: Time, cond: Any = None, *, uncond: Any = None, guidance: float | Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Both halves, (B, *S) each, of a net with ``variance=True``: output and variance part.
 
-        Takes the arguments of :meth:`forward`. Guidance combines outputs only; the variance part belongs to ``cond``.
+        Takes the takes the arguments of :meth:`forward`. Guidance combines outputs only; the variance part belongs to ``cond``.
         """
         if not self.variance:
             raise ValueError(message("Denoiser", "variance", "True, a net that has a second half", "False"))

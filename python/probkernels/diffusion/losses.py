@@ -11,6 +11,7 @@ from .._core import checks
 from .._core.errors import message
 from ._device import on_cpu
 from ._net import check_state
+from ._predictions import parts
 from .chain import VPDiscrete
 from .denoiser import Denoiser
 from .process import Process, double, spread
@@ -29,8 +30,8 @@ def loss_weight(
     Every loss is a weight on this one error, because eps - predicted eps = -(alpha / sigma) (x0 - predicted x0), and
     so on. With snr = (alpha / sigma)^2 the weights are "eps": snr; "x0": 1; "v": (alpha^2 / sigma + sigma)^2; "score":
     snr / sigma^2; "flow": (1 + alpha / sigma)^2; "edm": (rho^2 + sd^2) / (rho sd)^2; "min_snr": min(snr, ``most``);
-    "likelihood": g^2 snr / sigma^2. At snr 0 each weight takes its limit. ``sigma_data`` is sd in "edm", 0.5 by
-    default; ``most`` bounds "min_snr", 5 by default.
+    "likelihood": g^2 snr / sigma^2. Where no signal or no noise is left, each weight takes its limit. ``sigma_data`` is
+    sd in "edm", 0.5 by default; ``most`` bounds "min_snr", 5 by default.
 
     Raises:
         ValueError: the weight is unknown, or an option belongs to another weight.
@@ -58,28 +59,44 @@ def _limited(process: Process, t: Tensor, weight: str, sigma_data: float, most: 
     """:func:`loss_weight` without defaults."""
     if weight == "min_snr":
         return (process.alpha(t) / process.sigma(t)).square().clamp_max(most)
-    factor, signal = _weight(process, t, weight, sigma_data, most)
-    a2 = process.alpha(t).square()
-    if not signal:
-        return factor
-    # without signal g^2 may be infinite, but alpha^2 g^2 = alpha^2 (sigma^2)' - 2 alpha alpha' sigma^2 is 0
+    factor, power, signal = _weight(process, t, weight, sigma_data, most)
+    if signal:
+        factor = _with_signal(factor, process.alpha(t).square())
+    return _with_noise(factor, process.sigma(t), power)
+
+
+def _with_signal(factor: Tensor, a2: Tensor) -> Tensor:
+    """alpha^2 times a factor: without signal g^2 may be infinite, but alpha^2 g^2 is 0, being
+    alpha^2 (sigma^2)' - 2 alpha alpha' sigma^2."""
     return torch.where(a2 > 0, a2 * torch.where(a2 > 0, factor, 1.0), a2)
 
 
-def _weight(process: Process, t: Tensor, weight: str, sigma_data: float, most: float) -> tuple[Tensor, bool]:
-    """A weight without its factor alpha^2, and whether it has this factor. Ratios then have limits at alpha = 0."""
+def _with_noise(factor: Tensor, s: Tensor, power: int) -> Tensor:
+    """sigma^power times a factor: without noise g^2 may be 0, but g^2 / sigma^4 and g^2 / sigma^2 are infinite, being
+    the slopes of -1 / sigma^2 and of log sigma^2."""
+    if power >= 0:
+        return factor * s**power
+    return torch.where(s > 0, factor * torch.where(s > 0, s, 1.0) ** power, torch.inf)
+
+
+def _weight(process: Process, t: Tensor, weight: str, sigma_data: float, most: float) -> tuple[Tensor, int, bool]:
+    """A weight without its factors sigma^power and alpha^2, the power, and whether it has the latter.
+
+    Ratios of weights have limits where sigma or alpha is 0.
+    """
     a, s = process.alpha(t), process.sigma(t)
     a2, s2 = a.square(), s.square()
     if weight == "likelihood":
-        return process.diffusion2(t) / s2.square(), True
+        return process.diffusion2(t), -4, True
+    one = torch.ones_like(s2)
     return {
-        "eps": (1 / s2, True),
-        "x0": (torch.ones_like(s2), False),
-        "v": (((a2 + s2) / s).square(), False),
-        "score": (1 / s2.square(), True),
-        "flow": (((a + s) / s).square(), False),
-        "edm": ((s2 + a2 * sigma_data**2) / (s2 * sigma_data**2), False),
-        "min_snr": (torch.minimum(1 / s2, most / a2), True),
+        "eps": (one, -2, True),
+        "x0": (one, 0, False),
+        "v": ((a2 + s2).square(), -2, False),
+        "score": (one, -4, True),
+        "flow": ((a + s).square(), -2, False),
+        "edm": (s2 / sigma_data**2 + a2, -2, False),
+        "min_snr": (torch.minimum(1 / s2, most / a2), 0, True),
     }[weight]
 
 
@@ -160,7 +177,7 @@ def dsm_loss(
     Raises:
         TypeError, ValueError: ``model`` is not a denoiser, ``x0`` is not a float tensor, or the weight or ``times`` is
             unknown; both ``t`` and ``times`` are given; a ``generator`` is given but nothing is drawn; no signal is
-            left at a time and pred is "edm", whose time input log(sigma / alpha) would be infinite.
+            left at a time, and pred is "edm" without ``time``, so that the time input would be infinite.
 
     Reference:
         Vincent, A Connection Between Score Matching and Denoising Autoencoders, 2011; Ho et al., NeurIPS 2020.
@@ -186,7 +203,7 @@ def dsm_loss(
     if t is None:
         t = draw_times(model.process, len(x0), kind="uniform" if times is None else times, generator=generator)
     t = double(t)
-    if model.pred == "edm" and bool((model.process.alpha(t) == 0).any()):
+    if model.needs_log_rho() and bool((model.process.alpha(t) == 0).any()):
         hint = "draw earlier times, or use a network with another prediction"
         raise ValueError(message("dsm_loss", "t", "times with some signal left, as pred is 'edm'", "one without", hint))
     t = t.to(x0.device)
@@ -195,29 +212,33 @@ def dsm_loss(
         noise = torch.randn(x0.shape, generator=generator, dtype=wide, device="cpu" if generator else x0.device)
         noise = noise.to(x0)
     output = model.forward(model.process.noised(x0, t, noise), t, cond)
-    error = _own_error(model, output, x0, noise, t)
+    weight, own = weight or model.pred, model.pred
+    if own == "score" and weight != own:  # which divides by sigma
+        output, own = spread(-model.process.sigma(t), output) * output, "eps"
+    error = _own_error(model, own, output, x0, noise, t)
     wide_error = error.to(torch.promote_types(error.dtype, torch.float32)).flatten(1).square().mean(1)  # (B,)
-    if weight is not None and weight != model.pred:
-        wide_error = wide_error * _ratio(model, t, weight).to(wide_error)
+    if weight != own:
+        wide_error = wide_error * _ratio(model, t, weight, own).to(wide_error)
     return wide_error.mean() if reduce else wide_error
 
 
-def _ratio(model: Denoiser, t: Tensor, weight: str) -> Tensor:
-    """The weight divided by the own weight of ``model.pred``; infinite where only the own weight is 0."""
-    theirs, signal = _weight(model.process, t, weight, model.sigma_data, MIN_SNR)
-    own, own_signal = _weight(model.process, t, model.pred, model.sigma_data, MIN_SNR)
-    if signal == own_signal:
-        return theirs / own
-    if signal:
-        return _limited(model.process, t, weight, model.sigma_data) / own
-    return theirs / (own * model.process.alpha(t).square())
+def _ratio(model: Denoiser, t: Tensor, weight: str, pred: str) -> Tensor:
+    """The weight over that of ``pred``; infinite where only the latter is 0."""
+    theirs, power, signal = _weight(model.process, t, weight, model.sigma_data, MIN_SNR)
+    own, own_power, own_signal = _weight(model.process, t, pred, model.sigma_data, MIN_SNR)
+    a2 = model.process.alpha(t).square()
+    if signal and not own_signal:
+        theirs = _with_signal(theirs, a2)
+    if own_signal and not signal:
+        own = own * a2
+    return _with_noise(theirs / own, model.process.sigma(t), power - own_power)
 
 
-def _own_error(model: Denoiser, output: Tensor, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+def _own_error(model: Denoiser, pred: str, output: Tensor, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
     a, s = spread(model.process.alpha(t), x0), spread(model.process.sigma(t), x0)
-    if model.pred == "edm":
-        on_x, on_output = model.coefficients("x0", t)
-        return output - (x0 - spread(on_x, x0) * (a * x0 + s * noise)) / spread(on_output, x0)
-    if model.pred == "score":
+    if pred == "edm":
+        of_data, of_noise = parts("edm", model.process.alpha(t), model.process.sigma(t), model.sigma_data)
+        return output - (spread(of_data, x0) * x0 + spread(of_noise, x0) * noise)
+    if pred == "score":
         return output + noise / s
-    return output - {"eps": noise, "x0": x0, "v": a * noise - s * x0, "flow": noise - x0}[model.pred]
+    return output - {"eps": noise, "x0": x0, "v": a * noise - s * x0, "flow": noise - x0}[pred]

@@ -15,6 +15,7 @@ from .._core.errors import ModelMismatchError, message
 from ..training import EMA, Checkpoint, minimize
 from ._net import check_state
 from .denoiser import Denoiser
+from .gradients._inputs import undeclared
 from .losses import dsm_loss
 from .noise import mixed
 
@@ -91,7 +92,8 @@ def fit(
     checkpoint ends with exactly the same weights.
 
     Args:
-        model: the denoiser to train. Training runs on its device.
+        model: the denoiser to train. Training runs on its device. A process that is a ``torch.nn.Module`` is trained,
+            averaged and kept in checkpoints like the net.
         x0: (N, *S) data, on any device.
         cond: (N, ...) conditions of the data.
         null: the null condition, to train for classifier-free guidance.
@@ -111,7 +113,8 @@ def fit(
         progress: whether to show a progress bar.
 
     Raises:
-        TypeError, ValueError: an argument is out of range, there are no data, or the loss of a step is not finite.
+        TypeError, ValueError: an argument is out of range, there are no data, the loss of a step is not finite, or a
+            tensor of the process or of ``time`` requires a gradient and is not a parameter of the model.
         CorruptStreamError: the checkpoint is damaged, or the file is not a checkpoint.
         ModelMismatchError: the checkpoint belongs to another model, other settings or other data.
 
@@ -130,6 +133,7 @@ def fit(
     """
     _check(model, x0, cond, steps, batch_size, checkpoint_every)
     _refuse_unused(cond, null, drop, loss, weight, times)
+    _refuse_unregistered(model)
     drop, times = 0.1 if drop is None else drop, "stratified" if times is None else times
     device = next(model.parameters()).device
     optimizer = optimizer or torch.optim.Adam(model.parameters(), lr=2e-3)
@@ -195,6 +199,19 @@ def _refuse_unused(cond: object, null: object, drop: object, loss: object, weigh
     for name, value in (("weight", weight), ("times", times)):
         if loss is not None and value is not None:
             raise ValueError(message("fit", name, "none, as loss is given", repr(value), "the loss has its own"))
+
+
+def _refuse_unregistered(model: Denoiser) -> None:
+    """What is learned outside the model's parameters would be neither averaged nor in checkpoints."""
+    process, device = model.process, next(model.parameters()).device
+    with torch.enable_grad():
+        t = torch.linspace(process.t_min, process.t_max, 65, dtype=torch.float64, device="cpu").to(device)
+        values = [process.alpha(t), process.sigma(t), *([] if model.time is None else [model.time(t)])]
+        found = undeclared(torch.stack([value.double().sum() for value in values]), [*model.parameters()])
+    if found:
+        expected = "a process and a 'time' whose tensors that require a gradient are parameters of the model"
+        hint = "make the process a torch.nn.Module too, class Learned(torch.nn.Module, Process), or detach its tensors"
+        raise ValueError(message("fit", "model", expected, checks.describe(found[0]), hint))
 
 
 def _halving(part: float) -> float:

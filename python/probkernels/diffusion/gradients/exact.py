@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..._core import checks
 from .._net import replaced, tensors_in
-from ..solvers.scheme import Model, Registers, Term, advance, all_terms, combine, plan, terms
+from ..solvers.scheme import Model, Registers, Term, advance, all_terms, combine, plan
 from ._inputs import counting_bytes, refuse_undeclared, undeclared
 from ._model_state import Net, version
 from ._outputs import SAME, Outputs, tolerance
+from ._sums import Gradients
 from ._surroundings import Surroundings
 from .revolve import Snapshots
 
@@ -303,69 +303,6 @@ class Plan:
             found.add_point(self.index[place], grads.pop(0))
         found.add(grads)
         return own, call.k.detach()
-
-
-class Gradients:
-    """Sums of gradients over the steps, one per tensor, accumulated in place."""
-
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
-        self.x: Tensor | None = None
-        self.targets = [*plan.leaves, *plan.net.leaves]
-        self.active = [t for t in self.targets if t.requires_grad and not checks.is_sharded(t)]
-        self.sums: list[Tensor | None] = [None] * len(self.active)
-        given = plan.made.noise.given
-        self.noise = torch.zeros_like(given) if given is not None and given.requires_grad else None
-        self.parts = [torch.zeros_like(c) if c.requires_grad else None for c in plan.coefficients]
-
-    def add(self, grads: list[Tensor | None]) -> None:
-        """Gradients of the active tensors."""
-        for i, grad in enumerate(grads):
-            total = self.sums[i]
-            if total is None:
-                self.sums[i] = None if grad is None else grad.clone()
-            elif grad is not None:
-                total.add_(grad)
-
-    def add_point(self, i: int, grad: Tensor | None) -> None:
-        if grad is not None and self.parts[0] is not None:
-            self.parts[0][i] += grad
-
-    def add_noise(self, n: int, z: Tensor | None, cotangents: Registers, stages: list[Tensor | None]) -> None:
-        if self.noise is None or z is None:
-            return
-        scheme = self.plan.scheme
-        rows = [(terms(scheme.noise[n].detach()), cotangents), (terms(scheme.input_noise[n].detach()), stages)]
-        total = combine(rows, z)
-        if total is not None:
-            self.noise[n] = total
-
-    def add_coefficients(
-        self,
-        n: int,
-        registers: Registers,
-        outputs: list[Tensor | None],
-        z: Tensor | None,
-        cotangents: Registers,
-        stages: list[Tensor | None],
-    ) -> None:
-        """Adds gradients of coefficients: <cotangent of the output, factor>, also where the coefficient is 0."""
-        factors = ((stages, registers), (stages, outputs), (stages, [z]), (cotangents, registers),
-                   (cotangents, outputs), (cotangents, [z]))  # fmt: skip
-        for part, (left, right) in zip(self.parts[1:], factors, strict=True):
-            if part is None:
-                continue
-            for i, a in enumerate(left):
-                for j, b in enumerate(right):
-                    if a is not None and b is not None:
-                        part[n].view(len(left), -1)[i, j] = (a.double() * b.double()).sum().cpu()
-
-    def in_order(self) -> list[Tensor | None]:
-        """The sums in the order of :meth:`Plan.inputs`."""
-        sums = iter(self.sums)
-        rest = [next(sums) if t.requires_grad and not checks.is_sharded(t) else None for t in self.targets]
-        noise = [] if self.plan.made.noise.given is None else [self.noise]
-        return [self.x, *noise, *self.parts, *rest]
 
 
 def transposed(coefficients: Tensor) -> list[list[Term]]:
