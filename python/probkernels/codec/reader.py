@@ -16,6 +16,7 @@ from .._core.errors import CorruptStreamError, ModelMismatchError, message
 from . import format as parts
 from ._bytes import Bytes, Readable
 from ._recover import find_chunks, table
+from .layout import whole
 from .writer import Coder
 
 MOST_BYTES = 2**31
@@ -54,6 +55,8 @@ class CodecReader:
             was needed; the items are then those up to the last chunk found, and what came after is not known.
 
     Raises:
+        TypeError: a source or a limit of another kind.
+        ValueError: a limit below 1.
         CorruptStreamError: no such file, or damaged.
         ModelMismatchError: written with another model, or none is known.
         OSError: no such file.
@@ -78,7 +81,7 @@ class CodecReader:
         max_bytes: int = MOST_BYTES,
         recover: bool = False,
     ) -> None:
-        self.max_bytes, self._recover = max_bytes, recover
+        self.max_bytes, self._recover = whole("CodecReader", "max_bytes", max_bytes, 1), recover
         self._bytes = Bytes("CodecReader", source)
         try:
             self._start(coder, load_model, recover)
@@ -213,10 +216,10 @@ class CodecReader:
         for first, end in self._groups():
             before = len(damage.chunks)
             self._items(first, end, damage)
-            whole = np.ones(end - first, bool)
+            sound = np.ones(end - first, bool)
             for _, low, high, _ in damage.chunks[before:]:
-                whole[low - first : high - first] = False
-            kept.append(first + np.flatnonzero(whole))
+                sound[low - first : high - first] = False
+            kept.append(first + np.flatnonzero(sound))
         damage.kept = np.concatenate(kept)
         return damage
 

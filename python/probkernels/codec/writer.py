@@ -13,6 +13,7 @@ import numpy as np
 from .._core.errors import CorruptStreamError, message
 from .._core.outputs import Output
 from . import format as parts
+from ._bytes import writable
 from .layout import Layout, whole
 
 WHOLE, PIECES, MARGIN = 2**14, 4, 1.25  # of the look whether DEFLATE is smaller than what the model gave
@@ -56,6 +57,7 @@ class CodecWriter:
         verify: decodes each chunk before it is written and compares it with its items, which takes as long again.
 
     Raises:
+        TypeError: a target, a number or a note of another kind.
         ValueError: numbers below one; a layout of another number of variables than the coder.
 
     Example:
@@ -108,7 +110,7 @@ class CodecWriter:
         self._rest: bytes | None = packed + model  # until the first chunk, which names the file
         self._ended = False
         self._output = Output(target) if isinstance(target, (str, Path)) else None
-        self._file: BinaryIO = target if self._output is None else self._output.file  # type: ignore[assignment]
+        self._file = writable("CodecWriter", target) if self._output is None else self._output.file
 
     def _begin(self, first: bytes) -> None:
         """Header, note and model, once the bytes of the first chunk's items are there."""

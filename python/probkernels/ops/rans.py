@@ -14,6 +14,7 @@ __all__ = ["quantize_cdf", "rans_decode", "rans_decode_pmf", "rans_encode", "ran
 
 PRECISION = 16
 MOST_PRECISION = 24
+MOST_SYMBOLS = 1 << 23  # of probabilities: whole numbers up to 2**30 then have sums up to 2**53, exact in any order
 WHY = {
     1: "ends early",
     2: "has a wrong state",
@@ -214,7 +215,7 @@ def rans_encode_pmf(symbols: Tensor, pmf: Tensor, precision: int = PRECISION) ->
 
     Args:
         symbols: (B, N) int32, each in 0 .. K - 1.
-        pmf: (K,), (N, K) or (B, N, K) floating point, as :func:`quantize_cdf` takes them.
+        pmf: (K,), (N, K) or (B, N, K) floating point, as :func:`quantize_cdf` takes them. K is at most 2**23.
         precision: 1 to 24 bits, enough for K.
 
     Returns:
@@ -298,7 +299,7 @@ def _as_pmf(op: str, pmf: object, rows: int, n: int, precision: object) -> Tenso
 def _wide(op: str, pmf: object, precision: object) -> Tensor:
     if not isinstance(pmf, Tensor) or not pmf.dtype.is_floating_point:
         raise TypeError(message(op, "pmf", "a tensor of floating point", checks.describe(pmf)))
-    k, most = pmf.shape[-1] if pmf.dim() else 0, 1 << check_precision(op, precision)
+    k, most = pmf.shape[-1] if pmf.dim() else 0, min(1 << check_precision(op, precision), MOST_SYMBOLS)
     if not 1 <= k <= most:
         raise ValueError(message(op, "pmf", f"1 to {most} symbols", f"{k}"))
     return pmf if pmf.dtype is torch.float64 else pmf.float()
@@ -320,7 +321,7 @@ def quantize_cdf(pmf: Tensor, precision: int = PRECISION) -> Tensor:
     need not give the same ones.
 
     Args:
-        pmf: (..., K) floating point, not negative, with a finite sum above 0; it need not be 1.
+        pmf: (..., K) floating point, not negative, with a finite sum above 0; it need not be 1. K is at most 2**23.
         precision: 1 to 24 bits, enough for K.
 
     Returns:

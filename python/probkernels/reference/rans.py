@@ -118,7 +118,7 @@ def bits_of(state: int) -> int:
 
 def quantize_cdf(pmf: Tensor, precision: int) -> Tensor:
     """pmf (R, K) -> cumulative counts (R, K + 1) int32, each symbol with 1 at least; -1 first if they are none. Whole
-    numbers in doubles: their sums are exact in any order."""
+    numbers of at most 2**30 in doubles: up to 2**23 of them, their sums are exact in any order."""
     most = pmf.amax(1, keepdim=True).double()
     scale = 2.0**30 / most
     sound = (pmf >= 0).all(1) & pmf.isfinite().all(1) & (most > 0).squeeze(1) & (scale < 1e300).squeeze(1)
