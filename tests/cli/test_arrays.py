@@ -119,14 +119,22 @@ def test_arrays_of_any_name_come_back(tmp_path: Path, key: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "members", [[], [("readme.txt", b"hello")], [("a.npy", member(ROWS)), ("a.npy", member(ROWS))], [("a.npy", b"no")]]
+    ("members", "words"),
+    [
+        ([], "arrays of different names, got none"),
+        ([("readme.txt", b"hello")], "'readme.txt' to be an array"),
+        ([("a.npy", member(ROWS)), ("a.npy", member(ROWS))], "arrays of different names, got a, a"),
+        ([("a.npy", b"no")], "'a' to be an array"),
+    ],
 )
 @pytest.mark.filterwarnings("ignore:Duplicate name")
-def test_malformed_archives_are_named(tmp_path: Path, members: list[tuple[str, bytes]]) -> None:
+def test_malformed_archives_are_named(tmp_path: Path, members: list[tuple[str, bytes]], words: str) -> None:
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
         for name, data in members:
             archive.writestr(name, data)
-    assert "a.npz': expected" in run("train", tmp_path / "a.npz", tmp_path / "m.pcm", code=1)
+    key = ["--key", members[0][0].removesuffix(".npy")] if members else []
+    for more in ([], key):  # of two arrays of one name, a key would take the last
+        assert f"a.npz': expected {words}" in run("train", tmp_path / "a.npz", tmp_path / "m.pcm", *more, code=1)
 
 
 def test_numbers_that_are_zero_are_no_defaults(tmp_path: Path) -> None:
