@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import math
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -117,14 +119,22 @@ def test_arrays_of_any_name_come_back(tmp_path: Path, key: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "members", [[], [("readme.txt", b"hello")], [("a.npy", member(ROWS)), ("a.npy", member(ROWS))], [("a.npy", b"no")]]
+    ("members", "words"),
+    [
+        ([], "arrays of different names, got none"),
+        ([("readme.txt", b"hello")], "'readme.txt' to be an array"),
+        ([("a.npy", member(ROWS)), ("a.npy", member(ROWS))], "arrays of different names, got a, a"),
+        ([("a.npy", b"no")], "'a' to be an array"),
+    ],
 )
 @pytest.mark.filterwarnings("ignore:Duplicate name")
-def test_malformed_archives_are_named(tmp_path: Path, members: list[tuple[str, bytes]]) -> None:
+def test_malformed_archives_are_named(tmp_path: Path, members: list[tuple[str, bytes]], words: str) -> None:
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
         for name, data in members:
             archive.writestr(name, data)
-    assert "a.npz': expected" in run("train", tmp_path / "a.npz", tmp_path / "m.pcm", code=1)
+    key = ["--key", members[0][0].removesuffix(".npy")] if members else []
+    for more in ([], key):  # of two arrays of one name, a key would take the last
+        assert f"a.npz': expected {words}" in run("train", tmp_path / "a.npz", tmp_path / "m.pcm", *more, code=1)
 
 
 def test_numbers_that_are_zero_are_no_defaults(tmp_path: Path) -> None:
@@ -142,13 +152,28 @@ def test_items_too_large_for_the_machine_are_refused_at_once() -> None:
 
 
 def test_a_table_is_compared_with_its_file(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text("color,count\n" + "red,1000000\nblue,2000000\n" * 50)
-    size = (tmp_path / "a.csv").stat().st_size
+    content = b"color,count\n" + b"red,1000000\nblue,2000000\n" * 50
+    (tmp_path / "a.csv").write_bytes(content)
     run("train", tmp_path / "a.csv", tmp_path / "m.pcm", "--latents", 2, "--epochs", 1)
-    text = run("compress", tmp_path / "a.csv", tmp_path / "a.pkc", "--model", tmp_path / "m.pcm", "--compare")
-    ours = (tmp_path / "a.pkc").stat().st_size
-    assert f"{size / ours:.2f} times smaller than the {size:,} bytes read" in text
-    assert f"{size:,} bytes" in next(line for line in text.splitlines() if "the files as they are  " in line)
+    model = (tmp_path / "m.pcm").stat().st_size
+    for more in ([], ["--embed"]):
+        arguments = ["compress", tmp_path / "a.csv", tmp_path / "a.pkc", "--model", tmp_path / "m.pcm", "--compare"]
+        lines = run(*arguments, "--force", *more).splitlines()
+        ours = (tmp_path / "a.pkc").stat().st_size
+        assert f"{_ratio(len(content), ours)} than the {len(content):,} bytes read" in lines[0]
+        whole = [line for line in lines if line.startswith("with the model: ")]
+        assert len(whole) == (not more)
+        for line in whole:  # the very bytes that somebody without the model needs
+            assert f" {ours + model:,} bytes" in line and _ratio(len(content), ours + model) in line
+        for name, size in (("the files as they are  ", len(content)), ("zlib -9  ", len(zlib.compress(content, 9)))):
+            gain = (size - (ours - model if more else ours)) / 100
+            (line,) = (line for line in lines if line.strip().startswith(name))
+            assert f" {size:,} bytes" in line
+            assert ("smaller than ours" if gain <= 0 else f"pays from {math.ceil(model / gain):,} items") in line
+
+
+def _ratio(before: int, after: int) -> str:
+    return f"{before / after:.2f} times smaller" if before >= after else f"{after / before:.2f} times larger"
 
 
 def test_what_does_not_decode_is_never_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,20 @@ def test_a_key_is_no_name_in_a_pipe_with_an_npy(here: Path) -> None:
     assert result.exit_code == 1 and "--key: expected none" in result.output
 
 
+def test_bytes_behind_an_array_in_a_pipe_are_not_dropped(here: Path) -> None:
+    content = Path("x.npy").read_bytes()
+    for data, words in ((content + b"xx", "2 bytes more behind it"), (content + content, "bytes more behind it")):
+        result = runner.invoke(app, ["compress", "-", "o.pkc", "--model", "m.pcm"], input=data)
+        assert result.exit_code == 1 and words in result.output and not Path("o.pkc").exists()
+
+
+def test_nothing_in_a_pipe_is_larger_without_a_ratio(here: Path) -> None:
+    """A size of 0 has no ratio to others."""
+    np.save("none.npy", np.zeros((0, 6), np.uint8))
+    result = runner.invoke(app, ["compress", "-", "o.pkc", "--model", "m.pcm"], input=Path("none.npy").read_bytes())
+    assert result.exit_code == 0 and "larger than the 0 bytes read" in result.output
+
+
 def _appears(real: Callable[..., Any], path: str) -> Callable[..., Any]:
     """The function, which another command's file comes before."""
 
@@ -136,6 +151,20 @@ def test_a_full_disk_leaves_what_was_there(
     left = {name for name in os.listdir() if not name.endswith(".checkpoint")}
     assert Path(target).read_text() == "old" and sorted(left) == before
     assert "'/dev/full': [Errno 28]" in fails(command[0], command[1], "/dev/full", *command[3:])
+
+
+@pytest.mark.parametrize("command", WRITING, ids=lambda command: command[0])
+def test_a_limit_of_the_systems_on_files_leaves_what_was_there(here: Path, command: tuple[str, ...]) -> None:
+    """Of 30 bytes: the write itself fails, in the middle."""
+    Path(command[2]).write_text("old")
+    before, (soft, hard) = sorted(os.listdir()), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (30, hard))
+    try:
+        text = fails(*command, "--force")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert f"'{command[2]}" in text and "[Errno 27] File too large" in text
+    assert Path(command[2]).read_text() == "old" and sorted(os.listdir()) == before
 
 
 def test_a_folder_that_may_not_be_written_is_named_by_the_file(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -102,6 +102,25 @@ def test_what_would_not_come_back_is_refused(tmp_path: Path, make: Callable[[Pat
     assert not (tmp_path / "m.pcm").exists()
 
 
+@pytest.mark.parametrize(
+    "kind",
+    [
+        SyntaxError, EOFError, struct.error, zlib.error, OverflowError, ZeroDivisionError, MemoryError, KeyError,
+        IndexError, TypeError, ValueError, AttributeError, OSError,
+    ],
+)  # fmt: skip
+def test_whatever_pillow_raises_for_a_damaged_image_is_told_with_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
+) -> None:
+    def raises(*_: object) -> None:
+        raise kind("no such tag")
+
+    gray().save(tmp_path / "a.png")
+    monkeypatch.setattr(pillow, "open", raises)
+    text = run("train", tmp_path / "a.png", tmp_path / "m.pcm", code=1)
+    assert text.startswith("error: ") and "a.png': a damaged image (" in text and "no such tag" in text
+
+
 def palette() -> Any:
     image = gray().convert("P")
     image.putpalette(list(range(256)) * 3)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import sys
+from pathlib import Path
 
 import probkernels as pk
 import pytest
@@ -97,3 +99,18 @@ def test_digests_are_those_that_files_hold() -> None:
     assert bytes(digests.raw(t)) == b"\0\0\1\0\2\0" and bytes(digests.raw(t[:0])) == b""
     assert digests.of_bytes(b"ab", digests.raw(t), size=8) == hashlib.blake2b(b"ab\0\0\1\0\2\0", digest_size=8).digest()
     assert digests.identity(b"a", b"b") == hashlib.sha256(b"ab").digest()
+
+
+def test_every_bar_asks_whether_it_may_be_shown() -> None:
+    """A bar that does not fills log files: tqdm's own None asks for a terminal only."""
+    package = Path(pk.__file__).parent
+    calls = [
+        (path, call)
+        for path in sorted(package.rglob("*.py"))
+        for call in ast.walk(ast.parse(path.read_text()))
+        if isinstance(call, ast.Call) and ast.unparse(call.func).split(".")[-1] == "tqdm"
+    ]
+    assert len(calls) >= 8
+    for path, call in calls:
+        shown = [ast.unparse(word.value) for word in call.keywords if word.arg == "disable"]
+        assert shown and shown[0].startswith(("checks.hidden(", "hidden(", "None")), f"{path}:{call.lineno}"

@@ -182,6 +182,7 @@ def test_no_rows_or_no_symbols(on: torch.device, b: int, n: int, mode: str) -> N
 
 
 def test_quantized_probabilities() -> None:
+    symbols = torch.zeros(1, 1, dtype=torch.int32)
     pmf = torch.tensor([[0.7, 0.2, 0.1, 0.0], [1e-30, 1e30, 3e29, 0.0]])
     cdf = ops.quantize_cdf(pmf, 16)
     assert cdf[:, 0].tolist() == [0, 0] and cdf[:, -1].tolist() == [65536] * 2 and bool((cdf.diff() > 0).all())
@@ -199,6 +200,11 @@ def test_quantized_probabilities() -> None:
         ops.quantize_cdf(torch.ones(17), 4)
     with pytest.raises(ValueError, match="precision"):
         ops.quantize_cdf(torch.ones(2), 25)
+    assert int(ops.quantize_cdf(torch.ones(1).expand(1 << 23), 24)[-1]) == 1 << 24
+    many = torch.ones(1).expand((1 << 23) + 1)  # whose whole numbers have sums that the order of adding could change
+    for call in (lambda: ops.quantize_cdf(many, 24), lambda: ops.rans_encode_pmf(symbols, many, 24)):
+        with pytest.raises(ValueError, match="'pmf': expected 1 to 8388608 symbols, got 8388609"):
+            call()
     with pytest.raises(TypeError, match="floating point"):
         ops.quantize_cdf(torch.ones(2, dtype=torch.int64))
 

@@ -7,6 +7,7 @@ import shutil
 import struct
 import tempfile
 import warnings
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +29,10 @@ CHANNELS = {"1": 1, "L": 1, "P": 1, "I;16": 1, "I;16B": 1, "LA": 2, "PA": 2, "RG
 ORIENTATION = 0x112  # tag of Exif
 EXIF_IN = {"eXIf", "tEXt", "zTXt", "iTXt"}  # a PNG's chunks that may have it
 MOST_NAME = 255  # bytes of a file's name
+MALFORMED = (  # what Pillow raises for damaged images
+    OSError, SyntaxError, EOFError, struct.error, zlib.error, ArithmeticError, MemoryError, LookupError, TypeError,
+    ValueError, AttributeError,
+)  # fmt: skip
 
 
 def read_images(folder: Path, paths: list[Path]) -> Source:
@@ -72,10 +77,8 @@ def _opened(path: Path) -> Iterator[Any]:
     except image.DecompressionBombError as error:
         hint = "cut it into smaller images"
         raise ValueError(f"'{path}': {error}. Hint: {hint}") from None
-    except (SyntaxError, EOFError, struct.error, OverflowError, MemoryError, IndexError, KeyError) as error:
-        raise ValueError(f"'{path}': a damaged image ({error})") from None
-    except OSError as error:
-        if str(path) in str(error):
+    except MALFORMED as error:
+        if isinstance(error, (OSError, ValueError)) and str(path) in str(error):
             raise
         raise ValueError(f"'{path}': a damaged image ({error})") from None
 

@@ -69,9 +69,31 @@ def _checked(op: str, source: object) -> BinaryIO:
     if not all(callable(getattr(source, name, None)) for name in ("seek", "read")):
         wanted = "a path, bytes, or a binary file that can seek"
         raise TypeError(message(op, "source", wanted, checks.describe(source)))
-    if isinstance(source, io.TextIOBase):
+    if _is_text(source):
         raise TypeError(message(op, "source", "a binary file", "a text file", "open it with mode 'rb'"))
     return source  # type: ignore[return-value]
+
+
+def writable(op: str, target: object) -> BinaryIO:
+    """A binary file that can be written to.
+
+    Raises:
+        TypeError: anything else.
+    """
+    if not all(callable(getattr(target, name, None)) for name in ("write", "flush")):
+        wanted = "a path, or a binary file that can be written to"
+        raise TypeError(message(op, "target", wanted, checks.describe(target)))
+    if _is_text(target):
+        raise TypeError(message(op, "target", "a binary file", "a text file", "open it with mode 'wb'"))
+    ask = getattr(target, "writable", None)
+    if callable(ask) and not ask():
+        raise TypeError(message(op, "target", "a file that can be written to", "one to read", "open it with mode 'wb'"))
+    return target  # type: ignore[return-value]
+
+
+def _is_text(file: object) -> bool:
+    """Whether a file holds text; those of ``tempfile`` and ``codecs`` are of no class of their own."""
+    return isinstance(file, io.TextIOBase) or hasattr(file, "encoding")
 
 
 def _handle(file: BinaryIO | None) -> int | None:

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .._core.errors import CorruptStreamError
+from .._core.checks import describe
+from .._core.errors import CorruptStreamError, message
 from ._checksums import crc32c, digest64
 from .layout import DTYPES, MOST_DIMENSIONS, MOST_VARIABLES, Layout
 
@@ -195,13 +196,28 @@ class Header:
         return cls(layout, tuple(categories), model_id, chunk_items, lanes, model_bytes, note_bytes, file_id)
 
 
+def note_text(op: str, note: Mapping[str, object] | None) -> bytes:
+    """A note as JSON; nothing for an empty one.
+
+    Raises:
+        TypeError: no dict, or not for JSON.
+    """
+    if note is not None and not isinstance(note, Mapping):
+        raise TypeError(message(op, "note", "a dict that JSON can hold", describe(note)))
+    try:
+        return json.dumps(dict(note)).encode() if note else b""
+    except (TypeError, ValueError) as error:
+        raise TypeError(message(op, "note", "a dict that JSON can hold", f"one of which it says: {error}")) from None
+
+
 def pack_note(note: Mapping[str, object] | None) -> bytes:
     """JSON as a zlib stream with a CRC (see :func:`sealed`). No bytes for an empty note.
 
     Raises:
         TypeError: JSON cannot hold the note.
     """
-    return sealed(zlib.compress(json.dumps(note).encode(), 9)) if note else b""
+    text = note_text("CodecWriter", note)
+    return sealed(zlib.compress(text, 9)) if text else b""
 
 
 def unpack_note(data: bytes, max_bytes: int) -> dict[str, object]:

@@ -51,12 +51,8 @@ class Layout:
     tile: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
-        name = np.dtype(self.dtype).newbyteorder("<").str
-        if name not in DTYPES:
-            hint = "quantize floats to integers first; bool as uint8"
-            raise TypeError(message("Layout", "dtype", "integers of at most 64 bits", str(self.dtype), hint))
-        object.__setattr__(self, "dtype", name)
-        object.__setattr__(self, "shape", _sizes("shape", self.shape))
+        object.__setattr__(self, "dtype", dtype_of(self.dtype))
+        object.__setattr__(self, "shape", sizes("Layout", "shape", self.shape))
         object.__setattr__(self, "offset", whole("Layout", "offset", self.offset))
         if len(self.shape) > MOST_DIMENSIONS or min(self.shape, default=1) < 1 or math.prod(self.shape) > MOST_VALUES:
             wanted = f"at most {MOST_DIMENSIONS} sizes >= 1 with a product of at most {MOST_VALUES}"
@@ -64,7 +60,7 @@ class Layout:
         if not -(2**63) <= self.offset < 2**63:
             raise ValueError(message("Layout", "offset", "an int64", str(self.offset)))
         if self.tile is not None:
-            object.__setattr__(self, "tile", _sizes("tile", self.tile))
+            object.__setattr__(self, "tile", sizes("Layout", "tile", self.tile))
             if len(self.shape) not in (2, 3):
                 raise ValueError(message("Layout", "tile", "None, as items are no images", f"items of {self.shape}"))
             if len(self.tile) != 2 or any(not 1 <= size <= MOST_VARIABLES for size in self.tile):
@@ -133,8 +129,8 @@ class Layout:
         return np.ascontiguousarray(array.astype(self.dtype, copy=False))
 
 
-def whole(op: str, name: str, value: object) -> int:
-    """Checks for a whole number, Python's or NumPy's. Rejects everything that ``int`` would truncate.
+def whole(op: str, name: str, value: object, least: int | None = None) -> int:
+    """Checks for a whole number >= ``least``, Python's or NumPy's. Rejects everything that ``int`` would truncate.
 
     Example:
         >>> import numpy as np
@@ -144,13 +140,40 @@ def whole(op: str, name: str, value: object) -> int:
     """
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
         raise TypeError(message(op, name, "a whole number", checks.describe(value)))
+    if least is not None and value < least:
+        raise ValueError(message(op, name, f"a number >= {least}", str(value)))
     return int(value)
 
 
-def _sizes(name: str, value: object) -> tuple[int, ...]:
+def dtype_of(value: object) -> str:
+    """The name of a dtype that a file can have, in the byte order of files.
+
+    Example:
+        >>> from probkernels.codec.layout import dtype_of
+        >>> dtype_of("int16"), dtype_of(">i4")
+        ('<i2', '<i4')
+    """
+    try:
+        name = np.dtype(value).newbyteorder("<").str  # type: ignore[call-overload]
+    except TypeError:  # no dtype at all
+        name = ""
+    if name not in DTYPES:
+        hint = "quantize floats to integers first; bool as uint8"
+        raise TypeError(message("Layout", "dtype", "integers of at most 64 bits", str(value), hint))
+    return str(name)
+
+
+def sizes(op: str, name: str, value: object) -> tuple[int, ...]:
+    """Whole numbers of a tuple or a list.
+
+    Example:
+        >>> from probkernels.codec.layout import sizes
+        >>> sizes("f", "tile", [8, 8])
+        (8, 8)
+    """
     if not isinstance(value, (tuple, list)):
-        raise TypeError(message("Layout", name, "a tuple of whole numbers", checks.describe(value)))
-    return tuple(whole("Layout", name, size) for size in value)
+        raise TypeError(message(op, name, "a tuple of whole numbers", checks.describe(value)))
+    return tuple(whole(op, name, size) for size in value)
 
 
 def as_array(op: str, items: object) -> np.ndarray:

@@ -16,9 +16,10 @@ from ..circuits import Circuit
 from . import frozen_flow, model_file
 from ._bytes import Readable
 from .coder import decode, encode
-from .format import default_chunk, default_lanes
+from .format import default_chunk, default_lanes, note_text
 from .frozen_flow import FrozenFlow
-from .layout import Layout, as_array, whole
+from .integer_flow import IntegerFlow
+from .layout import Layout, as_array, dtype_of, sizes, whole
 from .program import Program
 from .reader import MOST_BYTES, CodecReader
 from .writer import CodecWriter
@@ -95,7 +96,7 @@ class PCCodec:
         note: JSON data to store in the model file.
 
     Raises:
-        TypeError: ``model`` is neither a circuit nor a program.
+        TypeError: ``model`` is neither a circuit nor a program, or another argument has the wrong type.
         ValueError: the circuit cannot be compiled, or the flow has different alphabets.
 
     Reference: Liu, Mandt, Van den Broeck, "Lossless Compression with Probabilistic Circuits", ICLR 2022.
@@ -117,9 +118,14 @@ class PCCodec:
         self, model: Circuit | Program, *, offset: int = 0, tile: tuple[int, int] | None = None,
         flow: FrozenFlow | None = None, note: Mapping[str, object] | None = None,
     ) -> None:  # fmt: skip
+        if flow is not None and not isinstance(flow, FrozenFlow):
+            hint = "flow.freeze()" if isinstance(flow, IntegerFlow) else ""
+            raise TypeError(message("PCCodec", "flow", "a FrozenFlow", checks.describe(flow), hint))
         self.program = model if isinstance(model, Program) else Program.from_circuit(model)
         self.coder = ProgramCoder(self.program) if flow is None else FlowCoder(self.program, flow)
-        self.offset, self.tile, self.flow, self.note = offset, tile, flow, dict(note or {})
+        self.offset, self.tile, self.flow = whole("PCCodec", "offset", offset), _checked_tile(tile), flow
+        note_text("PCCodec", note)  # what JSON cannot hold would be met when the model is saved
+        self.note = dict(note or {})
         self._packed: bytes | None = None
 
     @property
@@ -129,7 +135,7 @@ class PCCodec:
 
     def layout(self, shape: Sequence[int], dtype: object = "uint8") -> Layout:
         """The layout of items of the given shape and dtype."""
-        return Layout(tuple(shape), np.dtype(dtype).name, self.offset, self.tile)  # type: ignore[call-overload]
+        return Layout(sizes("PCCodec", "shape", shape), dtype_of(dtype), self.offset, self.tile)
 
     def to_bytes(self) -> bytes:
         """The content of a model file, as bytes."""
@@ -145,12 +151,13 @@ class PCCodec:
         """Makes a codec from the content of a model file.
 
         Raises:
-            TypeError: ``data`` are not bytes.
+            TypeError: ``data`` are not bytes, or ``max_bytes`` is not a number.
             CorruptStreamError: the content is damaged or exceeds ``max_bytes`` when decompressed.
         """
         if not isinstance(data, (bytes, bytearray, memoryview)):
             hint = "PCCodec.load(path)" if isinstance(data, (str, Path)) else ""
             raise TypeError(message("PCCodec.from_bytes", "data", "bytes", checks.describe(data), hint))
+        max_bytes = whole("PCCodec.from_bytes", "max_bytes", max_bytes, 1)
         flow, packed = None, (data := bytes(data))
         if data.startswith(frozen_flow.MAGIC):
             flow, data = FrozenFlow.from_bytes(data, max_bytes)
@@ -171,7 +178,7 @@ class PCCodec:
 
     def save(self, path: str | Path) -> None:
         """Writes a model file. The write is atomic and replaces an existing file."""
-        outputs.write_bytes(path, self.to_bytes())
+        outputs.write_bytes(_path("PCCodec.save", path), self.to_bytes())
 
     @classmethod
     def load(cls, path: str | Path, *, max_bytes: int = MOST_BYTES) -> PCCodec:
@@ -181,7 +188,7 @@ class PCCodec:
             CorruptStreamError: the file is damaged.
             OSError: the file cannot be read.
         """
-        return cls.from_bytes(Path(path).read_bytes(), max_bytes=max_bytes)
+        return cls.from_bytes(_path("PCCodec.load", path).read_bytes(), max_bytes=max_bytes)
 
     def writer(
         self, target: str | Path | BinaryIO, shape: Sequence[int] | None = None, dtype: object = "uint8",
@@ -242,6 +249,22 @@ class PCCodec:
     def open(self, source: Readable, *, max_bytes: int = MOST_BYTES, recover: bool = False) -> CodecReader:
         """Opens a container for random access by slices. See :class:`CodecReader`."""
         return CodecReader(source, self.coder, max_bytes=max_bytes, recover=recover)
+
+
+def _checked_tile(tile: object) -> tuple[int, int] | None:
+    if tile is None:
+        return None
+    found = sizes("PCCodec", "tile", tile)
+    if len(found) != 2 or min(found) < 1:
+        raise ValueError(message("PCCodec", "tile", "two sizes >= 1", str(tile)))
+    return found[0], found[1]
+
+
+def _path(op: str, path: object) -> Path:
+    if not isinstance(path, (str, Path)):
+        hint = "to_bytes() and from_bytes() are for files that are open"
+        raise TypeError(message(op, "path", "a path", checks.describe(path), hint))
+    return Path(path)
 
 
 def open(source: Readable, *, max_bytes: int = MOST_BYTES, recover: bool = False) -> CodecReader:

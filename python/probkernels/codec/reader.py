@@ -16,6 +16,7 @@ from .._core.errors import CorruptStreamError, ModelMismatchError, message
 from . import format as parts
 from ._bytes import Bytes, Readable
 from ._recover import find_chunks, table
+from .layout import whole
 from .writer import Coder
 
 MOST_BYTES = 2**31
@@ -55,6 +56,8 @@ class CodecReader:
             whether that happened. The reader then has the items up to the last chunk found; later ones are unknown.
 
     Raises:
+        TypeError: ``source`` or ``max_bytes`` has the wrong type.
+        ValueError: ``max_bytes`` is below 1.
         CorruptStreamError: the file is damaged or is not a container.
         ModelMismatchError: the file was written with another model, or no model is known.
         OSError: the file cannot be read.
@@ -79,7 +82,7 @@ class CodecReader:
         max_bytes: int = MOST_BYTES,
         recover: bool = False,
     ) -> None:
-        self.max_bytes, self._recover = max_bytes, recover
+        self.max_bytes, self._recover = whole("CodecReader", "max_bytes", max_bytes, 1), recover
         self._bytes = Bytes("CodecReader", source)
         try:
             self._start(coder, load_model, recover)
@@ -214,10 +217,10 @@ class CodecReader:
         for first, end in self._groups():
             before = len(damage.chunks)
             self._items(first, end, damage)
-            whole = np.ones(end - first, bool)
+            sound = np.ones(end - first, bool)
             for _, low, high, _ in damage.chunks[before:]:
-                whole[low - first : high - first] = False
-            kept.append(first + np.flatnonzero(whole))
+                sound[low - first : high - first] = False
+            kept.append(first + np.flatnonzero(sound))
         damage.kept = np.concatenate(kept)
         return damage
 

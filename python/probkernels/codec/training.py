@@ -12,7 +12,7 @@ from .._core import checks
 from .._core.errors import message
 from ..circuits import EM, hclt
 from ._fitting import check_memory, check_size, fit_flow
-from .layout import Layout, as_array
+from .layout import Layout, as_array, whole
 from .pc_codec import PCCodec
 
 FEW = 4096  # rows up to which every step of EM sees all of them
@@ -46,7 +46,7 @@ def train(
             other data in which a value is close to its neighbors' values.
 
     Raises:
-        TypeError: the items are not integers.
+        TypeError: the items are not integers, or a setting has the wrong type.
         ValueError: there are no items, more than 65,536 values, or too many items for the memory, or a setting is out
             of range.
 
@@ -75,18 +75,15 @@ def train(
     rows -= low
     x = torch.from_numpy(rows)
     few = len(x) <= FEW
-    if categories is None:
-        categories = _alphabet(rows, layout.dtype)
-    elif isinstance(categories, int) and categories <= rows.max():
-        raise ValueError(message("train", "categories", f"at least {rows.max() + 1}, as the data has", str(categories)))
+    categories = _categories(categories, rows, layout)
     check_size([categories] * layout.variables if isinstance(categories, int) else categories, latents)
-    whole = fit_flow(x, categories, seed, progress) if flow else None
-    if whole is not None:
-        x = torch.from_numpy(whole.encode(rows)).long()
+    frozen = fit_flow(x, categories, seed, progress) if flow else None
+    if frozen is not None:
+        x = torch.from_numpy(frozen.encode(rows)).long()
     circuit = hclt(x, latents, categories=categories, seed=seed)
     trainer = EM(circuit, batch_size=None, pseudocount=1.0, seed=seed) if few else EM(circuit, seed=seed)
     trainer.fit(x, epochs=(60 if few else 20) if epochs is None else epochs, checkpoint=checkpoint, progress=progress)
-    return PCCodec(circuit, offset=low, tile=tile, flow=whole, note=note)
+    return PCCodec(circuit, offset=low, tile=tile, flow=frozen, note=note)
 
 
 def _array(items: object) -> np.ndarray:
@@ -111,6 +108,18 @@ def _sample(items: np.ndarray, layout: Layout, most_rows: int, seed: int) -> np.
     if len(rows) > most_rows:
         rows = rows[np.sort(random_numbers.choice(len(rows), most_rows, replace=False))]
     return rows
+
+
+def _categories(given: object, rows: np.ndarray, layout: Layout) -> int | list[int]:
+    """The alphabet of every variable, or one for all."""
+    if given is None:
+        return _alphabet(rows, layout.dtype)
+    if isinstance(given, (list, tuple)):
+        return [whole("train", "categories", size) for size in given]
+    size = whole("train", "categories", given)
+    if size <= rows.max():
+        raise ValueError(message("train", "categories", f"at least {rows.max() + 1}, as the data has", str(size)))
+    return size
 
 
 def _alphabet(rows: np.ndarray, dtype: str) -> int:

@@ -13,6 +13,7 @@ import numpy as np
 from .._core.errors import CorruptStreamError, message
 from .._core.outputs import Output
 from . import format as parts
+from ._bytes import writable
 from .layout import Layout, whole
 
 WHOLE, PIECES, MARGIN = 2**14, 4, 1.25  # of the look whether DEFLATE is smaller than what the model gave
@@ -58,6 +59,7 @@ class CodecWriter:
             long as encoding.
 
     Raises:
+        TypeError: ``target``, a number or ``note`` has the wrong type.
         ValueError: a number is below one, or layout and coder differ in their number of variables.
 
     Example:
@@ -110,7 +112,7 @@ class CodecWriter:
         self._rest: bytes | None = packed + model  # until the first chunk, which names the file
         self._ended = False
         self._output = Output(target) if isinstance(target, (str, Path)) else None
-        self._file: BinaryIO = target if self._output is None else self._output.file  # type: ignore[assignment]
+        self._file = writable("CodecWriter", target) if self._output is None else self._output.file
 
     def _begin(self, first: bytes) -> None:
         """Writes header, note and model. Needs the bytes of the first chunk's items."""

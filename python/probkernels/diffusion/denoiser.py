@@ -139,19 +139,19 @@ class Denoiser(nn.Module):
         return output if guidance is None else output.to(x.dtype)
 
     def eps(self, x: Tensor, t: Time, cond: Any = None, **guide: Any) -> Tensor:
-        """The predicted noise (B, *S). Takes the takes the arguments of :meth:`forward`."""
+        """The predicted noise (B, *S). Takes the arguments of :meth:`forward`."""
         return self.predict("eps", x, t, cond, **guide)
 
     def x0(self, x: Tensor, t: Time, cond: Any = None, **guide: Any) -> Tensor:
-        """The predicted data (B, *S): E[x_0 | x_t] for a perfect net. Takes the takes the arguments of :meth:`forward`."""
+        """The predicted data (B, *S): E[x_0 | x_t] for a perfect net. Takes the arguments of :meth:`forward`."""
         return self.predict("x0", x, t, cond, **guide)
 
     def v(self, x: Tensor, t: Time, cond: Any = None, **guide: Any) -> Tensor:
-        """The predicted velocity alpha eps - sigma x0 (B, *S); takes the arguments of :meth:`forward`."""
+        """The predicted velocity alpha eps - sigma x0 (B, *S). Takes the arguments of :meth:`forward`."""
         return self._predicted("v", x, t, cond, **guide)
 
     def score(self, x: Tensor, t: Time, cond: Any = None, **guide: Any) -> Tensor:
-        """The predicted gradient of log p_t (B, *S); takes the arguments of :meth:`forward`."""
+        """The predicted gradient of log p_t (B, *S). Takes the arguments of :meth:`forward`."""
         return self._predicted("score", x, t, cond, **guide)
 
     def predict(self, kind: str, x: Tensor, t: Time, cond: Any = None, **guide: Any) -> Tensor:
@@ -258,7 +258,7 @@ class Denoiser(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Both halves, (B, *S) each, of a net with ``variance=True``: output and variance part.
 
-        Takes the takes the arguments of :meth:`forward`. Guidance combines outputs only; the variance part belongs to ``cond``.
+        Takes the arguments of :meth:`forward`. Guidance combines outputs only; the variance part belongs to ``cond``.
         """
         if not self.variance:
             raise ValueError(message("Denoiser", "variance", "True, a net that has a second half", "False"))

@@ -14,6 +14,7 @@ __all__ = ["quantize_cdf", "rans_decode", "rans_decode_pmf", "rans_encode", "ran
 
 PRECISION = 16
 MOST_PRECISION = 24
+MOST_SYMBOLS = 1 << 23  # of probabilities: whole numbers up to 2**30 then have sums up to 2**53, exact in any order
 WHY = {
     1: "ends early",
     2: "has a wrong state",
@@ -215,7 +216,7 @@ def rans_encode_pmf(symbols: Tensor, pmf: Tensor, precision: int = PRECISION) ->
 
     Args:
         symbols: (B, N) int32 with values 0 .. K - 1.
-        pmf: (K,), (N, K) or (B, N, K) floating point, see :func:`quantize_cdf`.
+        pmf: (K,), (N, K) or (B, N, K) floating point with K <= 2**23, see :func:`quantize_cdf`.
         precision: bits of the counts, 1 to 24, with 2**precision >= K.
 
     Returns:
@@ -299,7 +300,7 @@ def _as_pmf(op: str, pmf: object, rows: int, n: int, precision: object) -> Tenso
 def _wide(op: str, pmf: object, precision: object) -> Tensor:
     if not isinstance(pmf, Tensor) or not pmf.dtype.is_floating_point:
         raise TypeError(message(op, "pmf", "a tensor of floating point", checks.describe(pmf)))
-    k, most = pmf.shape[-1] if pmf.dim() else 0, 1 << check_precision(op, precision)
+    k, most = pmf.shape[-1] if pmf.dim() else 0, min(1 << check_precision(op, precision), MOST_SYMBOLS)
     if not 1 <= k <= most:
         raise ValueError(message(op, "pmf", f"1 to {most} symbols", f"{k}"))
     return pmf if pmf.dtype is torch.float64 else pmf.float()
@@ -322,7 +323,7 @@ def quantize_cdf(pmf: Tensor, precision: int = PRECISION) -> Tensor:
     probabilities on another machine.
 
     Args:
-        pmf: (..., K) floating point, >= 0, with a finite sum above 0. The sum need not be 1.
+        pmf: (..., K) floating point, >= 0, K <= 2**23, with a finite sum above 0. The sum need not be 1.
         precision: bits of the counts, 1 to 24, with 2**precision >= K.
 
     Returns:

@@ -120,7 +120,7 @@ def bits_of(state: int) -> int:
 
 def quantize_cdf(pmf: Tensor, precision: int) -> Tensor:
     """pmf (R, K) -> cumulative counts (R, K + 1) int32, at least 1 for each symbol. The first entry is -1 if a row is
-    not probabilities. Sums of whole numbers in doubles are exact in any order."""
+    not probabilities. Sums of up to 2**23 whole numbers <= 2**30 are exact in doubles, in any order."""
     most = pmf.amax(1, keepdim=True).double()
     scale = 2.0**30 / most
     sound = (pmf >= 0).all(1) & pmf.isfinite().all(1) & (most > 0).squeeze(1) & (scale < 1e300).squeeze(1)
