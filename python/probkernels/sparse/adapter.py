@@ -268,16 +268,22 @@ class Adapter:
                 scaled = torch.lerp(slot.base.to(found.device, torch.float64), found.double(), alpha)
             write(weight, slot.first, scaled)
             slot.merged, slot.tuned = True, found
+            slot.show(weight)
         return self.model
 
     def unmerge(self) -> nn.Module:
-        """Puts the tuned values back into the weights, exactly, and lets training go on. Returns the model."""
+        """Puts the tuned values back into the weights, exactly, and lets training go on.
+
+        A weight that was set from outside while merged stays as it was set; its values follow it.
+
+        Returns:
+            The model.
+        """
         held = self.held()
         _beside.unmerge(self.model, held[0][0].beside)
         for slot, weight, values in held:
             if slot.merged:
-                assert slot.tuned is not None
-                settle(slot, weight, values, slot.tuned)
+                settle(slot, weight, values, tuned(slot, weight, values))
         return self.model
 
     def detach(self) -> nn.Module:
