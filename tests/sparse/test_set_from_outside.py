@@ -180,6 +180,15 @@ def test_after_the_progressive_stage_and_a_merge() -> None:
     assert torch.equal(model.state_dict()["0.weight"], NEW)
 
 
+def test_entries_that_change_places_are_seen() -> None:
+    model = nn.Linear(6, 8, bias=False)
+    pk.sparse.attach(model, density=1.0)
+    turned = model.weight.detach().flip(0).clone()
+    with torch.no_grad():
+        model.weight.copy_(turned)
+    assert torch.equal(model.state_dict()["weight"], turned)
+
+
 def test_where_both_were_changed_values_are_written() -> None:
     model, adapter = make()
     model(X)

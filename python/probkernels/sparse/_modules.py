@@ -195,7 +195,7 @@ def _flat_weights(self: Any) -> list[Tensor]:
 
 def _samples(slot: Slot, values: Tensor, composed: bool, x: Any) -> bool:
     """Whether the gradient is sampled, rather than gathered from a dense one."""
-    if composed or not _trains(slot, values) or type(x) is not Tensor or x.numel() == 0:
+    if composed or not _trains(slot, values) or type(x) is not Tensor:
         return False
     return slot.selection.count <= DENSE * slot.selection.shape.numel()
 
