@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from .._core.errors import message
@@ -16,7 +15,7 @@ class InUse(Tensor):
     It is made anew at every use, so what would give this tensor another memory is done to the weight itself.
     """
 
-    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]  # as a plain tensor
+    __torch_function__ = nn.Parameter.__torch_function__  # as a plain tensor
     __slotnames__ = ("_weight",)  # torch.utils.swap_tensors refuses tensors with different slots; it would be lost
     _weight: Tensor
 
