@@ -155,6 +155,8 @@ def test_there_is_no_gradient(op: Op, args: tuple[Any, ...]) -> None:
     if op.mutated:
         with pytest.raises(NotImplementedError, match="in place and has no gradient"):
             op.call(*leaves)
+        with forward_ad.dual_level(), pytest.raises(NotImplementedError, match="in place and has no gradient"):
+            op.call(*copied(args, lambda t: forward_ad.make_dual(t.clone(), t) if t.is_floating_point() else t.clone()))
         versions = [t._version for t in op.tensors(leaves, op.mutated)]
         with torch.no_grad():
             op.call(*leaves)

@@ -180,6 +180,15 @@ def test_after_the_progressive_stage_and_a_merge() -> None:
     assert torch.equal(model.state_dict()["0.weight"], NEW)
 
 
+def test_entries_that_change_places_are_seen() -> None:
+    model = nn.Linear(6, 8, bias=False)
+    pk.sparse.attach(model, density=1.0)
+    turned = model.weight.detach().flip(0).clone()
+    with torch.no_grad():
+        model.weight.copy_(turned)
+    assert torch.equal(model.state_dict()["weight"], turned)
+
+
 def test_where_both_were_changed_values_are_written() -> None:
     model, adapter = make()
     model(X)
@@ -243,9 +252,94 @@ def test_a_forward_on_the_meta_device_keeps_the_selection() -> None:
 
 
 def test_an_optimizer_made_before_attaching_is_told() -> None:
-    model = nn.Linear(6, 8)
+    model = nn.Linear(6, 8, bias=False)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     pk.sparse.attach(model, density=0.3)
     model(X).sum().backward()
     with pytest.warns(UserWarning, match=r"'weight' and not its values.*after attach"):
         optimizer.step()
+
+
+@BOTH
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
+def test_a_weight_that_is_set_while_merged_stays(alpha: float, values: str) -> None:
+    model, adapter = make(values)
+    with torch.no_grad():
+        model[2]._parameters["weight"].add_(0.25)
+    tuned = {name: t.clone() for name, t in model.state_dict().items()}
+    adapter.merge(alpha)
+    copied_into_data(model)
+    chosen = adapter.selections["0.weight"].to_index()
+    assert torch.equal(adapter.delta().parts["0.weight"].values, NEW.view(-1)[chosen])
+    adapter.unmerge()
+    expected = {**tuned, "0.weight": NEW}
+    assert all(torch.equal(t, expected[name]) for name, t in model.state_dict().items())
+    model(X).sum().backward()
+    assert adapter.parameters()[0].grad is not None
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_casting_while_merged_is_no_change(dtype: torch.dtype) -> None:
+    model, adapter = make()
+    with torch.no_grad():
+        adapter.parameters()[0].add_(0.3)
+    tuned = adapter.parameters()[0].detach().clone()
+    adapter.merge(0)
+    model.to(dtype)
+    adapter.unmerge()
+    assert torch.equal(adapter.parameters()[0], tuned.to(adapter.parameters()[0].dtype))
+    adapter.merge(0)
+    model[0].weight.data = NEW.to(dtype)
+    model.to(dtype)
+    adapter.unmerge()
+    assert torch.equal(model.state_dict()["0.weight"], NEW.to(dtype))
+
+
+def test_loading_into_a_merged_model_is_refused() -> None:
+    model, adapter = make()
+    state = {name: t.clone() for name, t in model.state_dict().items()}
+    adapter.merge(0)
+    with pytest.raises(ValueError, match=r"load_state_dict.*unmerge\(\)"):
+        model.load_state_dict(state)
+    adapter.unmerge()
+    model.load_state_dict(state)
+
+
+# --- what is done to the weight of one use ---
+
+
+@BOTH
+def test_a_parameter_made_of_the_weight(values: str) -> None:
+    model, _ = make(values)
+    weight = model[0].weight
+    made = nn.Parameter(weight)
+    assert type(made) is nn.Parameter
+    assert made.is_leaf
+    assert made.requires_grad
+    assert made.data_ptr() == weight.data_ptr()  # as of any tensor
+    assert type(nn.Parameter(weight.detach(), requires_grad=False)) is nn.Parameter
+    assert type(nn.Parameter(weight.detach().clone())) is nn.Parameter
+    other = nn.Linear(6, 8)
+    other.weight = nn.Parameter(model[0].weight.data.clone())
+    other(X).sum().backward()
+    assert other.weight.grad is not None
+    for copied_ in (copy.deepcopy(model[0].weight), copy.deepcopy(model[0].weight.detach())):
+        assert type(copied_) is Tensor
+        assert torch.equal(copied_, weight)
+
+
+def test_hooks_and_gradients_that_the_next_use_would_not_have_are_refused() -> None:
+    model, adapter = make()
+    with pytest.raises(ValueError, match=r"register_hook.*weight of one use.*adapter\.parameters"):
+        model[0].weight.register_hook(lambda grad: grad)
+    for new in (None, NEW):
+        with pytest.raises(ValueError, match=r"'grad'.*adapter\.parameters"):
+            model[0].weight.grad = new
+    used = model[0].weight
+    used.retain_grad()
+    (used * NEW).sum().backward()
+    assert torch.equal(used.grad, NEW)
+    seen: list[Tensor] = []
+    adapter.parameters()[0].register_hook(seen.append)
+    model(X).sum().backward()
+    assert len(seen) == 1

@@ -54,6 +54,11 @@ def in_backward() -> bool:
     return torch._C._current_graph_task_id() != -1
 
 
+def carries_gradient(t: torch.Tensor) -> bool:
+    """Whether a tensor has a gradient to come, or in forward mode a tangent."""
+    return t.requires_grad or (forward_ad._current_level >= 0 and forward_ad.unpack_dual(t).tangent is not None)
+
+
 def assert_later(condition: torch.Tensor, text: str) -> None:
     """Raises RuntimeError if ``condition`` is false: at once on the CPU, later on a GPU, without waiting for it."""
     torch._assert_async(condition, text)
@@ -186,7 +191,7 @@ class Op:
         changed = ", ".join(f"'{self.argument_names[i]}'" for i in self.mutated)
 
         def below(*args: Any) -> Any:
-            if torch.is_grad_enabled() and any(t.requires_grad for t in self.tensors(args, self.mutated)):
+            if torch.is_grad_enabled() and any(carries_gradient(t) for t in self.tensors(args, self.mutated)):
                 raise NotImplementedError(
                     f"{self.name} changes {changed} in place and has no gradient. Hint: call it under torch.no_grad()"
                 )

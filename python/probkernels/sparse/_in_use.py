@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from .._core.errors import message
+
 
 class InUse(Tensor):
     """An alias of a frozen weight whose gradient goes to the values.
@@ -13,8 +15,7 @@ class InUse(Tensor):
     Every use makes a new alias, so assigning other memory to the alias assigns it to the weight itself.
     """
 
-    __torch_function__ = nn.Parameter.__torch_function__  # type: ignore[assignment]  # as a plain tensor
-    _is_param = True  # isinstance(weight, nn.Parameter), which get_parameter() asks for
+    __torch_function__ = nn.Parameter.__torch_function__  # as a plain tensor
     __slotnames__ = ("_weight",)  # torch.utils.swap_tensors refuses tensors with different slots; it would be lost
     _weight: Tensor
 
@@ -32,8 +33,47 @@ class InUse(Tensor):
         self._weight.set_(*source, **settings)
         return self
 
+    @property
+    def grad(self) -> Tensor | None:
+        """That of this use alone, if ``retain_grad()`` was called; gradients go to the values."""
+        return super().grad
+
+    @grad.setter
+    def grad(self, new: Tensor | None) -> None:
+        raise self._lost("grad")
+
+    def register_hook(self, hook: Any) -> Any:
+        """Refused, as the next use would not have it.
+
+        Raises:
+            ValueError: always.
+        """
+        raise self._lost("register_hook")
+
+    @staticmethod
+    def _lost(name: str) -> ValueError:
+        hint = "use that of the values, an entry of adapter.parameters()"
+        return ValueError(message("sparse", name, "a parameter that stays", "the weight of one use", hint))
+
+    # --- nn.Parameter(weight), isinstance(weight, nn.Parameter), copies ---
+
+    def detach(self) -> Tensor:
+        """An alias of the same class, which ``nn.Parameter(weight)`` insists on."""
+        return in_use(super().detach(), self._weight)
+
+    @property
+    def _is_param(self) -> bool:  # isinstance asks for it, and so get_parameter()
+        return True
+
+    @_is_param.setter
+    def _is_param(self, value: bool) -> None:  # nn.Parameter() sets it of the alias that it makes a parameter
+        self.__class__ = nn.Parameter  # type: ignore[assignment]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
+        return super().detach().clone()
+
     def __reduce_ex__(self, protocol: Any) -> Any:
-        return self.detach().__reduce_ex__(protocol)
+        return super().detach().__reduce_ex__(protocol)
 
 
 def in_use(alias: Tensor, weight: Tensor) -> InUse:

@@ -91,6 +91,7 @@ class _Values:
         values = {id(self._parameters[name + SUFFIX]) for name in self._names}
         its_own = {n for n, slot in slots_of(self).items() if self._parameters[n + SUFFIX] is slot.parameter}
         sync(self)
+        merged = [(n, slot) for n, slot in slots_of(self).items() if slot.hides(self._parameters[n])]
 
         def apply(t: Tensor) -> Tensor:
             made = fn(t)
@@ -105,6 +106,8 @@ class _Values:
                 held.data = standin(held, held.numel())
             elif own:
                 slot.note(self._parameters[name], held)
+        for name, slot in merged:  # as cast
+            slot.show(self._parameters[name])
         return self
 
     def _save_to_state_dict(self: Any, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
@@ -116,6 +119,10 @@ class _Values:
             destination.pop(prefix + name + SUFFIX, None)
 
     def _load_from_state_dict(self: Any, state: dict[str, Any], prefix: str, *rest: Any) -> None:
+        for name, slot in slots_of(self).items():
+            if slot.merged and prefix + name in state:
+                expected, got = "a model that is not merged", f"one whose '{slot.name}' is"
+                raise ValueError(message("load_state_dict", "self", expected, got, "call adapter.unmerge() first"))
         self.__dict__["_sparse_loading"] = True  # with assign=True, parameters are set
         try:
             super()._load_from_state_dict(state, prefix, *rest)  # type: ignore[misc]
@@ -188,7 +195,7 @@ def _flat_weights(self: Any) -> list[Tensor]:
 
 def _samples(slot: Slot, values: Tensor, composed: bool, x: Any) -> bool:
     """Whether only selected entries of the gradient are computed, rather than gathered from a dense gradient."""
-    if composed or not _trains(slot, values) or type(x) is not Tensor or x.numel() == 0:
+    if composed or not _trains(slot, values) or type(x) is not Tensor:
         return False
     return slot.selection.count <= DENSE * slot.selection.shape.numel()
 

@@ -267,16 +267,19 @@ class Adapter:
                 scaled = torch.lerp(slot.base.to(found.device, torch.float64), found.double(), alpha)
             write(weight, slot.first, scaled)
             slot.merged, slot.tuned = True, found
+            slot.show(weight)
         return self.model
 
     def unmerge(self) -> nn.Module:
-        """Restores the tuned values in the weights exactly and resumes training. Returns the model."""
+        """Restores the tuned values in the weights exactly and resumes training. Returns the model.
+
+        A weight that was set from outside while merged stays as it was set, and its values follow.
+        """
         held = self.held()
         _beside.unmerge(self.model, held[0][0].beside)
         for slot, weight, values in held:
             if slot.merged:
-                assert slot.tuned is not None
-                settle(slot, weight, values, slot.tuned)
+                settle(slot, weight, values, tuned(slot, weight, values))
         return self.model
 
     def detach(self) -> nn.Module:

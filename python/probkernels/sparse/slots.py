@@ -51,7 +51,8 @@ class Slot:
     written: int = -1  # version of the values that a weight on a GPU holds
     seen: Any = None  # what told the weight's selected entries when they last equaled the values, see told()
     merged: bool = False
-    tuned: Tensor | None = None  # values of `first`, while a scaled merge hides them
+    tuned: Tensor | None = None  # values of `first`, while a merge hides them
+    shown: Any = None  # the sketch of what the merge wrote in their place
 
     @property
     def own(self) -> bool:
@@ -132,6 +133,19 @@ class Slot:
         else:
             self.seen = versions(weight, values), sketch(values.to(weight.dtype))
 
+    def show(self, weight: Tensor) -> None:
+        """Notes what a merge wrote."""
+        if not weight.is_meta:
+            self.on(weight.device)
+            self.shown = sketch(read(weight, self.first))
+
+    def hides(self, weight: Tensor) -> bool:
+        """Whether the weight is what a merge wrote, and not set from outside since."""
+        if not self.merged or weight.is_meta:
+            return False
+        self.on(weight.device)
+        return bool(self.shown == sketch(read(weight, self.first)))
+
     def check_values(self, values: Tensor | None) -> None:
         """Raises if the values belong to another slot or a placeholder was written to: the numbers would be lost."""
         if values is not self.parameter or values is None:
@@ -189,12 +203,16 @@ def places(inner: Selection, outer: Selection) -> Tensor:
 
 
 def tuned(slot: Slot, weight: Tensor, values: Tensor) -> Tensor:
-    """The trained values of all entries chosen at first, those frozen by progress() too."""
-    if slot.tuned is not None:
-        return slot.tuned
+    """The trained values of all entries chosen at first, those frozen by progress() too.
+
+    While merged, they are those that the merge hides, unless the weight was set from outside since.
+    """
     slot.on(weight.device)
+    if slot.hides(weight):
+        assert slot.tuned is not None
+        return slot.tuned
     found = read(weight, slot.first).to(values.dtype)
-    if slot.own and weight.dtype is not values.dtype:  # values are more exact than the weight
+    if slot.own and not slot.merged and weight.dtype is not values.dtype:  # values are more exact than the weight
         found[places(slot.selection, slot.first)] = values.detach()
     return found
 
@@ -202,7 +220,7 @@ def tuned(slot: Slot, weight: Tensor, values: Tensor) -> Tensor:
 @torch.no_grad()
 def settle(slot: Slot, weight: Tensor, values: Tensor, wanted: Tensor) -> None:
     """Sets the trained values of all entries chosen at first."""
-    slot.merged, slot.tuned = False, None
+    slot.merged, slot.tuned, slot.shown = False, None, None
     slot.on(weight.device)
     write(weight, slot.first, wanted.to(weight.device))
     if slot.own:
