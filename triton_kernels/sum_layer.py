@@ -243,7 +243,10 @@ def _tile(x: Tensor, outs: int, summed: str) -> dict[str, Any]:
     sizes = {"TO": outs, "TI": x.shape[1], "TB": x.shape[2]}
     exact = not torch.backends.cuda.matmul.allow_tf32
     sides = {name: side(name, size) for name, size in sizes.items()}
-    return {**sides, "PRECISION": "ieee" if exact else "tf32", "num_warps": 4}
+    # Double numbers take two registers each, so twice the warps hold a tile. Without a limit ptxas spills a few bytes
+    # to fit more warps.
+    registers = {"num_warps": x.itemsize, "maxnreg": 255}
+    return {**sides, "PRECISION": "ieee" if exact else "tf32", **registers}
 
 
 def sum_layer(x: Tensor, weights: Tensor, y: Tensor) -> None:

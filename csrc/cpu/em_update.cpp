@@ -2,6 +2,7 @@
 // block is read as one run of vectors, whatever M is: which distribution a lane belongs to repeats every M elements, so
 // sums and coefficients repeat every M / gcd(M, 16) vectors. Equations: python/probkernels/reference/em_update.py.
 #include <algorithm>
+#include <limits>
 #include <numeric>
 #include <vector>
 
@@ -62,7 +63,7 @@ struct Update {
     A* const params = in.params + n * size;
     const A* const flows = in.flows + n * size;
     add_up<B>(in, params, flows, size, period, s);
-    coefficients(in, n, period, s);
+    if (!coefficients(in, n, period, s)) return update_far(in, n);
     for_places(0, size, period, [&](Int at, Int place, auto lanes) PK_INLINE {
       const auto p = load_vec<B>(params + at, lanes);
       auto next = p * load_vec<B>(s.old.data() + place) +
@@ -104,11 +105,14 @@ struct Update {
     }
   }
 
+  // Whether they are normal numbers; else nothing is set.
   template <class A>
-  PK_HD static void coefficients(const Problem<A>& in, Int n, Int period, Scratch<A>& s) {
+  PK_HD static bool coefficients(const Problem<A>& in, Int n, Int period, Scratch<A>& s) {
     for (Int m = 0; m < in.m; ++m) {
       const double kept = in.kept ? double(in.kept[n * in.m + m]) : 0;
       const double total = s.total[m] + in.pseudocount + kept, share = total == 0 ? 0 : in.step / total;
+      const bool normal = share >= std::numeric_limits<A>::min() && share <= std::numeric_limits<A>::max();
+      if (in.step != 0 && total != 0 && !normal) return false;
       s.old[m] = A(total == 0 ? 1 : 1 - in.step + share * kept);
       s.flow[m] = A(share);
       s.add[m] = A(s.count[m] == 0 ? 0 : share * in.pseudocount / s.count[m]);
@@ -118,6 +122,27 @@ struct Update {
         std::fill(all->begin(), all->end(), all->front());
       else
         for (Int i = in.m; i < period; i += in.m) std::copy_n(all->data(), in.m, all->data() + i);
+    return true;
+  }
+
+  // For flows so small or large that sums, or the step over them, leave the range: in double, and flows over their sum
+  // before anything else.
+  template <class A>
+  PK_HD static void update_far(const Problem<A>& in, Int n) {
+    for (Int m = 0; m < in.m; ++m) {
+      A* const params = in.params + n * in.k * in.m + m;
+      const A* const flows = in.flows + n * in.k * in.m + m;
+      const double kept = in.kept ? double(in.kept[n * in.m + m]) : 0;
+      double total = in.pseudocount + kept, count = 0;
+      for (Int k = 0; k < in.k; ++k)
+        if (params[k * in.m] != A(0)) total += double(flows[k * in.m]), ++count;
+      if (total == 0) continue;
+      const double old = 1 - in.step + in.step * (kept / total), add = in.step * (in.pseudocount / total) / count;
+      for (Int k = 0; k < in.k; ++k) {
+        A& p = params[k * in.m];
+        if (p != A(0)) p = A(double(p) * old + in.step * (double(flows[k * in.m]) / total) + add);
+      }
+    }
   }
 };
 

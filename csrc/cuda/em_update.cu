@@ -2,6 +2,7 @@
 // takes several distributions; the threads of each are a rectangle of rows (entries of a distribution) and columns
 // (neighboring distributions), so that neighbors in memory are read together whatever M is.
 #include <algorithm>
+#include <limits>
 
 #include "pk/gpu.h"
 
@@ -18,14 +19,19 @@ struct Problem {
   A* params;              // (N, K, M)
   const A *flows, *kept;  // (N, K, M), (N, M) or null
   Int n, k, m;
-  A step, pseudocount;
+  double step, pseudocount;
   int columns, rows, blocks;  // of a rectangle of threads, and how many rectangles a block of threads has
   Int tiles;                  // rectangles side by side
 };
 
 template <class A>
+struct Normal {
+  static constexpr double kLeast = std::numeric_limits<A>::min(), kMost = std::numeric_limits<A>::max();
+};
+
+template <class A>
 __global__ void __launch_bounds__(kThreads) update_kernel(Problem<A> in) {
-  __shared__ A sums[kThreads], counts[kThreads];
+  __shared__ double sums[kThreads], counts[kThreads];
   const int thread = threadIdx.x, size = in.columns * in.rows;
   const int row = thread % size / in.columns;
   const Int n = blockIdx.x / in.tiles * in.blocks + thread / size;
@@ -34,12 +40,12 @@ __global__ void __launch_bounds__(kThreads) update_kernel(Problem<A> in) {
   A* const params = in.params + n * in.k * in.m + m;
   const A* const flows = in.flows + n * in.k * in.m + m;
 
-  A sum = 0, count = 0;
+  double sum = 0, count = 0;
   if (active)
     for (Int k = row; k < in.k; k += in.rows)
       if (params[k * in.m] != A(0)) {
-        sum += flows[k * in.m];
-        count += A(1);
+        sum += double(flows[k * in.m]);
+        count += 1;
       }
   sums[thread] = sum;
   counts[thread] = count;
@@ -56,12 +62,17 @@ __global__ void __launch_bounds__(kThreads) update_kernel(Problem<A> in) {
   if (!active) return;
 
   const int first = thread - row * in.columns;
-  const A kept = in.kept ? in.kept[n * in.m + m] : A(0), total = sums[first] + in.pseudocount + kept;
-  if (total == A(0)) return;
-  const A share = in.step / total, old = A(1) - in.step + share * kept, add = share * in.pseudocount / counts[first];
+  const double kept = in.kept ? double(in.kept[n * in.m + m]) : 0, total = sums[first] + in.pseudocount + kept;
+  if (total == 0) return;
+  const double old = 1 - in.step + in.step * (kept / total), add = in.step * (in.pseudocount / total) / counts[first];
+  const double share = in.step / total;
+  // Else flows are divided first, in double.
+  const bool normal = in.step == 0 || (share >= Normal<A>::kLeast && share <= Normal<A>::kMost);
   for (Int k = row; k < in.k; k += in.rows) {
-    const A p = params[k * in.m];
-    if (p != A(0)) params[k * in.m] = p * old + flows[k * in.m] * share + add;
+    const A p = params[k * in.m], flow = flows[k * in.m];
+    if (p == A(0)) continue;
+    params[k * in.m] =
+        normal ? p * A(old) + flow * A(share) + A(add) : A(double(p) * old + in.step * (double(flow) / total) + add);
   }
 }
 
@@ -80,8 +91,8 @@ void em_update_cuda(DType dtype, void* params, const void* flows, Maybe kept, In
                         n,
                         k,
                         m,
-                        A(step),
-                        A(pseudocount),
+                        step,
+                        pseudocount,
                         columns,
                         rows,
                         blocks,

@@ -21,6 +21,9 @@ pytestmark = pytest.mark.skipif(backends.INTERPRETED, reason="this process inter
         pytest.param(80, torch.float32, 16, 16, marks=pytest.mark.slow),
         pytest.param(90, torch.float64, 64, 64, marks=pytest.mark.slow),
         pytest.param(100, torch.float32, 1, 300, marks=pytest.mark.slow),
+        pytest.param(80, torch.float64, 64, 64, marks=pytest.mark.slow),
+        pytest.param(90, torch.float64, 16, 16, marks=pytest.mark.slow),
+        pytest.param(100, torch.float64, 64, 64, marks=pytest.mark.slow),
     ],
     ids=str,
 )

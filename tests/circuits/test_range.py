@@ -69,3 +69,14 @@ def test_hclt_of_five_images(pseudocount: float) -> None:
     circuit = hclt(train, 4)
     EM(circuit, batch_size=None, pseudocount=pseudocount).fit(train, epochs=20, progress=False)
     assert_right(circuit, torch.randint(0, 2, (40, 200)))
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_hclt_of_five_images_with_a_background(seed: int) -> None:
+    """Images of another place: a kernel with one exponent an image was 40 nats off."""
+    generator = torch.Generator().manual_seed(seed)
+    train, other = torch.zeros(2, 20, 300, dtype=torch.int64)
+    train[:, :40], other[:, 260:] = torch.randint(0, 2, (2, 20, 40), generator=generator)
+    circuit = hclt(train[:5], 4)
+    EM(circuit, batch_size=None, pseudocount=1e-3).fit(train[:5], epochs=40, progress=False)
+    assert_right(circuit, torch.cat([train, other]))

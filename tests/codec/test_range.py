@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import math
+import random
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from probkernels.circuits import Bernoulli, Circuit, hclt_graph
 from probkernels.codec import PCCodec, encode
+
+from tests.circuits.test_hub_queries import extreme, hub, walked
 
 CHILDREN = 120
 
@@ -31,3 +38,29 @@ def test_rows_of_a_hub_come_back(ones: int) -> None:
     coded = sum(map(len, encode(codec.program, torch.from_numpy(x), len(x), 1)))  # a file would hold DEFLATE's bytes
     least = -circuit.log_prob(torch.from_numpy(x[:1]).long()).item() / np.log(2) * len(x)
     assert 0.9 * least < 8 * coded < 6 * least  # what forgetting costs here
+
+
+@given(
+    seed=st.integers(0, 10**6),
+    size=st.sampled_from([7, 30, 64]),
+    states=st.sampled_from([2, 4]),
+    orders=st.sampled_from([1.0, 8.0, 25.0, 35.0]),
+)
+@settings(max_examples=15, deadline=None)
+def test_codes_of_extreme_trees_are_as_long_as_logarithms_say(seed: int, size: int, states: int, orders: float) -> None:
+    """Rows of the model cost -log2 p; others hardly more, and less where p is below what a coder's counts can say."""
+    rng = random.Random(seed)
+    parents = [-1, *(rng.randrange(max(0, k - rng.choice([1, 3, 30])), k) for k in range(1, size))]
+    if size == 64:
+        parents = hub(63)
+    circuit = extreme(parents, states, orders, 0.0, seed)
+    codec = PCCodec(circuit)
+    drawn = circuit.sample(60, seed=seed).to(torch.uint8)
+    others = torch.randint(0, 3, (20, size), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+    for rows, more in ((drawn, 0.02), (others, 0.15)):
+        assert np.array_equal(codec.decompress(codec.compress(rows.numpy(), lanes=1)), rows.numpy())
+        coded = 8 * sum(map(len, encode(codec.program, rows, len(rows), 1)))
+        least = -walked(circuit, rows.long(), torch.zeros_like(rows, dtype=torch.bool)).sum().item() / math.log(2)
+        assert coded <= (1 + more) * least + 32
+        if rows is drawn:
+            assert coded >= 0.98 * least - 8

@@ -46,14 +46,15 @@ def run(shape: tuple[int, ...], dtype: torch.dtype, backend: str) -> list[Tensor
         return [y, *sum_layer_bwd(x, weights, y, grad_y)]
 
 
+EDGES = "edge and 1.0 and (subnormal or infinity or far) or infinite and (1e-44 or 3e+38)"  # 8 tests
+
+
 @outside
 def test_kernels_in_the_interpreter() -> None:
-    assert f"{len(CASES) + 1} passed" in interpret(__file__)
-
-
-@outside
-def test_extreme_weights_in_the_interpreter() -> None:
-    assert "passed" in interpret("tests/ops/test_sum_layer_range.py", "-k", "triton_interp and edge and 1.0")
+    """This file's tests, and some of extreme weights: subnormal, large, overflowing sums, infinite inputs."""
+    files = __file__, "tests/ops/test_sum_layer_range.py"
+    chosen = f"equal_the or same_bits or triton_interp and ({EDGES})"
+    assert f"{len(CASES) + 1 + 8} passed" in interpret(*files, "-k", chosen)
 
 
 @outside

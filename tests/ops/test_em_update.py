@@ -132,6 +132,34 @@ def test_nothing_to_do(on: torch.device, shape: tuple[int, ...]) -> None:
     assert params.shape == shape
 
 
+@pytest.mark.parametrize("with_kept", [False, True], ids=["", "kept"])
+@pytest.mark.parametrize(
+    ("size", "pseudocount", "dtype"),
+    [
+        (1e-40, 0.0, torch.float32),  # a step over their sum is above the largest number
+        (1e-40, 1e-50, torch.float32),
+        (1e-44, 1e-43, torch.float32),
+        (3e38, 0.0, torch.float32),  # the sum is above it
+        (3e38, 1e38, torch.float32),
+        (0.0, 1e-50, torch.float32),
+        (1e-310, 0.0, torch.float64),
+    ],
+)
+def test_flows_of_any_size(
+    on: torch.device, size: float, pseudocount: float, dtype: torch.dtype, with_kept: bool
+) -> None:
+    """Beside ordinary ones, next to each other and elsewhere."""
+    step = 0.3 if with_kept else 1.0
+    params, flows, kept = problem(3, 40, 5)
+    flows[1, :, 1], flows[2] = flows[1, :, 1] / 10 * size, flows[2] / 10 * size
+    kept[1, 1], kept[2] = kept[1, 1] * size, kept[2] * size
+    params, flows, kept = (t.to(dtype).double() for t in (params, flows, kept))
+    expected = by_hand(params, flows, kept if with_kept else None, step, pseudocount)
+    got = updated(on, (params, flows, kept) if with_kept else (params, flows), dtype, step, pseudocount)
+    assert_close(got, expected, dtype, ELEMENTWISE)
+    assert_close(got.double().sum(1), torch.ones(3, 5), dtype, ELEMENTWISE)
+
+
 @pytest.mark.parametrize("threads", [2, 5])
 def test_threads_do_not_change_a_bit(threads: int) -> None:
     tensors, cpu, before = problem(33, 40, 7), torch.device("cpu"), torch.get_num_threads()

@@ -11,12 +11,12 @@ def em_update_(params: Tensor, flows: Tensor, kept: Tensor | None, step: float, 
 
     An entry of exactly 0 is no edge and stays 0. A distribution without flow does not change.
     """
-    edges = params != 0
-    mass = torch.where(edges, flows, 0.0)
+    edges, old = params != 0, params.double()
+    mass = torch.where(edges, flows, 0.0).double()
     total = mass.sum(1, keepdim=True) + pseudocount
-    fresh = mass + pseudocount / edges.sum(1, keepdim=True, dtype=params.dtype)
+    fresh = mass + pseudocount / edges.sum(1, keepdim=True, dtype=old.dtype)
     if kept is not None:  # observations that were missing leave the distribution as it was
         total = total + kept[:, None]
-        fresh = fresh + kept[:, None] * params
-    moved = (1 - step) * params + step * fresh / total
-    params.copy_(torch.where(edges & (total != 0), moved, params))
+        fresh = fresh + kept[:, None] * old
+    moved = (1 - step) * old + step * (fresh / total)
+    params.copy_(torch.where(edges & (total != 0), moved, old))
