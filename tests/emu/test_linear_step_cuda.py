@@ -8,7 +8,7 @@ import pytest
 import torch
 from probkernels import use_backend
 from probkernels.ops import linear_step
-from probkernels.ops.linear_step import DOTS, _padded
+from probkernels.ops.linear_step import DOTS, padded
 from torch import Tensor
 
 from tests import backends
@@ -38,7 +38,7 @@ def run(case: tuple[int, ...], dtype: torch.dtype, backend: str) -> tuple[list[T
         shared = linear_step(x, c[0], noise=d[0], seeds=2**40, step=7, first_row=5)
         steps = [*shared, *linear_step(x, c, noise=d, seeds=seeds), *linear_step(x, c)]
         dots = [
-            DOTS.call(y, *_padded(x), noisy, by_row, seeds if by_row else None, 9, 0, 3)
+            DOTS.call(y, *padded(x), noisy, by_row, seeds if by_row else None, 9, 0, 3)
             for noisy, by_row in ((True, False), (True, True), (False, False))
         ]
     return steps, dots

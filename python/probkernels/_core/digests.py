@@ -32,7 +32,9 @@ def identity(*parts: Buffer) -> bytes:
 
 def raw(t: Tensor) -> memoryview:
     """The bytes of a tensor on any device."""
-    return t.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+    flat = t.detach().cpu().contiguous().reshape(-1)
+    # one entry may have a stride of 0, which torch takes for contiguous but does not view as bytes
+    return flat.as_strided(flat.shape, (1,)).view(torch.uint8).numpy().data
 
 
 def of_data(*data: object) -> str:
@@ -53,6 +55,8 @@ def _add(found: hashlib.blake2b, value: object) -> None:
         found.update(repr(value).encode())
         return
     found.update(f"{value.dtype} {tuple(value.shape)}".encode())
+    if not value.numel():
+        return
     rows = value.detach().reshape(len(value), -1) if value.dim() else value.detach().reshape(1, 1)
     step = max(1, BYTES // max(1, rows.shape[1] * rows.element_size()))
     for part in rows.split(step):

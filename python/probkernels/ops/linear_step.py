@@ -25,7 +25,7 @@ INPUTS = "Tensor x0" + "".join(f", Tensor? x{i}" for i in range(1, MOST))
 COUNTER = "Tensor? seeds, int seed, int row, int step"
 
 
-def _padded(tensors: Sequence[Tensor]) -> list[Tensor | None]:
+def padded(tensors: Sequence[Tensor]) -> list[Tensor | None]:
     return [*tensors, *[None] * (MOST - len(tensors))]
 
 
@@ -73,7 +73,7 @@ def _dots_kernel(run: Backend, y: Tensor, *args: Any) -> Tensor:
 
 def _transposed(y: Tensor, coefficients: Tensor) -> list[Tensor]:
     """Cotangents of the inputs from those of the outputs."""
-    steps = OP.call(*_padded(y.unbind(0)), coefficients.transpose(-1, -2), None, None, 0, 0, 0)
+    steps = OP.call(*padded(y.unbind(0)), coefficients.transpose(-1, -2), None, None, 0, 0, 0)
     return list(steps.unbind(0))
 
 
@@ -99,7 +99,7 @@ def _step_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         noisy = ctx.noisy and ctx.needs_input_grad[MOST + 1]
         dots = DOTS.call(grad, *x, noisy, coefficients.dim() == 3, seeds, ctx.seed, ctx.row, ctx.step)
         into_c, into_d = _columns(dots, ctx.count, noisy)
-    return (*_padded(into_x), into_c, into_d, None, None, None, None)
+    return (*padded(into_x), into_c, into_d, None, None, None, None)
 
 
 def _dots_setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -117,7 +117,7 @@ def _dots_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         into_y = OP.call(*x, of_x, of_z, seeds if ctx.noisy else None, ctx.seed, ctx.row, ctx.step)
     if any(ctx.needs_input_grad[1 : 1 + MOST]):
         into_x = _transposed(y, of_x)
-    return (into_y, *_padded(into_x), None, None, None, None, None, None)
+    return (into_y, *padded(into_x), None, None, None, None, None, None)
 
 
 # --- the ops ---
@@ -131,16 +131,16 @@ def _normal(device: torch.device, dtype: torch.dtype) -> Any:
 def _step_examples(device: torch.device, dtype: torch.dtype) -> list[tuple[Any, ...]]:
     """Two outputs of three inputs with noise; and coefficients and seeds of each row."""
     normal, exact = _normal(device, dtype), _normal(device, torch.float64)
-    shared = (*_padded([normal(3, 7) for _ in range(3)]), exact(2, 3), exact(2), None, 7, 1, 2)
+    shared = (*padded([normal(3, 7) for _ in range(3)]), exact(2, 3), exact(2), None, 7, 1, 2)
     seeds = torch.tensor([5, 2**40, 5], device=device)
-    by_row = (*_padded([normal(3, 2, 3) for _ in range(2)]), exact(3, 1, 2), exact(3, 1), seeds, 0, 0, 2**33)
+    by_row = (*padded([normal(3, 2, 3) for _ in range(2)]), exact(3, 1, 2), exact(3, 1), seeds, 0, 0, 2**33)
     return [shared, by_row]
 
 
 def _dots_examples(device: torch.device, dtype: torch.dtype) -> list[tuple[Any, ...]]:
     normal = _normal(device, dtype)
-    shared = (normal(2, 3, 7), *_padded([normal(3, 7) for _ in range(3)]), True, False, None, 7, 1, 2)
-    by_row = (normal(1, 3, 2, 3), *_padded([normal(3, 2, 3) for _ in range(2)]), False, True, None, 0, 0, 0)
+    shared = (normal(2, 3, 7), *padded([normal(3, 7) for _ in range(3)]), True, False, None, 7, 1, 2)
+    by_row = (normal(1, 3, 2, 3), *padded([normal(3, 2, 3) for _ in range(2)]), False, True, None, 0, 0, 0)
     return [shared, by_row]
 
 
@@ -279,5 +279,5 @@ def linear_step(
     elif seeds is not None:
         raise ValueError(message("linear_step", "seeds", "None without 'noise'", checks.describe(seeds)))
     seed = seeds if isinstance(seeds, int) and d is not None else 0
-    y = OP.call(*_padded(inputs), c, d, each, seed, first_row, step)
+    y = OP.call(*padded(inputs), c, d, each, seed, first_row, step)
     return (y.squeeze(0),) if y.shape[0] == 1 else y.unbind(0)

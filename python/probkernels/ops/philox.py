@@ -62,7 +62,7 @@ def check_counter(op: str, seeds: int | Tensor, step: int, first_row: int, rows:
     for name, value, most in (("seeds", seeds, LARGEST), ("step", step, LARGEST), ("first_row", first_row, MOST_ROWS)):
         if isinstance(value, Tensor) and name == "seeds":
             continue
-        checks.integer(op, name, value, 0, most, wanted if name == "seeds" and not isinstance(value, int) else "")
+        checks.integer(op, name, value, 0, most, wanted if name == "seeds" and type(value) is not int else "")
     if first_row + rows > MOST_ROWS:
         raise ValueError(message(op, "first_row", f"rows below {MOST_ROWS}", f"{first_row} + {rows} rows"))
     if elements > MOST_ELEMENTS:

@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from ..._core import checks
-from ..solvers.scheme import Registers, combine, terms
-
-if TYPE_CHECKING:
-    from .exact import Plan
+from ..solvers.scheme import Registers, Scheme, combine, terms
 
 
 class Gradients:
-    """Sums of gradients over the steps: each tensor has one, added to in place."""
+    """Sums of gradients over the steps: each tensor has one, added to in place.
 
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
+    Args:
+        scheme: the solver.
+        targets: leaves of the run and of its net.
+        coefficients: times and coefficients of the scheme, in the order of :meth:`Scheme.parts`.
+        given: the noise (N, B, *S) if the user gave it.
+    """
+
+    def __init__(
+        self, scheme: Scheme, targets: list[Tensor], coefficients: Sequence[Tensor], given: Tensor | None
+    ) -> None:
+        self.scheme, self.targets, self.given = scheme, targets, given
         self.x: Tensor | None = None
-        self.targets = [*plan.leaves, *plan.net.leaves]
         self.active = [t for t in self.targets if t.requires_grad and not checks.is_sharded(t)]
         self.sums: list[Tensor | None] = [None] * len(self.active)
-        given = plan.made.noise.given
         self.noise = torch.zeros_like(given) if given is not None and given.requires_grad else None
-        self.parts = [torch.zeros_like(c) if c.requires_grad else None for c in plan.coefficients]
+        self.parts = [torch.zeros_like(c) if c.requires_grad else None for c in coefficients]
 
     def add(self, grads: list[Tensor | None]) -> None:
         """Gradients of the active tensors."""
@@ -43,7 +47,7 @@ class Gradients:
     def add_noise(self, n: int, z: Tensor | None, cotangents: Registers, stages: list[Tensor | None]) -> None:
         if self.noise is None or z is None:
             return
-        scheme = self.plan.scheme
+        scheme = self.scheme
         rows = [(terms(scheme.noise[n].detach()), cotangents), (terms(scheme.input_noise[n].detach()), stages)]
         total = combine(rows, z)
         if total is not None:
@@ -73,5 +77,5 @@ class Gradients:
         """As :meth:`Plan.inputs`."""
         sums = iter(self.sums)
         rest = [next(sums) if t.requires_grad and not checks.is_sharded(t) else None for t in self.targets]
-        noise = [] if self.plan.made.noise.given is None else [self.noise]
+        noise = [] if self.given is None else [self.noise]
         return [self.x, *noise, *self.parts, *rest]

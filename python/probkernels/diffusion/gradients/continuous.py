@@ -19,7 +19,8 @@ from ..._core import checks
 from ..._core.errors import message
 from ..solvers.runge_kutta import HEUN, MIDPOINT, RK4, Tableau, explicit
 from ..solvers.scheme import combine, terms
-from .exact import Gradients, Plan
+from ._sums import Gradients
+from .exact import Plan
 
 if TYPE_CHECKING:
     from ..run import Run
@@ -58,7 +59,7 @@ class Adjoint:
 
     def sweep(self, grad: Tensor, states: list[Tensor]) -> Gradients:
         """:meth:`backward` from interval to interval."""
-        found = Gradients(self.back)
+        found = self.back.gradients()
         a = grad * self.ends[1]
         for i, (h, x) in enumerate(zip(self.h, reversed(states), strict=False)):
             a = self.interval(i, h, x, a, found)

@@ -91,6 +91,10 @@ class Plan:
         noise = [] if given is None else [given]
         return [self.made.x, *noise, *self.coefficients, *self.guide, *self.parameters]
 
+    def gradients(self) -> Gradients:
+        """Empty sums for the gradients of :meth:`inputs`."""
+        return Gradients(self.scheme, [*self.leaves, *self.net.leaves], self.coefficients, self.made.noise.given)
+
     def z(self, n: int, draws: bool) -> Tensor | None:
         """The noise (B, *S) of a step that has any."""
         return self.made.noise(n).detach() if draws else None
@@ -250,7 +254,7 @@ class Plan:
 
     def sweep(self, grad: Tensor, inputs: list[Tensor], states: list[Registers]) -> Gradients:
         """:meth:`backward` from step to step."""
-        found, scheme = Gradients(self), self.scheme
+        found, scheme = self.gradients(), self.scheme
         registers, stages = scheme.carry.shape[1], scheme.t.shape[1]
         draws = self.draws if self.learns or found.noise is not None else [False] * scheme.steps
         of_output = list(zip(*(transposed(c) for c in (scheme.gather, scheme.stages)), strict=True))

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from ..._core.errors import message
-from .exact import Gradients, Plan
+from ._sums import Gradients
+from .exact import Plan
 
 if TYPE_CHECKING:
     from ..run import Run
@@ -122,7 +123,7 @@ class Leapfrog:
 
     def sweep(self, grad: Tensor, state: State) -> Gradients:
         """:meth:`backward` from step to step."""
-        found, (y, p, rest) = Gradients(self.plan), state
+        found, (y, p, rest) = self.plan.gradients(), state
         to_y, to_p = grad * self.last, torch.zeros_like(grad)
         for n in reversed(range(len(self.h))):
             h, alpha = self.h[n], self.middle[n]
