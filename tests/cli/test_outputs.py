@@ -6,6 +6,7 @@ import os
 import signal
 import stat
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -216,7 +217,14 @@ def test_a_dash_is_standard_input_and_output(here: Path, capfdbinary: pytest.Cap
     assert result.exit_code == 1 and "expected an .npy or .npz in a pipe" in result.output
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.fixture(params=[signal.SIGTERM, signal.SIGHUP])
+def number(request: pytest.FixtureRequest) -> Iterator[signal.Signals]:
+    """A signal that ends a process, also where the suite runs under nohup."""
+    before = signal.signal(request.param, signal.SIG_DFL)
+    yield request.param
+    signal.signal(request.param, before)
+
+
 def test_a_signal_that_ends_a_command_leaves_no_unfinished_file(
     here: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
@@ -225,6 +233,14 @@ def test_a_signal_that_ends_a_command_leaves_no_unfinished_file(
     run("compress", "x.npy", "o.pkc", "--model", "m.pcm", code=128 + number)
     assert sorted(os.listdir(here)) == before
     assert signal.getsignal(number) is signal.SIG_DFL
+
+
+def test_nohup_is_heeded(here: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals) -> None:
+    signal.signal(number, signal.SIG_IGN)
+    append = codec.CodecWriter.append
+    monkeypatch.setattr(codec.CodecWriter, "append", lambda *a: (os.kill(os.getpid(), number), append(*a)))
+    run("compress", "x.npy", "o.pkc", "--model", "m.pcm")
+    assert (here / "o.pkc").exists()
 
 
 def test_folders_and_missing_folders_are_named(here: Path) -> None:

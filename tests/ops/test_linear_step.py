@@ -8,7 +8,7 @@ import probkernels as pk
 import pytest
 import torch
 from probkernels.ops import linear_step, philox_normal
-from probkernels.ops.linear_step import DOTS, _padded
+from probkernels.ops.linear_step import DOTS, padded
 from torch import Tensor
 
 from tests.tolerances import ELEMENTWISE, SUM, assert_close
@@ -129,7 +129,7 @@ def test_outputs_beyond_the_caches_are_the_same() -> None:
 def test_threads_do_not_change_a_bit() -> None:
     given, before = problem((3, 30_001), (2, 3), False, torch.float32), torch.get_num_threads()
     y = torch.stack(given["inputs"][:2])
-    arguments = (y, *_padded(given["inputs"]), True, False, None, 5, 0, 6)
+    arguments = (y, *padded(given["inputs"]), True, False, None, 5, 0, 6)
     expected, dots = linear_step(**given), DOTS.call(*arguments)
     try:
         torch.set_num_threads(3)
@@ -165,7 +165,7 @@ def test_dots(on: torch.device, by_row: bool, dtype: torch.dtype) -> None:
         y = normal(2, *shape, seed=30, dtype=dtype).to(dtype)
         seeds, seed = (given["seeds"].to(on), 0) if by_row else (None, given["seeds"])
         x = [t.to(on) for t in given["inputs"]]
-        got = DOTS.call(y.to(on), *_padded(x), True, by_row, seeds, seed, 0, given["step"]).cpu()
+        got = DOTS.call(y.to(on), *padded(x), True, by_row, seeds, seed, 0, given["step"]).cpu()
         z = philox_normal(given["seeds"], shape, step=given["step"], dtype=torch.promote_types(dtype, torch.float32))
         every = torch.stack([t.double() for t in (*given["inputs"], z)])
         expected = torch.einsum("orn,irn->roi", y.double(), every)
