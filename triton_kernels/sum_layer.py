@@ -224,7 +224,7 @@ def _grad_weights(
 # --- launching ---
 
 # For an element size: the share of the largest input below which terms may be lost, the largest power.
-LIMITS = {4: {"FAR": 2.0**-100, "LARGEST_LOG": 88.0}, 8: {"FAR": 2.0**-960, "LARGEST_LOG": 709.0}}
+LIMITS = {4: {"FAR": 2.0**-64, "LARGEST_LOG": 88.0}, 8: {"FAR": 2.0**-960, "LARGEST_LOG": 709.0}}
 MOST = 32  # of a tile's side: its sums stay in registers
 SPLIT_SAMPLES = 256  # fewer would not repay a partial result
 

@@ -28,9 +28,9 @@ struct Layer {
 };
 
 // Below this share of the largest input, times the output's largest weight if that is above 1, terms that a sum needs
-// may have been lost: 2^-26 of it are certain.
+// may have been lost: those above 2^-62 of it are there.
 template <class A>
-constexpr A kFar = sizeof(A) == 4 ? A(0x1p-100) : A(0x1p-960);
+constexpr A kFar = sizeof(A) == 4 ? A(0x1p-64) : A(0x1p-960);
 // Gradients that are this many times larger may leave the range.
 template <class A>
 constexpr A kSteep = A(0x1p10);
@@ -122,9 +122,11 @@ struct Most {
   }
 };
 template <class A>
-std::vector<A> largest_weights(const Layer<A>& in) {
+std::vector<A> largest_weights(const Layer<A>& in, Threads threads) {
   std::vector<A> most(in.groups * in.outs);
-  run_best<Most>(in.weights, Int(most.size()), in.ins, most.data());
+#pragma omp parallel for num_threads(threads.count) schedule(static) if (in.groups > 1)
+  for (Int g = 0; g < in.groups; ++g)
+    run_best<Most>(in.weights + g * in.outs * in.ins, in.outs, in.ins, most.data() + g * in.outs);
   return most;
 }
 
@@ -322,7 +324,7 @@ void sum_layer_cpu(DType dtype, const void* x, const void* weights, void* y, Int
     using A = decltype(element);
     const Layer<A> in{static_cast<const A*>(x), static_cast<const A*>(weights), groups, outs, ins, batch};
     const Int spans = ceil_div(batch, kSpan);
-    const std::vector<A> most = largest_weights(in);
+    const std::vector<A> most = largest_weights(in, threads);
 #pragma omp parallel num_threads(threads.count) if (groups * spans > 1)
     {
       LaneRows<A> e(ins);
@@ -340,7 +342,7 @@ void sum_layer_bwd_cpu(DType dtype, const void* x, const void* weights, const vo
   dispatch_wide("sum_layer_bwd", dtype, [&](auto element) {
     using A = decltype(element);
     const Layer<A> in{static_cast<const A*>(x), static_cast<const A*>(weights), groups, outs, ins, batch};
-    const std::vector<A> most = largest_weights(in);
+    const std::vector<A> most = largest_weights(in, threads);
     const Gradients<A> g{static_cast<const A*>(y), static_cast<const A*>(grad_y), static_cast<A*>(grad_x), most.data()};
     const Int fitting = kTileBytes / Int(sizeof(A) * (ins + outs)) / kLanes * kLanes;
     const Int tile = std::clamp(fitting, kMinTile, kMaxTile);

@@ -164,6 +164,8 @@ def test_quotes_stay_with_their_rows_where_others_are_lost(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     "change",
     [
+        {"delimiter": [","]},
+        {"bom": 0.0},
         {"odd": 3},
         {"odd": [0]},
         {"odd": ["a"]},
@@ -180,3 +182,11 @@ def test_impossible_styles_are_damage(change: dict[str, object]) -> None:
     for raw in ("%%", 3, _tables.pack_raw("abc")[:-4]):
         with pytest.raises(CorruptStreamError, match="damaged"):
             _tables.unpack_raw(raw)
+
+
+def test_cells_that_need_quotes_are_not_odd() -> None:
+    """One stray pair of quotes beside cells with a comma: one cell is noted down."""
+    text = "a,b\n" + '"x,1",2\n' * 50 + '"t1",3\n'
+    read = _tables.parse(text, ",")
+    assert read is not None and read[1].write(read[0]) == text
+    assert len(read[1].odd) == 1

@@ -190,6 +190,22 @@ def test_the_index_tells_files_apart_that_begin_alike(model: PCCodec) -> None:
     assert damage.chunks == [(1, 50, 100, "chunk 1: not the one that the index was written for")]
 
 
+def test_recovery_forgets_an_index_that_does_not_fit(model: PCCodec) -> None:
+    """The chunks of a long file before the index of a short one, as a resumed download leaves them."""
+    x = rows(200)
+    long, short = (model.compress(data, chunk_items=50) for data in (x, x[:100]))
+    end_of = [int(r._offsets[-1] + r._sizes[-1]) for r in (model.open(long), model.open(short))]
+    assert model.open(long).header.file_id == model.open(short).header.file_id
+    items, damage = model.open(long[: end_of[0]] + short[end_of[1] :], recover=True).read(on_error="skip")
+    assert np.array_equal(items, x) and not damage.chunks
+
+
+def test_a_note_that_no_reader_takes_is_refused(model: PCCodec, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts, "MOST_NOTE", 1000)
+    with pytest.raises(ValueError, match="argument 'note': expected at most 1000 bytes of JSON, got 20"):
+        model.writer(io.BytesIO(), note={"a": "x" * 2000})
+
+
 def test_notes_and_models_are_in_the_name_of_a_file(model: PCCodec) -> None:
     names = set()
     for note, embed in (({"a": 1}, False), ({"a": 2}, False), ({"a": 1}, True)):

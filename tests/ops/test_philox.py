@@ -184,6 +184,8 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"step": None}, TypeError, "argument 'step': expected a whole number"),
     ({"first_row": 2**32 - 1}, ValueError, "argument 'first_row': expected rows below 4294967296"),
     ({"shape": ()}, ValueError, "argument 'shape': expected \\(rows, ...\\)"),
+    ({"shape": 5}, TypeError, "argument 'shape': expected \\(rows, ...\\), whole numbers, got int"),
+    ({"shape": (2.5, 3)}, TypeError, "argument 'shape': expected \\(rows, ...\\), whole numbers, got tuple"),
     ({"shape": (3, -1)}, ValueError, "argument 'shape': expected \\(rows, ...\\)"),
     ({"shape": (1, 2**34 + 1)}, ValueError, "argument 'shape': expected at most 17179869184 elements a row"),
     ({"dtype": torch.int32}, TypeError, "argument 'dtype': expected float32, float64, float16 or bfloat16"),

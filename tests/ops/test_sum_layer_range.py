@@ -46,6 +46,7 @@ def check(x: Tensor, weights: Tensor, grad_y: Tensor, on: torch.device) -> None:
     """Outputs, and gradients but for a millionth of what flows into an output; the flow of edges, too."""
     dtype = x.dtype
     near, (y, grad_x, grad_weights, flow) = NEAR[dtype], by_logarithms(x, weights, grad_y)
+    _, sum_x, sum_weights, sum_flow = by_logarithms(x, weights, grad_y.abs())  # what rounding is relative to
     got = pk.ops.sum_layer(x.to(on), weights.to(on))
     torch.testing.assert_close(got.cpu().double(), y, rtol=near, atol=near)
     # The gradients of the rounded y: of a y of a thousand the last bit is 6e-5.
@@ -54,15 +55,15 @@ def check(x: Tensor, weights: Tensor, grad_y: Tensor, on: torch.device) -> None:
     )
     rounding = near + 4 * torch.finfo(dtype).eps * float(torch.where(y.isfinite(), y, 0.0).abs().max())
     size = grad_y.double().abs()
-    error = (got_x - grad_x).abs() - rounding * grad_x.abs()
+    error = (got_x - grad_x).abs() - rounding * sum_x
     assert (error <= 1e-6 * size.amax(1)[:, None] + torch.finfo(dtype).tiny).all(), error.max()
     least = 1e-6 * size.sum(2)[:, :, None] + torch.finfo(dtype).tiny
     most = torch.finfo(dtype).max
     inside = grad_weights.abs() < most / 2
-    error = (got_w - grad_weights)[inside].abs() - rounding * grad_weights[inside].abs()
+    error = (got_w - grad_weights)[inside].abs() - rounding * sum_weights[inside]
     assert (error <= least.expand_as(got_w)[inside]).all(), error.max()
     normal = (weights >= torch.finfo(dtype).tiny) & inside
-    error = (weights.double() * got_w - flow)[normal].abs() - rounding * flow[normal].abs()
+    error = (weights.double() * got_w - flow)[normal].abs() - rounding * sum_flow[normal]
     least = least + weights.double() * SUBNORMAL[dtype] * x.shape[2]
     assert (error <= least.expand_as(got_w)[normal]).all(), error.max()
 
@@ -138,6 +139,17 @@ def test_gradients_of_any_size(on: torch.device) -> None:
     weights[0, 2, 1] = 1e-5
     for grad in (1e12, 1e20, 1e30):
         check(x, weights, torch.full((1, 3, 4), grad), on)
+
+
+@pytest.mark.parametrize("distance", [40.0, 60.0, 69.0])
+def test_a_small_share_of_a_far_output_has_its_gradient(on: torch.device, distance: float) -> None:
+    """A share of e^-21: without its gradient, EM would delete the edge for good."""
+    x = torch.tensor([0.0, -distance, -distance - 21])[None, :, None]
+    weights = torch.tensor([[[0.0, 1.0, 1.0]]])
+    check(x, weights, torch.ones(1, 1, 1), on)
+    y = pk.ops.sum_layer(x.to(on), weights.to(on))
+    grad = pk.ops.sum_layer_bwd(x.to(on), weights.to(on), y, torch.ones(1, 1, 1, device=on))[1]
+    assert grad[0, 0, 2].item() == pytest.approx(math.exp(-21), rel=1e-3)
 
 
 @pytest.mark.parametrize("weight", [1e-44, 1e-38, 1e20, 3e38])

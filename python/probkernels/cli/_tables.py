@@ -35,7 +35,7 @@ class Style:
 
     def write(self, rows: Rows) -> str:
         """The text of rows, names first."""
-        special = re.compile(f'[{re.escape(self.delimiter)}"\r\n]')
+        special = self.special()
 
         def cell(place: int, text: str) -> str:
             if self.quotes == "none" or not (special.search(text) or self.quoted(text) != (place in self.odd)):
@@ -47,6 +47,10 @@ class Style:
         if self.quotes != "none":
             lines = (line or '""' for line in lines)  # a column's missing value, which is no blank line
         return BOM * self.bom + self.end.join(lines) + self.last
+
+    def special(self) -> re.Pattern[str]:
+        """Finds what puts a cell in quotes under every rule."""
+        return re.compile(f'[{re.escape(self.delimiter)}"\r\n]')
 
     def quoted(self, text: str) -> bool:
         """Whether the rule puts a cell in quotes that it may do without."""
@@ -78,7 +82,8 @@ def style_of(note: object, delimiter: str) -> Style:
         odd = frozenset(place - 1 for place in accumulate(gaps))
         style = replace(Style(**{**note, "odd": frozenset()}), odd=odd)  # type: ignore[arg-type, dict-item]
         fine = all(type(gap) is int and 0 < gap < 2**48 for gap in gaps)
-        fine = fine and style.quotes in QUOTES and style.end in ENDS and style.bom in (True, False)
+        fine = fine and all(isinstance(text, str) for text in (style.delimiter, style.last, style.end))
+        fine = fine and style.quotes in QUOTES and style.end in ENDS and isinstance(style.bom, bool)
         fine = fine and style.last.count(style.end) * len(style.end) == len(style.last) and len(style.delimiter) == 1
     except (TypeError, AttributeError):
         fine = False
@@ -168,11 +173,15 @@ def _quoted(text: str, content: str, style: Style) -> tuple[Rows, Style] | None:
 def _nearest_rule(rows: Rows, flags: list[bool], style: Style) -> Style:
     """The rule of quotes with the fewest cells that do not follow it, and which these are."""
     texts = [text for row in rows for text in row]
+    special = style.special()
+
+    def differs(rule: Style, text: str, flag: bool) -> bool:
+        return not special.search(text) and rule.quoted(text) != flag
 
     def of(quotes: str) -> Style:
         rule = replace(style, quotes=quotes)
         pairs = enumerate(zip(texts, flags, strict=True))
-        return replace(rule, odd=frozenset(place for place, (text, flag) in pairs if rule.quoted(text) != flag))
+        return replace(rule, odd=frozenset(place for place, (text, flag) in pairs if differs(rule, text, flag)))
 
     return min(map(of, QUOTES[1:]), key=lambda rule: len(rule.odd))
 

@@ -215,8 +215,11 @@ def pack_note(note: Mapping[str, object] | None) -> bytes:
 
     Raises:
         TypeError: JSON cannot hold the note.
+        ValueError: the note is longer than any reader accepts.
     """
     text = note_text("CodecWriter", note)
+    if len(text) > MOST_NOTE:
+        raise ValueError(message("CodecWriter", "note", f"at most {MOST_NOTE} bytes of JSON", str(len(text))))
     return sealed(zlib.compress(text, 9)) if text else b""
 
 

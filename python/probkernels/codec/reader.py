@@ -112,7 +112,7 @@ class CodecReader:
         except CorruptStreamError:
             if not recover:
                 raise
-            self.recovered = True
+            self.recovered, self._crcs = True, None  # those of an index that does not fit
             found = find_chunks(self._bytes, start, self.header, self.max_bytes)
             self._offsets, self._sizes, self.items_of_chunks = table(found, self.header.chunk_items)
 

@@ -193,9 +193,16 @@ def _check_inputs(inputs: Sequence[Tensor]) -> None:
             raise TypeError(message(op, name, f"the dtype of 'inputs[0]' ({inputs[0].dtype})", str(x.dtype)))
 
 
+def _holds_tensors(value: Any) -> bool:
+    return isinstance(value, Tensor) or (isinstance(value, (list, tuple)) and any(map(_holds_tensors, value)))
+
+
 def _numbers(name: str, value: Any, x: Tensor) -> Tensor:
     """``value`` as a float64 tensor beside x."""
     if not isinstance(value, Tensor):
+        if _holds_tensors(value):
+            hint = "torch.stack keeps the gradients of tensors in a list"
+            raise TypeError(message("linear_step", name, "a tensor or nested numbers", "nested tensors", hint))
         try:
             return torch.tensor(value, dtype=torch.float64, device=x.device)
         except (TypeError, ValueError) as error:
@@ -278,6 +285,8 @@ def linear_step(
             c, d = c.expand(rows, -1, -1), d.expand(rows, -1)
     elif seeds is not None:
         raise ValueError(message("linear_step", "seeds", "None without 'noise'", checks.describe(seeds)))
+    else:
+        check_counter("linear_step", 0, step, first_row, 0, 0)
     seed = seeds if isinstance(seeds, int) and d is not None else 0
     y = OP.call(*padded(inputs), c, d, each, seed, first_row, step)
     return (y.squeeze(0),) if y.shape[0] == 1 else y.unbind(0)

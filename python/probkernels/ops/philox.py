@@ -74,7 +74,10 @@ def _draw(
     op: str, normal: bool, seeds: int | Tensor, shape: Sequence[int], step: int, first_row: int,
     dtype: torch.dtype | None, device: torch.device | str | None,
 ) -> Tensor:  # fmt: skip
-    size = torch.Size(shape)
+    try:
+        size = torch.Size(shape)
+    except TypeError as error:
+        raise TypeError(message(op, "shape", "(rows, ...), whole numbers", checks.describe(shape))) from error
     if not size or min(size) < 0:
         raise ValueError(message(op, "shape", "(rows, ...), none below 0", str(tuple(size))))
     dtype = torch.get_default_dtype() if dtype is None else dtype
