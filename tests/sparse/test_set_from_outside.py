@@ -180,13 +180,46 @@ def test_after_the_progressive_stage_and_a_merge() -> None:
     assert torch.equal(model.state_dict()["0.weight"], NEW)
 
 
-def test_entries_that_change_places_are_seen() -> None:
-    model = nn.Linear(6, 8, bias=False)
-    pk.sparse.attach(model, density=1.0)
-    turned = model.weight.detach().flip(0).clone()
+def turned(weight: Tensor) -> Tensor:
+    return weight.flip(0)
+
+
+def reversed_(weight: Tensor) -> Tensor:
+    return weight.flip(0, 1)
+
+
+def negated(weight: Tensor) -> Tensor:
+    return -weight
+
+
+@pytest.mark.parametrize("change", [turned, reversed_, negated])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("merged", [False, True])
+def test_changes_that_keep_sums_are_seen(change: Callable[[Tensor], Tensor], dtype: torch.dtype, merged: bool) -> None:
+    """Entries change places, or as many signs go one way as the other."""
+    for rows in (2, 4, 6, 8):
+        model = nn.Linear(6, rows, bias=False, dtype=dtype)
+        with torch.no_grad():
+            model.weight.copy_(torch.linspace(-1, 1, 6 * rows).view(rows, 6))
+        adapter = pk.sparse.attach(model, density=1.0, values="own")
+        wanted = change(model.weight.detach()).clone()
+        if merged:
+            adapter.merge()
+        with torch.no_grad():
+            model.weight.copy_(wanted)
+        if merged:
+            adapter.unmerge()
+        assert torch.equal(model.state_dict()["weight"], wanted)
+
+
+def test_two_entries_that_change_places_are_seen() -> None:
+    norm = nn.LayerNorm(2, bias=False)
+    pk.sparse.attach(norm, density=1.0, values="own")
     with torch.no_grad():
-        model.weight.copy_(turned)
-    assert torch.equal(model.state_dict()["weight"], turned)
+        norm.weight.copy_(torch.tensor([0.5, 2.0]))
+        norm(torch.ones(2))
+        norm.weight.copy_(torch.tensor([2.0, 0.5]))
+    assert norm.state_dict()["weight"].tolist() == [2.0, 0.5]
 
 
 def test_where_both_were_changed_values_are_written() -> None:
