@@ -350,6 +350,7 @@ def test_a_parameter_made_of_the_weight(values: str) -> None:
     assert made.is_leaf
     assert made.requires_grad
     assert made.data_ptr() == weight.data_ptr()  # as of any tensor
+    assert not vars(made)  # it neither keeps nor pickles the weight that it was made of
     assert type(nn.Parameter(weight.detach(), requires_grad=False)) is nn.Parameter
     assert type(nn.Parameter(weight.detach().clone())) is nn.Parameter
     other = nn.Linear(6, 8)

@@ -154,7 +154,7 @@ def _state(module: nn.Module, name: str) -> tuple[Slot, Tensor, Tensor, bool]:
         hint = "set that of adapter.parameters(), or call adapter.detach() to train the whole weight"
         raise ValueError(message(slot.name, name, "a frozen weight", "one with requires_grad=True", hint))
     given = values is not slot.parameter or is_given(weight)
-    if given and slot.merged and values is not slot.parameter and not torch.compiler.is_compiling():
+    if given and slot.merged and not torch.compiler.is_compiling() and not _own(slot, values):
         raise ValueError(message(slot.name, name + SUFFIX, "a model that is not merged", "a merged one", "unmerge()"))
     if given or torch.compiler.is_compiling():
         return slot, weight, values, given
@@ -166,6 +166,12 @@ def _state(module: nn.Module, name: str) -> tuple[Slot, Tensor, Tensor, bool]:
         return slot, weight, values, False
     slot.on(weight.device)
     return slot, weight, values, slot.own and not slot.merged and not same(weight, slot.selection, values)
+
+
+def _own(slot: Slot, values: Tensor) -> bool:
+    """Whether these are the slot's own values or, outside torch.func, which hides addresses, an alias of them."""
+    own = slot.parameter
+    return values is own or (own is not None and not transformed() and _is_alias(values, own))
 
 
 def _trains(slot: Slot, values: Tensor) -> bool:
