@@ -328,14 +328,30 @@ def test_casting_while_merged_is_no_change(dtype: torch.dtype) -> None:
     assert torch.equal(model.state_dict()["0.weight"], NEW.to(dtype))
 
 
-def test_loading_into_a_merged_model_is_refused() -> None:
-    model, adapter = make()
-    state = {name: t.clone() for name, t in model.state_dict().items()}
+@pytest.mark.parametrize("inner", [False, True])
+def test_loading_into_a_merged_model_is_refused_before_anything_is_loaded(inner: bool) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Sequential(nn.LayerNorm(6), nn.Linear(6, 8)))
+    adapter = pk.sparse.attach(model, density=0.3, target="0.1.weight")
+    part = model[0] if inner else model
+    state = {name: torch.full_like(t, 7) for name, t in part.state_dict().items()}
     adapter.merge(0)
-    with pytest.raises(ValueError, match=r"load_state_dict.*unmerge\(\)"):
-        model.load_state_dict(state)
-    adapter.unmerge()
-    model.load_state_dict(state)
+    adapter.merge()
+    other = copy.deepcopy(model)
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    for merged in (model, other, torch.load(file, weights_only=False)):
+        before = {name: t.clone() for name, t in merged.state_dict().items()}
+        with pytest.raises(ValueError, match=r"load_state_dict.*unmerge\(\)"):
+            (merged[0] if inner else merged).load_state_dict(state)
+        assert all(torch.equal(t, before[name]) for name, t in merged.state_dict().items())
+    pk.sparse.Adapter.of(other).unmerge()
+    adapter.detach()
+    for free in (other, model):
+        assert not any(module._load_state_dict_pre_hooks for module in free.modules())
+        (free[0] if inner else free).load_state_dict(state)
+        assert all((t == 7).all() for t in free.state_dict().values())
 
 
 # --- what is done to the weight of one use ---
