@@ -376,30 +376,6 @@ def test_a_merged_model_takes_aliases_of_its_own_values(values: str) -> None:
     assert torch.equal(functional_call(model, aliases, (x,)), model(x))
 
 
-class Velocity(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Linear(3, 2).double()
-
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        return self.layer(torch.cat([x, t[:, None]], 1)).tanh()
-
-
-@BOTH
-def test_a_merged_model_is_sampled_with_exact_gradients(values: str) -> None:
-    torch.manual_seed(0)
-    net = Velocity()
-    adapter = pk.sparse.attach(net, density=0.5, values=values)
-    adapter.merge()
-    denoiser, start = pk.diffusion.Denoiser(net, pk.diffusion.VP(), pred="v"), torch.randn(4, 2, dtype=torch.float64)
-    found = []
-    for way in ("autograd", "exact"):
-        x = start.clone().requires_grad_()
-        y = pk.diffusion.sample(denoiser, x, solver="ddim", steps=3, grad=way)
-        found.append((y.detach(), *torch.autograd.grad(y.sum(), x)))
-    torch.testing.assert_close(found[1], found[0])
-
-
 def test_replaced_values_are_refused() -> None:
     model, adapter, x = make()
     model[0].weight_values = nn.Parameter(named(adapter)["0.weight"] + 1)
