@@ -364,6 +364,16 @@ def test_a_merged_model_refuses_given_values() -> None:
     adapter.merge(0.5)
     with pytest.raises(ValueError, match="unmerge"):
         functional_call(model, given, (x,))
+    with pytest.raises(ValueError, match="unmerge"):
+        vmap(lambda sample: functional_call(model, given, (sample,)))(x)
+
+
+@BOTH
+def test_a_merged_model_takes_aliases_of_its_own_values(values: str) -> None:
+    model, adapter, x = make(values)
+    adapter.merge(0.5)
+    aliases = {name: nn.Parameter(p.detach()) for name, p in model.named_parameters()}
+    assert torch.equal(functional_call(model, aliases, (x,)), model(x))
 
 
 def test_replaced_values_are_refused() -> None:

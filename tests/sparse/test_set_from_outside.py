@@ -180,13 +180,46 @@ def test_after_the_progressive_stage_and_a_merge() -> None:
     assert torch.equal(model.state_dict()["0.weight"], NEW)
 
 
-def test_entries_that_change_places_are_seen() -> None:
-    model = nn.Linear(6, 8, bias=False)
-    pk.sparse.attach(model, density=1.0)
-    turned = model.weight.detach().flip(0).clone()
+def turned(weight: Tensor) -> Tensor:
+    return weight.flip(0)
+
+
+def reversed_(weight: Tensor) -> Tensor:
+    return weight.flip(0, 1)
+
+
+def negated(weight: Tensor) -> Tensor:
+    return -weight
+
+
+@pytest.mark.parametrize("change", [turned, reversed_, negated])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("merged", [False, True])
+def test_changes_that_keep_sums_are_seen(change: Callable[[Tensor], Tensor], dtype: torch.dtype, merged: bool) -> None:
+    """Entries change places, or as many signs go one way as the other."""
+    for rows in (2, 4, 6, 8):
+        model = nn.Linear(6, rows, bias=False, dtype=dtype)
+        with torch.no_grad():
+            model.weight.copy_(torch.linspace(-1, 1, 6 * rows).view(rows, 6))
+        adapter = pk.sparse.attach(model, density=1.0, values="own")
+        wanted = change(model.weight.detach()).clone()
+        if merged:
+            adapter.merge()
+        with torch.no_grad():
+            model.weight.copy_(wanted)
+        if merged:
+            adapter.unmerge()
+        assert torch.equal(model.state_dict()["weight"], wanted)
+
+
+def test_two_entries_that_change_places_are_seen() -> None:
+    norm = nn.LayerNorm(2, bias=False)
+    pk.sparse.attach(norm, density=1.0, values="own")
     with torch.no_grad():
-        model.weight.copy_(turned)
-    assert torch.equal(model.state_dict()["weight"], turned)
+        norm.weight.copy_(torch.tensor([0.5, 2.0]))
+        norm(torch.ones(2))
+        norm.weight.copy_(torch.tensor([2.0, 0.5]))
+    assert norm.state_dict()["weight"].tolist() == [2.0, 0.5]
 
 
 def test_where_both_were_changed_values_are_written() -> None:
@@ -295,14 +328,30 @@ def test_casting_while_merged_is_no_change(dtype: torch.dtype) -> None:
     assert torch.equal(model.state_dict()["0.weight"], NEW.to(dtype))
 
 
-def test_loading_into_a_merged_model_is_refused() -> None:
-    model, adapter = make()
-    state = {name: t.clone() for name, t in model.state_dict().items()}
+@pytest.mark.parametrize("inner", [False, True])
+def test_loading_into_a_merged_model_is_refused_before_anything_is_loaded(inner: bool) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Sequential(nn.LayerNorm(6), nn.Linear(6, 8)))
+    adapter = pk.sparse.attach(model, density=0.3, target="0.1.weight")
+    part = model[0] if inner else model
+    state = {name: torch.full_like(t, 7) for name, t in part.state_dict().items()}
     adapter.merge(0)
-    with pytest.raises(ValueError, match=r"load_state_dict.*unmerge\(\)"):
-        model.load_state_dict(state)
-    adapter.unmerge()
-    model.load_state_dict(state)
+    adapter.merge()
+    other = copy.deepcopy(model)
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    for merged in (model, other, torch.load(file, weights_only=False)):
+        before = {name: t.clone() for name, t in merged.state_dict().items()}
+        with pytest.raises(ValueError, match=r"load_state_dict.*unmerge\(\)"):
+            (merged[0] if inner else merged).load_state_dict(state)
+        assert all(torch.equal(t, before[name]) for name, t in merged.state_dict().items())
+    pk.sparse.Adapter.of(other).unmerge()
+    adapter.detach()
+    for free in (other, model):
+        assert not any(module._load_state_dict_pre_hooks for module in free.modules())
+        (free[0] if inner else free).load_state_dict(state)
+        assert all((t == 7).all() for t in free.state_dict().values())
 
 
 # --- what is done to the weight of one use ---
@@ -317,6 +366,7 @@ def test_a_parameter_made_of_the_weight(values: str) -> None:
     assert made.is_leaf
     assert made.requires_grad
     assert made.data_ptr() == weight.data_ptr()  # as of any tensor
+    assert not vars(made)  # it neither keeps nor pickles the weight that it was made of
     assert type(nn.Parameter(weight.detach(), requires_grad=False)) is nn.Parameter
     assert type(nn.Parameter(weight.detach().clone())) is nn.Parameter
     other = nn.Linear(6, 8)

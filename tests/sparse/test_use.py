@@ -225,3 +225,27 @@ def test_channels_last_weights_train() -> None:
     mask = adapter.selections["weight"].to_mask()
     torch.testing.assert_close(model.weight.detach(), torch.where(mask, stepped, plain.weight.detach()))
     assert model._parameters["weight"].is_contiguous(memory_format=torch.channels_last)
+
+
+class Velocity(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 2).double()
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        return self.layer(torch.cat([x, t[:, None]], 1)).tanh()
+
+
+@pytest.mark.parametrize("values", ["own", "weights"])
+def test_a_merged_model_is_sampled_with_exact_gradients(values: str) -> None:
+    torch.manual_seed(0)
+    net = Velocity()
+    adapter = pk.sparse.attach(net, density=0.5, values=values)
+    adapter.merge()
+    denoiser, start = pk.diffusion.Denoiser(net, pk.diffusion.VP(), pred="v"), torch.randn(4, 2, dtype=torch.float64)
+    found = []
+    for way in ("autograd", "exact"):
+        x = start.clone().requires_grad_()
+        y = pk.diffusion.sample(denoiser, x, solver="ddim", steps=3, grad=way)
+        found.append((y.detach(), *torch.autograd.grad(y.sum(), x)))
+    torch.testing.assert_close(found[1], found[0])

@@ -67,6 +67,7 @@ class InUse(Tensor):
 
     @_is_param.setter
     def _is_param(self, value: bool) -> None:  # nn.Parameter() sets it of the alias that it makes a parameter
+        vars(self).pop("_weight", None)  # which would live, and be pickled, as long as the parameter
         self.__class__ = nn.Parameter  # type: ignore[assignment]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:

@@ -43,6 +43,28 @@ def unswap(module: nn.Module) -> None:
     module.__class__ = made._base
 
 
+def refuse_merged(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Raises if ``load_state_dict`` would overwrite a merged weight of ``module`` or of one of its submodules."""
+    for path, part in module.named_modules(prefix=prefix.rstrip("."), remove_duplicate=False):
+        for name, slot in slots_of(part).items():
+            if slot.merged and f"{path}.{name}".lstrip(".") in state:
+                expected, got = "a model that is not merged", f"one whose '{slot.name}' is"
+                raise ValueError(message("load_state_dict", "self", expected, got, "call adapter.unmerge() first"))
+
+
+def guard_loading(model: nn.Module, merged: bool) -> None:
+    """Makes ``load_state_dict`` of a merged model, or of a submodule, raise before it loads the first parameter.
+
+    The hooks are found by their function, as copies of the model have copies of them.
+    """
+    for module in model.modules():
+        hooks = module._load_state_dict_pre_hooks
+        for key in [k for k, hook in hooks.items() if getattr(hook, "hook", None) is refuse_merged]:
+            del hooks[key]
+        if merged and any(slots_of(part) for part in module.modules()):
+            module.register_load_state_dict_pre_hook(refuse_merged)
+
+
 def standin(like: Tensor, count: int) -> Tensor:
     """Zeros (count) of one element's storage."""
     return torch.zeros(1, dtype=like.dtype, device=like.device).expand(count)
@@ -119,10 +141,7 @@ class _Values:
             destination.pop(prefix + name + SUFFIX, None)
 
     def _load_from_state_dict(self: Any, state: dict[str, Any], prefix: str, *rest: Any) -> None:
-        for name, slot in slots_of(self).items():
-            if slot.merged and prefix + name in state:
-                expected, got = "a model that is not merged", f"one whose '{slot.name}' is"
-                raise ValueError(message("load_state_dict", "self", expected, got, "call adapter.unmerge() first"))
+        refuse_merged(self, state, prefix)
         self.__dict__["_sparse_loading"] = True  # with assign=True, parameters are set
         try:
             super()._load_from_state_dict(state, prefix, *rest)  # type: ignore[misc]
@@ -154,7 +173,7 @@ def _state(module: nn.Module, name: str) -> tuple[Slot, Tensor, Tensor, bool]:
         hint = "set that of adapter.parameters(), or call adapter.detach() to train the whole weight"
         raise ValueError(message(slot.name, name, "a frozen weight", "one with requires_grad=True", hint))
     given = values is not slot.parameter or is_given(weight)
-    if given and slot.merged and values is not slot.parameter and not torch.compiler.is_compiling():
+    if given and slot.merged and not torch.compiler.is_compiling() and not _own(slot, values):
         raise ValueError(message(slot.name, name + SUFFIX, "a model that is not merged", "a merged one", "unmerge()"))
     if given or torch.compiler.is_compiling():
         return slot, weight, values, given
@@ -166,6 +185,12 @@ def _state(module: nn.Module, name: str) -> tuple[Slot, Tensor, Tensor, bool]:
         return slot, weight, values, False
     slot.on(weight.device)
     return slot, weight, values, slot.own and not slot.merged and not same(weight, slot.selection, values)
+
+
+def _own(slot: Slot, values: Tensor) -> bool:
+    """Whether these are the slot's own values or, outside torch.func, which hides addresses, an alias of them."""
+    own = slot.parameter
+    return values is own or (own is not None and not transformed() and _is_alias(values, own))
 
 
 def _trains(slot: Slot, values: Tensor) -> bool:

@@ -15,7 +15,7 @@ from .._core.errors import message
 from ..ops import Selection
 from . import _beside
 from . import state as states
-from ._modules import standin, unswap
+from ._modules import guard_loading, standin, unswap
 from .delta import Delta
 from .nuclear import SlotNuclear, refuse_transforms
 from .slots import MARK, SUFFIX, Slot, read, resize, settle, slots_of, sync, tuned, write
@@ -268,6 +268,7 @@ class Adapter:
             write(weight, slot.first, scaled)
             slot.merged, slot.tuned = True, found
             slot.show(weight)
+        guard_loading(self.model, True)
         return self.model
 
     def unmerge(self) -> nn.Module:
@@ -280,6 +281,7 @@ class Adapter:
         for slot, weight, values in held:
             if slot.merged:
                 settle(slot, weight, values, tuned(slot, weight, values))
+        guard_loading(self.model, False)
         return self.model
 
     def detach(self) -> nn.Module:
@@ -299,6 +301,7 @@ class Adapter:
                 weight.requires_grad_(slot.trained_before)
             if slots:
                 unswap(module)
+        guard_loading(self.model, False)
         return self.model
 
     # --- checkpoints of training ---

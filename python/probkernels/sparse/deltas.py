@@ -42,7 +42,7 @@ class Deltas:
         self._selections: dict[str, dict[str, Selection]] = {}
         self._bases: dict[str, dict[str, torch.Tensor]] = {}
         self._beside: dict[str, torch.Tensor] = {}  # buffers and parameters trained along, of the base
-        self._left: dict[str, tuple[int, int]] = {}  # sketches of the weights as they were last left
+        self._left: dict[str, int] = {}  # sketches of the weights as they were last left
 
     @torch.no_grad()
     def add(self, name: str, delta: Delta) -> None:

@@ -20,6 +20,8 @@ SUFFIX = "_values"
 NO_VERSION = -2  # of tensors made in inference mode
 MARK = "selection"  # the key in an optimizer's state that says which entries it belongs to
 BITS = {8: torch.int64, 4: torch.int32, 2: torch.int16}  # by bytes an entry
+FACTORS = tuple(f - (1 << 64) for f in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))  # SplitMix64's
+PARTS = {True: 2**24, False: 2**16}  # entries hashed at a time, on a GPU and in a CPU's cache
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class Slot:
     beside: Any = None  # of all slots (_beside.py): buffers and parameters trained along, as they were at first
     marked: tuple[Selection, int] | None = None  # the last selection that mark() was asked for, and its answer
     written: int = -1  # version of the values that a weight on a GPU holds
-    seen: Any = None  # what told the weight's selected entries when they last equaled the values, see told()
+    seen: Any = None  # what identified the weight's entries when they last equaled the values, see note()
     merged: bool = False
     tuned: Tensor | None = None  # values of `first`, while a merge hides them
     shown: Any = None  # the sketch of what the merge wrote in their place
@@ -247,15 +249,27 @@ def same(weight: Tensor, selection: Selection, values: Tensor) -> bool:
 
 
 @torch.no_grad()
-def sketch(weight: Tensor) -> tuple[int, int]:
-    """Two sums over the bits of a tensor, or of this process's shard, computed on its device.
+def sketch(weight: Tensor) -> int:
+    """A sum over the hashed entries of a tensor, or of this process's shard, computed on its device.
 
-    The first sees every change of one entry, the second that entries changed places.
+    Each entry's bits are hashed with its place by SplitMix64's finalizer, which maps no two entries of a place to the
+    same number. Thus every change of one entry is seen, and any other change but for one in 2**64.
     """
     held = weight if sharded(weight) is None else sharded(weight).to_local()
     bits = held.detach().contiguous().view(-1).view(BITS[held.element_size()])
-    sums = torch.stack([bits.sum(dtype=torch.int64), (bits[1:] ^ bits[:-1]).sum(dtype=torch.int64)])
-    return tuple(sums.tolist())
+    total, place = torch.zeros((), dtype=torch.int64, device=bits.device), 1
+    for part in bits.split(PARTS[bits.is_cuda]):
+        z = torch.arange(place, place + part.numel(), device=bits.device).mul_(FACTORS[0]).bitwise_xor_(part)
+        for shift, factor in zip((30, 27), FACTORS[1:], strict=True):  # products of int64 wrap around
+            z.bitwise_xor_(_shifted(z, shift)).mul_(factor)
+        total += z.bitwise_xor_(_shifted(z, 31)).sum()
+        place += part.numel()
+    return int(total)
+
+
+def _shifted(z: Tensor, by: int) -> Tensor:
+    """int64 shifted to the right as if unsigned."""
+    return (z >> by).bitwise_and_((1 << 64 - by) - 1)
 
 
 @torch.no_grad()
