@@ -8,6 +8,8 @@ from torch import Tensor
 from ._inputs import Samples, blocks, columns
 
 EQUAL = ("width", "mass")
+MANY = 1 << 17  # samples from which a CPU sorts only those near the edges of bins
+CELL_BITS = 16
 
 
 def inner_edges(bins: int, probs: Tensor) -> Tensor:
@@ -15,28 +17,32 @@ def inner_edges(bins: int, probs: Tensor) -> Tensor:
     return (torch.arange(1, bins, dtype=torch.float64, device=probs.device) / bins).to(probs.dtype)
 
 
-def _scattered(bin_of: Tensor, size: int, weight: Tensor, probs: Tensor, hit: Tensor) -> Tensor:
-    """Sums (3, size) of weight, weight · probability and weight · outcome."""
-    values = torch.stack([weight, weight * probs, weight * hit])
-    return values.new_zeros(3, size).scatter_add_(1, bin_of.expand(3, -1), values)
+def _width_bins(probs: Tensor, bins: int) -> Tensor:
+    """The bin of each probability: exactly that of its comparison with the edges, in a few vectorized steps."""
+    nearest = (probs * bins).round_()  # the edge nearest / bins is the only one that rounding could confuse
+    return (nearest - 1).add_(probs > nearest / bins).clamp_(0, bins - 1).long()
+
+
+def _scattered(bin_of: Tensor, size: int, *values: Tensor) -> Tensor:
+    """Sums (len(values), size) of float64 values."""
+    return torch.stack([v.new_zeros(size).scatter_add_(0, bin_of, v) for v in values])
 
 
 def width_sums(given: Samples, bins: int) -> Tensor:
     """Sums (K, 3, bins) over bins of equal width of each of K events. A probability of 0 is in the first bin."""
     probs, labels, weight = given
-    inner = inner_edges(bins, probs)
     if probs.ndim == 1:
-        return _scattered(torch.bucketize(probs.contiguous(), inner), bins, weight, probs, labels)[None]
+        return _scattered(_width_bins(probs, bins), bins, weight, weight * probs, weight * labels)[None]
     classes = probs.shape[1]
-    offset = torch.arange(classes, device=probs.device) * bins
-    total = torch.zeros(3, classes * bins, dtype=torch.float64, device=probs.device)
+    size, offset = classes * bins, torch.arange(classes, device=probs.device) * bins
+    total = torch.zeros(2, size, dtype=torch.float64, device=probs.device)
     for rows in blocks(probs):
-        part = probs[rows]
-        bin_of = (torch.bucketize(part, inner) + offset).flatten()
-        hit = torch.zeros_like(part).scatter_(1, labels[rows, None], 1)
-        w = weight[rows, None].expand_as(part).flatten()
-        total += _scattered(bin_of, classes * bins, w, part.flatten(), hit.flatten())
-    return total.view(3, classes, bins).transpose(0, 1).contiguous()
+        bin_of = _width_bins(probs[rows], bins).add_(offset).flatten()
+        w = weight[rows, None].expand(-1, classes)
+        total += _scattered(bin_of, size, w.flatten(), (w * probs[rows]).flatten())
+    own = _width_bins(probs.gather(1, labels[:, None])[:, 0], bins).add_(labels * bins)  # the event that came true
+    sums = torch.cat([total, _scattered(own, size, weight)])
+    return sums.view(3, classes, bins).transpose(0, 1).contiguous()
 
 
 def sorted_columns(probs: Tensor, hit: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -45,11 +51,41 @@ def sorted_columns(probs: Tensor, hit: Tensor, weight: Tensor) -> tuple[Tensor, 
     return ordered, hit.index_select(0, order).double(), weight.index_select(0, order)
 
 
-def _mass_column(probs: Tensor, hit: Tensor, weight: Tensor, bins: int) -> tuple[Tensor, Tensor]:
+def _items(probs: Tensor, hit: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Probabilities in ascending order (n,) and sums (3, n) of weight, probability and outcome of each."""
     ordered, outcome, weight = sorted_columns(probs, hit, weight)
-    sums = torch.stack([weight, weight * ordered, weight * outcome]).cumsum(1)
-    below = torch.nn.functional.pad(sums, (1, 0))  # below[:, n]: sums over the first n samples
-    mass = sums[0]
+    return ordered, torch.stack([weight, weight * ordered, weight * outcome])
+
+
+def _fewer_items(probs: Tensor, hit: Tensor, weight: Tensor, bins: int) -> tuple[Tensor, Tensor]:
+    """The same with one item for all probabilities of a fine cell in which no bin ends, so that few are sorted."""
+    probs = probs + 0.0  # -0 becomes 0
+    bits = probs.view(torch.int64 if probs.dtype is torch.float64 else torch.int32)  # in the order of the numbers
+    least, most = (int(end) for end in bits.aminmax())
+    shift = max((most - least).bit_length() - CELL_BITS, 0)
+    cell = ((bits - least) >> shift).long()
+    sums = _scattered(cell, 1 << CELL_BITS, weight, weight * probs, weight * hit)
+    filled = sums[0].nonzero()[:, 0]
+    cuts = torch.arange(1, bins, dtype=torch.float64, device=probs.device) * sums[0].sum()
+    # The bin ends in this cell, or before it; rounded sums may be off by one cell.
+    at = torch.searchsorted(sums[0, filled].cumsum(0) * bins, cuts, right=True)
+    near = (at[:, None] + torch.tensor([-1, 0, 1], device=at.device)).clamp(0, len(filled) - 1)
+    cut = torch.zeros(1 << CELL_BITS, dtype=torch.bool, device=probs.device)
+    cut[filled[near.flatten()]] = True
+    one = cut.index_select(0, cell).nonzero()[:, 0]
+    ordered, own = _items(probs[one], hit[one], weight[one])
+    rest = filled[~cut[filled]]
+    starts = ((rest << shift) + least).to(bits.dtype).view(probs.dtype)
+    values, order = torch.cat([ordered, starts]).sort()
+    return values, torch.cat([own, sums[:, rest]], 1)[:, order]
+
+
+def _mass_column(probs: Tensor, hit: Tensor, weight: Tensor, bins: int) -> tuple[Tensor, Tensor]:
+    few = probs.device.type == "cpu" and len(probs) >= MANY
+    ordered, parts = _fewer_items(probs, hit, weight, bins) if few else _items(probs, hit, weight)
+    sums = parts.cumsum(1)
+    below = torch.nn.functional.pad(sums, (1, 0))  # below[:, n]: sums over the first n items
+    mass = sums[0].contiguous()
     cut = torch.arange(1, bins, dtype=torch.float64, device=probs.device) * mass[-1]
     # The slack is for weights whose sums are rounded; it is too small to matter where they are whole numbers.
     last = torch.searchsorted(mass * bins, cut * (1 + 1e-12), right=True)
