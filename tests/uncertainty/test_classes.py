@@ -26,11 +26,8 @@ EVENTS = [(un.KS, un.ks), (un.SmoothECE, un.smooth_ece)]
 CASES: list[tuple[Any, Any, dict[str, Any], str]] = [
     *((c, f, {"bins": 5, "equal": e, "mode": m}, "classes") for c, f in BINS for e in ("width", "mass") for m in MODES),
     *((c, f, {"mode": m}, "classes") for c, f in EVENTS for m in MODES),
-    *(
-        (c, f, {}, data)
-        for c, f in [*BINS, *EVENTS, (un.NLL, un.nll), (un.Brier, un.brier)]
-        for data in ("two", "classes")
-    ),
+    *((c, f, {}, "two") for c, f in [*BINS, *EVENTS]),
+    *((c, f, {}, data) for c, f in [(un.NLL, un.nll), (un.Brier, un.brier)] for data in ("two", "classes")),
     *(
         (c, f, {"average": "none"}, "classes")
         for c, f in [(un.AUROC, un.auroc), (un.AveragePrecision, un.average_precision)]

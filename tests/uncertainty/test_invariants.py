@@ -43,7 +43,7 @@ def same(got: Tensor, expected: Tensor) -> None:
 
 
 @pytest.mark.parametrize("name", METRICS)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(case=drawn(), seed=st.integers(0, 99), scale=st.sampled_from([0.1, 3.0]))
 def test_order_repetition_and_scale_of_weights(
     name: str, case: tuple[Tensor, Tensor, Tensor], seed: int, scale: float
@@ -58,7 +58,7 @@ def test_order_repetition_and_scale_of_weights(
         same(metric(p, y, w * scale), expected)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(case=drawn())
 def test_bins_of_a_merged_diagram_are_sums(case: tuple[Tensor, Tensor, Tensor]) -> None:
     p, y, _ = case
@@ -70,7 +70,7 @@ def test_bins_of_a_merged_diagram_are_sums(case: tuple[Tensor, Tensor, Tensor]) 
     assert un.ece(p, y, bins=4) <= un.ece(p, y, bins=8) + 1e-12  # finer bins see more
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(case=drawn(), bins=st.integers(1, 9))
 def test_bounds(case: tuple[Tensor, Tensor, Tensor], bins: int) -> None:
     p, y, _ = case

@@ -203,3 +203,13 @@ def test_the_plot_shows_bins_that_have_samples() -> None:
     assert [len(line.get_xdata()) for line in axes.lines] == [2, 5]  # 0.35 and 0.4 share a bin
     with pytest.raises(ValueError, match=r"reliability_plot: argument 'bins': expected counts of shape \(bins,\)"):
         un.reliability_plot(un.reliability(P, Y, mode="class_wise"))
+
+
+def test_probabilities_that_rounding_puts_above_one_are_in_the_last_bin() -> None:
+    rows, labels = torch.tensor([[1.00005, 0.0], [0.25, 0.75]]), torch.tensor([0, 1])
+    for mode in ("top_label", "class_wise"):
+        for equal in ("width", "mass"):
+            count = un.reliability(rows, labels, bins=4, mode=mode, equal=equal).count.reshape(-1, 4)
+            assert count.sum(1).tolist() == [2.0] * len(count)
+        assert un.smooth_ece(rows, labels, mode=mode).isfinite()
+    assert un.reliability(rows, labels, bins=4).count.tolist() == [0, 0, 1, 1]
