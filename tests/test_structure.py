@@ -83,6 +83,7 @@ LAYERS = (
     ("ops",),
     ("sparse",),
     ("training",),
+    ("uncertainty",),
     ("nn", "optim", "circuits", "codec", "diffusion"),
     ("codec",),
     ("probkernels",),  # the package's own __init__, which gathers the layers below
@@ -254,7 +255,7 @@ def public(*rooms: str) -> dict[str, object]:
     return found
 
 
-PUBLIC = public("ops", "training", "nn", "sparse", "optim", "circuits", "codec", "diffusion")
+PUBLIC = public("ops", "training", "nn", "sparse", "optim", "circuits", "codec", "diffusion", "uncertainty")
 
 
 @pytest.mark.parametrize("name", PUBLIC)

@@ -1,0 +1,176 @@
+"""Checks of probabilities, labels and sample weights, and the events that a metric compares with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .._core import checks
+from .._core.errors import message
+
+MODES = ("auto", "top_label", "class_wise")
+BLOCK = 1 << 18  # entries that a CPU's cache holds
+HALF = (torch.float16, torch.bfloat16)
+PROBABILITIES = "softmax or sigmoid makes probabilities of logits; NaN often comes from logits that are not finite"
+
+
+class Samples(NamedTuple):
+    """Checked input of a metric. Samples without weight are left out."""
+
+    probs: Tensor  # (N,) or (N, C), float32 or float64
+    labels: Tensor  # (N,) int64
+    weight: Tensor  # (N,) float64
+
+
+def blocks(matrix: Tensor) -> Iterator[slice]:
+    """Blocks of rows that fit into the cache; on a GPU one block of all rows."""
+    count, columns = matrix.shape
+    step = max(BLOCK // columns, 1) if matrix.device.type == "cpu" else max(count, 1)
+    return (slice(start, start + step) for start in range(0, count, step))
+
+
+def widened(values: Tensor) -> Tensor:
+    """Half-precision numbers as float32, others unchanged."""
+    return values.float() if values.dtype in HALF else values
+
+
+def _matrix_or_vector(op: str, name: str, values: object, hint: str) -> Tensor:
+    checks.float_tensor(op, name, values, hint)
+    assert isinstance(values, Tensor)
+    if values.ndim not in (1, 2) or (values.ndim == 2 and values.shape[1] < 2):
+        wanted = "shape (N,) for two classes or (N, C) with C >= 2"
+        hint = "flatten other dimensions; a column (N, 1) needs squeeze(1)"
+        raise ValueError(message(op, name, wanted, f"shape {tuple(values.shape)}", hint))
+    return widened(values)
+
+
+def check_probs(op: str, name: str, given: Tensor) -> None:
+    """Checks that all entries lie in [0, 1] and that the rows of a matrix sum to 1."""
+    probs = widened(given.detach())
+    if probs.ndim == 1:
+        good = bool(((probs >= 0) & (probs <= 1)).all())
+    else:  # entries >= 0 that sum to 1 are at most 1; NaN fails both comparisons
+        tolerance = 1e-2 if given.dtype in HALF else 1e-4
+        parts = (probs[rows] for rows in blocks(probs))
+        good = all(bool((p.amin() >= 0) & ((p.sum(1) - 1).abs() <= tolerance).all()) for p in parts if p.numel())
+    if good:
+        return
+    wrong = ~((probs >= 0) & (probs <= 1))
+    if wrong.any():
+        raise ValueError(message(op, name, "probabilities in [0, 1]", checks.offender(probs, wrong), PROBABILITIES))
+    sums = probs.sum(1)
+    wrong = (sums - 1).abs() > tolerance
+    raise ValueError(message(op, name, "rows that sum to 1", checks.offender(sums, wrong, "a sum of "), PROBABILITIES))
+
+
+def _labels(op: str, labels: object, values: Tensor, name: str) -> Tensor:
+    if not (isinstance(labels, Tensor) and labels.dtype is torch.bool):
+        checks.integer_tensor(op, "labels", labels, "labels.long() if all are whole numbers")
+    assert isinstance(labels, Tensor)
+    checks.shape(op, "labels", labels, (len(values),), f"(one label for each entry of '{name}')")
+    checks.same_device(op, "labels", labels, values, name)
+    labels, classes = labels.long(), values.shape[1] if values.ndim == 2 else 2
+    wrong = (labels < 0) | (labels >= classes)
+    if wrong.any():
+        hint = f"'{name}' of shape (N,) are probabilities of class 1" if values.ndim == 1 else "drop ignored samples"
+        got = checks.offender(labels, wrong)
+        raise ValueError(message(op, "labels", f"classes 0 to {classes - 1}", got, hint))
+    return labels
+
+
+def _weight(op: str, weight: Tensor | None, values: Tensor, name: str) -> Tensor:
+    if weight is None:
+        return torch.ones(len(values), dtype=torch.float64, device=values.device)
+    if not isinstance(weight, Tensor) or weight.is_complex():
+        hint = checks.AS_TENSOR
+        raise TypeError(message(op, "sample_weight", "a tensor of real numbers", checks.describe(weight), hint))
+    checks.shape(op, "sample_weight", weight, (len(values),), f"(one weight for each entry of '{name}')")
+    checks.same_device(op, "sample_weight", weight, values, name)
+    weight = weight.detach().double()
+    wrong = ~((weight >= 0) & weight.isfinite())
+    if wrong.any():
+        raise ValueError(message(op, "sample_weight", "finite numbers >= 0", checks.offender(weight, wrong)))
+    return weight
+
+
+def _with_weight(op: str, parts: list[Tensor], weight: Tensor, given: bool, empty: bool, name: str) -> list[Tensor]:
+    """Leaves out samples without weight and refuses an empty rest."""
+    if not len(weight) and not empty:
+        raise ValueError(message(op, name, "at least one sample", f"shape {tuple(parts[0].shape)}"))
+    kept = [*parts, weight]
+    if given and bool((weight == 0).any()):
+        kept = [part[weight > 0] for part in kept]
+        if not len(kept[0]) and not empty:
+            raise ValueError(message(op, "sample_weight", "a positive weight", "zeros only"))
+    return kept
+
+
+def samples(op: str, probs: object, labels: object, sample_weight: Tensor | None, empty: bool = False) -> Samples:
+    """Checks the input of a metric of probabilities. ``empty`` allows no samples."""
+    wide = _matrix_or_vector(op, "probs", probs, "softmax or sigmoid makes probabilities of logits")
+    classes = _labels(op, labels, wide, "probs")
+    assert isinstance(probs, Tensor)
+    check_probs(op, "probs", probs)
+    weight = _weight(op, sample_weight, wide, "probs")
+    return Samples(*_with_weight(op, [wide, classes], weight, sample_weight is not None, empty, "probs"))
+
+
+def scored(op: str, scores: object, labels: object, sample_weight: Tensor | None, empty: bool = False) -> Samples:
+    """Checks the input of a metric of ranks: any scores but NaN."""
+    wide = _matrix_or_vector(op, "scores", scores, checks.AS_TENSOR).detach()
+    classes = _labels(op, labels, wide, "scores")
+    wrong = wide.isnan()
+    if wrong.any():
+        raise ValueError(message(op, "scores", "numbers", checks.offender(wide, wrong)))
+    weight = _weight(op, sample_weight, wide, "scores")
+    return Samples(*_with_weight(op, [wide, classes], weight, sample_weight is not None, empty, "scores"))
+
+
+def pair(
+    op: str, probs: object, true: object, sample_weight: Tensor | None, empty: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Checks predicted and true probabilities of one shape."""
+    wide = _matrix_or_vector(op, "probs", probs, "softmax or sigmoid makes probabilities of logits")
+    checks.float_tensor(op, "true_probs", true, "labels are no probabilities; brier and nll take them")
+    assert isinstance(probs, Tensor) and isinstance(true, Tensor)
+    checks.shape(op, "true_probs", true, wide.shape, "(that of 'probs')")
+    checks.same_device(op, "true_probs", true, wide, "probs")
+    check_probs(op, "probs", probs)
+    check_probs(op, "true_probs", true)
+    weight = _weight(op, sample_weight, wide, "probs")
+    kept = _with_weight(op, [wide, true.to(wide.dtype)], weight, sample_weight is not None, empty, "probs")
+    return kept[0], kept[1], kept[2]
+
+
+def top_label(probs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The largest probability of each row (N, C), and whether its class (the first one of a tie) is the label."""
+    top = probs.amax(1)
+    hit = probs.gather(1, labels[:, None])[:, 0] == top
+    # Equal largest entries are at most one half. Only these rows need argmax, which no CPU kernel vectorizes.
+    unsure = (hit & (top <= 0.51)).nonzero()[:, 0]
+    hit[unsure] = probs[unsure].argmax(1) == labels[unsure]
+    return top, hit
+
+
+def events(given: Samples, mode: str) -> Samples:
+    """What a calibration metric compares: for "class_wise" probabilities (N, C) of all classes and the label, otherwise
+    the probability (N,) of one event and whether it came true."""
+    probs, labels, weight = given.probs.detach(), given.labels, given.weight
+    if probs.ndim == 1 and mode != "auto":
+        probs = torch.stack([1 - probs, probs], 1)
+    if probs.ndim == 1 or mode == "class_wise":
+        return Samples(probs, labels, weight)
+    top, hit = top_label(probs, labels)
+    return Samples(top, hit.long(), weight)
+
+
+def columns(given: Samples) -> Iterator[tuple[Tensor, Tensor]]:
+    """Probability and outcome (both (N,)) of each event."""
+    if given.probs.ndim == 1:
+        yield given.probs, given.labels
+    else:
+        for c in range(given.probs.shape[1]):
+            yield given.probs[:, c].contiguous(), given.labels == c
