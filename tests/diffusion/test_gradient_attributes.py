@@ -209,6 +209,50 @@ def test_caches_that_calls_fill(how: dict[str, Any], form: str) -> None:
     assert form != "dict" or len(model.net.memo.by_time) == len({*model.net.memo.by_time}) > 3
 
 
+class Cached(nn.Module):
+    """Takes an embedding from a cache: of every time, of the last one, or, once for all calls, of a constant."""
+
+    def __init__(self, form: str) -> None:
+        super().__init__()
+        self.layer, self.of_time, self.form = nn.Linear(DIMS + 1, DIMS), nn.Linear(1, 1), form
+        self.cache: dict[float, Tensor] = {}
+        self.time, self.value = -1.0, None
+        self.others = [self.of_time.weight] if form == "once, direct" else []
+
+    def embedded(self, t: Tensor) -> Tensor:
+        weight = self.others[0] if self.others else self.of_time.weight
+        return torch.tanh(t[:1, None].to(weight) @ weight + self.of_time.bias)
+
+    def found(self, t: Tensor) -> Tensor:
+        time = float(t[0])
+        if self.form == "dict":
+            if time not in self.cache:
+                self.cache[time] = self.embedded(t)
+            return self.cache[time]
+        if self.value is None or (self.form == "last" and time != self.time):
+            self.time, self.value = time, self.embedded(t if self.form == "last" else torch.ones_like(t))
+        return self.value
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        return torch.tanh(self.layer(torch.cat([x, self.found(t).expand(len(x), 1)], 1)))
+
+
+STORES = [{}, *({"store": b} for b in (300, 500, 700, 900, 1200, 10**6)), {"store": "revolve=2"}]
+
+
+@pytest.mark.parametrize("form", ["dict", "last", "once", "once, direct"])
+@pytest.mark.parametrize("solver", ["ddim", "heun"])
+def test_caches_and_kept_graphs(form: str, solver: str) -> None:
+    """A kept graph must not run into that of another call, nor miss what a call without a graph computed."""
+
+    def found(how: dict[str, Any]) -> list[Tensor]:
+        torch.manual_seed(1)
+        return grads(Denoiser(Cached(form).double(), VP(), pred="v"), {"solver": solver, **how})
+
+    for store in STORES:
+        same(found({"grad": "exact", **store}), found({"grad": "autograd"}), 1e-12)
+
+
 def test_threads_leave_each_other_alone() -> None:
     """Leaves of one run's own must not stay in the net, or be found there by another run."""
     model = denoiser()

@@ -37,13 +37,15 @@ def _version(t: Tensor) -> int | None:
 class Holder:
     """A container (dict, list, set, deque) or the attributes of an object (``names``), with its recorded contents.
 
-    after: contents after the first call. end: contents after the last call. versions: of the tensors in ``end``.
+    after: contents after the first call. reset: contents that calls of the backward pass find in a cache.
+    end: contents after the last call. versions: of the tensors in ``end``.
     """
 
     path: str
     held: Any
     names: bool
     after: Contents
+    reset: Contents
     end: Contents = field(default_factory=dict)
     versions: dict[Any, int | None] = field(default_factory=dict)
     cache: bool = False  # whether calls left tensors in it, which later calls may find
@@ -59,10 +61,20 @@ class Holder:
     def finish(self) -> None:
         """The last call is over."""
         self.end = self.now()
-        moved = [c.get(k) for k in self.differing(self.after, self.end) for c in (self.after, self.end)]
-        self.cache = any(_has_tensors(value) for value in moved)
+        self.cache = self.filled(self.end)
         tensors = {key: value for key, value in self.end.items() if isinstance(value, Tensor)}
         self.versions = {key: _version(t) for key, t in tensors.items() if self.after.get(key) is t}
+
+    def filled(self, now: Contents) -> bool:
+        """Whether calls have put tensors in since :attr:`reset`, or taken some out."""
+        return any(_tensors(c.get(k)) for k in self.differing(self.reset, now) for c in (self.reset, now))
+
+    def first_call_began(self, before: Contents, graph: bool) -> None:
+        """``before``: contents before the first call. If that call put in tensors with a graph, later graphs must not
+        run into it: then a cache is reset to ``before``. Without ``graph``, any tensor may be such a one."""
+        put = [t for k in self.differing(before, self.after) for t in _tensors(self.after.get(k))]
+        if any(t.grad_fn is not None or not graph for t in put):
+            self.reset = before
 
     def differing(self, a: Contents, b: Contents) -> list[Any]:
         """Keys under which two contents differ."""
@@ -71,10 +83,10 @@ class Holder:
         return [k for k in a | b if not _same(a.get(k, MISSING), b.get(k, MISSING))]
 
     def wanted(self, now: Contents) -> Contents:
-        """The contents for calls of the backward pass. A cache is as the first call left it, so that calls fill it
-        with tensors that have a graph. Other holders get back all entries that no call changed."""
+        """The contents for calls of the backward pass. A cache is reset, so that calls fill it with tensors
+        that have a graph. Other holders get back all entries that no call changed."""
         if self.cache:
-            return self.after
+            return self.reset
         moved = set(self.differing(self.after, self.end))
         kept = {k: v for k, v in now.items() if k in moved}
         return {k: kept.get(k, v) for k, v in self.end.items() if k not in moved or k in kept}
@@ -95,9 +107,9 @@ class Holder:
         fill(contents if isinstance(self.held, dict) else contents.values())
 
 
-def _has_tensors(value: Any) -> bool:
+def _tensors(value: Any) -> list[Tensor]:
     inside = vars(value) if hasattr(value, "__dict__") and not isinstance(value, OPAQUE) else value
-    return any(True for _ in tensors_in(inside))
+    return list(tensors_in(inside))
 
 
 def holders(modules: dict[str, nn.Module]) -> list[Holder]:
@@ -109,8 +121,8 @@ def holders(modules: dict[str, nn.Module]) -> list[Holder]:
         if id(held) in seen:
             return
         seen.add(id(held))
-        holder = Holder(path, held, names, {})
-        holder.after = holder.now()
+        holder = Holder(path, held, names, {}, {})
+        holder.after = holder.reset = holder.now()
         found.append(holder)
         for key, value in holder.after.items():
             if depth and not isinstance(value, OPAQUE):
@@ -133,17 +145,37 @@ def holders(modules: dict[str, nn.Module]) -> list[Holder]:
 
 
 class Attributes:
-    """All attributes of some modules, as the first call of the net left them."""
+    """All attributes of some modules, as the first call of the net left them.
 
-    def __init__(self, modules: dict[str, nn.Module]) -> None:
+    Args:
+        modules: by path.
+        before: the attributes before the first call.
+        graph: whether the first call made a graph.
+    """
+
+    def __init__(self, modules: dict[str, nn.Module], before: Attributes | None = None, graph: bool = True) -> None:
         self.holders = holders(modules)
         self.caches: list[Holder] = []
+        earlier = {id(holder.held): holder.after for holder in before.holders} if before else {}
+        for holder in self.holders:
+            if id(holder.held) in earlier:
+                holder.first_call_began(earlier[id(holder.held)], graph)
 
     def finish(self) -> None:
         """The last call is over."""
         for holder in self.holders:
             holder.finish()
         self.caches = [holder for holder in self.holders if holder.cache]
+
+    def filled(self) -> bool:
+        """Whether a call would find tensors that earlier calls left."""
+        return any(holder.filled(holder.now()) for holder in self.holders)
+
+    def clear(self) -> None:
+        """Resets what calls have filled."""
+        for holder in self.holders:
+            if holder.filled(holder.now()):
+                holder.put(holder.reset)
 
     def written(self) -> list[str]:
         """Names of tensors that were written to since the last call."""
@@ -166,7 +198,7 @@ class Attributes:
     def rewind(self) -> None:
         """Resets caches before a call of the backward pass, so that no call finds what another one left."""
         for holder in self.caches:
-            holder.put(holder.after)
+            holder.put(holder.reset)
 
     def differing(self) -> Iterator[tuple[str, Any, Any]]:
         """Path, old and present value of plain attributes that have changed since the first call."""
