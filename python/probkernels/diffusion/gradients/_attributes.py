@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import random
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass, field
-from types import BuiltinFunctionType, FunctionType, ModuleType
+from types import BuiltinFunctionType, FunctionType, MemberDescriptorType, ModuleType
 from typing import Any
 
 import torch
@@ -23,6 +23,33 @@ OF_MODULES = frozenset(vars(nn.Module())) | {"forward"}  # those are looked at e
 DEPTH = 3  # a container in an object in a module
 MISSING = object()
 Contents = dict[Any, Any]
+
+
+class Slots(MutableMapping[str, Any]):
+    """The attributes in the ``__slots__`` of an object, like ``vars()``."""
+
+    def __init__(self, held: Any) -> None:
+        self.held = held
+        kinds = [vars(kind) for kind in reversed(type(held).__mro__) if vars(kind).get("__slots__")]
+        self.members = {k: v for kind in kinds for k, v in kind.items() if isinstance(v, MemberDescriptorType)}
+
+    def __getitem__(self, key: str) -> Any:
+        try:
+            return self.members[key].__get__(self.held)
+        except AttributeError:  # not set
+            raise KeyError(key) from None
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self.members[key].__set__(self.held, value)
+
+    def __delitem__(self, key: str) -> None:
+        self.members[key].__delete__(self.held)
+
+    def __iter__(self) -> Iterator[str]:
+        return (key for key in self.members if self.get(key, MISSING) is not MISSING)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
 
 def _same(a: Any, b: Any) -> bool:
@@ -49,6 +76,11 @@ class Holder:
     end: Contents = field(default_factory=dict)
     versions: dict[Any, int | None] = field(default_factory=dict)
     cache: bool = False  # whether calls left tensors in it, which later calls may find
+
+    @property
+    def identity(self) -> int:
+        """Of the container or object."""
+        return _identity(self.held)
 
     def now(self) -> Contents:
         """The present contents, by name, key or position."""
@@ -107,20 +139,32 @@ class Holder:
         fill(contents if isinstance(self.held, dict) else contents.values())
 
 
+def _identity(held: Any) -> int:
+    return id(held.held if isinstance(held, Slots) else held)
+
+
+def _names(value: Any) -> list[Any]:
+    """The attributes of an object: what ``vars()`` gives, and slots."""
+    if isinstance(value, OPAQUE) or type(value).__module__.startswith(("torch.", "numpy.")):
+        return []
+    slots = Slots(value)
+    return [*([vars(value)] if hasattr(value, "__dict__") else []), *([slots] if slots.members else [])]
+
+
 def _tensors(value: Any) -> list[Tensor]:
-    inside = vars(value) if hasattr(value, "__dict__") and not isinstance(value, OPAQUE) else value
-    return list(tensors_in(inside))
+    """The tensors in a value, and in the attributes of an object."""
+    return [t for part in (value, *map(dict, _names(value))) for t in tensors_in(part)]
 
 
 def holders(modules: dict[str, nn.Module]) -> list[Holder]:
-    """The holders of all modules. torch's wrappers are left out: their attributes belong to torch."""
+    """The holders of all modules, and of what their classes hold for all instances. torch's wrappers are left out: their attributes belong to torch."""
     seen: set[int] = set()
     found: list[Holder] = []
 
     def visit(path: str, held: Any, names: bool, depth: int) -> None:
-        if id(held) in seen:
+        if _identity(held) in seen:
             return
-        seen.add(id(held))
+        seen.add(_identity(held))
         holder = Holder(path, held, names, {}, {})
         holder.after = holder.reset = holder.now()
         found.append(holder)
@@ -135,13 +179,24 @@ def holders(modules: dict[str, nn.Module]) -> list[Holder]:
             for i, item in enumerate(value):
                 if depth and not isinstance(item, OPAQUE):
                     inward(f"{path}.{i}", item, depth - 1)
-        elif hasattr(value, "__dict__") and not type(value).__module__.startswith(("torch.", "numpy")):
-            visit(path, vars(value), True, depth)
+        else:
+            for names in _names(value):
+                visit(path, names, True, depth)
 
     for path, module in modules.items():
         if not type(module).__module__.startswith(WRAPPERS):
             visit(path, vars(module), True, DEPTH)
+            for key, value in _of_classes(type(module)):
+                inward(f"{path}.{key}", value, DEPTH - 1)
     return found
+
+
+def _of_classes(kind: type) -> Iterator[tuple[str, Any]]:
+    """Containers in the classes of a module, as in ``class Net(nn.Module): cache = {}``."""
+    for base in kind.__mro__[: kind.__mro__.index(nn.Module)]:
+        if not base.__module__.startswith("torch."):
+            own = vars(base).items()
+            yield from ((k, v) for k, v in own if isinstance(v, CONTAINERS) and not k.startswith("__"))
 
 
 class Attributes:
@@ -156,10 +211,10 @@ class Attributes:
     def __init__(self, modules: dict[str, nn.Module], before: Attributes | None = None, graph: bool = True) -> None:
         self.holders = holders(modules)
         self.caches: list[Holder] = []
-        earlier = {id(holder.held): holder.after for holder in before.holders} if before else {}
+        earlier = {holder.identity: holder.after for holder in before.holders} if before else {}
         for holder in self.holders:
-            if id(holder.held) in earlier:
-                holder.first_call_began(earlier[id(holder.held)], graph)
+            if holder.identity in earlier:
+                holder.first_call_began(earlier[holder.identity], graph)
 
     def finish(self) -> None:
         """The last call is over."""
