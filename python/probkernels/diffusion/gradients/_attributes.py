@@ -157,7 +157,7 @@ def _tensors(value: Any) -> list[Tensor]:
 
 
 def holders(modules: dict[str, nn.Module]) -> list[Holder]:
-    """The holders of all modules, and of what their classes hold for all instances. torch's wrappers are left out: their attributes belong to torch."""
+    """The holders of all modules and of their classes. torch's wrappers are left out: torch owns their attributes."""
     seen: set[int] = set()
     found: list[Holder] = []
 
