@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import operator
 import random
 from collections import deque
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterable, Iterator, MutableMapping
 from dataclasses import dataclass, field
 from types import BuiltinFunctionType, FunctionType, MemberDescriptorType, ModuleType
 from typing import Any
@@ -18,6 +19,8 @@ from .._net import tensors_in
 PLAIN = (bool, int, float, str, bytes, type(None), torch.dtype, torch.device, FunctionType, BuiltinFunctionType)
 CONTAINERS = (dict, list, set, deque)
 OPAQUE = (nn.Module, Tensor, type, ModuleType, random.Random, *PLAIN)
+QUICK = frozenset(PLAIN) | {torch.Size}  # types that need no isinstance()
+LARGE = 1000  # items, above which a container is data rather than state: of what is in it, plain contents are left out
 WRAPPERS = ("torch.nn.parallel", "torch.distributed", "torch._dynamo")
 OF_MODULES = frozenset(vars(nn.Module())) | {"forward"}  # those are looked at elsewhere
 DEPTH = 3  # a container in an object in a module
@@ -110,8 +113,8 @@ class Holder:
 
     def differing(self, a: Contents, b: Contents) -> list[Any]:
         """Keys under which two contents differ."""
-        if a.keys() == b.keys() and all(map(_same, a.values(), b.values())):
-            return []
+        if a is b or (len(a) == len(b) and all(map(operator.is_, a.values(), b.values())) and a.keys() == b.keys()):
+            return []  # quick for vocabularies, of which nothing changes
         return [k for k in a | b if not _same(a.get(k, MISSING), b.get(k, MISSING))]
 
     def wanted(self, now: Contents) -> Contents:
@@ -120,6 +123,8 @@ class Holder:
         if self.cache:
             return self.reset
         moved = set(self.differing(self.after, self.end))
+        if not moved:
+            return self.end
         kept = {k: v for k, v in now.items() if k in moved}
         return {k: kept.get(k, v) for k, v in self.end.items() if k not in moved or k in kept}
 
@@ -137,6 +142,14 @@ class Holder:
         self.held.clear()
         fill = self.held.extend if isinstance(self.held, (list, deque)) else self.held.update
         fill(contents if isinstance(self.held, dict) else contents.values())
+
+
+def _plain_inside(value: Any, depth: int = DEPTH) -> bool:
+    """Whether a container, not empty, holds only plain values or such containers. An empty one may be a cache."""
+    if not (depth and isinstance(value, (tuple, *CONTAINERS)) and value):
+        return False
+    inside = value.values() if isinstance(value, dict) else value
+    return all(type(item) in QUICK or _plain_inside(item, depth - 1) for item in inside)
 
 
 def _identity(held: Any) -> int:
@@ -168,17 +181,18 @@ def holders(modules: dict[str, nn.Module]) -> list[Holder]:
         holder = Holder(path, held, names, {}, {})
         holder.after = holder.reset = holder.now()
         found.append(holder)
-        for key, value in holder.after.items():
-            if depth and not isinstance(value, OPAQUE):
+        into(path, holder.after.items(), len(holder.after) > LARGE, depth)
+
+    def into(path: str, items: Iterable[tuple[Any, Any]], large: bool, depth: int) -> None:
+        for key, value in items if depth else ():  # quick: it may be a whole vocabulary
+            if not (type(value) in QUICK or (large and _plain_inside(value)) or isinstance(value, OPAQUE)):
                 inward(f"{path}.{key}", value, depth - 1)
 
     def inward(path: str, value: Any, depth: int) -> None:
         if isinstance(value, CONTAINERS):
             visit(path, value, False, depth)
         elif isinstance(value, tuple):
-            for i, item in enumerate(value):
-                if depth and not isinstance(item, OPAQUE):
-                    inward(f"{path}.{i}", item, depth - 1)
+            into(path, enumerate(value), len(value) > LARGE, depth)
         else:
             for names in _names(value):
                 visit(path, names, True, depth)
