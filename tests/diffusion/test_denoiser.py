@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
-from probkernels.diffusion import EDM, VP, Denoiser, FlowMatching, SubVP, VPDiscrete
+from probkernels.diffusion import EDM, VP, Denoiser, FlowMatching, SubVP, VPDiscrete, dsm_loss
 from probkernels.diffusion.denoiser import PREDICTIONS
 from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
 
 from tests.diffusion.densities import Known, gaussian, mixture
 
@@ -213,3 +216,60 @@ def test_ends_of_edm_nets_that_are_given_log_rho() -> None:
         for t, lost in ((0.0, "noise"), (1.0, "signal")):
             with pytest.raises(ValueError, match=f"some {lost} left"):
                 call(torch.ones(2, 2), t)
+
+
+class Halved(nn.Module):
+    """An output that needs no parameters."""
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        return x / 2
+
+
+@pytest.mark.parametrize("pred", PREDICTIONS)
+@pytest.mark.parametrize("fake", [False, True], ids=["meta", "fake"])
+def test_tensors_without_numbers(pred: str, fake: bool) -> None:
+    """Shapes are told, and ends are not looked at."""
+    with FakeTensorMode() if fake else nullcontext():
+        x = torch.zeros(4, 2, device="cpu" if fake else "meta")
+        model = Denoiser(Halved(), VP(), pred=pred)
+        for t in (0.5, torch.tensor(0.5), torch.full((4,), 0.5), torch.full((4,), 0.5, device=x.device)):
+            for call in (model, model.eps, model.x0, model.v, model.score):
+                assert call(x, t).shape == x.shape
+        assert dsm_loss(model, x, reduce=False).shape == (4,)
+        assert dsm_loss(model, x, t=torch.ones(4)).shape == ()
+
+
+class Watched(VP):
+    """Notes the devices of the times at which the noise or the signal is asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[str] = []
+
+    def log_alpha(self, t: Tensor) -> Tensor:
+        self.asked.append(t.device.type)
+        return super().log_alpha(t)
+
+
+def test_times_are_looked_at_where_they_came_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the CPU before they move, and once: looking at them on a GPU would wait for it."""
+    monkeypatch.setattr("probkernels._core.checks.readable", lambda *values: True)  # what meta stands for here: a GPU
+    model, x = Denoiser(Halved(), process := Watched(), pred="edm"), torch.zeros(4, 2, device="meta")
+    t, looked = torch.linspace(0.1, 0.9, 4), []
+    plain = Tensor.__bool__
+    monkeypatch.setattr(Tensor, "__bool__", lambda t: looked.append(t.device.type) or plain(t))
+    for call in (
+        lambda: model(x, t),
+        lambda: model.eps(x, t),
+        lambda: model.score(x, t),
+        lambda: dsm_loss(model, x, t=t),
+    ):
+        looked.clear()
+        process.asked.clear()
+        call()
+        assert looked == ["cpu"]
+        assert process.asked[0] == "cpu" and "meta" in process.asked
+    with pytest.raises(
+        ValueError, match="dsm_loss: argument 't': expected times with some noise left, as pred is 'edm'"
+    ):
+        dsm_loss(model, x, t=torch.tensor([0.1, 0.0, 0.2, 0.3]))

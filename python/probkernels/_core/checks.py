@@ -188,3 +188,11 @@ def is_sharded(value: object) -> bool:
     nobody has imported it, ``value`` cannot be one."""
     module = sys.modules.get("torch.distributed.tensor")
     return module is not None and isinstance(value, module.DTensor)
+
+
+def readable(*values: torch.Tensor) -> bool:
+    """Whether numbers can be looked at: not on meta, in fake tensors, or while a CUDA graph is captured."""
+    fake = sys.modules.get("torch._subclasses.fake_tensor")
+    if any(value.is_meta or (fake is not None and isinstance(value, fake.FakeTensor)) for value in values):
+        return False
+    return not (torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing())

@@ -24,6 +24,9 @@ class Source(NamedTuple):
     name: str = ""  # for messages, of slow sources
 
 
+ATOMS = (int, str, float, bool, type(None))
+
+
 @uncompiled
 def sources(model: nn.Module, device: torch.device) -> list[Source]:
     """The generators of torch, Python and NumPy, and every generator that a module of ``model`` holds."""
@@ -41,7 +44,11 @@ def sources(model: nn.Module, device: torch.device) -> list[Source]:
 
 
 def _held(value: Any, depth: int) -> Iterator[Source]:
-    if isinstance(value, torch.Generator):
+    if isinstance(value, (dict, list, tuple)):  # quick: it may be a whole vocabulary
+        for item in (value.values() if isinstance(value, dict) else value) if depth else ():
+            if type(item) not in ATOMS:
+                yield from _held(item, depth - 1)
+    elif isinstance(value, torch.Generator):
         yield Source(value.get_state, value.set_state)
     elif isinstance(value, random.Random):
         yield Source(value.getstate, value.setstate)
@@ -50,9 +57,6 @@ def _held(value: Any, depth: int) -> Iterator[Source]:
     elif isinstance(value, np.random.Generator):
         bits = value.bit_generator
         yield Source(lambda: _numpy(bits.state), lambda s: setattr(bits, "state", pickle.loads(s)))
-    elif depth and isinstance(value, (dict, list, tuple)):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from _held(item, depth - 1)
 
 
 def _numpy(state: Any) -> bytes:

@@ -133,10 +133,14 @@ class Denoiser(nn.Module):
                 once with 2B rows, ``uncond`` first. A number, or a tensor 0-d or (B,).
         """
         self._check(x, t)
-        times = times_of(t, x)
-        self._refuse_ends("", times)
-        output = self._guided(self.point("x0", times), x, cond, uncond, guidance, PLAIN)
+        self.refuse_ends("", x, double(t))
+        output = self._guided(self.point("x0", times_of(t, x)), x, cond, uncond, guidance, PLAIN)
         return output if guidance is None else output.to(x.dtype)
+
+    def output(self, x: Tensor, t: Tensor, cond: Any = None) -> Tensor:
+        """:meth:`forward` at times t (B,) on x's device, for callers that have called :meth:`refuse_ends`."""
+        self._check(x, t)
+        return self._guided(self.point("x0", t), x, cond, None, None, PLAIN)
 
     def eps(self, x: Tensor, t: Time, cond: Any = None, **guide: Any) -> Tensor:
         """The predicted noise (B, *S). Takes the arguments of :meth:`forward`."""
@@ -161,9 +165,8 @@ class Denoiser(nn.Module):
 
     def _predicted(self, kind: str, x: Tensor, t: Time, cond: Any, **guide: Any) -> Tensor:
         self._check(x, t)
-        times = times_of(t, x)
-        self._refuse_ends(kind, times)
-        return self.predict_at(self.point(kind, times), kind, x, cond, **guide)
+        self.refuse_ends(kind, x, double(t))
+        return self.predict_at(self.point(kind, times_of(t, x)), kind, x, cond, **guide)
 
     def predict_at(
         self,
@@ -238,20 +241,24 @@ class Denoiser(nn.Module):
         return self.pred == "edm" and self.time is None
 
     @torch.no_grad()
-    def _refuse_ends(self, kind: str, t: Tensor) -> None:
-        """Times without signal or noise, if what is asked has no limit there; "" asks for the output alone.
+    def refuse_ends(self, kind: str, x: Tensor, t: Tensor, op: str = "Denoiser") -> None:
+        """Refuses times without signal or noise, if what is asked has no limit there; "" asks for the output alone.
 
-        Compilers and transforms of functions cannot look at numbers: there, such rows are infinite or NaN.
+        Looks at t (B,) or 0-d where the caller holds it, so that times on the CPU need no wait for a GPU. Compilers,
+        transforms of functions, meta and fake tensors and captures of CUDA graphs have no numbers to look at: there,
+        such rows are infinite or NaN.
         """
-        if torch.compiler.is_compiling() or (HAVE_PRIVATE_NAMES and transforms_active()):
+        if torch.compiler.is_compiling() or (HAVE_PRIVATE_NAMES and transforms_active()) or not checks.readable(x, t):
             return
         ends = ("signal", self.needs_signal, self.process.alpha), ("noise", self.needs_noise, self.process.sigma)
-        for name, needs, size in ends:
-            if needs(kind) and bool((gone := size(t) == 0).any()):
-                what = f"'{kind}' of a net with pred {self.pred!r}" if kind else f"a net with pred {self.pred!r}"
-                hint = "there is no limit: ask at a time a little further inside"
-                got = f"none at t = {checks.offender(t, gone)}"
-                raise ValueError(message("Denoiser", "t", f"times with some {name} left, for {what}", got, hint))
+        asked = [(name, size(t) == 0) for name, needs, size in ends if needs(kind)]
+        if not asked or not bool((asked[0][1] | asked[-1][1]).any()):
+            return
+        name, gone = asked[0] if bool(asked[0][1].any()) else asked[-1]
+        what = f"for '{kind}' of a net with pred {self.pred!r}" if kind else f"as pred is {self.pred!r}"
+        hint = "there is no limit: take times a little further inside, or a network with another prediction"
+        got = f"none at t = {checks.offender(t, gone)}"
+        raise ValueError(message(op, "t", f"times with some {name} left, {what}", got, hint))
 
     def both(
         self, x: Tensor, t: Time, cond: Any = None, *, uncond: Any = None, guidance: float | Tensor | None = None

@@ -176,8 +176,8 @@ def dsm_loss(
 
     Raises:
         TypeError, ValueError: ``model`` is not a denoiser, ``x0`` is not a float tensor, or the weight or ``times`` is
-            unknown; both ``t`` and ``times`` are given; a ``generator`` is given but nothing is drawn; no signal is
-            left at a time, and pred is "edm" without ``time``, so that the time input would be infinite.
+            unknown; both ``t`` and ``times`` are given; a ``generator`` is given but nothing is drawn; no signal or
+            no noise is left at a time, and pred is "edm" without ``time``, so that the time input would be infinite.
 
     Reference:
         Vincent, A Connection Between Score Matching and Denoising Autoencoders, 2011; Ho et al., NeurIPS 2020.
@@ -203,15 +203,13 @@ def dsm_loss(
     if t is None:
         t = draw_times(model.process, len(x0), kind="uniform" if times is None else times, generator=generator)
     t = double(t)
-    if model.needs_log_rho() and bool((model.process.alpha(t) == 0).any()):
-        hint = "draw earlier times, or use a network with another prediction"
-        raise ValueError(message("dsm_loss", "t", "times with some signal left, as pred is 'edm'", "one without", hint))
+    model.refuse_ends("", x0, t, "dsm_loss")  # here, before the times move to a GPU
     t = t.to(x0.device)
     if noise is None:
         wide = torch.promote_types(x0.dtype, torch.float32)
         noise = torch.randn(x0.shape, generator=generator, dtype=wide, device="cpu" if generator else x0.device)
         noise = noise.to(x0)
-    output = model.forward(model.process.noised(x0, t, noise), t, cond)
+    output = model.output(model.process.noised(x0, t, noise), t, cond)
     weight, own = weight or model.pred, model.pred
     if own == "score" and weight != own:  # which divides by sigma
         output, own = spread(-model.process.sigma(t), output) * output, "eps"

@@ -48,7 +48,9 @@ class Process:
     """Base of all processes.
 
     A subclass defines :meth:`log_alpha`, :meth:`sigma`, :meth:`t_of_rho`, :meth:`drift` and :meth:`diffusion2`.
-    Sampling runs from ``t_max`` (noise) down to ``t_min`` (data).
+    Sampling runs from ``t_max`` (noise) down to ``t_min`` (data). All methods return tensors on the device of ``t``, or
+    on the CPU for a number: times often stay on the CPU while parameters of the process are on a GPU, so a process with
+    parameters moves them, as in ``self.rate.to(t.device)``.
 
     Example:
         >>> from probkernels.diffusion import VE, Process

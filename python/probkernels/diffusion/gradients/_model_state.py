@@ -105,9 +105,9 @@ class Net:
         self.leaves = self.parameters if self.direct else [alias(p) for p in self.parameters]
         self.own = {id(p): leaf for p, leaf in zip(self.parameters, self.leaves, strict=True)}
         self.inside = False
-        self.attributes = Attributes({})
         self.moving: dict[str, Tensor] = {}  # what the first call wrote to, as it left it
         self.remember()
+        self.attributes = Attributes(self.modules)
         self.refuse_hooks()
 
     def members(self) -> list[Member]:
@@ -137,12 +137,13 @@ class Net:
         self.remember()
         moved = [m for m in self.tensors if before.get(m.name) != (id(m.tensor), m.version)]
         self.moving = {m.name: m.tensor.detach().clone() for m in moved}
-        self.attributes = Attributes(self.modules)
+        self.attributes = Attributes(self.modules, before=self.attributes, graph=not self.sharded)
 
     @uncompiled
     def be_direct(self) -> None:
         """Differentiates the parameters themselves: the net does not read them from its modules' dicts."""
         self.direct, self.leaves = True, self.parameters
+        self.attributes.clear()
         self.refuse_hooks()
 
     def refuse_hooks(self) -> None:

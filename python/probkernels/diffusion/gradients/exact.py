@@ -150,12 +150,15 @@ class Plan:
     def evaluate(self, place: tuple[int, int], u: Tensor) -> Tensor:
         """The net's output (B, *S) in the forward pass."""
         i = self.index[place]
+        keeps = i >= len(self.places) - self.graphs
+        if keeps and i and self.net.attributes.filled():
+            keeps = False  # its graph would run into that of an earlier call, or miss what was computed without one
         with self.surroundings.recording(i):
-            call = self.first_call(u) if i == 0 else self.call(place, u, graph=i >= len(self.places) - self.graphs)
+            call = self.first_call(u) if i == 0 else self.call(place, u, graph=keeps)
         self.outputs.add(i, call.k, u, self.slope(place), again=False)
         if i == 0:
             self.net.called()
-        if i >= len(self.places) - self.graphs and place[0] >= self.first_step:
+        if keeps and place[0] >= self.first_step:
             self.kept[i] = call
         return call.k.detach()
 
