@@ -84,8 +84,8 @@ def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel that pip builds from the sdist, in isolation. A C++ source may take 12 CPU seconds on average, which other
-    tests beside it stretch by a quarter."""
+    """The wheel that pip builds from the sdist, in isolation. A C++ source may take 12 CPU seconds on average, and a
+    quarter more beside other tests."""
     folder = tmp_path_factory.mktemp("wheel")
     run(sys.executable, "-m", "venv", "--without-pip", folder / "env")
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
