@@ -158,6 +158,7 @@ class Plan:
         self.outputs.add(i, call.k, u, self.slope(place), again=False)
         if i == 0:
             self.net.called()
+            keeps = self.graphs == len(self.places)  # known since this call
         if keeps and place[0] >= self.first_step:
             self.kept[i] = call
         return call.k.detach()
