@@ -67,6 +67,15 @@ def test_claim_that_holds(methods: Path) -> None:
     assert "Title of good" in (methods / "report.html").read_text()
 
 
+def test_cpu_seconds_count_child_processes(methods: Path) -> None:
+    code = "import time\nwhile time.process_time() < 0.3: pass"
+    body = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {code!r}], check=True)"
+    (methods / "methods/fake_child.py").write_text(FAKE.format(name="child", body=body, measured=0.9))
+    run("fake_child", "--json", "out.json")
+    (row,) = rows(methods / "out.json")
+    assert row["cpu_seconds"] >= 0.3
+
+
 def test_claim_that_does_not_hold(methods: Path) -> None:
     result = run("fake_good", "fake_bad", "--report", "other.html")
     assert result.exit_code == 1

@@ -69,7 +69,7 @@ def test_tables_and_report(tmp_path: Path) -> None:
     text = str(result.tables)
     assert "2.0718" in text and "xz -9e" in text
     assert any(row[-1] == f"{math.ceil(19862 / ((int(8287 * 1.3) - 8287) / 500)):,}" for row in result.tables[2].rows)
-    outcome = Outcome("pc_compression", pc_compression.METHOD, result, 1.0)
+    outcome = Outcome("pc_compression", pc_compression.METHOD, result, 1.0, 2.0)
     page = report.page([report.section(outcome)], "facts")
     assert page.count("<img") + page.count("<svg") >= 3
 

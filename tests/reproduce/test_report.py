@@ -20,7 +20,7 @@ def draw(figure: object) -> None:
 
 def outcome(*claims: Claim, figures: tuple[Figure, ...] = ()) -> Outcome:
     table = Table("a caption", ["norm", "loss"], [["<b>", "1.0"]])
-    return Outcome("fake", METHOD, Result(claims, [table], figures), 12.34)
+    return Outcome("fake", METHOD, Result(claims, [table], figures), 12.34, 23.45)
 
 
 def test_rows_keep_the_contract() -> None:
@@ -34,6 +34,7 @@ def test_rows_keep_the_contract() -> None:
             "expected": "> 0.1",
             "holds": True,
             "seconds": 12.3,
+            "cpu_seconds": 23.4,
             "note": "why",
         },
         {
@@ -43,6 +44,7 @@ def test_rows_keep_the_contract() -> None:
             "expected": "≤ 0.1",
             "holds": False,
             "seconds": 12.3,
+            "cpu_seconds": 23.4,
             "note": "",
         },
     ]

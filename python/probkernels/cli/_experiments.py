@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import time
 import traceback
@@ -90,7 +91,7 @@ def _run(name: str, quick: bool, data: Path | None, console: Console) -> Outcome
     """Runs a method. An exception becomes a claim that does not hold, so that the other methods still run."""
     module = load(name)
     console.print(Text.assemble((name, "bold"), f"  {module.METHOD.title}. {module.METHOD.paper}"))
-    start = time.perf_counter()
+    start, cpu_start = time.perf_counter(), _cpu_seconds()
     progress = _Bars(console)
     with progress.bars:
         try:
@@ -99,7 +100,13 @@ def _run(name: str, quick: bool, data: Path | None, console: Console) -> Outcome
             traceback.print_exc()
             note = f"{type(error).__name__}: {error}"
             result = Result([Claim("the experiment runs to its end", float("nan"), "no error", False, note)])
-    return Outcome(name, module.METHOD, result, time.perf_counter() - start)
+    return Outcome(name, module.METHOD, result, time.perf_counter() - start, _cpu_seconds() - cpu_start)
+
+
+def _cpu_seconds() -> float:
+    """CPU time in seconds of this process and of the workers that it has waited for."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
 
 
 def _show(outcome: Outcome, console: Console) -> None:
@@ -115,7 +122,7 @@ def _show(outcome: Outcome, console: Console) -> None:
             grid.add_row(*row)
         console.print(grid)
         console.print(Text(table.caption, "dim"))
-    console.print(f"[dim]{outcome.seconds:.0f} s[/]\n")
+    console.print(f"[dim]{outcome.seconds:.0f} s, {outcome.cpu_seconds:.0f} CPU s[/]\n")
 
 
 def _grid(header: Sequence[str]) -> Table:

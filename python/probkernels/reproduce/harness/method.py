@@ -80,6 +80,7 @@ class Outcome:
     method: Method
     result: Result
     seconds: float
+    cpu_seconds: float  # of all processes
 
     def rows(self) -> list[dict[str, Any]]:
         """One JSON object per claim."""
@@ -91,6 +92,7 @@ class Outcome:
                 "expected": claim.expected,
                 "holds": bool(claim.holds),
                 "seconds": round(self.seconds, 1),
+                "cpu_seconds": round(self.cpu_seconds, 1),
                 "note": claim.note,
             }
             for claim in self.result.claims

@@ -46,7 +46,7 @@ def section(outcome: Outcome) -> str:
         f'<h2 id="{escape(outcome.name)}">{escape(method.title)}</h2><p class="paper">{escape(method.paper)}</p>'
         f"<p>{escape(method.experiment)}</p>{_claims(result.claims)}"
         f"{''.join(map(_table, result.tables))}{_figures(result.figures)}"
-        f'<p class="note">{outcome.seconds:.0f} s: {command}</p>'
+        f'<p class="note">{outcome.seconds:.0f} s, {outcome.cpu_seconds:.0f} CPU s: {command}</p>'
     )
 
 
