@@ -3,8 +3,9 @@
 // so nothing of torch is needed here.
 #include <pybind11/pybind11.h>
 
+#include <algorithm>
 #include <string>
-#include <tuple>
+#include <utility>
 #include <vector>
 
 #include "pk/launch.h"
@@ -14,11 +15,16 @@ namespace py = pybind11;
 namespace pk {
 namespace {
 
-// What Python passes for a C++ parameter, and its checked conversion.
+// A C++ parameter of what Python passes for it.
 template <class T>
 struct Arg {
-  using python = T;
-  static T get(T value, const char*) { return value; }
+  static T get(py::handle value, const char* op) {
+    py::detail::make_caster<T> found;
+    if (!found.load(value, true))
+      throw py::type_error(std::string(op) + ": a native launcher got " + py::repr(value).cast<std::string>() +
+                           " where it takes a number of another type");
+    return found;
+  }
 };
 void* data_ptr_of(py::handle tensor) {
   static PyObject* const data_ptr = PyUnicode_InternFromString("data_ptr");
@@ -35,57 +41,73 @@ void* address_of(py::handle tensor, const char* op) {
 }
 template <class T>
 struct Arg<T*> {
-  using python = py::handle;
-  static T* get(python tensor, const char* op) { return static_cast<T*>(address_of(tensor, op)); }
+  static T* get(py::handle tensor, const char* op) { return static_cast<T*>(address_of(tensor, op)); }
 };
 template <>
 struct Arg<Maybe> {
-  using python = py::handle;
-  static Maybe get(python tensor, const char* op) { return {tensor.is_none() ? nullptr : address_of(tensor, op)}; }
+  static Maybe get(py::handle tensor, const char* op) { return {tensor.is_none() ? nullptr : address_of(tensor, op)}; }
 };
+py::sequence list_of(py::handle items) { return py::reinterpret_borrow<py::object>(items); }  // TypeError if it is none
 template <>
 struct Arg<Tensors> {
-  using python = py::sequence;
-  static Tensors get(const python& tensors, const char*) {
+  static Tensors get(py::handle tensors, const char*) {
     Tensors found;
-    found.ptr.reserve(tensors.size());
-    for (auto tensor : tensors) found.ptr.push_back(data_ptr_of(tensor));
+    for (auto tensor : list_of(tensors)) found.ptr.push_back(data_ptr_of(tensor));
     return found;
   }
 };
 template <>
 struct Arg<Ints> {
-  using python = py::sequence;
-  static Ints get(const python& numbers, const char*) {
+  static Ints get(py::handle numbers, const char* op) {
     Ints found;
-    found.reserve(numbers.size());
-    for (auto number : numbers) found.push_back(number.cast<std::int64_t>());
+    for (auto number : list_of(numbers)) found.push_back(Arg<std::int64_t>::get(number, op));
     return found;
   }
 };
 template <>
 struct Arg<Stream> {
-  using python = std::uintptr_t;
-  static Stream get(python handle, const char*) { return {reinterpret_cast<void*>(handle)}; }
+  static Stream get(py::handle handle, const char* op) {
+    return {reinterpret_cast<void*>(Arg<std::uintptr_t>::get(handle, op))};
+  }
 };
 template <>
 struct Arg<Threads> {
-  using python = int;
-  static Threads get(python count, const char*) { return {count < 1 ? 1 : count}; }
+  static Threads get(py::handle count, const char* op) { return {std::max(Arg<int>::get(count, op), 1)}; }
 };
 template <>
 struct Arg<DType> {
-  using python = int;
-  static DType get(python code, const char*) { return static_cast<DType>(code); }
+  static DType get(py::handle code, const char* op) { return static_cast<DType>(Arg<int>::get(code, op)); }
 };
 
+// For pybind11 every launcher has the signature `*args`, which it then compiles once: a signature of their own for each
+// took two thirds of this file's time.
+using Launcher = void (*)();  // of a type that its caller knows
+using Caller = void (*)(Launcher, const char*, const py::args&);
+
+template <class... A>
+void run_unlocked(void (*launcher)(A...), A... arguments) {
+  const py::gil_scoped_release unlocked;
+  launcher(std::move(arguments)...);
+}
+template <class... A, std::size_t... I>
+void call(void (*launcher)(A...), const char* name, const py::args& args, std::index_sequence<I...>) {
+  run_unlocked<A...>(launcher, Arg<A>::get(PyTuple_GET_ITEM(args.ptr(), I), name)...);
+}
+
+void define(py::module_& m, const char* name, std::size_t parameters, Launcher launcher, Caller caller) {
+  m.def(name, [=](const py::args& args) {
+    if (args.size() != parameters)
+      throw py::type_error(std::string(name) + ": a native launcher takes " + std::to_string(parameters) +
+                           " arguments, not " + std::to_string(args.size()));
+    caller(launcher, name, args);
+  });
+}
 template <class... A>
 void bind(py::module_& m, const char* name, void (*launcher)(A...)) {
-  m.def(name, [launcher, name](typename Arg<A>::python... args) {
-    const std::tuple<A...> found{Arg<A>::get(args, name)...};
-    py::gil_scoped_release unlocked;
-    std::apply(launcher, found);
-  });
+  const Caller caller = [](Launcher erased, const char* op, const py::args& args) {
+    call(reinterpret_cast<void (*)(A...)>(erased), op, args, std::index_sequence_for<A...>{});
+  };
+  define(m, name, sizeof...(A), reinterpret_cast<Launcher>(launcher), caller);
 }
 
 using Binder = void (*)(py::module_&);

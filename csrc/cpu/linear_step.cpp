@@ -44,7 +44,7 @@ struct Step {
     const A* z = nullptr;
     for (; first < last; first += kBlock) {
       const Int end = std::min(last, first + kBlock);
-      if (d) z = noise.draw(in.seeds, in.n, first, end, MakeNormal{});
+      if (d) z = draw_normal(noise, in.seeds, in.n, first, end);
       for (int o = 0; o < in.outputs; ++o) {
         T* const to = y + o * in.size() + first;
         const bool around = streams && reinterpret_cast<std::uintptr_t>(to) % 16 == 0;
@@ -72,7 +72,7 @@ struct Dots {
     std::fill(sums, sums + in.outputs * width, 0.0);
     for (; first < last; first += kBlock) {
       const Int end = std::min(last, first + kBlock);
-      const auto z = noisy ? noise.draw(in.seeds, in.n, first, end, MakeNormal{}) : nullptr;
+      const auto z = noisy ? draw_normal(noise, in.seeds, in.n, first, end) : nullptr;
       for (int o = 0; o < in.outputs; ++o) {
         const T* const along = y + o * in.size() + first;
         double* const row = sums + o * width;

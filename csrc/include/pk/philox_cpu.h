@@ -89,4 +89,11 @@ struct MakeUniform {
   }
 };
 
+// Normal numbers of elements first .. last - 1, valid until the next call. Compiled once, in philox.cpp: inlined into
+// every kernel they were most of what there was to compile.
+const float* draw_normal(NoiseBlock<float>& noise, const Seeds& seeds, std::int64_t n, std::int64_t first,
+                         std::int64_t last);
+const double* draw_normal(NoiseBlock<double>& noise, const Seeds& seeds, std::int64_t n, std::int64_t first,
+                          std::int64_t last);
+
 }  // namespace pk
