@@ -29,6 +29,7 @@ class CaPEFit:
         best_epoch: number of epochs after which the kept state was reached; 0 is the network as it was given.
         train: the loss of each epoch: on frequencies in a calibration epoch, on outcomes otherwise.
         validation: log-loss on the validation set, before the first epoch and after each one.
+        last: ``state_dict`` of the network after the last epoch; the network itself keeps the best state.
 
     Example:
         >>> from probkernels.uncertainty import CaPEFit
@@ -39,6 +40,7 @@ class CaPEFit:
     best_epoch: int = 0
     train: list[float] = field(default_factory=list)
     validation: list[float] = field(default_factory=list)
+    last: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def best_loss(self) -> float:
@@ -283,6 +285,7 @@ def fit(method: Method, given: Settings) -> CaPEFit:
             loop.show(loss=done.train[-1], validation=done.validation[-1], best=stopping.best)
             if stopping.stop:
                 loop.stop()
+    done.last = _snapshot(model)
     model.load_state_dict(best)
     model.eval()
     done.best_epoch = stopping.best_step
