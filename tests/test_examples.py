@@ -73,6 +73,14 @@ def delta_switches_between_both_models(printed: str) -> None:
     assert saved < 0.12 * all_of_it
 
 
+@check_of("cape_digits")
+def outcomes_are_memorized(printed: str) -> None:
+    distances = [float(figure) for figure in re.findall(r"MSE_p (\d\.\d+)", printed)]
+    every, early, longer, cape = distances
+    assert every > 1.5 * early
+    assert cape < longer
+
+
 @check_of("diffusion_guided")
 def guidance_makes_the_digit_that_is_asked_for(printed: str) -> None:
     shares = [float(figure) for figure in re.findall(r"(\d+\.\d)% look", printed)]

@@ -243,6 +243,42 @@ def test_functions_are_short(name: str) -> None:
     assert {function: lines for function, lines in lengths(tree).items() if lines > 60} == {}
 
 
+# --- nothing stands twice ---
+
+MOST_EQUAL = 9  # lines in a row that two places may share
+
+
+def repeated(files: list[Path], root: Path) -> list[str]:
+    """Runs of more than ``MOST_EQUAL`` equal lines; neither blank lines nor indentation count."""
+    first: dict[tuple[str, ...], str] = {}
+    found, window = [], MOST_EQUAL + 1
+    for path in sorted(files):
+        lines = [(n, line.strip()) for n, line in enumerate(path.read_text().splitlines(), 1) if line.strip()]
+        for start in range(len(lines) - window + 1):
+            key = tuple(line for _, line in lines[start : start + window])
+            place = f"{path.relative_to(root)}:{lines[start][0]}"
+            if first.setdefault(key, place) != place:
+                found.append(f"{place} repeats {first[key]}")
+    return found
+
+
+def test_no_block_of_lines_stands_twice() -> None:
+    rooms = ("python", "triton_kernels", "csrc", "bench")
+    files = [path for room in rooms for path in (ROOT / room).rglob("*") if path.suffix in CODE]
+    assert len(files) > 100
+    assert repeated(files, ROOT) == []
+
+
+def test_a_repeated_block_is_found(tmp_path: Path) -> None:
+    lines = [f"x{n} = {n}" for n in range(MOST_EQUAL + 1)]
+    one, two = tmp_path / "a.py", tmp_path / "b.py"
+    one.write_text("import torch\n" + "\n".join(lines))
+    two.write_text("if True:\n    " + "\n\n    ".join(lines))
+    assert repeated([one, two], tmp_path) == ["b.py:2 repeats a.py:2"]
+    two.write_text("\n".join(lines[1:]))
+    assert repeated([one, two], tmp_path) == []
+
+
 # --- docstrings ---
 
 

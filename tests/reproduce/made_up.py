@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from probkernels.reproduce.adjoint_dpm import records as adjoint
+from probkernels.reproduce.cape import records as cape
 from probkernels.reproduce.circuits import records as circuits
 from probkernels.reproduce.pc_compression import records as compression
 from probkernels.reproduce.powernorm import records as powernorm
@@ -109,6 +110,17 @@ def of_pc_compression(worse: bool) -> list[Any]:
         found.append(compression.Classic(data, "xz -9e", int(size * 1.3), 8 * size * 1.3 / images / pixels))
     x = torch.arange(64).expand(10, 64) % 17
     return [*found, compression.Costs("digits", 17, x, x.double() / 10)]
+
+
+def of_cape(worse: bool) -> list[Any]:
+    """Networks at the expected distances, or with early stopping and CaPE so bad that nothing is gained."""
+    factors = {cape.EARLY: 15.0, cape.SELECTED: 30.0, cape.LAST: 2.0} if worse else {}
+    return [
+        cape.Judged(scenario, way, seed, value * factors.get(way, 1.0), 0.05, 0.2)
+        for scenario, ways in cape.EXPECTED.items()
+        for way, value in ways.items()
+        for seed in cape.SEEDS
+    ]
 
 
 MADE_UP = {name.removeprefix("of_"): function for name, function in list(globals().items()) if name.startswith("of_")}

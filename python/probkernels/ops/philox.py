@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._core import checks
+from .._core import checks, native
 from .._core.backend import Backend
 from .._core.errors import message
-from .._core.native import DTYPE_CODE
 from .._core.registry import Op
 from ..reference import philox as reference
 
@@ -26,7 +25,7 @@ DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 def _kernel(run: Backend, like: Tensor, seeds: Tensor | None, seed: int, row: int, step: int, normal: bool) -> Tensor:
     z, rows = torch.empty(like.shape, dtype=like.dtype, device=like.device), like.shape[0]
     seeds = None if seeds is None else seeds.contiguous()
-    run.launch("philox", DTYPE_CODE[z.dtype], z, seeds, rows, z.numel() // rows, seed, row, step, normal)
+    run.launch("philox", native.DTYPE_CODE[z.dtype], z, seeds, rows, z.numel() // rows, seed, row, step, normal)
     return z
 
 

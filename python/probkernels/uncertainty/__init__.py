@@ -1,7 +1,8 @@
-"""Metrics of predicted probabilities: ranking, distance to the truth, calibration. As functions, and batch by batch."""
+"""Predicted probabilities: metrics of them, as functions and batch by batch, and CaPE, which trains for them."""
 
 from .calibration import ReliabilityBins, debiased_ece, ece, ks, mce, reliability, smooth_ece
 from .calibration_classes import ECE, KS, MCE, DebiasedECE, Reliability, SmoothECE
+from .cape import CaPE, CaPEFit, bin_targets, cape_loss, kernel_targets
 from .plots import reliability_plot
 from .ranking import auroc, average_precision
 from .score_classes import AUROC, NLL, AveragePrecision, Brier, KLp, MSEp
@@ -15,6 +16,8 @@ __all__ = [
     "NLL",
     "AveragePrecision",
     "Brier",
+    "CaPE",
+    "CaPEFit",
     "DebiasedECE",
     "KLp",
     "MSEp",
@@ -23,9 +26,12 @@ __all__ = [
     "SmoothECE",
     "auroc",
     "average_precision",
+    "bin_targets",
     "brier",
+    "cape_loss",
     "debiased_ece",
     "ece",
+    "kernel_targets",
     "kl_p",
     "ks",
     "mce",

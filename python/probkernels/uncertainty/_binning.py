@@ -23,7 +23,7 @@ def _width_bins(probs: Tensor, bins: int) -> Tensor:
     return (nearest - 1).add_(probs > nearest / bins).clamp_(0, bins - 1).long()
 
 
-def _scattered(bin_of: Tensor, size: int, *values: Tensor) -> Tensor:
+def scattered(bin_of: Tensor, size: int, *values: Tensor) -> Tensor:
     """Sums (len(values), size) of float64 values."""
     return torch.stack([v.new_zeros(size).scatter_add_(0, bin_of, v) for v in values])
 
@@ -32,16 +32,16 @@ def width_sums(given: Samples, bins: int) -> Tensor:
     """Sums (K, 3, bins) over bins of equal width of each of K events. A probability of 0 is in the first bin."""
     probs, labels, weight = given
     if probs.ndim == 1:
-        return _scattered(_width_bins(probs, bins), bins, weight, weight * probs, weight * labels)[None]
+        return scattered(_width_bins(probs, bins), bins, weight, weight * probs, weight * labels)[None]
     classes = probs.shape[1]
     size, offset = classes * bins, torch.arange(classes, device=probs.device) * bins
     total = torch.zeros(2, size, dtype=torch.float64, device=probs.device)
     for rows in blocks(probs):
         bin_of = _width_bins(probs[rows], bins).add_(offset).flatten()
         w = weight[rows, None].expand(-1, classes)
-        total += _scattered(bin_of, size, w.flatten(), (w * probs[rows]).flatten())
+        total += scattered(bin_of, size, w.flatten(), (w * probs[rows]).flatten())
     own = _width_bins(probs.gather(1, labels[:, None])[:, 0], bins).add_(labels * bins)  # the event that came true
-    sums = torch.cat([total, _scattered(own, size, weight)])
+    sums = torch.cat([total, scattered(own, size, weight)])
     return sums.view(3, classes, bins).transpose(0, 1).contiguous()
 
 
@@ -64,7 +64,7 @@ def _fewer_items(probs: Tensor, hit: Tensor, weight: Tensor, bins: int) -> tuple
     least, most = (int(end) for end in bits.aminmax())
     shift = max((most - least).bit_length() - CELL_BITS, 0)
     cell = ((bits - least) >> shift).long()
-    sums = _scattered(cell, 1 << CELL_BITS, weight, weight * probs, weight * hit)
+    sums = scattered(cell, 1 << CELL_BITS, weight, weight * probs, weight * hit)
     filled = sums[0].nonzero()[:, 0]
     cuts = torch.arange(1, bins, dtype=torch.float64, device=probs.device) * sums[0].sum()
     # The bin ends in this cell, or before it; rounded sums may be off by one cell.

@@ -47,10 +47,10 @@ def _matrix_or_vector(op: str, name: str, values: object, hint: str) -> Tensor:
     return widened(values)
 
 
-def check_probs(op: str, name: str, given: Tensor) -> None:
-    """Checks that all entries lie in [0, 1] and that the rows of a matrix sum to 1."""
+def check_probs(op: str, name: str, given: Tensor, exclusive: bool = True) -> None:
+    """Checks that all entries lie in [0, 1] and, if events are ``exclusive``, that rows of a matrix sum to 1."""
     probs = widened(given.detach())
-    if probs.ndim == 1:
+    if probs.ndim == 1 or not exclusive:
         good = bool(((probs >= 0) & (probs <= 1)).all())
     else:  # entries >= 0 that sum to 1 are at most 1; NaN fails both comparisons
         tolerance = 1e-2 if given.dtype in HALF else 1e-4
@@ -106,6 +106,16 @@ def _with_weight(op: str, parts: list[Tensor], weight: Tensor, given: bool, empt
         if not len(kept[0]) and not empty:
             raise ValueError(message(op, "sample_weight", "a positive weight", "zeros only"))
     return kept
+
+
+def all_samples(op: str, probs: object, labels: object, sample_weight: Tensor | None) -> Samples:
+    """Checks probabilities of one event, or of C events that need not exclude each other. Keeps samples of weight 0."""
+    wide = _matrix_or_vector(op, "probs", probs, PROBABILITIES).detach()
+    classes = _labels(op, labels, wide, "probs")
+    check_probs(op, "probs", wide, exclusive=False)
+    weight = _weight(op, sample_weight, wide, "probs")
+    _with_weight(op, [wide], weight, sample_weight is not None, False, "probs")  # refuses what has no weight at all
+    return Samples(wide, classes, weight)
 
 
 def samples(op: str, probs: object, labels: object, sample_weight: Tensor | None, empty: bool = False) -> Samples:

@@ -194,21 +194,14 @@ def ece(
     https://arxiv.org/abs/2111.10734, use ``equal="mass", weighted=False``. The estimate is too large for few samples
     in a bin: see :func:`debiased_ece`.
 
+    ``probs``, ``labels``, ``sample_weight``, ``bins``, ``equal`` and the errors are those of :func:`reliability`.
+
     Args:
-        probs: (N,) probabilities of class 1, or (N, C).
-        labels: (N,) classes, integer or bool.
-        sample_weight: (N,) weights >= 0. A weight of 2 equals a repeated sample.
-        bins: number of bins.
-        equal: bins of equal "width", or of equal "mass": see :func:`reliability`.
-        mode: "auto", "top_label" or "class_wise" (the mean over classes): see :func:`reliability`.
+        mode: that of :func:`reliability`; "class_wise" gives the mean over classes.
         weighted: whether bins count by their weight, or each bin that is not empty equally.
 
     Returns:
         A scalar of the dtype of ``probs`` (float32 for half precision).
-
-    Raises:
-        TypeError: an argument of another dtype.
-        ValueError: entries outside [0, 1], rows that do not sum to 1, labels out of range, no samples, unequal shapes.
 
     Example:
         >>> import torch
@@ -232,20 +225,13 @@ def mce(
 ) -> Tensor:
     """Maximum calibration error: the largest \\|mean probability − frequency\\| of a bin.
 
+    ``probs``, ``labels``, ``sample_weight``, ``bins``, ``equal`` and the errors are those of :func:`reliability`.
+
     Args:
-        probs: (N,) probabilities of class 1, or (N, C).
-        labels: (N,) classes, integer or bool.
-        sample_weight: (N,) weights >= 0. A weight of 2 equals a repeated sample.
-        bins: number of bins.
-        equal: bins of equal "width", or of equal "mass": see :func:`reliability`.
-        mode: "auto", "top_label" or "class_wise" (the maximum over classes): see :func:`reliability`.
+        mode: that of :func:`reliability`; "class_wise" gives the maximum over classes.
 
     Returns:
         A scalar of the dtype of ``probs`` (float32 for half precision).
-
-    Raises:
-        TypeError: an argument of another dtype.
-        ValueError: entries outside [0, 1], rows that do not sum to 1, labels out of range, no samples, unequal shapes.
 
     Example:
         >>> import torch
@@ -275,21 +261,14 @@ def debiased_ece(
     at most one sample counts 0. "l1" is the mean gap, less what normal noise of variance ``f (1 - f) / n`` adds, by
     its formula and not by drawing. A negative estimate is returned as 0.
 
+    ``probs``, ``labels``, ``sample_weight``, ``bins``, ``equal`` and the errors are those of :func:`reliability`.
+
     Args:
-        probs: (N,) probabilities of class 1, or (N, C).
-        labels: (N,) classes, integer or bool.
-        sample_weight: (N,) weights >= 0, which count as repetitions.
-        bins: number of bins.
-        equal: bins of equal "width", or of equal "mass": see :func:`reliability`.
-        mode: "auto", "top_label" or "class_wise" (the mean over classes): see :func:`reliability`.
+        mode: that of :func:`reliability`; "class_wise" gives the mean over classes.
         norm: "l2" or "l1".
 
     Returns:
         A scalar of the dtype of ``probs`` (float32 for half precision).
-
-    Raises:
-        TypeError: an argument of another dtype.
-        ValueError: entries outside [0, 1], rows that do not sum to 1, labels out of range, no samples, unequal shapes.
 
     Example:
         >>> import torch
@@ -309,18 +288,11 @@ def ks(probs: Tensor, labels: Tensor, sample_weight: Tensor | None = None, *, mo
 
     From Gupta et al., *Calibration of Neural Networks using Splines*, ICLR 2021, https://arxiv.org/abs/2006.12800.
 
-    Args:
-        probs: (N,) probabilities of class 1, or (N, C).
-        labels: (N,) classes, integer or bool.
-        sample_weight: (N,) weights >= 0. A weight of 2 equals a repeated sample.
-        mode: "auto", "top_label" or "class_wise" (the mean over classes): see :func:`reliability`.
+    ``probs``, ``labels``, ``sample_weight`` and ``mode`` are those of :func:`reliability`, and so are the errors; with
+    "class_wise" the result is the mean over classes.
 
     Returns:
         A scalar of the dtype of ``probs`` (float32 for half precision).
-
-    Raises:
-        TypeError: an argument of another dtype.
-        ValueError: entries outside [0, 1], rows that do not sum to 1, labels out of range, no samples, unequal shapes.
 
     Example:
         >>> import torch
@@ -339,18 +311,11 @@ def smooth_ece(probs: Tensor, labels: Tensor, sample_weight: Tensor | None = Non
     0 and 1. Its width is the one that equals the error, so that nothing is left to choose. Probabilities are rounded
     to 4096 cells; no sort is needed.
 
-    Args:
-        probs: (N,) probabilities of class 1, or (N, C).
-        labels: (N,) classes, integer or bool.
-        sample_weight: (N,) weights >= 0. A weight of 2 equals a repeated sample.
-        mode: "auto", "top_label" or "class_wise" (the mean over classes): see :func:`reliability`.
+    ``probs``, ``labels``, ``sample_weight`` and ``mode`` are those of :func:`reliability`, and so are the errors; with
+    "class_wise" the result is the mean over classes.
 
     Returns:
         A scalar of the dtype of ``probs`` (float32 for half precision).
-
-    Raises:
-        TypeError: an argument of another dtype.
-        ValueError: entries outside [0, 1], rows that do not sum to 1, labels out of range, no samples, unequal shapes.
 
     Example:
         >>> import torch

@@ -59,11 +59,7 @@ class KS(_Calibration):
 
 
 class SmoothECE(_Calibration):
-    """:func:`smooth_ece` of all batches. Its state are sums over 4096 cells.
-
-    Args:
-        mode: "auto", "top_label" or "class_wise".
-        sync: over which processes ``compute`` merges: True for all, False for none, or a process group.
+    """:func:`smooth_ece` of all batches. Its state are sums over 4096 cells. The arguments are those of :class:`KS`.
 
     Example:
         >>> import torch
@@ -147,13 +143,7 @@ class ECE(_Binned):
 
 
 class MCE(_Binned):
-    """:func:`mce` of all batches.
-
-    Args:
-        bins: number of bins.
-        equal: bins of equal "width" (kept as sums), or of equal "mass" (keeps all probabilities).
-        mode: "auto", "top_label" or "class_wise".
-        sync: over which processes ``compute`` merges: True for all, False for none, or a process group.
+    """:func:`mce` of all batches. The arguments are those of :class:`ECE`.
 
     Example:
         >>> import torch
@@ -173,14 +163,10 @@ class MCE(_Binned):
 
 
 class DebiasedECE(_Binned):
-    """:func:`debiased_ece` of all batches.
+    """:func:`debiased_ece` of all batches. The other arguments are those of :class:`ECE`.
 
     Args:
-        bins: number of bins.
-        equal: bins of equal "width" (kept as sums), or of equal "mass" (keeps all probabilities).
-        mode: "auto", "top_label" or "class_wise".
         norm: "l2" or "l1".
-        sync: over which processes ``compute`` merges: True for all, False for none, or a process group.
 
     Example:
         >>> import torch
@@ -204,13 +190,7 @@ class DebiasedECE(_Binned):
 
 
 class Reliability(_Binned):
-    """:func:`reliability` of all batches.
-
-    Args:
-        bins: number of bins.
-        equal: bins of equal "width" (kept as sums), or of equal "mass" (keeps all probabilities).
-        mode: "auto", "top_label" or "class_wise".
-        sync: over which processes ``compute`` merges: True for all, False for none, or a process group.
+    """:func:`reliability` of all batches. The arguments are those of :class:`ECE`.
 
     Example:
         >>> import torch

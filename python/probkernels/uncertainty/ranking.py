@@ -84,18 +84,13 @@ def average_precision(
 ) -> Tensor:
     """Average precision: the precision at each distinct score, weighted by the recall it adds. No interpolation.
 
+    ``scores``, ``labels`` and ``sample_weight`` are those of :func:`auroc`, and so are the errors.
+
     Args:
-        scores: (N,) scores of class 1, or (N, C) scores of C classes, each ranked against the rest. Any numbers.
-        labels: (N,) classes, integer or bool.
-        sample_weight: (N,) weights >= 0. A weight of 2 equals a repeated sample.
         average: for (N, C): "macro" is the mean over classes that occur, "none" gives (C,).
 
     Returns:
         A scalar, or (C,), of the dtype of ``scores`` (float32 for half precision). NaN without positive samples.
-
-    Raises:
-        TypeError: an argument of another dtype.
-        ValueError: NaN scores, labels out of range, no samples, unequal shapes or devices, negative weights.
 
     Example:
         >>> import torch

@@ -75,10 +75,7 @@ class KLp(_Mean):
 
 
 class Brier(_Mean):
-    """:func:`brier` of all batches.
-
-    Args:
-        sync: over which processes ``compute`` merges: True for all, False for none, or a process group.
+    """:func:`brier` of all batches. ``sync`` is that of :class:`MSEp`.
 
     Example:
         >>> import torch
@@ -97,10 +94,7 @@ class Brier(_Mean):
 
 
 class NLL(_Mean):
-    """:func:`nll` of all batches, in nats.
-
-    Args:
-        sync: over which processes ``compute`` merges: True for all, False for none, or a process group.
+    """:func:`nll` of all batches, in nats. ``sync`` is that of :class:`MSEp`.
 
     Example:
         >>> import torch
@@ -153,11 +147,7 @@ class AUROC(_Ranking):
 
 
 class AveragePrecision(_Ranking):
-    """:func:`average_precision` of all batches. It keeps all scores.
-
-    Args:
-        average: for scores (N, C): "macro" or "none".
-        sync: over which processes ``compute`` merges: True for all, False for none, or a process group.
+    """:func:`average_precision` of all batches. It keeps all scores. The arguments are those of :class:`AUROC`.
 
     Example:
         >>> import torch

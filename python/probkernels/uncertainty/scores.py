@@ -77,18 +77,13 @@ def kl_p(probs: Tensor, true_probs: Tensor, sample_weight: Tensor | None = None,
     From Liu et al., *Deep Probability Estimation*, ICML 2022, https://arxiv.org/abs/2111.10734. No constant is added
     to the probabilities: the result is infinite if a possible class is given probability 0.
 
+    ``probs``, ``true_probs`` and ``sample_weight`` are those of :func:`mse_p`, and so are the errors.
+
     Args:
-        probs: predicted probabilities, (N,) of class 1 or (N, C). Differentiable.
-        true_probs: true probabilities of the same shape.
-        sample_weight: (N,) weights >= 0.
         reverse: gives KL(predicted || true).
 
     Returns:
         A scalar of the dtype of ``probs`` (float32 for half precision).
-
-    Raises:
-        TypeError: an argument of another dtype.
-        ValueError: entries outside [0, 1], rows that do not sum to 1, no samples, unequal shapes or devices.
 
     Example:
         >>> import torch
@@ -132,17 +127,10 @@ def nll(probs: Tensor, labels: Tensor, sample_weight: Tensor | None = None) -> T
     It is infinite if a label has probability 0: nothing is clipped. For logits use ``cross_entropy`` of torch, which
     loses no digits where a probability is close to 1.
 
-    Args:
-        probs: (N,) probabilities of class 1, or (N, C). Differentiable.
-        labels: (N,) classes, integer or bool.
-        sample_weight: (N,) weights >= 0.
+    ``probs``, ``labels`` and ``sample_weight`` are those of :func:`brier`, and so are the errors.
 
     Returns:
         A scalar of the dtype of ``probs`` (float32 for half precision).
-
-    Raises:
-        TypeError: an argument of another dtype.
-        ValueError: entries outside [0, 1], rows that do not sum to 1, labels out of range, no samples, unequal shapes.
 
     Example:
         >>> import torch
