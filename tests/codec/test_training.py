@@ -63,7 +63,7 @@ def test_cells_are_text(cell: Any) -> None:
     """To a dictionary, 1, 1.0 and True are one value."""
     calls: list[Callable[[Any], object]] = [Vocabulary, Vocabulary.of, Vocabulary([["a"]]).encode]
     for call in calls:
-        with pytest.raises(TypeError, match="cells of text.*Hint"):
+        with pytest.raises(TypeError, match="cells of text"):
             call([[cell]])
 
 
