@@ -90,8 +90,9 @@ def read_npz(path: Path, key: str | None, file: BinaryIO | None = None) -> Sourc
             key = names[0]
         if key not in names:
             raise ValueError(f"'{path}': expected --key to be one of {', '.join(names)}, got {key}")
-        name = key if key in members.zip.namelist() else f"{key}.npy"
-        with _sound(path), members.zip.open(name) as member:
+        archive: Any = members.zip
+        name = key if key in archive.namelist() else f"{key}.npy"
+        with _sound(path), archive.open(name) as member:
             is_array = member.peek(len(MAGIC))[: len(MAGIC)] == MAGIC
             array = np.lib.format.read_array(member, allow_pickle=False) if is_array else None
             behind = len(member.read())

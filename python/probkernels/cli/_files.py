@@ -167,5 +167,5 @@ def container_facts(file: BinaryIO) -> dict[str, str]:
             "chunks": f"{chunks:,} of {header.chunk_items:,} items",
             "lanes": str(header.lanes),
             "of": str(reader.note().get("kind", "arrays")),
-            "whole": "no: its end is lost; --recover finds the items" if reader.recovered else "yes",
+            "end": "lost; --recover finds the items" if reader.recovered else "there; `test` checks the items",
         }
