@@ -267,6 +267,12 @@ def test_checkpoints_of_other_runs_are_refused(tmp_path: Path) -> None:
     for observations, missing, changed, why in others:  # of the same shapes
         with pytest.raises(pk.ModelMismatchError, match=f"differs in {why}"):
             fit(circuit, observations, missing, checkpoint=tmp_path / "run", **{"epochs": 1, **changed})
+    constant: dict[str, Any] = {"step": 0.3, "checkpoint": tmp_path / "longer"}
+    fit(circuit, x, epochs=3, **constant)
+    before = {name: value.clone() for name, value in circuit.state_dict().items()}
+    with pytest.raises(pk.ModelMismatchError, match=r"'epochs': expected at least 3, .*longer', got 2.*Hint"):
+        fit(circuit, x, epochs=2, **constant)
+    assert all(torch.equal(value, before[name]) for name, value in circuit.state_dict().items())
     pk.circuits.save(circuit, tmp_path / "circuit")
     (tmp_path / "cut").write_bytes((tmp_path / "run").read_bytes()[:-1])
     for name in ("circuit", "cut"):

@@ -125,6 +125,7 @@ def test_arrays_of_any_name_come_back(tmp_path: Path, key: str) -> None:
         ([("readme.txt", b"hello")], "'readme.txt' to be an array"),
         ([("a.npy", member(ROWS)), ("a.npy", member(ROWS))], "arrays of different names, got a, a"),
         ([("a.npy", b"no")], "'a' to be an array"),
+        ([("a.npy", member(ROWS) + b"more")], "one array in 'a', got 4 bytes more behind it"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:Duplicate name")

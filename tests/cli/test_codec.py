@@ -206,13 +206,20 @@ def test_files_whose_end_is_lost(folder: Path, tmp_path: Path) -> None:
     assert f"'{tmp_path / 'x.pkc'}': its end is lost: there may have been more items" in text
     found = np.load(tmp_path / "y.npy")
     assert 100 <= len(found) < 300 and (found == images(300)[: len(found)]).all()
-    assert "its end is lost" in run("inspect", tmp_path / "x.pkc").output
+    assert "lost; --recover" in run("inspect", tmp_path / "x.pkc").output
 
 
 def test_inspect(folder: Path, tmp_path: Path) -> None:
     text = run("inspect", folder / "x.pkc").output
     assert "300 of 4 x 6, uint8" in text and "6 of 50 items" in text and "not in the file" in text
     assert "24" in run("inspect", folder / "m.pcm").output
+    data = bytearray((folder / "x.pkc").read_bytes())
+    data[len(data) // 2] ^= 1
+    (tmp_path / "damaged.pkc").write_bytes(data)
+    assert "whole" not in run("inspect", tmp_path / "damaged.pkc").output  # which only test can tell
+    assert "are lost" in run("test", tmp_path / "damaged.pkc", "--model", folder / "m.pcm", code=1).output
+    (tmp_path / "cut.pkc").write_bytes(data[:-1])
+    assert "lost; --recover" in run("inspect", tmp_path / "cut.pkc").output
     assert "not" in fails("inspect", folder / "x.npy")
     (tmp_path / "nothing").write_bytes(b"")
     fails("inspect", tmp_path / "nothing")

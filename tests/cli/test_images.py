@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from probkernels import codec
-from probkernels.cli import _files, app
+from probkernels.cli import _files, _images, app
 from typer.testing import CliRunner
 
 pillow = pytest.importorskip("PIL.Image")
@@ -66,6 +67,17 @@ def wide(*shape: int) -> np.ndarray:
     return np.random.default_rng(0).integers(60_000, 60_200, (6, 8, *shape))
 
 
+def dark_palette() -> bytes:
+    """A TIFF whose palette has the colors 0 to 255 of 65535, which Pillow shows as black."""
+    image, file = gray().convert("P"), io.BytesIO()
+    image.putpalette([value for value in range(256) for _ in range(3)])
+    image.save(file, "TIFF")
+    colors = np.tile(np.arange(256, dtype="<u2"), 3)
+    found = {step: (colors * step).tobytes() for step in (256, 257)}
+    step = next(step for step, data in found.items() if data in file.getvalue())
+    return file.getvalue().replace(found[step], colors.tobytes())
+
+
 @pytest.mark.parametrize(
     "make, words",
     [
@@ -85,6 +97,7 @@ def wide(*shape: int) -> np.ndarray:
         (written("a.pgm", (b"P5 8 6 255\n" + GRAY.tobytes()) * 2), "59 bytes more behind it"),
         (written("a.pgm", b"P5 8 6 100\n" + (GRAY % 100).tobytes()), "largest value of 100"),
         (written("a.pgm", b"P5 8 6 4095\n" + (wide() % 4096).astype(">u2").tobytes()), "4095"),
+        (written("a.tif", dark_palette()), "palette with colors of 16 bits"),
         (saved("a.png", pillow.new("1", (20000, 20000))), "decompression bomb"),
         (written("a.png", png(wide(), 0)[:-40]), "a.png': a damaged image"),
         (written("a.png", b""), "a.png"),
@@ -136,7 +149,9 @@ def palette() -> Any:
         saved("a.gif", gray().convert("P"), transparency=5),
         written("a.ppm", b"P6 8 6 255\n" + COLOR.tobytes() + b"\n"),
         saved("a.png", pillow.fromarray(GRAY > 100)),
-        saved("a.tif", pillow.fromarray(GRAY.astype(">u2") + 60_000)),
+        saved("a.tif", pillow.fromarray(wide().astype("<u2"))),
+        saved("a.tif", pillow.fromarray(wide().astype(">u2"))),
+        saved("a.tif", palette()),
         written("a.png", png(wide(), 0)),
     ],
 )
@@ -190,6 +205,29 @@ def test_as_many_files_come_back(tmp_path: Path, names: list[str], back: list[st
     for source, target in zip(names, back, strict=True):
         with pillow.open(tmp_path / "in" / source) as one, pillow.open(tmp_path / "out" / target) as other:
             assert (np.array(one) == np.array(other)).all()
+
+
+def test_what_a_folder_has_besides_images_is_told(tmp_path: Path) -> None:
+    (tmp_path / "in" / "more.png").mkdir(parents=True)
+    gray().save(tmp_path / "in" / "a.png")
+    for name in (".png", "b.tga", "c"):
+        (tmp_path / "in" / name).write_bytes(b"")
+    words = "left out, as no images by their names: 4 (.png, b.tga, c, more.png/)"
+    for arguments in (["train", "in", "m.pcm", "--epochs", 1], ["compress", "in", "x.pkc", "--model", "m.pcm"]):
+        assert words in run(*(tmp_path / part if "." in str(part) or part == "in" else part for part in arguments))
+
+
+def test_names_that_are_one_name_to_the_file_system_overwrite_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "in").mkdir()
+    for place, name in enumerate(("a.png", "b.png")):
+        gray(place).save(tmp_path / "in" / name)
+    monkeypatch.setattr(_images, "png_names", lambda names: ["a.png"] * len(names))  # as if A.png and a.png were one
+    run("train", tmp_path / "in", tmp_path / "m.pcm", "--latents", 2, "--epochs", 1)
+    run("compress", tmp_path / "in", tmp_path / "x.pkc", "--model", tmp_path / "m.pcm")
+    text = run("decompress", tmp_path / "x.pkc", tmp_path / "out", "--model", tmp_path / "m.pcm", code=1)
+    assert "File exists" in text and not (tmp_path / "out").exists()
 
 
 def test_one_image_comes_back_as_a_file(tmp_path: Path) -> None:

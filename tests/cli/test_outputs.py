@@ -213,6 +213,8 @@ def test_a_dash_is_standard_input_and_output(here: Path, capfdbinary: pytest.Cap
     run("decompress", "x.pkc", "y.npy", "--model", "m.pcm")
     assert back == (here / "y.npy").read_bytes()
     assert not (here / "-").exists()
+    result = runner.invoke(app, ["test", "-", "--model", "m.pcm"], input=packed)
+    assert result.exit_code == 0 and "items are whole" in result.output
     result = runner.invoke(app, ["compress", "-", "o.pkc", "--model", "m.pcm"], input=b"a,b\n1,2\n")
     assert result.exit_code == 1 and "expected an .npy or .npz in a pipe" in result.output
 

@@ -115,6 +115,15 @@ def test_path_that_cannot_be_written_fails_before_any_experiment(methods: Path) 
     assert "fake_good" not in result.stdout
 
 
+@pytest.mark.parametrize("names", [("folder/../a", "a"), ("link", "a"), ("-", "/dev/stdout")])
+def test_rows_and_report_are_two_files(methods: Path, names: tuple[str, str]) -> None:
+    (methods / "folder").mkdir()
+    (methods / "link").symlink_to("a")
+    for one, other in (names, names[::-1]):
+        result = run("fake_good", "--json", one, "--report", other)
+        assert result.exit_code == 2 and "different files for --json and --report" in result.stderr
+
+
 def test_missing_data_folder(methods: Path) -> None:
     assert run("fake_good", "--data", "nowhere").exit_code == 2
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -47,6 +49,22 @@ def test_vocabularies_are_checked() -> None:
         vocabulary.decode(np.array([[1]]), {})
     with pytest.raises(CorruptStreamError, match="rows of 1"):
         vocabulary.decode(np.array([[1, 0]]), {})
+    for code in (-1, 2):  # -1 is not the last value, as it would be in a list
+        with pytest.raises(CorruptStreamError, match=f"codes below 2 in column 0, got {code} in row 0"):
+            vocabulary.decode(np.array([[code]]), {0: "b"})
+    with pytest.raises(TypeError, match="whole numbers"):
+        vocabulary.decode(np.array([[0.5]]), {})
+    with pytest.raises(TypeError, match="'most'"):
+        Vocabulary.of([["a"]], most=2.5)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("cell", [1, True, None, b"a"])
+def test_cells_are_text(cell: Any) -> None:
+    """To a dictionary, 1, 1.0 and True are one value."""
+    calls: list[Callable[[Any], object]] = [Vocabulary, Vocabulary.of, Vocabulary([["a"]]).encode]
+    for call in calls:
+        with pytest.raises(TypeError, match="cells of text"):
+            call([[cell]])
 
 
 def rows(count: int, low: int = 0) -> np.ndarray:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -76,3 +78,24 @@ def test_a_link_in_circles_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(OSError):
         outputs.write_bytes(tmp_path / "a", b"")
     assert (tmp_path / "a").is_symlink() and (tmp_path / "b").is_symlink()
+
+
+def test_a_closed_standard_stream_is_no_other_file(tmp_path: Path) -> None:
+    """What is printed to it goes nowhere, and data raises."""
+    script = """
+import os, sys
+from probkernels._core import outputs
+outputs.hold_standard_streams()
+with outputs.replacing("out") as file:
+    os.system("echo text; echo text >&2")
+    print("text"), print("text", file=sys.stderr), file.write(b"data")
+for use in (lambda: outputs.write_bytes("-", b"data"), lambda: sys.stdin.buffer.read()):
+    try:
+        use()
+    except OSError:
+        continue
+    raise SystemExit(3)
+"""
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *command], cwd=tmp_path, timeout=120)
+    assert done.returncode == 0 and (tmp_path / "out").read_bytes() == b"data"

@@ -31,6 +31,21 @@ def descriptor(path: str | Path) -> int | None:
     return int(found[1] or found[2]) if found else STANDARD.get(str(path))
 
 
+def hold_standard_streams() -> None:
+    """Opens the standard streams that the caller closed, such as with ``>&-``, so that no other file takes their place.
+
+    Otherwise the next file that is opened gets the descriptor, and what is printed to it lands in that file. Text that
+    is printed is dropped. Data that is read from or written to the descriptor raises OSError.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDONLY if number else os.O_WRONLY)  # gets the lowest free descriptor, this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w") if number else open(0, closefd=False))  # noqa: SIM115
+
+
 def is_stream(path: str | Path) -> bool:
     """Whether a path cannot be replaced: an open file, a pipe or a device."""
     if descriptor(path) is not None:
@@ -61,7 +76,7 @@ class Output:
         self._fresh: str | None = None
         if is_stream(path):
             number = descriptor(path)
-            if number == 1:
+            if number == 1 and sys.stdout is not None:
                 sys.stdout.flush()  # what was printed before comes first
             handle = os.open(path, os.O_WRONLY) if number is None else os.dup(number)
             self.file: BinaryIO = os.fdopen(handle, "wb")

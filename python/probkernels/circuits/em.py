@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from .._core import checks, digests
-from .._core.errors import message
+from .._core.errors import ModelMismatchError, message
 from ..training import Checkpoint, DataParallel, EarlyStopping, Loop
 from ._training import Data, History, Run, chunks, mean_log_prob, restore_, resumed, snapshot, state_of
 from .circuit import Circuit
@@ -108,7 +108,8 @@ class EM:
             check_every: number of epochs between validations.
             patience: training stops after this many epochs without a better validation. None never stops early.
             checkpoint: path of a file to save the run in. If the file exists, training resumes from it, and the result
-                is the same as without the interruption. A finished run is loaded and trained no further.
+                is the same as without the interruption. A finished run is loaded and trained no further. The parameters
+                of the file replace the circuit's, whatever these are: runs from several starts need several files.
             checkpoint_every: number of epochs between two writes of the checkpoint.
             progress: whether to show a progress bar.
 
@@ -126,7 +127,7 @@ class EM:
         file = None
         if checkpoint is not None:
             file = Checkpoint(checkpoint, "EM.fit", self._facts(x, missing, validation, epochs))
-        run, stopping = self._start(file), EarlyStopping(patience)
+        run, stopping = self._start(file, epochs), EarlyStopping(patience)
         for at, mean in run.history.validation:
             stopping.improved(at, -mean)
         first = self.parallel.rank == 0
@@ -173,9 +174,15 @@ class EM:
             "momentum": self.momentum,
         }  # fmt: skip
 
-    def _start(self, file: Checkpoint | None) -> Run:
+    def _start(self, file: Checkpoint | None, epochs: int) -> Run:
         if file is not None and file.exists():
-            return resumed(self.circuit, file.load())
+            state = file.load()
+            done = len(state["history"]["train"])
+            if done > epochs:  # its parameters are not those after so few
+                wanted = f"at least {done}, the epochs done in '{file.path}'"
+                hint = "delete the file, or name another one"
+                raise ModelMismatchError(message("EM.fit", "epochs", wanted, str(epochs), hint))
+            return resumed(self.circuit, state)
         self.parallel.broadcast_([t.data for t in (*self.circuit.parameters(), *self.circuit.buffers())])
         return Run(self.circuit.probabilities(), History())
 

@@ -19,6 +19,7 @@ from .._core import outputs
 from ._source import Source, of_array
 
 ARRAYS = (".npy", ".npz")
+MAGIC = b"\x93NUMPY"
 MALFORMED = (  # what NumPy and zipfile raise for files that are none of theirs
     ValueError, TypeError, KeyError, IndexError, AttributeError, SyntaxError, EOFError, OverflowError, MemoryError,
     RuntimeError, RecursionError, tokenize.TokenError, struct.error, zipfile.BadZipFile, zlib.error,
@@ -59,7 +60,7 @@ def from_bytes(data: bytes, key: str | None, name: Path) -> Source:
     """
     if data[:2] == b"PK":
         return read_npz(name, key, io.BytesIO(data))
-    if data[:6] != b"\x93NUMPY":
+    if data[: len(MAGIC)] != MAGIC:
         raise ValueError(f"'{name}': expected an .npy or .npz in a pipe, got {data[:8]!r}. Hint: give the file's name")
     if key is not None:
         raise ValueError(f"--key: expected none, as '{name}' is no .npz, got {key}")
@@ -89,10 +90,16 @@ def read_npz(path: Path, key: str | None, file: BinaryIO | None = None) -> Sourc
             key = names[0]
         if key not in names:
             raise ValueError(f"'{path}': expected --key to be one of {', '.join(names)}, got {key}")
-        with _sound(path):
-            array = members[key]
-    if not isinstance(array, np.ndarray):
+        archive: Any = members.zip
+        name = key if key in archive.namelist() else f"{key}.npy"
+        with _sound(path), archive.open(name) as member:
+            is_array = member.peek(len(MAGIC))[: len(MAGIC)] == MAGIC
+            array = np.lib.format.read_array(member, allow_pickle=False) if is_array else None
+            behind = len(member.read())
+    if array is None:
         raise ValueError(f"'{path}': expected '{key}' to be an array, got a file of another kind")
+    if behind:
+        raise ValueError(f"'{path}': expected one array in '{key}', got {behind} bytes more behind it")
     return _named(path, array, {"key": key}, files=file is None)
 
 

@@ -42,6 +42,14 @@ def run_all(
     return 0
 
 
+def _one_target(path: Path, other: Path) -> bool:
+    """Whether two paths lead to one file, which may not exist yet, or to one open stream."""
+    number = outputs.descriptor(path)
+    if number is not None or outputs.descriptor(other) is not None:
+        return number == outputs.descriptor(other)
+    return os.path.realpath(path) == os.path.realpath(other)
+
+
 class Saver:
     """Rewrites the result files after each method, so that finished results are never lost."""
 
@@ -52,7 +60,7 @@ class Saver:
 
     def claim(self, force: bool) -> None:
         """Raises ValueError or OSError unless both files may be written. Creates their folders."""
-        if self.json_path is not None and self.json_path.absolute() == self.report.absolute():
+        if self.json_path is not None and _one_target(self.json_path, self.report):
             raise ValueError("expected different files for --json and --report")
         for path in self.paths:
             if not outputs.is_stream(path):

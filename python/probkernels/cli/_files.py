@@ -90,11 +90,20 @@ def loaded(model: Path) -> PCCodec:
 
 
 @contextmanager
-def opened(source: Path, model: Path | None, recover: bool = False) -> Iterator[CodecReader]:
-    """Opens a compressed file. Errors name it or the model's file."""
+def opened(
+    source: Path, model: Path | None, recover: bool = False, content: Path | bytes | None = None
+) -> Iterator[CodecReader]:
+    """Opens a compressed file. Errors name it or the model's file.
+
+    Args:
+        source: the file.
+        model: its model's file, unless it carries the model.
+        recover: whether to read a file whose end is lost.
+        content: of ``source``, if it was read already: a pipe can be read only once.
+    """
     codec = None if model is None else loaded(model)
     with about(source):
-        content = content_of(source)
+        content = content_of(source) if content is None else content
         with (codec.open if codec is not None else open_container)(content, recover=recover) as reader:
             yield reader
 
@@ -158,5 +167,5 @@ def container_facts(file: BinaryIO) -> dict[str, str]:
             "chunks": f"{chunks:,} of {header.chunk_items:,} items",
             "lanes": str(header.lanes),
             "of": str(reader.note().get("kind", "arrays")),
-            "whole": "no: its end is lost; --recover finds the items" if reader.recovered else "yes",
+            "end": "lost; --recover finds the items" if reader.recovered else "there; `test` checks the items",
         }

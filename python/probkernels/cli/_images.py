@@ -161,6 +161,8 @@ def _unkept_of_tiff(picture: Any) -> str | None:
         return f"{', '.join(map(str, depths))} bits a channel, of kind {tags.get(339, (1,))}"
     if wanted and photometric != 1:
         return "16-bit gray where 0 is white"
+    if any(color % 257 and color % 256 for color in tags.get(320, ())):  # Pillow takes the upper 8 bits
+        return "a palette with colors of 16 bits"
     if 1 in tags.get(338, ()):
         return "colors that are multiplied by their transparency"
     if picture.mode in CHANNELS and tags.get(277, 1) != CHANNELS[picture.mode]:
@@ -181,7 +183,7 @@ def _maxval(path: Path) -> int | None:
 def _pixels(path: Path) -> np.ndarray:
     """An image's pixels (H, W) or (H, W, channels)."""
     with _opened(path) as picture:
-        if picture.mode == "I":  # a PGM of 16 bits
+        if picture.mode in ("I", "I;16B"):  # 16 bits, in a PGM or a big-endian TIFF: Pillow's convert clips them to 255
             return np.array(picture).astype(np.uint16)
         mode = MODES[picture.mode]
         picture.load()  # a PNG may name transparent colors anywhere before its pixels
@@ -250,7 +252,7 @@ def write_images(path: Path, blocks: Iterable[np.ndarray], note: dict[str, Any],
         places = iter(kept.tolist())
         for picture in (picture for block in blocks for picture in block):
             place = next(places)
-            with (inner / names[place]).open("wb") as file:
+            with (inner / names[place]).open("xb") as file:  # where A.png is a.png, the first one stays
                 _save(picture, file, turns[place])
         if folder.exists():
             inner.chmod(folder.stat().st_mode & 0o7777)

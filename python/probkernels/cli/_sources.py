@@ -21,6 +21,7 @@ from ._source import Source, of_array
 
 __all__ = ["Source", "check_folder", "piped", "read", "vocabulary_of", "write"]
 TABLES = {".csv": ",", ".tsv": "\t"}
+MOST_SHOWN = 5  # names in a message
 
 
 def piped(path: Path) -> bytes:
@@ -48,7 +49,7 @@ def read(path: Path, key: str | None = None, model_note: dict[str, Any] | None =
         if key is not None and kind != ".npz":
             raise ValueError(f"--key: expected none, as '{path}' is no .npz, got {key}")
         if path.is_dir():
-            return read_images(path, sorted(entry for entry in path.iterdir() if entry.suffix.lower() in PICTURES))
+            return _folder(path)
         if kind in PICTURES:
             return read_images(path, [path])
         if kind == ".npy":
@@ -61,6 +62,19 @@ def read(path: Path, key: str | None = None, model_note: dict[str, Any] | None =
         raise ValueError(f"'{path}': {error}") from None
     kinds = ", ".join((*ARRAYS, *TABLES, *PICTURES))
     raise ValueError(f"'{path}': expected a folder of images or one of {kinds}")
+
+
+def _folder(path: Path) -> Source:
+    """The images in a folder. Tells what else is in it, which nothing keeps."""
+    entries = sorted(path.iterdir())
+    images = [entry for entry in entries if entry.suffix.lower() in PICTURES and not entry.is_dir()]
+    items = read_images(path, images)
+    kept = set(images)
+    others = [f"{entry.name}/" if entry.is_dir() else entry.name for entry in entries if entry not in kept]
+    if others:
+        shown = ", ".join(others[:MOST_SHOWN]) + (", ..." if len(others) > MOST_SHOWN else "")
+        print(f"'{path}': left out, as no images by their names: {len(others):,} ({shown})", file=sys.stderr)
+    return items
 
 
 def _table(path: Path, model_note: dict[str, Any] | None, most: int) -> Source:

@@ -152,7 +152,7 @@ def test(
                 work.PCCodec.from_bytes(content if isinstance(content, bytes) else content.read_bytes())
             print(f"{source}: a whole model")
             return
-        with work.opened(source, model) as reader:
+        with work.opened(source, model, content=content) as reader:
             reader.note()
             damage = reader.test()
             work.tell_lost(damage)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from .._core import checks
 from .._core.errors import CorruptStreamError, message
 
 MOST = 4096
@@ -21,6 +22,7 @@ class Vocabulary:
         values: distinct values of each column.
 
     Raises:
+        TypeError: a value is no text. Numbers are texts here, because 1, 1.0 and True are one value to a dictionary.
         ValueError: a column lists a value twice, or too many values.
 
     Example:
@@ -37,6 +39,8 @@ class Vocabulary:
 
     def __init__(self, values: Sequence[Sequence[str]]) -> None:
         self.values = [list(column) for column in values]
+        for column in self.values:
+            _check_texts("Vocabulary", "values", column)
         self._codes = [{value: code for code, value in enumerate(column)} for column in self.values]
         for place, (column, codes) in enumerate(zip(self.values, self._codes, strict=True)):
             if len(codes) != len(column) or len(column) > LARGEST:
@@ -48,11 +52,15 @@ class Vocabulary:
         """The vocabulary of rows of text: the ``most`` most frequent values of each column, numbers in order.
 
         Raises:
+            TypeError: a cell is no text, or ``most`` no whole number.
             ValueError: the rows differ in length, or ``most`` is out of range.
         """
+        checks.integer("Vocabulary.of", "most", most)
         if not 1 <= most <= LARGEST:
             raise ValueError(message("Vocabulary.of", "most", f"a number in 1 .. {LARGEST}", str(most)))
         _check_lengths("Vocabulary.of", rows, len(rows[0]) if rows else 0)
+        for row in rows:
+            _check_texts("Vocabulary.of", "rows", row)
         columns = (Counter(column) for column in zip(*rows, strict=True))
         return cls([sorted((value for value, _ in found.most_common(most)), key=_order) for found in columns])
 
@@ -66,9 +74,12 @@ class Vocabulary:
         flattened codes.
 
         Raises:
+            TypeError: a cell is no text.
             ValueError: a row has another length.
         """
         _check_lengths("Vocabulary.encode", rows, len(self.values))
+        for row in rows:
+            _check_texts("Vocabulary.encode", "rows", row)
         codes = np.empty((len(rows), len(self.values)), np.uint16)
         for place, (known, column) in enumerate(zip(self._codes, self.values, strict=True)):
             codes[:, place] = [known.get(row[place], len(column)) for row in rows]
@@ -80,11 +91,21 @@ class Vocabulary:
         """Converts the output of :meth:`encode` back to rows.
 
         Raises:
+            TypeError: the codes are not whole numbers.
             CorruptStreamError: a column has no such code, or a value without a code is missing.
         """
         width = len(self.values)
+        if codes.dtype.kind not in "iu":
+            raise TypeError(message("Vocabulary.decode", "codes", "whole numbers", checks.describe(codes)))
         if codes.ndim != 2 or codes.shape[1] != width:
             raise CorruptStreamError(f"table: expected rows of {width} codes, got shape {codes.shape}")
+        wrong = np.argwhere((codes < 0) | (codes >= self.categories))
+        if len(wrong):
+            row, place = wrong[0].tolist()
+            codes_of = self.categories[place]
+            raise CorruptStreamError(
+                f"table: expected codes below {codes_of} in column {place}, got {codes[row, place]} in row {row}"
+            )
         try:
             return [
                 [
@@ -104,6 +125,13 @@ def _order(value: str) -> tuple[bool, float, str]:
     except ValueError:
         return True, 0.0, value
     return (False, number, value) if number == number else (True, 0.0, value)
+
+
+def _check_texts(op: str, name: str, cells: Sequence[str]) -> None:
+    if not all(isinstance(cell, str) for cell in cells):
+        wrong = next(cell for cell in cells if not isinstance(cell, str))
+        hint = "str(value) of each cell"
+        raise TypeError(message(op, name, "cells of text", checks.describe(wrong), hint))
 
 
 def _check_lengths(op: str, rows: Sequence[Sequence[str]], width: int) -> None:
