@@ -48,9 +48,10 @@ def check_cdf(op: str, cdf: object, rows: int, n: int, index: Tensor | None, pre
         hint = "give quantize_cdf and the coder the same precision"
         raise ValueError(message(op, "cdf", f"counts that end at 2**precision = {1 << precision}", f"{end}", hint))
     if known and cdf[..., 0].numel() * SHARED <= max(rows * n, SHARED) and bool((cdf[..., 1:] < cdf[..., :-1]).any()):
-        place = (cdf.diff() < 0).nonzero()[0].tolist()
-        below, above = int(cdf[tuple(place)]), int(cdf[(*place[:-1], place[-1] + 1)])
-        raise ValueError(message(op, "cdf", "counts that rise", f"{above} after {below} at {place}", "see quantize_cdf"))
+        place = (cdf[..., 1:] < cdf[..., :-1]).nonzero()[0].tolist()
+        pair = cdf[tuple(place[:-1])][place[-1] : place[-1] + 2].tolist()
+        got = f"{pair[1]} after {pair[0]} at {place}"
+        raise ValueError(message(op, "cdf", "counts that rise", got, "see quantize_cdf"))
 
 
 def as_index(op: str, index: object, cdf: object, rows: int, n: int) -> Tensor | None:
