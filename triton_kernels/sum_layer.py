@@ -128,10 +128,12 @@ def _fwd(
 @triton.jit
 def _outside(below, grad, most, infinite, FAR: tl.constexpr):
     """Whether what exp(top - y) is ``below`` needs terms, or has gradients, that may leave the range, or an input is
-    ``infinite``."""
+    ``infinite``. Weights above 1 may bring back a flow that leaves the range before it meets them."""
+    TINY: tl.constexpr = 2.0**-126 if FAR > 2.0**-100 else 2.0**-1022
     steep = tl.abs(grad) / 1024
     size = below * most * tl.where(steep > 1, steep, 1)
-    return (tl.where(most == float("inf"), most, size) > 1 / FAR) | infinite
+    faint = tl.where(most > 1, tl.where(grad == 0, 1.0, tl.abs(grad) * below), 1.0) < TINY
+    return (tl.where(most == float("inf"), most, size) > 1 / FAR) | faint | infinite
 
 
 @triton.jit

@@ -299,6 +299,14 @@ struct Backward {
       const auto steep = ratio.part[k] * (1 / kSteep<A>), up = steep > -steep ? steep : -steep;
       size.part[k] = (up > below.part[k] ? up : below.part[k]) * most;
     }
+    if (__builtin_expect(most > A(1), 0)) {  // such weights may bring back a flow that leaves the range here
+      const auto flow = load_vec<B>(grad_y + o * batch + b, lanes);
+      for (int k = 0; k < ratio.kRegisters; ++k) {
+        const auto kept = ratio.part[k], up = kept > -kept ? kept : -kept;
+        const auto lost = flow.part[k] == A(0) ? decltype(up){} + A(1) : up;
+        size.part[k] = lost < std::numeric_limits<A>::min() ? decltype(up){} + kInfinity<A> : size.part[k];
+      }
+    }
     if (most == kInfinity<A>) size = Vec<A, B>{} + most;
     if (__builtin_expect(any_above(size, limit), 0)) {
       for (int k = 0; k < ratio.kRegisters; ++k)

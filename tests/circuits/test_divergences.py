@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
@@ -102,6 +103,24 @@ def test_overlaps(name: str) -> None:
     cosine = (p * q).sum() / ((p * p).sum() * (q * q).sum()).sqrt()
     close(cauchy_schwarz_divergence(circuit, other(circuit)), -cosine.log())
     assert abs(cauchy_schwarz_divergence(circuit, circuit).item()) < 1e-12
+
+
+def test_neighbors_in_float32_have_a_distance() -> None:
+    """It is eight orders of magnitude below the overlaps whose difference it is."""
+    p = copy.deepcopy(CIRCUITS["hclt"]).float()
+    q = copy.deepcopy(p)
+    with torch.no_grad():
+        for parameter in q.parameters():
+            parameter += 1e-4 * torch.linspace(-1, 1, parameter.numel()).view_as(parameter)
+    one, two = toy.joint(copy.deepcopy(p).double()), toy.joint(copy.deepcopy(q).double())
+    cosine = (one * two).sum() / ((one * one).sum() * (two * two).sum()).sqrt()
+    for got, truth in (
+        (squared_distance(p, q), (one - two).square().sum()),
+        (cauchy_schwarz_divergence(p, q), -cosine.log()),
+    ):
+        assert got.dtype is torch.float32 and got.item() == pytest.approx(truth.item(), rel=0.01)
+    assert 0 <= squared_distance(p, p) < 1e-15 and 0 <= cauchy_schwarz_divergence(p, p) < 1e-15
+    assert p.overlap(q).dtype is renyi_entropy(p).dtype is torch.float32
 
 
 def test_the_overlap_of_normal_mixtures_by_integration() -> None:

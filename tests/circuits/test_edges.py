@@ -43,6 +43,24 @@ def test_data_of_any_size_are_learnt() -> None:
         with torch.no_grad():
             broken.inputs[0].location.fill_(math.nan)
         EM(broken).fit(x, epochs=1, progress=False)
+    with pytest.raises(ValueError, match=r"EM.fit: argument 'x': expected a likelihood in epoch 2, got nan"):
+        unprepared = Circuit(graph)  # starts as a standard normal: squares of 1e30 leave the range
+        EM(unprepared, batch_size=None).fit(x * 1e30, epochs=2, progress=False)
+
+
+@pytest.mark.parametrize("value", [0.0, -3.5, 1e10, 1e30])
+@pytest.mark.parametrize("pseudocount", [0.0, 0.1])
+def test_constant_data_keep_a_width(value: float, pseudocount: float) -> None:
+    """A width of zero would be a density of infinity."""
+    x = torch.full((50, 2), value)
+    x[:, 1] = torch.linspace(-1, 1, 50)
+    graph = Graph([Input(0, 2, Gaussian()), Input(1, 2, Gaussian()), Product((0, 1)), Sum((2,), units=1)])
+    circuit = Circuit(graph, data=x)
+    history = EM(circuit, batch_size=None, pseudocount=pseudocount).fit(x, epochs=4, progress=False)
+    assert all(math.isfinite(likelihood) for likelihood in history.train)
+    assert all(p.isfinite().all() for p in circuit.parameters())
+    assert circuit.inputs[0].location[0].tolist() == pytest.approx([value] * 2, rel=1e-6, abs=1e-6)
+    assert (circuit.log_prob(x) > circuit.log_prob(x + torch.tensor([max(abs(value), 1.0), 0.0])) + 5).all()
 
 
 def test_circuits_without_sums() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 import os
 import pickle
@@ -199,3 +200,25 @@ def test_small_files_of_huge_circuits_build_nothing(tmp_path: Path) -> None:
     for nodes in ([wide, top], [far, top], [indicators, top], [wide, {**top, "units": many}, {**top, "children": [1]}]):
         with pytest.raises(CorruptStreamError):
             forge(tmp_path, {"format": "probkernels.circuit", "version": 1, "nodes": nodes})
+
+
+def test_a_state_dict_of_another_graph_is_refused() -> None:
+    """The trees differ only in which variable is where, so all shapes fit."""
+    one, other = (
+        Circuit(hclt_graph(parents, [Categorical(3)] * 5, 2), seed=seed)
+        for seed, parents in enumerate(([-1, 0, 1, 2, 3], [1, 2, 3, 4, -1]))
+    )
+    file = io.BytesIO()
+    torch.save(one.state_dict(), file)
+    file.seek(0)
+    for state in (one.state_dict(), torch.load(file)):
+        for strict in (True, False):
+            with pytest.raises(RuntimeError, match="'state_dict': expected parameters of the same graph, got those of"):
+                other.load_state_dict(state, strict=strict)
+    with pytest.raises(RuntimeError, match="of the same graph"):
+        torch.nn.ModuleList([other]).load_state_dict(torch.nn.ModuleList([one]).state_dict())
+    x = torch.tensor([[0, 1, 2, 1, 0]])
+    for state in (one.state_dict(), dict(one.state_dict())):  # a plain dict knows no graph
+        twin = Circuit(one.graph, seed=9)
+        twin.load_state_dict(state)
+        assert torch.equal(twin.log_prob(x), one.log_prob(x))

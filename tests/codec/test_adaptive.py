@@ -42,3 +42,16 @@ def test_damage_is_found_and_numbers_are_checked() -> None:
     for variables, order in ((0, 1), (4, 8), (4, -1)):
         with pytest.raises(ValueError, match="AdaptiveCoder"):
             AdaptiveCoder(variables, order)
+
+
+def test_streams_of_no_bytes() -> None:
+    """A byte of ones is the lowest number of all, whose stream is empty."""
+    coder = AdaptiveCoder(1, 1)
+    assert coder.encode(np.array([[255]], np.int32), 1, 1) == [b""]
+    assert coder.decode([b""], [1], 1).tolist() == [[255]]
+    assert coder.decode([b"", b""], [1, 1], 1).tolist() == [[255], [255]]
+    items = np.array([[255], [0], [255], [255]], np.uint8)
+    for chunk in (1, 2, 4):
+        for part in (items, items[:1]):
+            with CodecReader(written(coder, part, chunk), coder) as reader:
+                assert np.array_equal(reader[:], part) and not reader.test().chunks

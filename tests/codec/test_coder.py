@@ -187,6 +187,18 @@ def test_damage_is_reported_chunk_by_chunk_and_alike_by_the_reference() -> None:
             assert decode_each(p, [bad], [20], 4)[1] == [why]
     with pytest.raises(CorruptStreamError, match="chunk 1: ends early"):
         decode(p, [streams[0], b"", streams[2]], [20] * 3, 4)
+    for empty in ([b""], [b"", b""]):
+        assert decode_each(p, empty, [20] * len(empty), 4)[1] == ["ends early"] * len(empty)
+
+
+def test_streams_of_no_bytes() -> None:
+    """Variables with one value need none."""
+    p = Program.from_circuit(Circuit(factorized_graph([Categorical(1)] * 3)))
+    x = torch.zeros(5, 3, dtype=torch.int32)
+    streams = encode(p, x, 2, 1)
+    assert streams == [b"", b"", b""]
+    assert torch.equal(decode(p, streams, [2, 2, 1], 1), x)
+    assert torch.equal(decode(p, streams[:1], [2], 1), x[:2])
 
 
 @pytest.mark.parametrize("lanes", [1, 5, 16])

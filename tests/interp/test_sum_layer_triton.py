@@ -46,7 +46,8 @@ def run(shape: tuple[int, ...], dtype: torch.dtype, backend: str) -> list[Tensor
         return [y, *sum_layer_bwd(x, weights, y, grad_y)]
 
 
-EDGES = "edge and 1.0 and (subnormal or infinity or far) or infinite and (1e-44 or 3e+38)"  # 8 tests
+EDGES = "edge and 1.0 and (subnormal or infinity or far) or infinite and (1e-44 or 3e+38) or tiny_flow and 549755813888"
+EDGES_COUNT = 9
 
 
 @outside
@@ -54,7 +55,7 @@ def test_kernels_in_the_interpreter() -> None:
     """This file's tests, and some of extreme weights: subnormal, large, overflowing sums, infinite inputs."""
     files = __file__, "tests/ops/test_sum_layer_range.py"
     chosen = f"equal_the or same_bits or triton_interp and ({EDGES})"
-    assert f"{len(CASES) + 1 + 8} passed" in interpret(*files, "-k", chosen)
+    assert f"{len(CASES) + 1 + EDGES_COUNT} passed" in interpret(*files, "-k", chosen)
 
 
 @outside

@@ -140,10 +140,23 @@ def test_counts_that_do_not_rise_are_refused(on: torch.device) -> None:
     for place, value in ((2, 10**9), (2, -5), (2, 0)):
         wrong = cdf.clone()
         wrong[place] = value
-        with pytest.raises(ValueError, match="symbols"):
-            ops.rans_encode(rows(3, 40, 5).to(on), wrong.to(on), bits)
-        with suppress(CorruptStreamError):  # never a crash; other symbols if these counts happen to allow the stream
+        for each in (wrong, wrong.repeat(2, 1)):
+            index = None if each.dim() == 1 else torch.ones(3, 40, dtype=torch.int64).to(on)
+            for chosen in (rows(3, 40, 5), torch.zeros(3, 40, dtype=torch.int32)):  # also for symbols with good counts
+                with pytest.raises(ValueError, match="'cdf': expected counts that rise, got "):
+                    ops.rans_encode(chosen.to(on), each.to(on), bits, index=index)
+        with pytest.raises(ValueError, match=r"'cdf': expected counts that rise, got .* at \[\d\]"):
             decode(found, wrong.to(on), 40, bits)
+        coder = ops.RansCoder(3, bits, on)
+        with pytest.raises(ValueError, match="'cdf': expected counts that rise"):
+            coder.pop(wrong.to(on))
+        with pytest.raises(ValueError, match="'cdf': expected counts that rise"):
+            coder.push(rows(3, 1, 5)[:, 0].to(on), wrong.to(on))
+        each = wrong.repeat(3, 40, 1).to(on)  # one for every symbol: only those of the given symbols are checked
+        with pytest.raises(ValueError, match="symbols"):
+            ops.rans_encode(rows(3, 40, 5).to(on), each, bits)
+        with suppress(CorruptStreamError):  # never a crash; other symbols if these counts happen to allow the stream
+            decode(found, each, 40, bits)
     for symbol in (-1, 5, 2**31 - 1):
         with pytest.raises(ValueError, match=rf"got {symbol} at \[1, 1\]"):
             ops.rans_encode(torch.tensor([[0, 1], [2, symbol]], dtype=torch.int32).to(on), cdf.to(on), bits)

@@ -152,6 +152,19 @@ def test_a_small_share_of_a_far_output_has_its_gradient(on: torch.device, distan
     assert grad[0, 0, 2].item() == pytest.approx(math.exp(-21), rel=1e-3)
 
 
+@pytest.mark.parametrize("weight", [3.0, 2.0**20, 2.0**39, 2.0**70])
+def test_a_tiny_flow_passes_heavy_weights(on: torch.device, weight: float) -> None:
+    """On the way the flow of a sum is divided by the sum, and leaves the range, before the weight brings it back."""
+    x = torch.tensor([0.0, -1.0, -INF], device=on)[None, :, None].expand(1, 3, 20).contiguous()
+    weights = torch.tensor([[[weight, weight / 2, weight]]], device=on)
+    y = pk.ops.sum_layer(x, weights)
+    shares = torch.tensor([2.0, math.exp(-1), 0.0]) / (2 + math.exp(-1))
+    for flow in (1e-20, 1e-30, 1e-34, 1e-37, -1e-34):
+        grad_x, _ = pk.ops.sum_layer_bwd(x, weights, y, torch.full_like(y, flow))
+        got = grad_x[0, :, ::19].cpu().double() / flow
+        torch.testing.assert_close(got, shares.double()[:, None].expand(3, 2), rtol=1e-4, atol=0.0)
+
+
 @pytest.mark.parametrize("weight", [1e-44, 1e-38, 1e20, 3e38])
 def test_infinite_inputs_beside_extreme_weights(on: torch.device, weight: float) -> None:
     """+inf reaches the output that has a weight for it and no other; -inf is nothing."""

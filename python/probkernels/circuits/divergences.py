@@ -73,6 +73,15 @@ def _require_same(op: str, circuit: Evaluator, other: object) -> None:
 
 def overlap(circuit: Evaluator, other: Evaluator) -> Tensor:
     """See :meth:`Circuit.overlap`."""
+    return _overlap(circuit, other).to(_dtype(circuit))
+
+
+def _dtype(circuit: Evaluator) -> torch.dtype:
+    return next((p.dtype for p in circuit.parameters()), torch.get_default_dtype())
+
+
+def _overlap(circuit: Evaluator, other: Evaluator) -> Tensor:
+    """The overlap in float64, so that differences of overlaps keep their digits."""
     _require_same("Circuit.overlap", circuit, other)
     graph = circuit.graph
     root = len(graph.nodes) - 1
@@ -84,13 +93,13 @@ def overlap(circuit: Evaluator, other: Evaluator) -> Tensor:
 
 
 def _by_node(circuit: Evaluator) -> list[Tensor | None]:
-    """The parameters of each node: its table (C, K) if it is an input, its weights (O, I) if it is a sum, None if it is
-    a product."""
+    """The parameters of each node in float64: its table (C, K) if it is an input, its weights (O, I) if it is a sum,
+    None if it is a product."""
     tables, weights = (layer.log_table() for layer in circuit.inputs), iter(circuit.weights())
     of_layer: list[Tensor | None] = []
     for kind in circuit.kinds:
         of_layer.append(next(tables) if kind is Input else next(weights) if kind is Sum else None)
-    return [None if (values := of_layer[at]) is None else values[row] for at, row in circuit.places]
+    return [None if (values := of_layer[at]) is None else values[row].double() for at, row in circuit.places]
 
 
 def _needs(graph: Graph, a: int, b: int) -> list[tuple[int, int]]:
@@ -194,7 +203,8 @@ def squared_distance(p: Evaluator, q: Evaluator) -> Tensor:
         >>> squared_distance(p, q).detach()
         tensor(0.5000)
     """
-    return overlap(p, p).exp() - 2 * overlap(p, q).exp() + overlap(q, q).exp()
+    distance = _overlap(p, p).exp() - 2 * _overlap(p, q).exp() + _overlap(q, q).exp()
+    return distance.clamp_min(0.0).to(_dtype(p))
 
 
 def cauchy_schwarz_divergence(p: Evaluator, q: Evaluator) -> Tensor:
@@ -210,4 +220,5 @@ def cauchy_schwarz_divergence(p: Evaluator, q: Evaluator) -> Tensor:
         >>> round(cauchy_schwarz_divergence(p, p).item(), 6)
         0.0
     """
-    return (overlap(p, p) + overlap(q, q)) / 2 - overlap(p, q)
+    divergence = (_overlap(p, p) + _overlap(q, q)) / 2 - _overlap(p, q)
+    return divergence.clamp_min(0.0).to(_dtype(p))

@@ -165,9 +165,8 @@ class EM:
 
     def _facts(self, x: Tensor, missing: Tensor | None, validation: Data | None, epochs: int) -> dict[str, Any]:
         """The facts that must not change when a run resumes: its circuit, data and settings."""
-        graph = digests.of_bytes(self.circuit.graph.to_json().encode()).hex()
         return {
-            "circuit": graph, "x": digests.of_data(x), "missing": digests.of_data(missing),
+            "circuit": self.circuit.structure, "x": digests.of_data(x), "missing": digests.of_data(missing),
             "validation": digests.of_data(validation), "step": digests.of_schedule(self.schedule),
             "epochs": None if isinstance(self.schedule, Constant) else epochs,  # others depend on the part done
             "seed": self.seed, "batch_size": self.batch_size, "pseudocount": self.pseudocount,

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._core import digests
+from .._core.errors import message
 from ..ops import em_update_, latent_tree, latent_tree_flows, sum_layer
 from . import _determinism, _layers
 from ._layers import Plan
@@ -124,6 +126,26 @@ class Evaluator(nn.Module):
         Only the structure counts (:class:`Indicator` inputs). Weights that were learned to be zero are ignored.
         """
         return _determinism.is_deterministic(self.graph)
+
+    @cached_property
+    def structure(self) -> str:
+        """A digest of the graph."""
+        return digests.of_bytes(self.graph.to_json().encode()).hex()
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        own = getattr(destination, "_metadata", {}).get(prefix[:-1])
+        if own is not None:
+            own["structure"] = self.structure
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, local_metadata: Any, *rest: Any) -> None:
+        """Refuses parameters of another graph, whose shapes may fit by chance."""
+        if local_metadata.get("structure", self.structure) != self.structure:
+            wanted, got = "parameters of the same graph", "those of another graph"
+            hint = "Circuit(other.graph) takes them, and probkernels.circuits.save stores the graph with them"
+            rest[-1].append(message("Circuit.load_state_dict", "state_dict", wanted, got, hint))
+            return
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *rest)
 
     def extra_repr(self) -> str:
         """Text that ``print`` shows beside the layers."""

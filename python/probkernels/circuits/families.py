@@ -172,7 +172,8 @@ class DiscretizedLogistic(_LocationScale):
     """A logistic density integrated over bins of width one, centered at 0 .. categories - 1. The two outer bins are
     unbounded.
 
-    A unit has two parameters, location and scale, and neighboring values have similar probabilities.
+    A unit has two parameters, location and scale, and neighboring values have similar probabilities. In latent trees
+    (HCLTs and factorized circuits), values more than 87 scales away count as impossible in float32; 708 in float64.
 
     Example:
         >>> from probkernels.circuits import DiscretizedLogistic

@@ -156,7 +156,8 @@ def leaf_histogram(codes: Tensor, values: Tensor, categories: int) -> Tensor:
         categories: C, at least 1.
 
     Returns:
-        (V, C, K) in the dtype of the values. Sums run in the order of the batch. Differentiable in the values.
+        (V, C, K) in the dtype of the values. Sums run in the order of the batch, so in float32 a category with a
+        million samples loses about 1 %; add up several batches in float64. Differentiable in the values.
 
     Raises:
         TypeError: a dtype is wrong.

@@ -14,6 +14,7 @@ __all__ = ["quantize_cdf", "rans_decode", "rans_decode_pmf", "rans_encode", "ran
 
 PRECISION = 16
 MOST_PRECISION = 24
+SHARED = 16  # symbols for each distribution from which all counts are checked
 MOST_SYMBOLS = 1 << 23  # of probabilities: whole numbers up to 2**30 then have sums up to 2**53, exact in any order
 WHY = {
     1: "ends early",
@@ -32,7 +33,8 @@ def check_precision(op: str, precision: object) -> int:
 def check_cdf(op: str, cdf: object, rows: int, n: int, index: Tensor | None, precision: int) -> None:
     """Checks that ``cdf`` is counts for rows of n symbols, or a table of counts for ``index``. Of the distributions'
     ends only the last one is checked: it catches counts of another precision, which could be coded, but with too many
-    bits."""
+    bits. Whether all counts rise is checked where the distributions are few for the symbols, as it would otherwise cost
+    more than to code."""
     if not isinstance(cdf, Tensor) or cdf.dtype is not torch.int32:
         raise TypeError(message(op, "cdf", "an int32 tensor", checks.describe(cdf)))
     if index is not None and (cdf.dim() != 2 or cdf.shape[-1] < 2):
@@ -45,6 +47,11 @@ def check_cdf(op: str, cdf: object, rows: int, n: int, index: Tensor | None, pre
     if known and (end := int(cdf[(-1,) * cdf.dim()])) != 1 << precision:
         hint = "give quantize_cdf and the coder the same precision"
         raise ValueError(message(op, "cdf", f"counts that end at 2**precision = {1 << precision}", f"{end}", hint))
+    if known and cdf[..., 0].numel() * SHARED <= max(rows * n, SHARED) and bool((cdf[..., 1:] < cdf[..., :-1]).any()):
+        place = (cdf[..., 1:] < cdf[..., :-1]).nonzero()[0].tolist()
+        pair = cdf[tuple(place[:-1])][place[-1] : place[-1] + 2].tolist()
+        got = f"{pair[1]} after {pair[0]} at {place}"
+        raise ValueError(message(op, "cdf", "counts that rise", got, "see quantize_cdf"))
 
 
 def as_index(op: str, index: object, cdf: object, rows: int, n: int) -> Tensor | None:
@@ -126,8 +133,9 @@ def rans_encode(
         symbols: (B, N) int32 with values 0 .. K - 1.
         cdf: int32 counts below each symbol, from 0 to ``2**precision``; :func:`quantize_cdf` makes them. Shape (K + 1,)
             for all symbols, (N, K + 1) for each place in a row, (B, N, K + 1) for each symbol, or with ``index`` a
-            table (T, K + 1). Pad a distribution of fewer symbols with ``2**precision``. Counts must rise. Only the last
-            count and those of the given symbols are checked; streams of counts that do not rise cannot be decoded.
+            table (T, K + 1). Pad a distribution of fewer symbols with ``2**precision``. Counts must rise, or streams
+            cannot be decoded. A single distribution is checked, and so are several if there are 16 symbols or more for
+            each; of others only the last count and those of the given symbols are checked.
         precision: bits of the counts in ``cdf``, 1 to 24.
         index: (B, N) int32 or int64: row of the table for each symbol. Gives the streams of ``cdf[index]`` without
             building that tensor. None without a table.
@@ -138,7 +146,7 @@ def rans_encode(
     Raises:
         TypeError: a dtype is wrong.
         ValueError: a shape is wrong, a symbol is out of range or has no count, an index is out of range, or the counts
-            have another precision.
+            do not rise or have another precision.
 
     Backends: C++ (CPU), CUDA, plain torch (slow).
 
@@ -183,7 +191,7 @@ def rans_decode(
 
     Raises:
         TypeError: a dtype is wrong.
-        ValueError: a shape, number or index is wrong.
+        ValueError: a shape, number or index is wrong, or the counts are, as for :func:`rans_encode`.
         CorruptStreamError: no encoder can have made a stream with these distributions. The message names the row. This
             detects most damage, but not all; keep a checksum.
 
