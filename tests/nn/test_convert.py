@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from probkernels import nn
+from probkernels import nn, sparse
+from torch.nn.utils import prune
 
 
 def test_convert_layernorm_keeps_parameters_and_sharing() -> None:
@@ -105,3 +106,33 @@ def test_a_layer_with_two_names_in_one_module_is_replaced_under_both() -> None:
     shared = torch.nn.LayerNorm(8)
     model = nn.convert_layernorm(torch.nn.Sequential(shared, torch.nn.ReLU(), shared))
     assert model[0] is model[2] and isinstance(model[2], nn.PowerNorm)
+
+
+def test_hooks_of_a_converted_layer_run_and_can_be_removed() -> None:
+    layer, seen = torch.nn.LayerNorm(4), []
+    handle = layer.register_forward_hook(lambda module, args, y: seen.append(module) or 2 * y)
+    layer.register_full_backward_hook(lambda module, grad_x, grad_y: seen.append("backward"))
+    model = nn.convert_layernorm(torch.nn.Sequential(torch.nn.Linear(4, 4), layer))
+    y = model(torch.randn(3, 4))
+    y.sum().backward()
+    assert seen == [model[1], "backward"]
+    handle.remove()
+    model.eval()
+    x = torch.randn(3, 4)
+    torch.testing.assert_close(model(x), model[1].forward(model[0](x)))
+
+
+@pytest.mark.parametrize("how", ["adapted", "parametrized", "pruned"])
+def test_layers_whose_weight_is_computed_are_refused(how: str) -> None:
+    layer = torch.nn.LayerNorm(40)
+    model = torch.nn.Sequential(torch.nn.LayerNorm(40), layer)
+    if how == "adapted":
+        torch.nn.init.normal_(layer.weight)
+        sparse.attach(layer, density=0.5)
+    elif how == "parametrized":
+        torch.nn.utils.parametrize.register_parametrization(layer, "weight", torch.nn.Softplus())
+    else:
+        prune.random_unstructured(layer, "weight", 0.5)
+    with pytest.raises(ValueError, match=r"'1' with a computed (weight|bias)"):
+        nn.convert_layernorm(model)
+    assert all(isinstance(part, torch.nn.LayerNorm) for part in model)

@@ -231,3 +231,46 @@ def test_autograd_grad_moves_psi2_but_not_nu() -> None:
     x = torch.randn(8, 4, requires_grad=True)
     torch.autograd.grad(norm(x).sum(), x)
     assert not norm.running_nu.any() and norm._probe.grad is None
+
+
+@pytest.mark.parametrize("bad", ["empty", "padding", "nan", "one feature"])
+def test_bad_batches_in_warmup_do_not_enter_the_cumulative_mean(bad: str) -> None:
+    norm, good = nn.PowerNorm(3, warmup_iters=5).double(), torch.randn(4, 6, 3, dtype=torch.float64)
+    x, mask = torch.randn(6, 3, dtype=torch.float64), None
+    if bad == "empty":
+        x = x[:0]
+    elif bad == "padding":
+        mask = torch.ones(6, dtype=torch.bool)
+    else:
+        x[2, 1 if bad == "one feature" else slice(None)] = float("nan")
+    for k in range(3):
+        norm(x, mask).sum().backward()
+        if k < 2:
+            norm(good[k]).sum().backward()
+            assert norm.iters.item() == k + 1
+            torch.testing.assert_close(norm.running_psi2, good[: k + 1].square().mean((0, 1)))
+    assert norm.iters.item() == 5  # five forwards: the warm-up is over, also for who continues from here
+    before = norm.running_psi2.clone()
+    norm(good[2]).sum().backward()
+    torch.testing.assert_close(norm.running_psi2, before.lerp(good[2].square().mean(0), 0.1))
+
+
+def used_batch_statistic(norm: nn.PowerNorm) -> bool:
+    x = torch.randn(8, 3)
+    batch = x / (x.square().mean(0) + norm.epsilon).sqrt()
+    return bool(torch.allclose(norm(x), batch))
+
+
+def test_warmup_follows_who_writes_iters() -> None:
+    """A broadcast of buffers, or a functional call with a fresh state, starts the warm-up anew."""
+    norm, x = nn.PowerNorm(3, warmup_iters=2), torch.randn(8, 3)
+    assert [used_batch_statistic(norm) for _ in range(3)] == [True, True, False]
+    fresh = {name: t.clone() for name, t in nn.PowerNorm(3, warmup_iters=2).named_buffers()}
+    y = torch.func.functional_call(norm, fresh, (x,))
+    torch.testing.assert_close(y, x / (x.square().mean(0) + norm.epsilon).sqrt())
+    assert fresh["iters"].item() == 1 and norm.iters.item() == 3
+    assert not used_batch_statistic(norm)
+    norm.iters.zero_()
+    assert [used_batch_statistic(norm) for _ in range(3)] == [True, True, False]
+    norm.iters = torch.ones_like(norm.iters)
+    assert [used_batch_statistic(norm) for _ in range(2)] == [True, False]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from probkernels import nn, ops, use_backend
+from probkernels import nn, ops, sparse, use_backend
 
 from tests.nn.steps import module, same_state, state, step
 from tests.ops import oracle
@@ -122,6 +122,29 @@ def test_fold_into_linear(bias: bool) -> None:
         module(num_groups=2).fold_into(linear)
     with pytest.raises(ValueError, match="in_features 4"):
         norm.fold_into(torch.nn.Linear(5, 3))
+
+
+class Tripled(torch.nn.Linear):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 3 * super().forward(x)
+
+
+def test_fold_into_refuses_what_a_plain_linear_does_not_compute() -> None:
+    norm, x = module().eval(), torch.randn(2, 4, dtype=torch.float64)
+    for other in (Tripled(4, 3), torch.nn.Conv1d(4, 3, 1)):
+        with pytest.raises(TypeError, match=r"fold_into: argument 'linear': expected an nn\.Linear"):
+            norm.fold_into(other.double())
+    hooked = torch.nn.Linear(4, 3).double()
+    handle = hooked.register_forward_hook(lambda module, args, y: 2 * y)
+    with pytest.raises(TypeError, match=r"'linear': expected a layer without forward hooks"):
+        norm.fold_into(hooked)
+    handle.remove()
+    adapter = sparse.attach(hooked, density=0.5)
+    torch.testing.assert_close(norm.fold_into(hooked)(x), hooked(norm(x)))
+    adapter.detach()
+    norm.register_forward_pre_hook(lambda module, args: (2 * args[0],))
+    with pytest.raises(TypeError, match=r"'self': expected a layer without forward hooks"):
+        norm.fold_into(hooked)
 
 
 def test_eval_is_exactly_differentiable() -> None:

@@ -301,3 +301,20 @@ def test_launchers_refuse_what_has_no_address() -> None:
 def test_ops_are_exported() -> None:
     assert {STEP.name, STEP8.name} == {"sparse_adamw_", "sparse_adamw8_"}
     assert pk.ops.sparse_adamw_ is sparse_adamw_
+
+
+@pytest.mark.parametrize(("first", "second"), [("m", "v"), ("weights", "m"), ("m", "m"), ("values", "v")])
+def test_a_tensor_to_change_is_listed_once(first: str, second: str) -> None:
+    one = torch.zeros(6)
+    lists = {name: [torch.ones(6), torch.ones(6)] for name in ("weights", "values", "grads", "m", "v")}
+    lists[first][0] = lists[second][1] = one
+    selections = [Selection.from_mask(torch.ones(6, dtype=torch.bool))] * 2
+    with pytest.raises(ValueError, match="expected every tensor to change once"):
+        sparse_adamw_(selections=selections, steps=1, **lists)
+
+
+@pytest.mark.parametrize("rule", [{"steps": 1.5}, {"steps": torch.tensor(1)}, {"steps": 1, "betas": 0.9}])
+def test_numbers_of_the_wrong_kind_are_named(rule: dict[str, Any]) -> None:
+    one, chosen = [torch.ones(2)], [Selection.from_mask(torch.ones(2, dtype=torch.bool))]
+    with pytest.raises(TypeError, match=f"sparse_adamw_: argument '{list(rule)[-1]}"):
+        sparse_adamw_(one, chosen, [torch.ones(2)], [torch.zeros(2)], [torch.zeros(2)], **rule)

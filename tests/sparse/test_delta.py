@@ -329,3 +329,24 @@ def test_adapter_state_of_another_shape_or_target_is_refused() -> None:
     model[4] = nn.Linear(40, 4)
     with pytest.raises(pk.ModelMismatchError, match="another shape"):
         pk.sparse.attach(model, 0.03).load_state_dict(state)
+
+
+@pytest.mark.parametrize(("alpha", "error"), [(float("nan"), ValueError), (float("inf"), ValueError), ("1", TypeError)])
+def test_an_alpha_that_would_fill_the_weights_is_refused(alpha: Any, error: type[Exception]) -> None:
+    base = nn.Linear(8, 8)
+    tuned = copy.deepcopy(base)
+    adapter = pk.sparse.attach(tuned, density=0.5)
+    with torch.no_grad():
+        adapter.parameters()[0].add_(1)
+    delta, deltas, before = adapter.delta(), pk.sparse.Deltas(base), tuned.weight.detach().clone()
+    deltas.add("one", delta)
+    for act in (
+        lambda: adapter.merge(alpha),
+        lambda: delta.apply(base, alpha),
+        lambda: delta.to_dense(base, alpha),
+        lambda: deltas.set({"one": alpha}),
+        lambda: pk.sparse.import_shira({}, base, scaling=alpha),
+    ):
+        with pytest.raises(error, match=r"argument '(alpha|alphas\['one'\]|scaling)': expected a"):
+            act()
+    assert torch.equal(tuned.weight, before) and base.weight.isfinite().all()

@@ -6,6 +6,7 @@ import difflib
 import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -132,6 +133,19 @@ def same_device(op: str, name: str, value: torch.Tensor, other: torch.Tensor, ot
 def _real(op: str, name: str, value: object, wanted: str, hint: str = "") -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(message(op, name, wanted, describe(value), hint))
+
+
+def number(op: str, name: str, value: Any) -> float:
+    """``value`` as a float: a finite number, of torch and NumPy too."""
+    try:
+        found = None if isinstance(value, str) else float(value)
+    except (TypeError, ValueError):
+        found = None
+    if found is None:
+        raise TypeError(message(op, name, "a number", describe(value)))
+    if not math.isfinite(found):
+        raise ValueError(message(op, name, "a finite number", repr(found)))
+    return found
 
 
 def positive(op: str, name: str, value: float, hint: str = "") -> None:

@@ -44,6 +44,25 @@ def move_towards(state: Tensor, mean_sq: Tensor, rate: Tensor | float) -> None:
     state.lerp_(torch.where(mean_sq < float("inf"), mean_sq.to(state.dtype), state), rate)
 
 
+def _check_linear(op: str, linear: Any) -> None:
+    """Raises unless a plain Linear with the same weight and bias computes the same."""
+    plain = isinstance(linear, nn.Linear) and _forward_of(linear) is nn.Linear.forward
+    if not plain:
+        raise TypeError(message(op, "linear", "an nn.Linear with torch's forward", checks.describe(linear)))
+    _check_hooks(op, "linear", linear)
+
+
+def _check_hooks(op: str, name: str, module: nn.Module) -> None:
+    if module._forward_hooks or module._forward_pre_hooks:
+        raise TypeError(message(op, name, "a layer without forward hooks", "one with hooks", "the new layer has none"))
+
+
+def _forward_of(module: nn.Module) -> Any:
+    """The forward that the user's class has, below the class of an adapter."""
+    made: Any = type(module)
+    return getattr(made, "_base", made).forward if "forward" not in module.__dict__ else module.__dict__["forward"]
+
+
 class MeanSquareNorm(nn.Module):
     """Base of the norms that divide features by a mean square: state (C), affine parameters (C), evaluation."""
 
@@ -114,6 +133,7 @@ class MeanSquareNorm(nn.Module):
             linear: the next layer; its ``in_features`` must equal this norm's ``num_features``.
 
         Raises:
+            TypeError: ``linear`` has a forward of its own, or one of the two has forward hooks.
             ValueError: the features differ, or group scaling is on (it depends on x and cannot be folded).
 
         Example:
@@ -127,6 +147,8 @@ class MeanSquareNorm(nn.Module):
         if self._groups:
             hint = "fold only norms with num_groups=None"
             raise ValueError(message(op, "self", "a norm without group scaling", f"num_groups={self.num_groups}", hint))
+        _check_linear(op, linear)
+        _check_hooks(op, "self", self)
         if linear.in_features != self.num_features:
             expected = f"in_features {self.num_features}"
             raise ValueError(message(op, "linear", expected, f"in_features {linear.in_features}"))

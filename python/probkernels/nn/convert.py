@@ -13,9 +13,20 @@ from .power_norm import PowerNorm
 
 log = logging.getLogger("probkernels")
 
+HOOKS = (
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+    "_is_full_backward_hook",
+)
+
 
 def convert_layernorm(model: nn.Module, **settings: Any) -> nn.Module:
-    """Replaces every ``nn.LayerNorm`` of ``model`` by a :class:`PowerNorm` with its eps, weight and bias.
+    """Replaces every ``nn.LayerNorm`` of ``model`` by a :class:`PowerNorm` with its eps, weight, bias and hooks.
 
     Other norms stay, and a warning names them: RMSNorms, and subclasses of LayerNorm with their own ``forward``, such
     as ConvNeXt's LayerNorm2d, whose features are not the last dimension. The logger "probkernels" (``PK_LOG=info``)
@@ -29,7 +40,8 @@ def convert_layernorm(model: nn.Module, **settings: Any) -> nn.Module:
         ``model``, or the new norm when ``model`` is itself a LayerNorm.
 
     Raises:
-        ValueError: a LayerNorm normalizes over several dimensions; the model is then unchanged.
+        ValueError: a LayerNorm normalizes over several dimensions, or its weight is computed (adapted, parametrized or
+            pruned); the model is then unchanged.
 
     Warns:
         UserWarning: some norms were left as they are, or there was nothing to replace.
@@ -91,6 +103,11 @@ def _convert_one(layer: nn.LayerNorm, path: str, settings: dict[str, Any]) -> Po
         raise ValueError(message("convert_layernorm", "model", "LayerNorms over the last dimension only", got))
     affine = layer.elementwise_affine
     where = {"device": layer.weight.device, "dtype": layer.weight.dtype} if affine else {}
+    for name in ("weight", "bias"):
+        if getattr(layer, name) is not layer._parameters.get(name):
+            expected, got = "LayerNorms that hold their parameters", f"'{path}' with a computed {name}"
+            hint = "convert first, then adapt, parametrize or prune"
+            raise ValueError(message("convert_layernorm", "model", expected, got, hint))
     norm = PowerNorm(layer.normalized_shape[0], **{"eps": layer.eps, "affine": affine, **where, **settings})
     if affine and norm.weight is not None:
         norm.weight = layer.weight
@@ -98,4 +115,6 @@ def _convert_one(layer: nn.LayerNorm, path: str, settings: dict[str, Any]) -> Po
             norm.register_parameter("bias", None)
         else:
             norm.bias = layer.bias
+    for name in HOOKS:  # the same dictionaries, so that handles still remove their hooks
+        setattr(norm, name, getattr(layer, name))
     return norm.train(layer.training)

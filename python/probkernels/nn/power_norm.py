@@ -16,10 +16,11 @@ from .._core.errors import message
 from .._core.registry import HAVE_PRIVATE_NAMES, transforms_active
 from ..ops.power_norm import FWD, STATS, V_FWD
 from ._mean_square import MeanSquareNorm, _Call, move_towards
+from ._phase import WarmUp
 from ._sync import Reductions
 
 
-class PowerNorm(MeanSquareNorm):
+class PowerNorm(WarmUp, MeanSquareNorm):
     """PowerNorm: divides each feature by a running root mean square, without centering or reductions at inference.
 
     In training y = weight z / sqrt(psi2 + eps) + bias, where z is x after group scaling and psi2 the running mean
@@ -150,7 +151,7 @@ class PowerNorm(MeanSquareNorm):
                 self._remember(_Call(psi2.clone(), self.running_nu.clone(), mean_sq))
             return y
         self._refuse_transforms()
-        self._count()
+        self._count(batch)
         first = self._first_without_grad(x, mask)
         if first is None:
             psi2, nu = self._denominator(batch, self.iters), self.running_nu
@@ -160,6 +161,8 @@ class PowerNorm(MeanSquareNorm):
         y, mean_sq, psi2, nu = self._normalize(x, mask, psi2, nu, rows=self._count_rows(x, mask))
         self._record(y, _Call(psi2.detach(), nu.detach(), mean_sq))
         self._update_psi2(mean_sq if batch is None else batch, batch is not None, x, mask)
+        if batch is not None and not torch.compiler.is_compiling():
+            self._end_warm_up()
         return y
 
     # --- forward ---
@@ -187,18 +190,6 @@ class PowerNorm(MeanSquareNorm):
         batch_scale = self.backward_scale == "batch"
         return FWD.call(x, self.weight, self.bias, psi2, nu, mask, self._groups, self.epsilon, batch_scale, official)
 
-    def _saw_iters(self, iters: int) -> None:
-        """Notes that `iters` has reached this number, and whether the next forward may still be in warm-up."""
-        self._iters_seen = iters  # in warm-up `iters` or less, without asking the device
-        self._warming_up = iters < self.warmup_iters  # a bool, as compiled code would specialize on every number
-
-    def _count(self) -> None:
-        self.iters.add_(1)
-        if torch.compiler.is_compiling():
-            self._count_in_backward = True  # in the hook, which runs eagerly
-        elif self._warming_up:
-            self._saw_iters(self._iters_seen + 1)
-
     def _batch_mean_sq(self, x: Tensor, mask: Tensor | None) -> Tensor:
         mean_sq = STATS.call(x.detach(), mask, self._groups, self.epsilon).to(self.running_psi2.dtype)
         if self._reductions is None:
@@ -222,7 +213,8 @@ class PowerNorm(MeanSquareNorm):
         if not warming_up:
             move_towards(psi2, mean_sq, rate)
             return
-        one_in_t = self.iters.to(psi2.dtype).reciprocal()
+        one_in_t = self.iters.clamp(min=1).to(psi2.dtype).reciprocal()
+        mean_sq = torch.where(torch.isfinite(mean_sq).all(), mean_sq, torch.nan)  # all features or none: one count
         if self.compat == "official":  # a cumulative mean until the last but one warm-up step, and always the average
             move_towards(psi2, mean_sq, torch.where(self.iters < self.warmup_iters, one_in_t, 0))
             move_towards(psi2, mean_sq, rate)
@@ -254,6 +246,8 @@ class PowerNorm(MeanSquareNorm):
         super()._make_ready()
         if not torch.compiler.is_compiling():
             self._fit_probe()
+            if self.training:
+                self._follow_iters()
 
     def train(self, mode: bool = True) -> PowerNorm:
         """Sets training or evaluation mode, like every module."""
@@ -264,10 +258,7 @@ class PowerNorm(MeanSquareNorm):
     @torch.no_grad()
     def _nu_arrived(self, grad: Tensor, nu: Tensor) -> None:
         """``grad`` (C) is -mean(a x_hat), summed over the forwards of this backward whose state was ``nu``."""
-        if self._count_in_backward:
-            self._count_in_backward = False
-            if self._warming_up:
-                self._saw_iters(self._iters_seen + 1)
+        self._count_compiled()
         if self._reductions is None:
             self._move_nu(grad, nu)
         else:

@@ -222,6 +222,8 @@ def _explain(k: int, named: dict[str, Any]) -> None:
 def _check_rule(steps: Sequence[int], lr: float, betas: tuple[float, float], eps: float, weight_decay: float) -> None:
     for name, number in (("lr", lr), ("weight_decay", weight_decay)):
         checks.non_negative(NAME, name, number)
+    if not isinstance(betas, Sequence) or len(betas) != 2:
+        raise TypeError(message(NAME, "betas", "two numbers", checks.describe(betas)))
     for k, beta in enumerate(betas):
         checks.fraction(NAME, f"betas[{k}]", beta)
     checks.positive(NAME, "eps", eps)
@@ -275,7 +277,7 @@ def sparse_adamw_(
 
     Raises:
         TypeError: a dtype is wrong.
-        ValueError: a length, shape, device or range is wrong, or a weight is listed twice.
+        ValueError: a length, shape, device or range is wrong, or a tensor to change is listed twice.
         NotImplementedError: a tensor to change requires grad outside ``torch.no_grad()``.
 
     Backends: C++ (CPU), CUDA (GPU), plain torch. Deterministic: the same bits for every number of threads.
@@ -292,7 +294,7 @@ def sparse_adamw_(
         >>> w
         tensor([ 1.0000,  0.0900,  2.0000, -0.0900])
     """
-    steps = [steps] * len(weights) if isinstance(steps, int) else list(steps)
+    steps = list(steps) if isinstance(steps, Sequence) else [steps] * len(weights)
     lists = {"weights": weights, "selections": selections, "grads": grads, "m": m, "v": v}
     if m_scale is not None or v_scale is not None:
         lists |= {"m_scale": m_scale or [], "v_scale": v_scale or []}
@@ -309,8 +311,12 @@ def sparse_adamw_(
             good = False
         if not good:
             _explain(k, {name: items[k] for name, items in lists.items()})
-    if len({id(w) for w in weights}) < len(weights):
-        raise ValueError(message(NAME, "weights", "every weight once", "one that is listed again"))
+    seen: set[int] = set()
+    for name, items in lists.items():
+        ids = [id(t) for t in items if t is not None and name not in ("selections", "grads")]
+        if len(seen | set(ids)) < len(seen) + len(ids):
+            raise ValueError(message(NAME, name, "every tensor to change once", "one that is listed again"))
+        seen.update(ids)
     rows = [row for row in rows if row[1].count]
     if rows:
         _call(rows, lr, *betas, eps, weight_decay)

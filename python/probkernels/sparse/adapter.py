@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from .._core import checks
 from .._core.errors import message
 from ..ops import Selection
 from . import _beside
@@ -249,10 +250,10 @@ class Adapter:
             The model.
 
         Raises:
-            ValueError: alpha is not 1, and the adapter was attached with ``keep_base=False`` or unadapted parameters
-                were trained along.
+            ValueError: alpha is not finite; or it is not 1, and the adapter was attached with ``keep_base=False`` or
+                unadapted parameters were trained along.
         """
-        held = self.held()
+        alpha, held = checks.number("merge", "alpha", alpha), self.held()
         for slot, _, _ in held:
             if alpha != 1 and slot.base is None:
                 raise ValueError(message("merge", "alpha", "1 without a kept base", repr(alpha), "keep_base=True"))

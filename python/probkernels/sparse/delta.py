@@ -178,9 +178,10 @@ class Delta:
 
         Raises:
             ModelMismatchError: as for :meth:`resolve`.
-            ValueError: the model has an adapter.
+            ValueError: the model has an adapter, or alpha is not finite.
         """
         no_adapter("Delta.apply", model)
+        alpha = checks.number("Delta.apply", "alpha", alpha)
         parameters = dict(model.named_parameters(remove_duplicate=False))
         for name, selection in self.resolve(model).items():
             base = read(parameters[name], selection)
@@ -195,6 +196,7 @@ class Delta:
         Raises:
             ModelMismatchError: as for :meth:`resolve`.
         """
+        alpha = checks.number("Delta.to_dense", "alpha", alpha)
         found = self.resolve(model)
         state = dict(model.state_dict())
         for key, parameter in model.named_parameters(remove_duplicate=False):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from .._core import checks
 from .._core.errors import ModelMismatchError, message
 from ..ops import Selection
 from . import _beside
@@ -91,10 +92,11 @@ class Deltas:
 
         Raises:
             ModelMismatchError: something else changed the weights since the last :meth:`set`.
-            ValueError: there is no such delta.
+            ValueError: there is no such delta, or an alpha is not finite.
         """
         for name in alphas:
             self._check(name)
+        alphas = {name: checks.number("Deltas.set", f"alphas[{name!r}]", alpha) for name, alpha in alphas.items()}
         parameters = self._parameters()
         self._check_base(parameters)
         for name in self.alphas:
@@ -116,7 +118,7 @@ class Deltas:
         for key, total in sums.items():
             parameters[key].copy_(total)
         self._set_beside(alphas)
-        self.alphas = dict(alphas)
+        self.alphas = alphas
         self._left = {key: sketch(parameters[key]) for key in self._keys()}
 
     def _set_beside(self, alphas: dict[str, float]) -> None:

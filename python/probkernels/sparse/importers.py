@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._core import files
+from .._core import checks, files
 from .._core.errors import ModelMismatchError, message
 from ..ops import Selection, magnitude_select
 from ._checksum import frozen_checksum
@@ -87,6 +87,7 @@ def import_shira(checkpoint: str | Path | Mapping[str, Tensor], model: nn.Module
         >>> pk.sparse.import_shira(state, model).parts["0.weight"].positions.tolist()
         [3, 4]
     """
+    scale = checks.number("import_shira", "scaling", scaling)
     tensors = checkpoint if isinstance(checkpoint, Mapping) else files.read(checkpoint, digest=False)[0]
     layers = [key.removesuffix(".shira_weight") for key in tensors if key.endswith(".shira_weight")]
     if not layers:
@@ -97,7 +98,7 @@ def import_shira(checkpoint: str | Path | Mapping[str, Tensor], model: nn.Module
         if name not in parameters or f"{layer}.shira_indices" not in tensors:
             raise ModelMismatchError(f"import_shira: the model or the checkpoint lacks what belongs to '{layer}'")
         learned, indices = tensors[f"{layer}.shira_weight"], tensors[f"{layer}.shira_indices"].long()
-        parts[name] = _shira_part(name, parameters[name].detach(), learned.detach() * scaling, indices)
+        parts[name] = _shira_part(name, parameters[name].detach(), learned.detach() * scale, indices)
     return Delta(parts, None)
 
 
