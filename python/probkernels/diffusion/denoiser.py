@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from .._core import checks
 from .._core.errors import message
-from .._core.registry import HAVE_PRIVATE_NAMES, transforms_active
 from ._net import PLAIN, Setting, call, check_state, join, wide
 from ._predictions import PREDICTIONS, conversion, edm_norm
+from ._ranges import numbers_known, outside, refuse_outside
 from .chain import VPDiscrete
 from .process import Process, Time, double, spread
 
@@ -242,18 +242,23 @@ class Denoiser(nn.Module):
 
     @torch.no_grad()
     def refuse_ends(self, kind: str, x: Tensor, t: Tensor, op: str = "Denoiser") -> None:
-        """Refuses times without signal or noise, if what is asked has no limit there; "" asks for the output alone.
+        """Refuses times outside the process, and times without signal or noise where what is asked has no limit; ""
+        asks for the output alone.
 
         Looks at t (B,) or 0-d where the caller holds it, so that times on the CPU need no wait for a GPU. Compilers,
         transforms of functions, meta and fake tensors and captures of CUDA graphs have no numbers to look at: there,
         such rows are infinite or NaN.
         """
-        if torch.compiler.is_compiling() or (HAVE_PRIVATE_NAMES and transforms_active()) or not checks.readable(x, t):
+        if not numbers_known(x, t):
             return
         ends = ("signal", self.needs_signal, self.process.alpha), ("noise", self.needs_noise, self.process.sigma)
         asked = [(name, size(t) == 0) for name, needs, size in ends if needs(kind)]
-        if not asked or not bool((asked[0][1] | asked[-1][1]).any()):
+        wrong = outside(t, self.process.t_max)
+        for _, gone in asked:
+            wrong = wrong | gone
+        if not bool(wrong.any()):  # one look, for a GPU waits for it
             return
+        refuse_outside(op, t, self.process.t_max)
         name, gone = asked[0] if bool(asked[0][1].any()) else asked[-1]
         what = f"for '{kind}' of a net with pred {self.pred!r}" if kind else f"as pred is {self.pred!r}"
         hint = "there is no limit: take times a little further inside, or a network with another prediction"
@@ -270,6 +275,7 @@ class Denoiser(nn.Module):
         if not self.variance:
             raise ValueError(message("Denoiser", "variance", "True, a net that has a second half", "False"))
         self._check(x, t)
+        self.refuse_ends("", x, double(t))
         return self.both_at(self.point("x0", times_of(t, x)), x, cond, uncond=uncond, guidance=guidance)
 
     def both_at(

@@ -151,7 +151,7 @@ def vlb_term(
     if noise is None:
         noise = torch.randn(x0.shape, generator=generator, dtype=precise, device=x0.device)
     x0 = x0.to(precise)
-    x = chain.noised(x0, t, noise.to(precise))
+    x = chain.mixed("vlb_term", x0, t, noise.to(precise))
     given = x.to(given_dtype)
     if variance == "learned":
         output, share = (part.to(precise) for part in model.both(given, t, cond))
