@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from probkernels.diffusion import (
@@ -28,6 +29,11 @@ SOLVERS = {"reversible": "alf"}
 class Halved(nn.Module):
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         return x / 2
+
+
+class Conditional(nn.Module):
+    def forward(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+        return x / 2 + cond
 
 
 class Wide(nn.Module):
@@ -88,6 +94,40 @@ def test_noise_of_another_dtype_is_converted() -> None:
 def test_times_of_another_batch() -> None:
     with pytest.raises(ValueError, match=r"dsm_loss: argument 't': expected shape \(4,\) \(or 0-d\)"):
         dsm_loss(Denoiser(Halved(), VP()), torch.zeros(4, 3), t=torch.rand(3))
+
+
+@pytest.mark.parametrize(
+    ("guidance", "error", "text"),
+    [
+        ([2.0, 2.0, 2.0], TypeError, "expected a number or a tensor, got list"),
+        ("3", TypeError, "expected a number or a tensor, got str '3'"),
+        (True, TypeError, "expected a number or a tensor, got bool True"),
+        (torch.ones(2), ValueError, r"expected shape \(3,\) \(or 0-d\): one weight a sample, got shape \(2,\)"),
+        (torch.ones(3, 2), ValueError, r"expected shape \(3,\)"),
+    ],
+)
+def test_guidance_of_another_kind(guidance: Any, error: type[Exception], text: str) -> None:
+    model, cond = Denoiser(Conditional(), VP(), pred="x0"), torch.zeros(3, 2)
+    with pytest.raises(error, match=f"argument 'guidance': {text}"):
+        sample(model, torch.zeros(3, 2), steps=2, cond=cond, uncond=cond, guidance=guidance)
+
+
+def test_guidance_of_numpy() -> None:
+    model, x, cond = Denoiser(Conditional(), VP(), pred="x0"), torch.ones(3, 2), torch.ones(3, 2)
+    how = {"steps": 2, "cond": cond, "uncond": 0 * cond}
+    assert torch.equal(sample(model, x, guidance=np.float32(2), **how), sample(model, x, guidance=2.0, **how))
+
+
+def test_samples_of_one_number() -> None:
+    x0, t = torch.linspace(-1, 1, 4), torch.rand(4)
+    model = Denoiser(Halved(), VP(), pred="v")
+    loss = [dsm_loss(model, x, t=t, noise=torch.ones_like(x)) for x in (x0, x0[:, None])]
+    assert torch.equal(*loss)
+    model = Denoiser(Halved(), VP(), pred="x0", clip=0.3, dynamic=0.9)
+    assert torch.equal(sample(model, x0, steps=3)[:, None], sample(model, x0[:, None], steps=3))
+    model = Denoiser(Halved(), CHAIN, pred="x0")
+    terms = [vlb_term(model, x, torch.arange(4), noise=torch.ones_like(x)) for x in (x0, x0[:, None])]
+    assert torch.equal(*terms)
 
 
 WRITES: list[Callable[[Tensor], Any]] = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from numbers import Real
 from typing import Any, NamedTuple
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from .._core import checks
 from .._core.errors import message
-from ._net import PLAIN, Setting, call, check_state, join, wide
+from ._net import PLAIN, Setting, call, check_state, flat, join, wide
 from ._predictions import PREDICTIONS, conversion, edm_norm
 from ._ranges import numbers_known, outside, refuse_outside
 from .chain import VPDiscrete
@@ -134,13 +135,13 @@ class Denoiser(nn.Module):
         """
         self._check(x, t)
         self.refuse_ends("", x, double(t))
-        output = self._guided(self.point("x0", times_of(t, x)), x, cond, uncond, guidance, PLAIN)
+        output = self.output_at(self.point("x0", times_of(t, x)), x, cond, uncond=uncond, guidance=guidance)
         return output if guidance is None else output.to(x.dtype)
 
     def output(self, x: Tensor, t: Tensor, cond: Any = None) -> Tensor:
         """:meth:`forward` at times t (B,) on x's device, for callers that have called :meth:`refuse_ends`."""
         self._check(x, t)
-        return self._guided(self.point("x0", t), x, cond, None, None, PLAIN)
+        return self.output_at(self.point("x0", t), x, cond)
 
     def eps(self, x: Tensor, t: Time, cond: Any = None, **guide: Any) -> Tensor:
         """The predicted noise (B, *S). Takes the arguments of :meth:`forward`."""
@@ -183,7 +184,8 @@ class Denoiser(nn.Module):
 
         ``setting`` holds the options that all calls of a sampling run share.
         """
-        return self.convert(point, kind, self._guided(point, x, cond, uncond, guidance, setting), x)
+        output = self.output_at(point, x, cond, uncond=uncond, guidance=guidance, setting=setting)
+        return self.convert(point, kind, output, x)
 
     def convert(self, point: Point, kind: str, output: Tensor, x: Tensor) -> Tensor:
         """Converts the net's output (B, *S) at x (B, *S) to noise or data in x's dtype.
@@ -293,9 +295,17 @@ class Denoiser(nn.Module):
         output, part = c.chunk(2, 1)
         return (output if u is None else _mixed(u.chunk(2, 1)[0], output, guidance)), part
 
-    def _guided(
-        self, point: Point, x: Tensor, cond: Any, uncond: Any, guidance: float | Tensor | None, setting: Setting
+    def output_at(
+        self,
+        point: Point,
+        x: Tensor,
+        cond: Any = None,
+        *,
+        uncond: Any = None,
+        guidance: float | Tensor | None = None,
+        setting: Setting = PLAIN,
     ) -> Tensor:
+        """:meth:`forward` with coefficients that were computed before."""
         u, c = self._outputs(point, x, cond, uncond, guidance, setting)
         if self.variance:
             u, c = None if u is None else u.chunk(2, 1)[0], c.chunk(2, 1)[0]
@@ -314,6 +324,7 @@ class Denoiser(nn.Module):
             hint = "guidance compares the two; uncond is for instance the null token"
             missing = "cond" if cond is None else "uncond"
             raise ValueError(message("Denoiser", missing, "a condition, as guidance is given", "None", hint))
+        _check_guidance(guidance, x.shape[0])
         doubled = Point(*(c.repeat(2) if isinstance(c, Tensor) and c.ndim else c for c in point))  # type: ignore[arg-type]
         u, c = self._whole(doubled, torch.cat([x, x]), join(uncond, cond, x), setting).chunk(2)
         return u, c
@@ -336,7 +347,7 @@ class Denoiser(nn.Module):
         if self.dynamic is None:
             return data.clamp(low, high)
         quantile, most = self.dynamic
-        ranked = data.flatten(1).abs().sort(1).values
+        ranked = flat(data).abs().sort(1).values
         place = quantile * (ranked.shape[1] - 1)
         below, above = ranked[:, math.floor(place)], ranked[:, math.ceil(place)]
         reach = spread((below + (above - below) * (place % 1)).clamp(high, most), data)
@@ -348,11 +359,18 @@ class Denoiser(nn.Module):
             checks.shape("Denoiser", "t", t, x.shape[:1], "(or 0-d): one time a sample")
 
 
+def _check_guidance(guidance: object, rows: int) -> None:
+    if isinstance(guidance, Tensor) and guidance.numel() not in (1, rows):
+        checks.shape("Denoiser", "guidance", guidance, (rows,), "(or 0-d): one weight a sample")
+    if not isinstance(guidance, (Tensor, Real)) or isinstance(guidance, bool):
+        raise TypeError(message("Denoiser", "guidance", "a number or a tensor", checks.describe(guidance)))
+
+
 def _mixed(u: Tensor, c: Tensor, guidance: float | Tensor | None) -> Tensor:
     """u + w (c - u) (B, *S), float32 at least."""
     assert guidance is not None
     u, c = u.to(wide(u.dtype)), c.to(wide(c.dtype))
-    return u + spread(guidance, c) * (c - u)
+    return u + spread(guidance if isinstance(guidance, Tensor) else float(guidance), c) * (c - u)
 
 
 def _entries(value: Tensor | float | None, n: int) -> list[Any]:

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from .._core import checks
 from .._core.errors import message
-from ._net import check_state, drawing_nothing, refuse_running_statistics, tensors_in, wide
+from ._net import check_state, drawing_nothing, flat, refuse_running_statistics, tensors_in, wide
 from ._random import sources
 from .chain import VPDiscrete
 from .denoiser import Denoiser, times_of
@@ -169,7 +169,7 @@ def vlb_term(
     kl = gaussian_kl(on_x * x + on_data * x0, narrow, mean, log_var)
     first = discretized_gaussian_nll(x0, mean, log_var / 2, bins)
     cost = torch.where(spread(index, x0) == 0, first, kl)
-    return cost.to(torch.promote_types(cost.dtype, torch.float32)).flatten(1).mean(1) / NATS_PER_BIT
+    return flat(cost.to(torch.promote_types(cost.dtype, torch.float32))).mean(1) / NATS_PER_BIT
 
 
 def _posterior(chain: VPDiscrete, index: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -247,7 +247,7 @@ def _bound(
     last_mean = spread(chain.alpha(1.0), x0) * x0
     last_var = (2 * chain.sigma(1.0).log()).to(x0)
     zero = torch.zeros_like(last_var)
-    total = gaussian_kl(last_mean, last_var, zero, zero).flatten(1).mean(1) / NATS_PER_BIT
+    total = flat(gaussian_kl(last_mean, last_var, zero, zero)).mean(1) / NATS_PER_BIT
     for i in tqdm(range(n), desc="bits per dimension", disable=checks.hidden(progress)):
         index = torch.full(x0.shape[:1], i, device=x0.device)
         noise = torch.randn(x0.shape, generator=generator, dtype=wide(x0.dtype), device=x0.device)

@@ -10,7 +10,7 @@ from torch import Tensor
 from .._core import checks
 from .._core.errors import message
 from ._device import on_cpu
-from ._net import check_state
+from ._net import check_state, flat
 from ._predictions import parts
 from .chain import VPDiscrete
 from .denoiser import Denoiser
@@ -217,7 +217,7 @@ def dsm_loss(
     if own == "score" and weight != own:  # which divides by sigma
         output, own = spread(-model.process.sigma(t), output) * output, "eps"
     error = _own_error(model, own, output, x0, noise, t)
-    wide_error = error.to(torch.promote_types(error.dtype, torch.float32)).flatten(1).square().mean(1)  # (B,)
+    wide_error = flat(error.to(torch.promote_types(error.dtype, torch.float32))).square().mean(1)  # (B,)
     if weight != own:
         wide_error = wide_error * _ratio(model, t, weight, own).to(wide_error)
     return wide_error.mean() if reduce else wide_error
