@@ -14,9 +14,12 @@ from probkernels.diffusion import (
     Denoiser,
     FlowMatching,
     VPDiscrete,
+    bits_per_dim,
     dsm_loss,
+    encode,
     grid,
     learned_ancestral,
+    log_prob,
     sample,
     vlb_term,
 )
@@ -128,6 +131,28 @@ def test_samples_of_one_number() -> None:
     model = Denoiser(Halved(), CHAIN, pred="x0")
     terms = [vlb_term(model, x, torch.arange(4), noise=torch.ones_like(x)) for x in (x0, x0[:, None])]
     assert torch.equal(*terms)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "text"),
+    [
+        (lambda m, x: encode(m, x, steps=2, noise=x[None]), ValueError, "encode: argument 'options'.*got 'noise'"),
+        (lambda m, x: encode(m, x, steps=2, gard="exact"), ValueError, "encode: argument 'options'.*mean 'grad'"),
+        (lambda m, x: log_prob(m, x, steps=2, guidence=2.0), ValueError, "log_prob: argument 'guide'.*mean 'guidance'"),
+        (lambda m, x: sample(m, x, solver="dpmp_2m", steps=2), ValueError, "'solver'.*got 'dpmp_2m'.*mean 'dpmpp_2m'"),
+        (
+            lambda m, x: sample(m, x, solver="edm_stochastic", s_min=2, s_max=1, steps=2),
+            ValueError,
+            r"at most s_max \(1",
+        ),
+        (lambda m, x: vlb_term(m, x, torch.tensor([0.5, 1.0])), TypeError, "'index': expected an integer tensor"),
+        (lambda m, x: bits_per_dim(m, x * 255), ValueError, "'x0': expected data in -1 .. 1, got 255"),
+        (lambda m, x: bits_per_dim(m, x * torch.nan), ValueError, "'x0': expected data in -1 .. 1, got nan"),
+    ],
+)
+def test_inputs_that_raise(call: Any, error: type[Exception], text: str) -> None:
+    with pytest.raises(error, match=text):
+        call(Denoiser(Halved(), CHAIN, pred="v"), torch.ones(2, 3))
 
 
 WRITES: list[Callable[[Tensor], Any]] = [

@@ -92,6 +92,8 @@ def log_prob(
     if trace == "exact" and (probes != 1 or generator is not None):
         name, got = ("probes", repr(probes)) if probes != 1 else ("generator", "a generator")
         raise ValueError(message("log_prob", name, "none, as trace is 'exact'", got, "give trace='hutchinson'"))
+    for name in guide:
+        checks.one_of("log_prob", "guide", name, ("uncond", "guidance"))
     refuse_running_statistics("log_prob", model)
     enabled = torch.is_grad_enabled()
     with torch.inference_mode(False), torch.set_grad_enabled(enabled):  # in inference mode there would be no traces

@@ -13,6 +13,7 @@ from .._core import checks
 from .._core.errors import message
 from ._net import check_state, drawing_nothing, flat, refuse_running_statistics, tensors_in, wide
 from ._random import sources
+from ._ranges import numbers_known
 from .chain import VPDiscrete
 from .denoiser import Denoiser, times_of
 from .losses import dsm_loss
@@ -138,6 +139,7 @@ def vlb_term(
     chain = chain_of("vlb_term", model)
     check_state("vlb_term", "x0", x0)
     checks.one_of("vlb_term", "variance", variance, VARIANCES)
+    checks.integer_tensor("vlb_term", "index", index)
     checks.shape("vlb_term", "index", index, x0.shape[:1], "one step a sample")
     if bool(((index < 0) | (index >= len(chain))).any()):
         raise ValueError(message("vlb_term", "index", f"steps in 0 .. {len(chain) - 1}", str(index.tolist())))
@@ -214,7 +216,8 @@ def bits_per_dim(
         :func:`vlb_term`.
 
     Raises:
-        TypeError, ValueError: as for :func:`vlb_term`; also if the network draws random numbers.
+        TypeError, ValueError: as for :func:`vlb_term`; also if the network draws random numbers, or data are
+            outside -1 .. 1.
         NotImplementedError: x0 or the condition requires a gradient.
 
     Reference:
@@ -243,6 +246,10 @@ def _bound(
     chain = chain_of("bits_per_dim", model)
     refuse_running_statistics("bits_per_dim", model)
     check_state("bits_per_dim", "x0", x0)
+    beyond = ~(x0.abs() <= 1 + 1 / (bins - 1))  # half a level, for dequantized data
+    if numbers_known(x0) and bool(beyond.any()):
+        hint = "data of 0 .. 255 become x0 / 127.5 - 1"
+        raise ValueError(message("bits_per_dim", "x0", "data in -1 .. 1", checks.offender(x0, beyond), hint))
     n, watched = len(chain), sources(model, x0.device)
     last_mean = spread(chain.alpha(1.0), x0) * x0
     last_var = (2 * chain.sigma(1.0).log()).to(x0)
