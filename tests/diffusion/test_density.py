@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -105,6 +106,16 @@ def test_conditions_guidance_and_dtypes() -> None:
         ({"trace": "slow"}, ValueError, "'trace': expected one of"),
         ({"probes": 0}, ValueError, "'probes'"),
         ({"solver": "alf"}, ValueError, "'solver'"),
+        (
+            {"solver": "hein"},
+            ValueError,
+            r"log_prob: argument 'solver': expected one of 'ddim', .*, got 'hein'. Hint: did you mean 'heun'\?",
+        ),
+        (
+            {"x0": [[1.0, 2.0]] * 9000},
+            TypeError,
+            r"^log_prob: argument 'x0': expected a floating-point tensor, got list of length 9000.{0,200}$",
+        ),
         ({"steps": None}, ValueError, "'steps'"),
         ({"model": gaussian(VPDiscrete.linear()), "grid": "t"}, ValueError, "'times': expected some noise"),
     ],
@@ -113,3 +124,54 @@ def test_refusals(change: dict[str, Any], error: type[Exception], text: str) -> 
     given = {"model": denoiser(), "x0": torch.randn(2, DIMS).double(), "steps": 3, **change}
     with pytest.raises(error, match=text):
         log_prob(given.pop("model"), given.pop("x0"), **given)
+
+
+class Opaque(nn.Module):
+    """Depends on x unseen by autograd."""
+
+    def __init__(self, call: Callable[[nn.Module, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.layer, self.call = nn.Linear(2, 2), call
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        return self.call(self.layer, x)
+
+
+def under(mode: Any, layer: nn.Module, x: Tensor) -> Tensor:
+    with mode():
+        return layer(x)
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+@pytest.mark.parametrize("trace", ["exact", "hutchinson"])
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda layer, x: under(torch.no_grad, layer, x),
+        lambda layer, x: under(torch.inference_mode, layer, x),
+        lambda layer, x: layer(x.detach()),
+        lambda layer, x: torch.from_numpy(layer(x).detach().numpy()),
+    ],
+)
+def test_nets_whose_derivative_is_hidden(call: Any, trace: str, enabled: bool) -> None:
+    """Their trace would count as 0, also where parameters have a gradient."""
+    with (
+        torch.set_grad_enabled(enabled),
+        pytest.raises(ValueError, match=r"log_prob: argument 'model': expected a net whose output is differentiable"),
+    ):
+        log_prob(Denoiser(Opaque(call), VP(), pred="v"), torch.ones(3, 2), steps=2, trace=trace)
+
+
+def test_nets_that_are_constant() -> None:
+    """All data at 0: noise (x - 0) / sigma, and N(0, sigma^2) at the end of the data."""
+    model = Denoiser(Opaque(lambda layer, x: torch.zeros_like(x)), VP(), pred="x0")
+    x0 = 0.1 * torch.ones(1, 2, dtype=torch.float64)
+    times = grid(VP(), 200, "lambda", t_min=0.1)
+    truth = torch.distributions.Normal(0.0, VP().sigma(0.1)).log_prob(x0).sum(1)
+    assert torch.allclose(log_prob(model, x0, solver="rk4", times=times), truth, rtol=1e-4)
+
+
+@pytest.mark.parametrize("trace", ["exact", "hutchinson"])
+def test_samples_of_one_number(trace: str) -> None:
+    model, x0 = Denoiser(Opaque(lambda layer, x: x.sin()), VP(), pred="v"), torch.linspace(-1, 1, 4).double()
+    assert torch.equal(log_prob(model, x0, steps=3, trace=trace), log_prob(model, x0[:, None], steps=3, trace=trace))

@@ -183,7 +183,7 @@ ODES = {
     "log_prob": lambda m: log_prob(m, noise(), steps=3),
     "encode": lambda m: encode(m, noise(), steps=3),
     "invert": lambda m: invert(m, noise(), steps=3),
-    "bits_per_dim": lambda m: bits_per_dim(Denoiser(m.net, VPDiscrete.linear(3)), noise()),
+    "bits_per_dim": lambda m: bits_per_dim(Denoiser(m.net, VPDiscrete.linear(3)), noise().clamp(-1, 1)),
 }
 
 

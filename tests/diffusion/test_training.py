@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,81 @@ def test_resumes_exactly(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["training.safetensors"]
 
 
+class Dropped(Net):
+    """Draws from torch's generator."""
+
+    def forward(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+        return super().forward(nn.functional.dropout(x, 0.5, self.training), t, cond)
+
+
+def test_dropout_resumes_exactly(tmp_path: Path) -> None:
+    x0, label = toy()
+    how = {"steps": 8, "batch_size": 16, "checkpoint_every": 3, "progress": False}
+
+    def made() -> Denoiser:
+        torch.manual_seed(0)
+        return Denoiser(Dropped(), VP(), pred="v")
+
+    whole = fit(made(), x0, label, **how)
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    assert same(fit(made(), x0, label, **how).model, whole.model)
+    with pytest.raises(Stop):
+        fit(made(), x0, label, lr=stops_at(5 / 8), checkpoint=tmp_path / "c", **how)
+    rest = fit(made(), x0, label, checkpoint=tmp_path / "c", **how)
+    assert rest.losses == whole.losses and same(rest.model, whole.model)
+    model = made()
+    torch.set_rng_state(state)
+    fit(model, x0, label, **how)
+    assert torch.equal(torch.get_rng_state(), state)  # nothing drawn from the user's generator
+
+
+def stops_at(share: float) -> Callable[[float], float]:
+    def lr(part: float) -> float:
+        if part >= share:
+            raise Stop
+        return 0.5 ** int(4 * part)
+
+    return lr
+
+
+def test_an_interrupted_training_resumes_with_the_same_objects(tmp_path: Path) -> None:
+    """In a notebook: the model and optimizer of the first call, whose rates were at a quarter."""
+    x0, label = toy()
+    how = {"steps": 8, "batch_size": 16, "checkpoint_every": 1, "progress": False}
+    whole = fit(first := fresh(), x0, label, optimizer=torch.optim.Adam(first.parameters(), lr=0.01), **how)
+    model = fresh()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    with pytest.raises(Stop):
+        fit(model, x0, label, optimizer=optimizer, lr=stops_at(5 / 8), checkpoint=tmp_path / "c", **how)
+    rest = fit(model, x0, label, optimizer=optimizer, checkpoint=tmp_path / "c", **how)
+    assert same(rest.model, whole.model) and same(rest.average, whole.average)
+
+
+def test_an_optimizer_of_another_model() -> None:
+    x0, label = toy()
+    model = fresh()
+    optimizer = torch.optim.SGD(copy.deepcopy(model).parameters(), lr=0.1)
+    with pytest.raises(ValueError, match="fit: argument 'optimizer': expected one of the model's parameters"):
+        fit(model, x0, label, optimizer=optimizer, steps=1, progress=False)
+    part = torch.optim.SGD([model.net.leave.bias], lr=0.1)  # the rest is frozen
+    assert fit(model, x0, label, optimizer=part, steps=1, batch_size=4, progress=False).losses
+
+
+@pytest.mark.parametrize(
+    ("null", "error", "text"),
+    [
+        (torch.tensor(0.5), TypeError, "expected a torch.int64 tensor, as cond is, got a torch.float32 tensor"),
+        (2, TypeError, "got int 2"),
+        (torch.tensor([[1, 2, 3]]), ValueError, r"expected shape \(2,\) as a row of cond"),
+    ],
+)
+def test_a_null_condition_of_another_kind(null: object, error: type[Exception], text: str) -> None:
+    """Rounded to 0, it would be a class."""
+    with pytest.raises(error, match=f"drop_condition: argument 'null': {text}" if "shape" in text else text):
+        drop_condition(torch.zeros(4, 2).long(), null, 1.0)
+
+
 def test_wrong_checkpoints(tmp_path: Path) -> None:
     x0, label = toy()
     file, how = tmp_path / "c.safetensors", {"steps": 2, "batch_size": 4, "progress": False}
@@ -114,26 +190,21 @@ def test_other_optimizers_and_losses() -> None:
     x0, label = toy()
     model = fresh()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    seen = []
+    seen, rates = [], []
+
+    def lr(part: float) -> float:
+        rates.append(optimizer.param_groups[0]["lr"])  # of the step before
+        return 1 - part
 
     def loss(model: Denoiser, x: Tensor, cond: Tensor, generator: torch.Generator) -> Tensor:
         seen.append(x)
         return model.x0(x, 0.5, cond).square().mean()
 
-    fit(
-        model,
-        x0,
-        label,
-        optimizer=optimizer,
-        loss=loss,
-        lr=lambda part: 1 - part,
-        steps=4,
-        batch_size=8,
-        progress=False,
-    )
+    fit(model, x0, label, optimizer=optimizer, loss=loss, lr=lr, steps=4, batch_size=8, progress=False)
     assert [x.shape for x in seen] == [(8, 2)] * 4
     assert len({x[0, 0].item() for x in seen}) == 4  # every step draws anew
-    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.1 * 0.25)
+    assert rates == pytest.approx([0.1, 0.1, 0.075, 0.05])
+    assert optimizer.param_groups[0]["lr"] == 0.1  # a second training starts from it, not from the last rate
 
 
 def test_losses_that_are_not_finite_raise() -> None:

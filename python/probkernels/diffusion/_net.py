@@ -168,6 +168,11 @@ def wide(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
+def flat(x: Tensor) -> Tensor:
+    """x (B, *S) as (B, D): one row a sample, also if a sample is one number."""
+    return x.flatten(1) if x.ndim > 1 else x[:, None]
+
+
 def call(net: nn.Module, x: Tensor, t: Tensor, cond: Any, shape: tuple[int, ...], hint: str, how: Setting) -> Tensor:
     """The net's output (of ``shape``) at x and t. The net may write to both, so the caller must not use them again."""
     with drawing_nothing(how.ode, how.generators):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from numbers import Real
 from typing import Any, NamedTuple
 
 import torch
@@ -11,9 +12,9 @@ from torch import Tensor, nn
 
 from .._core import checks
 from .._core.errors import message
-from .._core.registry import HAVE_PRIVATE_NAMES, transforms_active
-from ._net import PLAIN, Setting, call, check_state, join, wide
+from ._net import PLAIN, Setting, call, check_state, flat, join, wide
 from ._predictions import PREDICTIONS, conversion, edm_norm
+from ._ranges import numbers_known, outside, refuse_outside
 from .chain import VPDiscrete
 from .process import Process, Time, double, spread
 
@@ -134,13 +135,13 @@ class Denoiser(nn.Module):
         """
         self._check(x, t)
         self.refuse_ends("", x, double(t))
-        output = self._guided(self.point("x0", times_of(t, x)), x, cond, uncond, guidance, PLAIN)
+        output = self.output_at(self.point("x0", times_of(t, x)), x, cond, uncond=uncond, guidance=guidance)
         return output if guidance is None else output.to(x.dtype)
 
     def output(self, x: Tensor, t: Tensor, cond: Any = None) -> Tensor:
         """:meth:`forward` at times t (B,) on x's device, for callers that have called :meth:`refuse_ends`."""
         self._check(x, t)
-        return self._guided(self.point("x0", t), x, cond, None, None, PLAIN)
+        return self.output_at(self.point("x0", t), x, cond)
 
     def eps(self, x: Tensor, t: Time, cond: Any = None, **guide: Any) -> Tensor:
         """The predicted noise (B, *S). Takes the arguments of :meth:`forward`."""
@@ -183,7 +184,8 @@ class Denoiser(nn.Module):
 
         ``setting`` holds the options that all calls of a sampling run share.
         """
-        return self.convert(point, kind, self._guided(point, x, cond, uncond, guidance, setting), x)
+        output = self.output_at(point, x, cond, uncond=uncond, guidance=guidance, setting=setting)
+        return self.convert(point, kind, output, x)
 
     def convert(self, point: Point, kind: str, output: Tensor, x: Tensor) -> Tensor:
         """Converts the net's output (B, *S) at x (B, *S) to noise or data in x's dtype.
@@ -242,18 +244,23 @@ class Denoiser(nn.Module):
 
     @torch.no_grad()
     def refuse_ends(self, kind: str, x: Tensor, t: Tensor, op: str = "Denoiser") -> None:
-        """Refuses times without signal or noise, if what is asked has no limit there; "" asks for the output alone.
+        """Refuses times outside the process, and times without signal or noise where what is asked has no limit; ""
+        asks for the output alone.
 
         Looks at t (B,) or 0-d where the caller holds it, so that times on the CPU need no wait for a GPU. Compilers,
         transforms of functions, meta and fake tensors and captures of CUDA graphs have no numbers to look at: there,
         such rows are infinite or NaN.
         """
-        if torch.compiler.is_compiling() or (HAVE_PRIVATE_NAMES and transforms_active()) or not checks.readable(x, t):
+        if not numbers_known(x, t):
             return
         ends = ("signal", self.needs_signal, self.process.alpha), ("noise", self.needs_noise, self.process.sigma)
         asked = [(name, size(t) == 0) for name, needs, size in ends if needs(kind)]
-        if not asked or not bool((asked[0][1] | asked[-1][1]).any()):
+        wrong = outside(t, self.process.t_max)
+        for _, gone in asked:
+            wrong = wrong | gone
+        if not bool(wrong.any()):  # one look, for a GPU waits for it
             return
+        refuse_outside(op, t, self.process.t_max)
         name, gone = asked[0] if bool(asked[0][1].any()) else asked[-1]
         what = f"for '{kind}' of a net with pred {self.pred!r}" if kind else f"as pred is {self.pred!r}"
         hint = "there is no limit: take times a little further inside, or a network with another prediction"
@@ -270,6 +277,7 @@ class Denoiser(nn.Module):
         if not self.variance:
             raise ValueError(message("Denoiser", "variance", "True, a net that has a second half", "False"))
         self._check(x, t)
+        self.refuse_ends("", x, double(t))
         return self.both_at(self.point("x0", times_of(t, x)), x, cond, uncond=uncond, guidance=guidance)
 
     def both_at(
@@ -287,9 +295,17 @@ class Denoiser(nn.Module):
         output, part = c.chunk(2, 1)
         return (output if u is None else _mixed(u.chunk(2, 1)[0], output, guidance)), part
 
-    def _guided(
-        self, point: Point, x: Tensor, cond: Any, uncond: Any, guidance: float | Tensor | None, setting: Setting
+    def output_at(
+        self,
+        point: Point,
+        x: Tensor,
+        cond: Any = None,
+        *,
+        uncond: Any = None,
+        guidance: float | Tensor | None = None,
+        setting: Setting = PLAIN,
     ) -> Tensor:
+        """:meth:`forward` with coefficients that were computed before."""
         u, c = self._outputs(point, x, cond, uncond, guidance, setting)
         if self.variance:
             u, c = None if u is None else u.chunk(2, 1)[0], c.chunk(2, 1)[0]
@@ -308,6 +324,7 @@ class Denoiser(nn.Module):
             hint = "guidance compares the two; uncond is for instance the null token"
             missing = "cond" if cond is None else "uncond"
             raise ValueError(message("Denoiser", missing, "a condition, as guidance is given", "None", hint))
+        _check_guidance(guidance, x.shape[0])
         doubled = Point(*(c.repeat(2) if isinstance(c, Tensor) and c.ndim else c for c in point))  # type: ignore[arg-type]
         u, c = self._whole(doubled, torch.cat([x, x]), join(uncond, cond, x), setting).chunk(2)
         return u, c
@@ -330,7 +347,7 @@ class Denoiser(nn.Module):
         if self.dynamic is None:
             return data.clamp(low, high)
         quantile, most = self.dynamic
-        ranked = data.flatten(1).abs().sort(1).values
+        ranked = flat(data).abs().sort(1).values
         place = quantile * (ranked.shape[1] - 1)
         below, above = ranked[:, math.floor(place)], ranked[:, math.ceil(place)]
         reach = spread((below + (above - below) * (place % 1)).clamp(high, most), data)
@@ -342,11 +359,18 @@ class Denoiser(nn.Module):
             checks.shape("Denoiser", "t", t, x.shape[:1], "(or 0-d): one time a sample")
 
 
+def _check_guidance(guidance: object, rows: int) -> None:
+    if isinstance(guidance, Tensor) and guidance.numel() not in (1, rows):
+        checks.shape("Denoiser", "guidance", guidance, (rows,), "(or 0-d): one weight a sample")
+    if not isinstance(guidance, (Tensor, Real)) or isinstance(guidance, bool):
+        raise TypeError(message("Denoiser", "guidance", "a number or a tensor", checks.describe(guidance)))
+
+
 def _mixed(u: Tensor, c: Tensor, guidance: float | Tensor | None) -> Tensor:
     """u + w (c - u) (B, *S), float32 at least."""
     assert guidance is not None
     u, c = u.to(wide(u.dtype)), c.to(wide(c.dtype))
-    return u + spread(guidance, c) * (c - u)
+    return u + spread(guidance if isinstance(guidance, Tensor) else float(guidance), c) * (c - u)
 
 
 def _entries(value: Tensor | float | None, n: int) -> list[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,9 +12,9 @@ from tqdm import tqdm
 
 from .._core import checks
 from .._core.errors import message
-from ._net import outside_inference, refuse_running_statistics, replaced, setting_of, tensors_in, wide
+from ._net import flat, outside_inference, refuse_running_statistics, replaced, setting_of, tensors_in, wide
 from .denoiser import Denoiser
-from .gradients._inputs import refuse_undeclared, undeclared
+from .gradients._inputs import reaches, refuse_undeclared, undeclared
 from .gradients.continuous import TABLEAUX
 from .inversion import check_data, ode_times
 from .solvers.runge_kutta import explicit
@@ -41,7 +42,8 @@ def log_prob(
 
     With y = x / alpha the ODE is dy / d rho = eps, and log p decreases along it by the trace of d eps / d y. The end
     state is scored under N(0, sigma^2) at the first of the times. p is the density at the last of the times, where some
-    noise remains.
+    noise remains. The rows of the network's output must not depend on other rows of x, and what it detaches from x
+    counts as constant.
 
     Args:
         model: the denoiser.
@@ -65,7 +67,8 @@ def log_prob(
 
     Raises:
         TypeError, ValueError: as for :func:`encode`; also if the trace is unknown, ``probes`` is below 1, batch
-            normalization is in training mode, or the network draws random numbers.
+            normalization is in training mode, the network draws random numbers, or autograd sees no path from its
+            output to x.
 
     Reference:
         Song et al., Score-Based Generative Modeling through Stochastic Differential Equations, ICLR 2021; Grathwohl et
@@ -89,6 +92,8 @@ def log_prob(
     if trace == "exact" and (probes != 1 or generator is not None):
         name, got = ("probes", repr(probes)) if probes != 1 else ("generator", "a generator")
         raise ValueError(message("log_prob", name, "none, as trace is 'exact'", got, "give trace='hutchinson'"))
+    for name in guide:
+        checks.one_of("log_prob", "guide", name, ("uncond", "guidance"))
     refuse_running_statistics("log_prob", model)
     enabled = torch.is_grad_enabled()
     with torch.inference_mode(False), torch.set_grad_enabled(enabled):  # in inference mode there would be no traces
@@ -117,7 +122,10 @@ def _integrated(
         with torch.enable_grad():
             # of its own: what else depends on the state, for instance a condition, is no part of the Jacobian
             u = u.view_as(u) if graph and u.requires_grad else u.detach().requires_grad_()
-            eps = model.predict_at(points[n, s], "eps", u, **guide)
+            output = model.output_at(points[n, s], u, **guide)
+            if not traces:  # the first call
+                _refuse_opaque(output, u, lambda x: model.output_at(points[n, s], x, **guide))
+            eps = model.convert(points[n, s], "eps", output, u)
         if enabled and not graph:
             refuse_undeclared(undeclared(eps, [u]))
         traces.append(weights[n, s] * _trace(eps, u, signs, graph))
@@ -128,10 +136,22 @@ def _integrated(
         tqdm(total=scheme.steps, desc="log_prob", disable=checks.hidden(progress)) as bar,
     ):
         x_T = run(scheme, evaluate, x0, lambda n: x0, lambda n, x: bar.update() and None)
-        last, std = x_T.double().flatten(1), process.sigma(rising[-1])
+        last, std = flat(x_T.double()), process.sigma(rising[-1])
         prior = -0.5 * (last / std).square().sum(1) - size * (std.log() + 0.5 * math.log(2 * math.pi))
         stretch = process.log_alpha(rising[-1]) - process.log_alpha(rising[0])
         return prior + torch.stack(traces).sum(0) + size * stretch
+
+
+def _refuse_opaque(output: Tensor, u: Tensor, again: Callable[[Tensor], Tensor]) -> None:
+    """Refuses a net whose output depends on its input u (B, *S) unseen by autograd: the trace would miss it."""
+    if reaches(output, u):
+        return
+    with torch.no_grad():
+        changed = not torch.equal(again(1.5 * u.detach() + 0.5), output)
+    if changed:
+        hint = "torch.no_grad(), detach() and NumPy in its forward() hide its derivative"
+        expected = "a net whose output is differentiable with respect to x"
+        raise ValueError(message("log_prob", "model", expected, "one whose output has no graph back to x", hint))
 
 
 def _signs(x0: Tensor, probes: int, generator: torch.Generator | None) -> list[Tensor]:
@@ -147,13 +167,13 @@ def _trace(eps: Tensor, u: Tensor, signs: list[Tensor] | None, graph: bool) -> T
     if not eps.requires_grad:
         return torch.zeros(len(u), dtype=torch.float64, device=u.device)
     if signs is not None:
-        found = [(_pulled(eps, u, v, graph) * v).double().flatten(1).sum(1) for v in signs]
+        found = [flat((_pulled(eps, u, v, graph) * v).double()).sum(1) for v in signs]
         return torch.stack(found).mean(0)
     total = torch.zeros(len(u), dtype=torch.float64, device=u.device)
     for i in range(math.prod(u.shape[1:])):
         basis = torch.zeros_like(eps)
-        basis.flatten(1)[:, i] = 1
-        total = total + _pulled(eps, u, basis, graph).flatten(1)[:, i]
+        flat(basis)[:, i] = 1
+        total = total + flat(_pulled(eps, u, basis, graph))[:, i]
     return total
 
 

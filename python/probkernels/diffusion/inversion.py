@@ -22,6 +22,7 @@ from .sample import execute, sample
 from .solvers.runge_kutta import explicit
 
 EXECUTED = ("grad", "store", "last_k", "progress", "callback")  # options of sample() that do not change the sampler
+CONDITION = ("cond", "uncond", "guidance")
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +97,8 @@ def encode(
         (B, *S), in x0's dtype.
 
     Raises:
-        TypeError, ValueError: as for :func:`sample`; also if the last time has no noise, or the first one no signal.
+        TypeError, ValueError: as for :func:`sample`; also if the last time has no noise, or the first one no signal, or
+            ``options`` has another name.
 
     Reference:
         Song et al., Denoising Diffusion Implicit Models, ICLR 2021.
@@ -115,6 +117,8 @@ def encode(
     """
     check_data("encode", model, x0)
     checks.one_of("encode", "solver", solver, [*TABLEAUX])
+    for name in options:
+        checks.one_of("encode", "options", name, [*CONDITION, *EXECUTED])
     times = ode_times("encode", model, steps, times, grid)
     run = {key: options.pop(key) for key in EXECUTED if key in options}
     scheme = explicit(TABLEAUX[solver])(model.process, times.cpu().flip(0))
@@ -151,7 +155,7 @@ def decode(model: Denoiser, latent: Tensor | Latent, **options: Any) -> Tensor:
     """
     if not isinstance(latent, Latent):
         return sample(model, latent, **{"solver": "ddim", **options})
-    allowed = {"cond", "uncond", "guidance", "progress"}
+    allowed = {*CONDITION, "progress"}
     if not set(options) <= allowed:
         hint = "the others are those of invert()"
         raise ValueError(message("decode", "options", f"some of {', '.join(sorted(allowed))}", str(options), hint))

@@ -11,8 +11,9 @@ from tqdm import tqdm
 
 from .._core import checks
 from .._core.errors import message
-from ._net import check_state, drawing_nothing, refuse_running_statistics, tensors_in, wide
+from ._net import check_state, drawing_nothing, flat, refuse_running_statistics, tensors_in, wide
 from ._random import sources
+from ._ranges import numbers_known
 from .chain import VPDiscrete
 from .denoiser import Denoiser, times_of
 from .losses import dsm_loss
@@ -138,6 +139,7 @@ def vlb_term(
     chain = chain_of("vlb_term", model)
     check_state("vlb_term", "x0", x0)
     checks.one_of("vlb_term", "variance", variance, VARIANCES)
+    checks.integer_tensor("vlb_term", "index", index)
     checks.shape("vlb_term", "index", index, x0.shape[:1], "one step a sample")
     if bool(((index < 0) | (index >= len(chain))).any()):
         raise ValueError(message("vlb_term", "index", f"steps in 0 .. {len(chain) - 1}", str(index.tolist())))
@@ -151,7 +153,7 @@ def vlb_term(
     if noise is None:
         noise = torch.randn(x0.shape, generator=generator, dtype=precise, device=x0.device)
     x0 = x0.to(precise)
-    x = chain.noised(x0, t, noise.to(precise))
+    x = chain.mixed("vlb_term", x0, t, noise.to(precise))
     given = x.to(given_dtype)
     if variance == "learned":
         output, share = (part.to(precise) for part in model.both(given, t, cond))
@@ -169,7 +171,7 @@ def vlb_term(
     kl = gaussian_kl(on_x * x + on_data * x0, narrow, mean, log_var)
     first = discretized_gaussian_nll(x0, mean, log_var / 2, bins)
     cost = torch.where(spread(index, x0) == 0, first, kl)
-    return cost.to(torch.promote_types(cost.dtype, torch.float32)).flatten(1).mean(1) / NATS_PER_BIT
+    return flat(cost.to(torch.promote_types(cost.dtype, torch.float32))).mean(1) / NATS_PER_BIT
 
 
 def _posterior(chain: VPDiscrete, index: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -214,7 +216,8 @@ def bits_per_dim(
         :func:`vlb_term`.
 
     Raises:
-        TypeError, ValueError: as for :func:`vlb_term`; also if the network draws random numbers.
+        TypeError, ValueError: as for :func:`vlb_term`; also if the network draws random numbers, or data are
+            outside -1 .. 1.
         NotImplementedError: x0 or the condition requires a gradient.
 
     Reference:
@@ -243,11 +246,15 @@ def _bound(
     chain = chain_of("bits_per_dim", model)
     refuse_running_statistics("bits_per_dim", model)
     check_state("bits_per_dim", "x0", x0)
+    beyond = ~(x0.abs() <= 1 + 1 / (bins - 1))  # half a level, for dequantized data
+    if numbers_known(x0) and bool(beyond.any()):
+        hint = "data of 0 .. 255 become x0 / 127.5 - 1"
+        raise ValueError(message("bits_per_dim", "x0", "data in -1 .. 1", checks.offender(x0, beyond), hint))
     n, watched = len(chain), sources(model, x0.device)
     last_mean = spread(chain.alpha(1.0), x0) * x0
     last_var = (2 * chain.sigma(1.0).log()).to(x0)
     zero = torch.zeros_like(last_var)
-    total = gaussian_kl(last_mean, last_var, zero, zero).flatten(1).mean(1) / NATS_PER_BIT
+    total = flat(gaussian_kl(last_mean, last_var, zero, zero)).mean(1) / NATS_PER_BIT
     for i in tqdm(range(n), desc="bits per dimension", disable=checks.hidden(progress)):
         index = torch.full(x0.shape[:1], i, device=x0.device)
         noise = torch.randn(x0.shape, generator=generator, dtype=wide(x0.dtype), device=x0.device)

@@ -10,7 +10,7 @@ from torch import Tensor
 from .._core import checks
 from .._core.errors import message
 from ._device import on_cpu
-from ._net import check_state
+from ._net import check_state, flat
 from ._predictions import parts
 from .chain import VPDiscrete
 from .denoiser import Denoiser
@@ -177,7 +177,8 @@ def dsm_loss(
     Raises:
         TypeError, ValueError: ``model`` is not a denoiser, ``x0`` is not a float tensor, or the weight or ``times`` is
             unknown; both ``t`` and ``times`` are given; a ``generator`` is given but nothing is drawn; no signal or
-            no noise is left at a time, and pred is "edm" without ``time``, so that the time input would be infinite.
+            no noise is left at a time, and pred is "edm" without ``time``, so that the time input would be infinite; a
+            time is outside 0 .. ``t_max``, or ``noise`` has another shape than the data.
 
     Reference:
         Vincent, A Connection Between Score Matching and Denoising Autoencoders, 2011; Ho et al., NeurIPS 2020.
@@ -203,18 +204,20 @@ def dsm_loss(
     if t is None:
         t = draw_times(model.process, len(x0), kind="uniform" if times is None else times, generator=generator)
     t = double(t)
+    if t.ndim and t.shape != x0.shape[:1]:
+        checks.shape("dsm_loss", "t", t, x0.shape[:1], "(or 0-d): one time a sample")
     model.refuse_ends("", x0, t, "dsm_loss")  # here, before the times move to a GPU
     t = t.to(x0.device)
     if noise is None:
         wide = torch.promote_types(x0.dtype, torch.float32)
         noise = torch.randn(x0.shape, generator=generator, dtype=wide, device="cpu" if generator else x0.device)
-        noise = noise.to(x0)
-    output = model.output(model.process.noised(x0, t, noise), t, cond)
+    noise = noise.to(x0)
+    output = model.output(model.process.mixed("dsm_loss", x0, t, noise), t, cond)
     weight, own = weight or model.pred, model.pred
     if own == "score" and weight != own:  # which divides by sigma
         output, own = spread(-model.process.sigma(t), output) * output, "eps"
     error = _own_error(model, own, output, x0, noise, t)
-    wide_error = error.to(torch.promote_types(error.dtype, torch.float32)).flatten(1).square().mean(1)  # (B,)
+    wide_error = flat(error.to(torch.promote_types(error.dtype, torch.float32))).square().mean(1)  # (B,)
     if weight != own:
         wide_error = wide_error * _ratio(model, t, weight, own).to(wide_error)
     return wide_error.mean() if reduce else wide_error

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .._core import checks
 from .._core.errors import message
+from ._ranges import numbers_known, refuse_outside, same_shape
 
 Time = Tensor | float
 
@@ -103,7 +104,15 @@ class Process:
         return float(self.sigma(self.t_max).detach())
 
     def noised(self, x0: Tensor, t: Time, noise: Tensor) -> Tensor:
-        """x_t (B, *S) for data x0 (B, *S), times t (0-d or (B,)) and standard normal noise (B, *S)."""
+        """x_t (B, *S) for data x0 and standard normal noise (B, *S) and times t (0-d or (B,)) within 0 .. t_max."""
+        t = double(t)
+        if numbers_known(t):
+            refuse_outside("Process", t, self.t_max)
+        return self.mixed("Process", x0, t, noise)
+
+    def mixed(self, op: str, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """:meth:`noised` for callers that have checked the times."""
+        same_shape(op, noise, x0)
         return spread(self.alpha(t), x0) * x0 + spread(self.sigma(t), x0) * noise
 
 

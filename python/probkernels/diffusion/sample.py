@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from tqdm import tqdm
 from .._core import checks
 from .._core.errors import message
 from . import gradients
+from ._callback import Callback, show
 from .denoiser import Denoiser
 from .run import Run, prepare
 from .solvers.scheme import Scheme, run
@@ -37,7 +37,7 @@ def sample(
     store: str | int = "states",
     last_k: int | None = None,
     progress: bool = False,
-    callback: Callable[[int, Tensor], None] | None = None,
+    callback: Callback | None = None,
     **options: Any,
 ) -> Tensor:
     """Samples from a diffusion model: turns noise into data.
@@ -70,7 +70,8 @@ def sample(
         last_k: for "exact": treats the net's outputs before the last k steps as constants. The gradient is cheaper and
             biased. None differentiates all steps.
         progress: whether to show a progress bar.
-        callback: called as ``callback(n, x)`` after step n; x is at least float32. Writing to x raises.
+        callback: called as ``callback(n, x)`` after step n; x is a copy of the state, at least float32. Writing to x
+            raises. Only with "autograd" does x have a gradient; with the other modes, a loss on it has none.
         options: options of the solver, for instance ``eta``.
 
     Returns:
@@ -114,7 +115,7 @@ def execute(
     store: str | int = "states",
     last_k: int | None = None,
     progress: bool = False,
-    callback: Callable[[int, Tensor], None] | None = None,
+    callback: Callback | None = None,
     solver: str | Table | Scheme = "",
     damping: float = 1.0,
 ) -> Tensor:
@@ -127,7 +128,7 @@ def execute(
         def after(n: int, x: Tensor) -> None:
             bar.update()
             if callback is not None:
-                _show(callback, n, x)
+                show("sample", callback, n, x)
 
         if grad == "exact":
             return gradients.exact(made, after, store, last_k)
@@ -137,15 +138,3 @@ def execute(
             return gradients.continuous(made, after, solver)
         with torch.set_grad_enabled(grad is not None and torch.is_grad_enabled()):
             return run(made.scheme, made.predict, made.x, made.noise, after)
-
-
-def _show(callback: Callable[[int, Tensor], None], n: int, x: Tensor) -> None:
-    """Calls it; x is the run's own, and a write to it would change the sample, but not all of its gradient."""
-    if x.is_inference():  # torch counts no writes to these
-        callback(n, x.clone())
-        return
-    before = x._version
-    callback(n, x)
-    if x._version != before:
-        expected, hint = "a function that leaves x as it is", "work on x.clone()"
-        raise ValueError(message("sample", "callback", expected, f"one that wrote to it after step {n}", hint))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ def drop_condition(cond: Tensor, null: Tensor, share: float, generator: torch.Ge
         generator: generator for the draws, on the CPU.
 
     Raises:
-        TypeError, ValueError: ``share`` is not a number in [0, 1].
+        TypeError, ValueError: ``share`` is not a number in [0, 1], or ``null`` has another dtype or shape.
 
     Reference:
         Ho and Salimans, Classifier-Free Diffusion Guidance, 2022.
@@ -42,8 +43,17 @@ def drop_condition(cond: Tensor, null: Tensor, share: float, generator: torch.Ge
         tensor([0, 0, 0])
     """
     checks.unit_interval("drop_condition", "share", share)
+    _check_null("drop_condition", cond, null)
     gone = (torch.rand(len(cond), generator=generator, device="cpu") < share).to(cond.device)
     return torch.where(gone.view(-1, *[1] * (cond.ndim - 1)), null.to(cond), cond)
+
+
+def _check_null(op: str, cond: Tensor, null: Tensor) -> None:
+    """A null condition that ``cond`` can hold: converted to integers, 0.5 would be 0, perhaps a class."""
+    if not isinstance(null, Tensor) or (null.dtype.is_floating_point and not cond.dtype.is_floating_point):
+        raise TypeError(message(op, "null", f"a {cond.dtype} tensor, as cond is", checks.describe(null)))
+    if null.ndim > cond.ndim or any(n not in (1, m) for n, m in zip(null.shape[::-1], cond.shape[::-1], strict=False)):
+        checks.shape(op, "null", null, cond.shape[1:], "as a row of cond")
 
 
 @dataclass
@@ -88,8 +98,9 @@ def fit(
 ) -> Training:
     """Trains a denoiser by score matching, in place.
 
-    Batches are drawn with replacement. The draws of step n depend only on ``seed`` and n, so a run that resumes from a
-    checkpoint ends with exactly the same weights.
+    Batches are drawn with replacement. The draws of step n, also those of dropout, depend only on ``seed`` and n, so a
+    run that resumes from a checkpoint ends with exactly the same weights. This does not hold for a network that draws
+    from NumPy, Python or generators of its own.
 
     Args:
         model: the denoiser to train. Training runs on its device. A process that is a ``torch.nn.Module`` is trained,
@@ -100,7 +111,8 @@ def fit(
         drop: probability that ``null`` replaces a condition, 0.1 by default.
         steps: total number of steps, including steps before the checkpoint.
         batch_size: rows per step.
-        optimizer: optimizer of the model's parameters; by default Adam with learning rate 2e-3.
+        optimizer: optimizer of the model's parameters; by default Adam with learning rate 2e-3. Its learning rates are
+            the same before and after.
         lr: learning-rate schedule: maps the finished fraction of the training to a factor on the learning rates. By
             default the rates are halved after each quarter.
         ema: decay of the averaged weights.
@@ -113,8 +125,9 @@ def fit(
         progress: whether to show a progress bar.
 
     Raises:
-        TypeError, ValueError: an argument is out of range, there are no data, the loss of a step is not finite, or a
-            tensor of the process or of ``time`` requires a gradient and is not a parameter of the model.
+        TypeError, ValueError: an argument is out of range, there are no data, the loss of a step is not finite, the
+            optimizer has none of the model's parameters, or a tensor of the process or of ``time`` requires a gradient
+            and is not a parameter of the model.
         CorruptStreamError: the checkpoint is damaged, or the file is not a checkpoint.
         ModelMismatchError: the checkpoint belongs to another model, other settings or other data.
 
@@ -136,7 +149,9 @@ def fit(
     _refuse_unregistered(model)
     drop, times = 0.1 if drop is None else drop, "stratified" if times is None else times
     device = next(model.parameters()).device
-    optimizer = optimizer or torch.optim.Adam(model.parameters(), lr=2e-3)
+    optimizer = (
+        _moving("fit", model, optimizer) if optimizer is not None else torch.optim.Adam(model.parameters(), lr=2e-3)
+    )
     average = EMA(model, ema)
     losses: list[float] = []
     factors: list[float] = []  # on the rates, of the steps done
@@ -163,7 +178,8 @@ def fit(
         c = None if cond is None else cond[rows.to(cond.device)].to(device)
         if c is not None and null is not None:
             c = drop_condition(c, null, drop, generator)
-        return loss(model, x0[rows.to(x0.device)].to(device), c, generator=generator)
+        with _seeded(mixed(seed, ~n), device):
+            return loss(model, x0[rows.to(x0.device)].to(device), c, generator=generator)
 
     def lr_schedule(fraction: float) -> float:
         factors.append(float(factor(fraction)))
@@ -212,6 +228,32 @@ def _refuse_unregistered(model: Denoiser) -> None:
         expected = "a process and a 'time' whose tensors that require a gradient are parameters of the model"
         hint = "make the process a torch.nn.Module too, class Learned(torch.nn.Module, Process), or detach its tensors"
         raise ValueError(message("fit", "model", expected, checks.describe(found[0]), hint))
+
+
+def _moving(op: str, model: Denoiser, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """The optimizer, if it moves any parameter of the model: that of a copy would train the copy."""
+    moved = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    if not any(id(p) in moved for p in model.parameters()):
+        hint = "make it after the last copy or replacement of the model, from model.parameters()"
+        raise ValueError(message(op, "optimizer", "one of the model's parameters", "one of other tensors", hint))
+    return optimizer
+
+
+@contextlib.contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Seeds torch's own generators, from which dropout draws, and restores them at the end."""
+    module = torch.get_device_module(device) if device.type in ("cuda", "xpu") else None
+    before, on_device = torch.get_rng_state(), None if module is None else module.get_rng_state(device)
+    torch.default_generator.manual_seed(seed)
+    if module is not None:
+        with module.device(device):
+            module.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(before)
+        if module is not None:
+            module.set_rng_state(on_device, device)
 
 
 def _halving(part: float) -> float:

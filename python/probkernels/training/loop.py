@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -105,7 +106,8 @@ def minimize(
         loss: function of the step number that returns the loss, a 0-d tensor.
         optimizer: optimizer of the parameters.
         steps: total number of steps, including steps before ``start``.
-        lr_schedule: maps the finished fraction of the training to a factor on the optimizer's learning rates.
+        lr_schedule: maps the finished fraction of the training to a factor on the optimizer's learning rates. They
+            are restored at the end.
         max_norm: bound on the total norm of all gradients; None for no clipping.
         start: number of steps that are already done, when resuming.
         after: called as ``after(step, loss)`` after every step. Return True to stop.
@@ -128,16 +130,17 @@ def minimize(
         >>> round(losses[0], 3), bool(losses[-1] < 1e-8)
         (1.0, True)
     """
-    rates = [group["lr"] for group in optimizer.param_groups]
     losses: list[float] = []
-    with Loop(steps, start=start, save=save, save_every=save_every, progress=progress) as loop:
+    with (
+        Loop(steps, start=start, save=save, save_every=save_every, progress=progress) as loop,
+        _scaled_rates(optimizer) as scale,
+    ):
         for n in loop:
             value = loss(n)
             number = value.item()
             checks.finite_loss(name, n, number)
             if lr_schedule is not None:
-                for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                    group["lr"] = rate * lr_schedule(n / steps)
+                scale(lr_schedule(n / steps))
             optimizer.zero_grad()
             value.backward()
             if max_norm is not None:
@@ -148,6 +151,23 @@ def minimize(
             if after is not None and after(n, number) is True:
                 loop.stop()
     return losses
+
+
+@contextlib.contextmanager
+def _scaled_rates(optimizer: torch.optim.Optimizer) -> Iterator[Callable[[float], None]]:
+    """A function that sets the learning rates to a multiple of what they are now. At the end they are restored: another
+    training with this optimizer, or this one after an interruption, would start from scaled rates."""
+    rates = [group["lr"] for group in optimizer.param_groups]
+
+    def scale(factor: float) -> None:
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * factor
+
+    try:
+        yield scale
+    finally:
+        for group, rate in zip(optimizer.param_groups, rates, strict=False):
+            group["lr"] = rate
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> Iterable[Tensor]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,22 +18,32 @@ def learned(model: nn.Module) -> list[Tensor]:
     return [t for t in (*model.parameters(), *model.buffers()) if t.requires_grad]
 
 
-def undeclared(output: Tensor, declared: Sequence[Tensor]) -> list[Tensor]:
-    """Leaves of the graph of ``output`` that are not among the declared tensors."""
-    known = {id(t) for t in declared}
-    stops = {t.grad_fn for t in declared if t.grad_fn is not None}
-    found: list[Tensor] = []
+def _nodes(output: Tensor, stops: Collection[Any]) -> Iterator[Any]:
+    """The nodes of the graph of ``output``, without the stops and what only they lead to."""
     seen, waiting = set(stops), [output.grad_fn]
     while waiting:
         node = waiting.pop()
         if node is None or node in seen:
             continue
         seen.add(node)
-        leaf = getattr(node, "variable", None)
-        if leaf is not None and id(leaf) not in known:
-            found.append(leaf)
+        yield node
         waiting += [parent for parent, _ in node.next_functions]
-    return found
+
+
+def undeclared(output: Tensor, declared: Sequence[Tensor]) -> list[Tensor]:
+    """Leaves of the graph of ``output`` that are not among the declared tensors."""
+    known = {id(t) for t in declared}
+    stops = {t.grad_fn for t in declared if t.grad_fn is not None}
+    leaves = (getattr(node, "variable", None) for node in _nodes(output, stops))
+    return [leaf for leaf in leaves if leaf is not None and id(leaf) not in known]
+
+
+def reaches(output: Tensor, x: Tensor) -> bool:
+    """Whether the graph of ``output`` leads to x."""
+    if output is x:
+        return True
+    nodes = _nodes(output, ())
+    return any(node is x.grad_fn if x.grad_fn is not None else getattr(node, "variable", None) is x for node in nodes)
 
 
 def refuse_undeclared(found: Sequence[Tensor]) -> None:

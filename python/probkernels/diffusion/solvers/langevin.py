@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..._core import checks
 from ..._core.errors import message
-from .._net import check_state, refuse_running_statistics, setting_of, tensors_in, wide
+from .._net import check_state, flat, refuse_running_statistics, setting_of, tensors_in, wide
 from ..denoiser import Denoiser
 from ..grids import check_times
 from ..noise import StepNoise
@@ -152,4 +152,4 @@ def _alternate(
 
 
 def _norm(x: Tensor) -> Tensor:
-    return x.flatten(1).norm(dim=1).mean()
+    return flat(x).norm(dim=1).mean()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from ..._core import checks
 from ..._core.errors import message
+from .._callback import Callback, show
 from .._net import check_state, outside_inference, refuse_running_statistics, replaced, setting_of, wide
 from ..denoiser import Denoiser
 from ..grids import check_times
@@ -26,7 +26,7 @@ def learned_ancestral(
     generator: torch.Generator | None = None,
     noise: Tensor | None = None,
     grad: str | None = None,
-    callback: Callable[[int, Tensor], None] | None = None,
+    callback: Callback | None = None,
     **guide: Any,
 ) -> Tensor:
     """Ancestral sampling with learned variances, between the posterior's and the forward step's variance.
@@ -42,7 +42,7 @@ def learned_ancestral(
         generator: draws the seed of the noise. The noise of a step depends only on this seed and the step.
         noise: (N, B, *S), noise to use in place of draws.
         grad: None: no gradient. "autograd": through mean and variance of every step; torch keeps all graphs.
-        callback: called as ``callback(n, x)`` after step n.
+        callback: called as ``callback(n, x)`` after step n; x is a copy. Writing to x raises.
         guide: ``cond``, ``uncond`` and ``guidance``, see :meth:`Denoiser.forward`. The variance is that of ``cond``.
 
     Returns:
@@ -85,12 +85,7 @@ def learned_ancestral(
 
 
 def _run(
-    model: Denoiser,
-    x: Tensor,
-    times: Tensor,
-    source: StepNoise,
-    callback: Callable[[int, Tensor], None] | None,
-    guide: dict[str, Any],
+    model: Denoiser, x: Tensor, times: Tensor, source: StepNoise, callback: Callback | None, guide: dict[str, Any]
 ) -> Tensor:
     mean = table(model.process, times, "ancestral")
     ends_without = mean.d == 0  # no noise is drawn there; the slope of its logarithm would be infinite
@@ -104,5 +99,5 @@ def _run(
             log_std = spread(narrow[n], x) + (share + 1) * spread((wide[n] - narrow[n]) / 2, x)
             x = x + log_std.exp() * source(n)
         if callback is not None:
-            callback(n, x)
+            show("learned_ancestral", callback, n, x)
     return x

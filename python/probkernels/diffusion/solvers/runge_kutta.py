@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..._core import checks
+from ..._core.errors import message
 from .._device import on_cpu
 from ..process import Process, root
 from ..table import ends
@@ -70,6 +71,8 @@ def edm_stochastic(
     """EDM's stochastic sampler (Algorithm 2): adds a little noise, then takes a Heun step. rho is the paper's sigma."""
     for name, value in (("churn", churn), ("s_min", s_min), ("s_max", s_max), ("s_noise", s_noise)):
         checks.non_negative("edm_stochastic", name, value)
+    if s_min > s_max:
+        raise ValueError(message("edm_stochastic", "s_min", f"at most s_max ({s_max})", repr(s_min)))
     rho = process.rho(times)[:-1]
     gamma = min(churn / len(rho), math.sqrt(2) - 1)
     raised = rho * torch.where((rho >= s_min) & (rho <= s_max), 1 + gamma, 1.0)

@@ -1,0 +1,40 @@
+"""Checks of times and noise by value, where numbers can be looked at."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .._core import checks
+from .._core.errors import message
+from .._core.registry import HAVE_PRIVATE_NAMES, transforms_active
+
+ROUNDING = 2**-8  # of a time in bfloat16
+
+
+def numbers_known(*values: Tensor) -> bool:
+    """Whether numbers can be looked at: not in compilers, transforms of functions, captures of CUDA graphs, nor for
+    meta and fake tensors."""
+    if torch.compiler.is_compiling() or (HAVE_PRIVATE_NAMES and transforms_active()):
+        return False
+    return checks.readable(*values)
+
+
+def outside(t: Tensor, t_max: float) -> Tensor:
+    """Where times are outside 0 .. ``t_max``, or NaN. A schedule goes on smoothly there, so that a step number in place
+    of a time would pass unnoticed."""
+    return ~((t >= 0) & (t <= t_max * (1 + ROUNDING)))
+
+
+def refuse_outside(op: str, t: Tensor, t_max: float) -> None:
+    """Refuses times that are :func:`outside`."""
+    wrong = outside(t.detach(), t_max)
+    if bool(wrong.any()):
+        hint = "the time after step i of a chain of N steps is (i + 1) / N"
+        raise ValueError(message(op, "t", f"times within 0 .. {t_max}", checks.offender(t, wrong), hint))
+
+
+def same_shape(op: str, noise: Tensor, x0: Tensor) -> None:
+    """Refuses noise that would be broadcast: rows that share their noise are no independent draws."""
+    if noise.shape != x0.shape:
+        checks.shape(op, "noise", noise, x0.shape, "as the data")
