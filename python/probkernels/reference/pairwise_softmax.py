@@ -25,7 +25,8 @@ def one_hot(labels: Tensor, classes: int, like: Tensor) -> Tensor:
 def pairwise_softmax(x: Tensor, labels: Tensor, classes: int, sigma: float, tile: int = 0) -> tuple[Tensor, Tensor]:
     """x (N, D), labels (N) -> shares (N, K) and log_sums (N).
 
-    shares[i, k] is the share of class k in sum_{j != i} exp(score[i, j]), log_sums[i] (float64) the logarithm of that sum.
+    shares[i, k] is the share of class k in sum_{j != i} exp(score[i, j]); log_sums[i], in float64, is the logarithm of
+    that sum.
     """
     diagonal = torch.eye(len(x), dtype=torch.bool, device=x.device)
     score = scores(x, sigma).masked_fill(diagonal, -math.inf)
