@@ -1,5 +1,6 @@
 """Metrics of predicted probabilities: ranking, distance to the truth, calibration. As functions, and batch by batch."""
 
+from .bayes_error import BayesErrorAscent, kernel_bandwidth, kernel_bayes_error, mix
 from .calibration import ReliabilityBins, debiased_ece, ece, ks, mce, reliability, smooth_ece
 from .calibration_classes import ECE, KS, MCE, DebiasedECE, Reliability, SmoothECE
 from .plots import reliability_plot
@@ -14,6 +15,7 @@ __all__ = [
     "MCE",
     "NLL",
     "AveragePrecision",
+    "BayesErrorAscent",
     "Brier",
     "DebiasedECE",
     "KLp",
@@ -26,9 +28,12 @@ __all__ = [
     "brier",
     "debiased_ece",
     "ece",
+    "kernel_bandwidth",
+    "kernel_bayes_error",
     "kl_p",
     "ks",
     "mce",
+    "mix",
     "mse_p",
     "nll",
     "reliability",
