@@ -224,6 +224,11 @@ PK_OP(philox,              DType, Out,     Maybe, Int, Int, Int,  Int, Int,  boo
 PK_OP(linear_step,         DType, Tensors,         In,                       Maybe,           Maybe, Out,       Int, Int, Int, Int, Int,  Int, Int)
 //                         dtype  inputs (I)(B,n)  y (O,B,n)  seeds  sums (G,O,I+noisy) f64  scratch (G,chunks,O,I+noisy) f64  G    B    n    O    noisy  seed  row  step
 PK_OP(linear_step_dots,    DType, Tensors,         In,        Maybe, Out,                    Out,                              Int, Int, Int, Int, bool,  Int,  Int, Int)
+// A tile (R,C) of inner products of N points, sorted into K classes; row, col: the first points of the tile
+//                             dtype  products (R,C)  half (N)  bounds (K+1) i64  best (N)  sums (N,K)  R    C    row  col  K
+PK_CPU_OP(pairwise_softmax,    DType, Out,            In,       In,               Out,      Out,        Int, Int, Int, Int, Int)
+//                             dtype  products (R,C)  half (N)  bounds (K+1) i64  grads (N,K)  grads_t (K,N)  delta (N)  shift (N)  total (N)  R    C    row  col  K    N
+PK_CPU_OP(pairwise_softmax_bwd, DType, Out,           In,       In,               In,          In,            In,        In,        Out,       Int, Int, Int, Int, Int, Int)
 // clang-format on
 
 }  // namespace pk

@@ -10,6 +10,7 @@ from .latent_tree import latent_tree, latent_tree_flows
 from .leaf_gather import leaf_gather, leaf_histogram
 from .linear_step import linear_step
 from .magnitude_select import magnitude_histogram, magnitude_kth, magnitude_select
+from .pairwise_softmax import pairwise_softmax
 from .philox import philox_normal, philox_uniform
 from .power_norm import power_norm, power_norm_v
 from .program_code import program_decode, program_encode
@@ -34,6 +35,7 @@ __all__ = [
     "magnitude_histogram",
     "magnitude_kth",
     "magnitude_select",
+    "pairwise_softmax",
     "philox_normal",
     "philox_uniform",
     "power_norm",

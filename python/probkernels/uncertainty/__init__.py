@@ -1,5 +1,6 @@
-"""Predicted probabilities: metrics of them, as functions and batch by batch, and CaPE, which trains for them."""
+"""Predicted probabilities: metrics of them, training and calibration for them, and the Bayes error of data."""
 
+from .bayes_error import BayesErrorAscent, kernel_bandwidth, kernel_bayes_error, mix
 from .calibration import ReliabilityBins, debiased_ece, ece, ks, mce, reliability, smooth_ece
 from .calibration_classes import ECE, KS, MCE, DebiasedECE, Reliability, SmoothECE
 from .cape import CaPE, CaPEFit, bin_targets, cape_loss, kernel_targets
@@ -15,6 +16,7 @@ __all__ = [
     "MCE",
     "NLL",
     "AveragePrecision",
+    "BayesErrorAscent",
     "Brier",
     "CaPE",
     "CaPEFit",
@@ -31,10 +33,13 @@ __all__ = [
     "cape_loss",
     "debiased_ece",
     "ece",
+    "kernel_bandwidth",
+    "kernel_bayes_error",
     "kernel_targets",
     "kl_p",
     "ks",
     "mce",
+    "mix",
     "mse_p",
     "nll",
     "reliability",
