@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from probkernels.uncertainty import h_calibration_loss
+from probkernels.uncertainty import h_calibration, h_calibration_loss
 from probkernels.uncertainty.h_calibration import clusters_1d
 from sklearn.cluster import KMeans
 from torch import Tensor
@@ -99,6 +99,13 @@ def test_value_and_gradient_are_those_of_the_authors_form(clusters: int | None, 
             torch.testing.assert_close(one.grad, other.grad, **close)
 
 
+def test_blocks_of_sets_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    probs, labels = drawn(30, 4)
+    expected = h_calibration_loss(probs, labels, window=6, clusters=3)
+    monkeypatch.setattr(h_calibration, "BLOCK", 300)  # two sets of 120 events
+    assert torch.equal(h_calibration_loss(probs, labels, window=6, clusters=3), expected)
+
+
 def test_a_class_without_samples_leaves_all() -> None:
     probs, labels = drawn(30, 4)
     labels = labels % 3
@@ -179,14 +186,17 @@ def test_k_means_is_that_of_scikit_learn(seed: int) -> None:
     values = torch.rand(400, generator=generator, dtype=torch.float64).pow(4).sort().values
     centers = values[torch.randperm(400, generator=generator)[:7]].sort().values
     peer = KMeans(7, n_init=1, init=centers[:, None].numpy(), max_iter=300, tol=0).fit(values[:, None].numpy())
-    ends = clusters_1d(values, 7, 300, centers)
-    labels = torch.repeat_interleave(torch.arange(7), torch.nn.functional.pad(ends, (1, 0)).diff())
-    assert labels.tolist() == peer.labels_.tolist()
+    more, order = torch.cat([values, values - 0.01]).sort()  # a second subset, whose values lie between
+    kept = torch.stack([order < 400, order >= 400])
+    for sizes in clusters_1d(more, kept, 7, 300, torch.stack([centers, centers - 0.01])):
+        labels = torch.repeat_interleave(torch.arange(7), sizes)
+        assert labels.tolist() == peer.labels_.tolist()
 
 
 def test_k_means_of_few_distinct_values_has_empty_clusters() -> None:
-    ends = clusters_1d(torch.tensor([0.1, 0.1, 0.1, 0.9], dtype=torch.float64), 4)
-    assert ends[-1] == 4 and ends.diff().min() >= 0 and set(ends.tolist()) == {3, 4}
+    values = torch.tensor([0.1, 0.1, 0.1, 0.9], dtype=torch.float64)
+    (sizes,) = clusters_1d(values, torch.ones(1, 4, dtype=torch.bool), 4)
+    assert sizes.tolist() == [3, 0, 0, 1]
     loss = h_calibration_loss(torch.full((6, 2), 0.5), torch.tensor([0, 1, 0, 1, 0, 1]), window=2)
     assert loss.isfinite()
 

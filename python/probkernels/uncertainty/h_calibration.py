@@ -16,6 +16,7 @@ LEAVE_ONE_OUT = ("auto", True, False)
 EDGES = ("zero", "valid")
 MOST_CLASSES = 50  # up to which "auto" leaves each class out once: the cost is quadratic in the number of classes
 LLOYD_STEPS = 25
+BLOCK = 1 << 22  # events of all sets that k-means looks at together
 
 
 class Settings(NamedTuple):
@@ -41,101 +42,92 @@ def check_settings(op: str, given: Settings) -> None:
     checks.one_of(op, "edges", given.edges, EDGES)
 
 
-def _prefix(values: Tensor) -> Tensor:
-    """prefix[n]: the sum of the first n values."""
-    return pad(values.cumsum(0), (1, 0))
-
-
 def _window_sums(values: Tensor, half: int) -> Tensor:
     """The sum of each value, ``half`` values before it and ``half`` after it, as far as they exist."""
-    prefix, half = _prefix(values), min(half, len(values))
-    # sums[i] = prefix[min(i + half + 1, n)] - prefix[max(i - half, 0)]
-    ends = torch.cat([prefix[half + 1 :], prefix[-1:].expand(min(half, len(values)))])
-    starts = torch.cat([prefix.new_zeros(half), prefix[: len(values) - half]])
-    sums = ends - starts
-    # Rounding makes noise of a sum that is 0; its sign would be a gradient.
-    return sums.masked_fill_(sums.abs() <= torch.linalg.vector_norm(prefix, torch.inf) * 2.0**-50, 0)
+    size = len(values)
+    half = min(half, size)
+    prefix = values.new_zeros(size + 1)  # prefix[n]: the sum of the first n values
+    torch.cumsum(values, 0, out=prefix[1:])
+    sums = prefix[-1:].repeat(size)
+    sums[: size - half] = prefix[half + 1 :]
+    sums[half:] -= prefix[: size - half]
+    return sums
 
 
-def clusters_1d(ordered: Tensor, count: int, steps: int = LLOYD_STEPS, centers: Tensor | None = None) -> Tensor:
-    """Ends (count,) of the clusters of k-means on values in ascending order, by Lloyd's algorithm.
+def clusters_1d(
+    ordered: Tensor, kept: Tensor, count: int, steps: int = LLOYD_STEPS, centers: Tensor | None = None
+) -> Tensor:
+    """Sizes (S, count) of the clusters of k-means on S subsets of values (n,) in ascending order, by Lloyd's algorithm.
 
-    A cluster is a range of the values, so that a step takes ``count`` binary searches. It starts from quantiles, unless
-    ``centers`` (count,), in ascending order, are given. A cluster that gets no value keeps its center.
+    A cluster is a range of the values, so that a step takes ``count`` binary searches for each subset; ``kept`` (S, n)
+    tells what is in it. It starts from quantiles, unless ``centers`` (S, count), in ascending order, are given. A
+    cluster that gets no value keeps its center.
     """
-    size = len(ordered)
+    number = pad(kept.cumsum(1), (1, 0))  # of what is kept among the first n
+    sums = pad((kept * ordered).cumsum(1), (1, 0))
     if centers is None:
-        places = (torch.arange(count, device=ordered.device) * 2 + 1) * size // (2 * count)
-        centers = ordered[places]
-    prefix = _prefix(ordered)
-    ends = torch.full((count + 1,), size, device=ordered.device)
-    ends[0] = 0
+        places = (torch.arange(count, device=ordered.device) * 2 + 1) * number[:, -1:] // (2 * count)
+        centers = ordered[torch.searchsorted(number, places, right=True) - 1]
+    ends = number.new_zeros(len(kept), count + 1)
+    ends[:, -1] = len(ordered)
     for _ in range(steps):
-        middles = (centers[1:] + centers[:-1]) / 2
-        ends[1:-1] = torch.searchsorted(ordered, middles, right=True)  # a value in the middle belongs to the left
-        sums, sizes = prefix[ends], ends[1:] - ends[:-1]
-        centers = ((sums[1:] - sums[:-1]) / sizes).where(sizes > 0, centers)
-    return ends[1:]
+        middles = (centers[:, 1:] + centers[:, :-1]) / 2
+        ends[:, 1:-1] = torch.searchsorted(ordered, middles, right=True)  # a value in the middle belongs to the left
+        sizes = number.gather(1, ends).diff()
+        centers = (sums.gather(1, ends).diff() / sizes).where(sizes > 0, centers)
+    return number.gather(1, ends).diff()
 
 
-def _weights(ordered: Tensor, clusters: int | None) -> Tensor:
-    """The weight of each event: equal, or equal sums for all clusters."""
-    if clusters is None:
-        return torch.full_like(ordered, 1 / len(ordered))
-    sizes = pad(clusters_1d(ordered, clusters), (1, 0)).diff()
-    return (1 / (clusters * sizes.clamp(min=1).double())).repeat_interleave(sizes)
-
-
-def _of_events(ordered: Tensor, residual: Tensor, settings: Settings) -> tuple[Tensor, Tensor]:
-    """The loss of events in ascending order of their probabilities, and its gradient; float64."""
-    half = settings.window // 2
+def _of_events(residual: Tensor, sizes: Tensor | None, settings: Settings) -> tuple[Tensor, Tensor]:
+    """The loss of events in ascending order of their probabilities, and its gradient; float64. ``sizes`` are those of
+    the clusters, whose weights are equal."""
+    half, divisor = settings.window // 2, residual.new_tensor(settings.window + 1)
     if settings.edges == "valid":
         divisor = _window_sums(torch.ones_like(residual), half)
+    # Rounding makes noise of a sum that is 0. Its sign would be a gradient.
+    noise = torch.linalg.vector_norm(residual, 1).item() * 2.0**-52 / (settings.window + 1)
+    excess = torch.nn.functional.softshrink(_window_sums(residual, half) / divisor, max(settings.eps, noise))
+    if sizes is None:
+        weight = residual.new_full((len(residual),), 1 / len(residual))
     else:
-        divisor = residual.new_tensor(settings.window + 1)
-    mean = _window_sums(residual, half) / divisor
-    weight = _weights(ordered, settings.clusters)
-    excess = mean.abs() - settings.eps
-    loss = weight.dot(excess.clamp(min=0))
-    slope = weight * mean.sign() * (excess > 0) / divisor
-    return loss, _window_sums(slope, half)
+        weight = (1 / (len(sizes) * sizes.clamp(min=1).double())).repeat_interleave(sizes)
+    loss = weight.dot(excess.abs())
+    return loss, _window_sums(weight.mul_(excess.sign_()).div_(divisor), half)
 
 
-def value_and_gradient(probs: Tensor, labels: Tensor, settings: Settings) -> tuple[Tensor, Tensor]:
-    """The loss of probabilities (N, C) and its gradient (N, C), both float64. Nothing is checked."""
-    rows, classes = probs.shape
-    ordered, order = probs.detach().flatten().sort(stable=True)  # equal ones in the order of samples, on every machine
-    ordered, label = ordered.double(), labels[order.div(classes, rounding_mode="floor")]
-    residual = ordered - (order % classes == label).double()
+def _left_out(label: Tensor, classes: int, settings: Settings) -> dict[int, float]:
+    """The classes to leave out, and how often each set of events counts; -1 leaves out none."""
     each = settings.leave_one_out
     if each == "auto":
         each = classes <= MOST_CLASSES
     if not each:
-        loss, slopes = _of_events(ordered, residual, settings)
-    else:
-        loss, slopes = _leaving_out(ordered, residual, label, classes, settings)
+        return {-1: 1.0}
+    present = label.bincount(minlength=classes).tolist()
+    # A class without samples leaves all of them; without the only class nothing is left, which counts 0.
+    sets = {c: 1 / classes for c, count in enumerate(present) if 0 < count < len(label)}
+    return {**sets, -1: present.count(0) / classes} if 0 in present else sets
+
+
+def value_and_gradient(probs: Tensor, labels: Tensor, settings: Settings) -> tuple[Tensor, Tensor]:
+    """The loss of probabilities (N, C) and its gradient (N, C), both float64. Nothing is checked."""
+    classes = probs.shape[1]
+    ordered, order = probs.detach().flatten().sort(stable=True)  # equal ones in the order of samples, on every machine
+    ordered, label = ordered.double(), labels[order.div(classes, rounding_mode="floor")]
+    residual = ordered - (order % classes == label).double()
+    loss, slopes = ordered.new_zeros(()), torch.zeros_like(ordered)
+    sets = list(_left_out(label, classes, settings).items())
+    step = max(BLOCK // len(ordered), 1)
+    for some in (sets[start : start + step] for start in range(0, len(sets), step)):
+        kept = label != torch.tensor([c for c, _ in some], device=label.device)[:, None]  # sorted, as all of them are
+        sizes = None if settings.clusters is None else clusters_1d(ordered, kept, settings.clusters)
+        for n, (_, share) in enumerate(some):
+            chosen = kept[n].nonzero()[:, 0]
+            value, slope = _of_events(residual[chosen], None if sizes is None else sizes[n], settings)
+            loss = loss + share * value
+            slopes.index_add_(0, chosen, slope, alpha=share)
     gradient = torch.empty_like(slopes)
     gradient[order] = slopes
-    return loss, gradient.view(rows, classes)
-
-
-def _leaving_out(
-    ordered: Tensor, residual: Tensor, label: Tensor, classes: int, settings: Settings
-) -> tuple[Tensor, Tensor]:
-    """The mean over classes of the loss without the samples of this class. What is left of sorted events is sorted."""
-    loss, slopes = ordered.new_zeros(()), torch.zeros_like(ordered)
-    present = label.bincount(minlength=classes).tolist()
-    absent = present.count(0)
-    if absent:  # each leaves all samples
-        value, slope = _of_events(ordered, residual, settings)
-        loss, slopes = absent * value, absent * slope
-    for c, count in enumerate(present):
-        if 0 < count < len(ordered):  # without the only class nothing is left, which counts 0
-            kept = (label != c).nonzero()[:, 0]
-            value, slope = _of_events(ordered[kept], residual[kept], settings)
-            loss = loss + value
-            slopes.index_add_(0, kept, slope)
-    return loss / classes, slopes / classes
+    return loss, gradient.view(probs.shape)
 
 
 def h_calibration_loss(
