@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from probkernels.reproduce.adjoint_dpm import records as adjoint
 from probkernels.reproduce.circuits import records as circuits
+from probkernels.reproduce.h_calibration import records as calibration
 from probkernels.reproduce.pc_compression import records as compression
 from probkernels.reproduce.powernorm import records as powernorm
 from probkernels.reproduce.powernorm.experiment import NORMS
@@ -109,6 +110,25 @@ def of_pc_compression(worse: bool) -> list[Any]:
         found.append(compression.Classic(data, "xz -9e", int(size * 1.3), 8 * size * 1.3 / images / pixels))
     x = torch.arange(64).expand(10, 64) % 17
     return [*found, compression.Costs("digits", 17, x, x.double() / 10)]
+
+
+def of_h_calibration(worse: bool) -> list[Any]:
+    """Calibration errors and likelihoods as expected, or maps that change classes and leave the errors as they are."""
+    found = []
+    for (data, way), (ece, nll) in calibration.EXPECTED.items():
+        for seed in calibration.SEEDS if data == calibration.DRAWN else (0,):
+            ours = way in calibration.MAPS
+            error = calibration.EXPECTED[data, calibration.BEFORE][0] if ours and worse else ece
+            likelihood = (1.0 if nll is None else nll) + worse * ours
+            factor, loss = 0.5 + 0.1 * (worse and ours), 0.07 if way == calibration.BEFORE or worse else 0.013
+            bins = [(0.3, 0.25, 10.0), (0.9, 0.8, 30.0)]
+            rest = (error, error, error, error / 10, likelihood, int(worse and ours), loss, factor, bins)
+            found.append(calibration.Calibrated(data, way, seed, *rest))
+    likelihood = calibration.LIKELIHOOD
+    return [
+        *found,
+        calibration.Calibrated(calibration.DRAWN, likelihood, 0, 0.02, 0.02, 0.02, 0.01, 1.0, 0, 0.014, 0.5),
+    ]
 
 
 MADE_UP = {name.removeprefix("of_"): function for name, function in list(globals().items()) if name.startswith("of_")}
