@@ -48,7 +48,8 @@ def network_jobs(folder: Path, epochs: int = EPOCHS) -> list[tuple[Any, ...]]:
 
 def work(task: str, *arguments: Any) -> list[Calibrated]:
     """Runs one job. The last argument advances the progress bar."""
-    return {"drawn": _drawn, "network": _network}[task](*arguments)
+    tasks: dict[str, Callable[..., list[Calibrated]]] = {"drawn": _drawn, "network": _network}
+    return tasks[task](*arguments)
 
 
 def drawn(seed: int, samples: int = 5000, classes: int = 10) -> tuple[Tensor, Tensor]:
