@@ -64,7 +64,11 @@ class HCalibrator(nn.Module):
             function), "umnn" (the integral of a positive network), or "all": fits the twelve maps of the paper, and
             keeps the one that ``select`` prefers.
         size: number of temperatures (16), segments (100) or hidden units (10). None: the number in brackets.
-        window, eps, clusters, leave_one_out, edges: options of :func:`h_calibration_loss`.
+        window: number of neighbors of an event: see :func:`h_calibration_loss`.
+        eps: errors up to this one are free.
+        clusters: number of groups of similar probability; None: all events weigh equally.
+        leave_one_out: whether to take the mean of C losses, each without the samples of one class.
+        edges: "zero" or "valid".
         select: what the best epoch and the best map have the least of, on the samples of the fit: "dece"
             (:func:`debiased_ece` of the predicted class), "cwece" (:func:`ece` of all classes) or "nll". Equal ones are
             compared by their negative log-likelihood.
