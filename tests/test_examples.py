@@ -116,3 +116,12 @@ def an_embedding_is_found_from_its_pictures(printed: str) -> None:
 def a_reward_tunes_the_network(printed: str) -> None:
     shares = [float(figure) for figure in re.findall(r"(\d+\.\d)% .*look", printed)]
     assert shares[0] < 15 and min(shares[1:]) > 70 and shares[3] > shares[1] - 2
+
+
+@check_of("calibration_digits")
+def calibration_makes_a_network_honest(printed: str) -> None:
+    rows = re.findall(r"(\S+) % right, (\S+) % sure, ECE (\S+), KS (\S+), NLL (\S+)", printed)
+    before, temperature, ours = [tuple(map(float, row)) for row in rows]
+    assert before[0] == temperature[0] == ours[0]
+    assert before[1] > before[0] + 20 and abs(ours[1] - ours[0]) < 8
+    assert ours[2] < temperature[2] < before[2] / 2 and ours[4] < temperature[4] < before[4]

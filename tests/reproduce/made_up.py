@@ -8,6 +8,7 @@ import torch
 from probkernels.reproduce.adjoint_dpm import records as adjoint
 from probkernels.reproduce.cape import records as cape
 from probkernels.reproduce.circuits import records as circuits
+from probkernels.reproduce.h_calibration import records as calibration
 from probkernels.reproduce.pc_compression import records as compression
 from probkernels.reproduce.powernorm import records as powernorm
 from probkernels.reproduce.powernorm.experiment import NORMS
@@ -120,6 +121,25 @@ def of_cape(worse: bool) -> list[Any]:
         for scenario, ways in cape.EXPECTED.items()
         for way, value in ways.items()
         for seed in cape.SEEDS
+    ]
+
+
+def of_h_calibration(worse: bool) -> list[Any]:
+    """Calibration errors and likelihoods as expected, or maps that change classes and leave the errors as they are."""
+    found = []
+    for (data, way), (ece, nll) in calibration.EXPECTED.items():
+        for seed in calibration.SEEDS if data == calibration.DRAWN else (0,):
+            ours = way in calibration.MAPS
+            error = calibration.EXPECTED[data, calibration.BEFORE][0] if ours and worse else ece
+            likelihood = (1.0 if nll is None else nll) + worse * ours
+            factor, loss = 0.5 + 0.1 * (worse and ours), 0.07 if way == calibration.BEFORE or worse else 0.013
+            bins = [(0.3, 0.25, 10.0), (0.9, 0.8, 30.0)]
+            rest = (error, error, error, error / 10, likelihood, int(worse and ours), loss, factor, bins)
+            found.append(calibration.Calibrated(data, way, seed, *rest))
+    likelihood = calibration.LIKELIHOOD
+    return [
+        *found,
+        calibration.Calibrated(calibration.DRAWN, likelihood, 0, 0.02, 0.02, 0.02, 0.01, 1.0, 0, 0.014, 0.5),
     ]
 
 

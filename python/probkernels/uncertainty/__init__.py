@@ -3,9 +3,12 @@
 from .bayes_error import BayesErrorAscent, kernel_bandwidth, kernel_bayes_error, mix
 from .calibration import ReliabilityBins, debiased_ece, ece, ks, mce, reliability, smooth_ece
 from .calibration_classes import ECE, KS, MCE, DebiasedECE, Reliability, SmoothECE
+from .calibrators import HCalibrator
 from .cape import CaPE, CaPEFit, bin_targets, cape_loss, kernel_targets
+from .h_calibration import h_calibration_loss
 from .plots import reliability_plot
 from .ranking import auroc, average_precision
+from .scaling import PlattScaling, TemperatureScaling, VectorScaling
 from .score_classes import AUROC, NLL, AveragePrecision, Brier, KLp, MSEp
 from .scores import brier, kl_p, mse_p, nll
 
@@ -21,11 +24,15 @@ __all__ = [
     "CaPE",
     "CaPEFit",
     "DebiasedECE",
+    "HCalibrator",
     "KLp",
     "MSEp",
+    "PlattScaling",
     "Reliability",
     "ReliabilityBins",
     "SmoothECE",
+    "TemperatureScaling",
+    "VectorScaling",
     "auroc",
     "average_precision",
     "bin_targets",
@@ -33,6 +40,7 @@ __all__ = [
     "cape_loss",
     "debiased_ece",
     "ece",
+    "h_calibration_loss",
     "kernel_bandwidth",
     "kernel_bayes_error",
     "kernel_targets",
