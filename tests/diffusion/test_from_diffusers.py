@@ -13,6 +13,7 @@ from torch import Tensor, nn
 DPM = {"_class_name": "DPMSolverMultistepScheduler"}
 EULER = {"_class_name": "EulerDiscreteScheduler"}
 UNIPC = {"_class_name": "UniPCMultistepScheduler"}
+DDPM = {"_class_name": "DDPMScheduler"}
 FLOW = {"_class_name": "FlowMatchEulerDiscreteScheduler"}
 SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
@@ -38,15 +39,15 @@ def test_a_file_of_settings() -> None:
 @pytest.mark.parametrize(
     ("config", "arguments"),
     [
-        ({}, {"pred": "eps", "clip": 1.0}),
-        ({"clip_sample": False}, {"pred": "eps"}),
-        ({"clip_sample_range": 2.0, "prediction_type": "sample"}, {"pred": "x0", "clip": 2.0}),
-        ({"thresholding": True}, {"pred": "eps", "clip": 1.0}),
+        (DDPM, {"pred": "eps", "clip": 1.0}),
+        ({**DDPM, "clip_sample": False}, {"pred": "eps"}),
+        ({**DDPM, "clip_sample_range": 2.0, "prediction_type": "sample"}, {"pred": "x0", "clip": 2.0}),
+        ({**DDPM, "thresholding": True}, {"pred": "eps", "clip": 1.0}),
         (
-            {"thresholding": True, "sample_max_value": 1.5, "dynamic_thresholding_ratio": 0.95},
+            {**DDPM, "thresholding": True, "sample_max_value": 1.5, "dynamic_thresholding_ratio": 0.95},
             {"pred": "eps", "clip": 1.0, "dynamic": (0.95, 1.5)},
         ),
-        ({"clip_sample": False, "variance_type": "learned_range"}, {"pred": "eps", "variance": True}),
+        ({**DDPM, "clip_sample": False, "variance_type": "learned_range"}, {"pred": "eps", "variance": True}),
         ({"_class_name": "UniPCMultistepScheduler"}, {"pred": "eps"}),
     ],
 )
@@ -58,7 +59,7 @@ def test_arguments_of_the_denoiser(config: dict[str, Any], arguments: dict[str, 
 
 def test_trained_betas() -> None:
     betas = [0.1, 0.2, 0.3]
-    assert from_diffusers({"trained_betas": betas}).process.betas.tolist() == betas
+    assert from_diffusers({**DDPM, "trained_betas": betas}).process.betas.tolist() == betas
 
 
 @pytest.mark.parametrize(
@@ -66,17 +67,17 @@ def test_trained_betas() -> None:
     [
         (lambda: from_diffusers(3), TypeError, "'scheduler': expected a diffusers scheduler"),
         (lambda: from_diffusers({"_class_name": "PNDMScheduler"}), ValueError, "'_class_name': expected one of"),
-        (lambda: from_diffusers({"beta_schedule": "laplace"}), ValueError, "'beta_schedule'"),
-        (lambda: from_diffusers({"prediction_type": "flow_prediction"}), ValueError, "'prediction_type'"),
-        (lambda: from_diffusers({"variance_type": "learned"}), ValueError, "'variance_type'"),
+        (lambda: from_diffusers({**DDPM, "beta_schedule": "laplace"}), ValueError, "'beta_schedule'"),
+        (lambda: from_diffusers({**DDPM, "prediction_type": "flow_prediction"}), ValueError, "'prediction_type'"),
+        (lambda: from_diffusers({**DDPM, "variance_type": "learned"}), ValueError, "'variance_type'"),
         (lambda: from_diffusers({"_class_name": "EDMEulerScheduler", "rho": 5.0}), ValueError, "'rho'"),
-        (lambda: from_diffusers({"timestep_spacing": "even"}).times(5), ValueError, "'timestep_spacing'"),
+        (lambda: from_diffusers({**DDPM, "timestep_spacing": "even"}).times(5), ValueError, "'timestep_spacing'"),
         (
             lambda: from_diffusers({**UNIPC, "use_karras_sigmas": True}).times(5),
             ValueError,
             "without 'use_karras_sigmas'",
         ),
-        (lambda: from_diffusers({}).times(0), ValueError, "'steps'"),
+        (lambda: from_diffusers(DDPM).times(0), ValueError, "'steps'"),
     ],
 )
 def test_what_is_not_read(call: Any, error: type[Exception], text: str) -> None:
@@ -87,8 +88,8 @@ def test_what_is_not_read(call: Any, error: type[Exception], text: str) -> None:
 @pytest.mark.parametrize(
     "config",
     [
-        {"no_such_setting": 3},
-        {"no_such_flag": True},
+        {**DDPM, "no_such_setting": 3},
+        {**DDPM, "no_such_flag": True},
         {**EULER, "sigma_max": 700.0},
         {**EULER, "sigma_min": 0.002},
         {**UNIPC, "sigma_max": 50.0},
@@ -161,6 +162,41 @@ def test_thresholding_of_edm() -> None:
     config = {"_class_name": "EDMDPMSolverMultistepScheduler", "thresholding": True, "sample_max_value": 2.0}
     found = from_diffusers(config).denoiser
     assert found == {"pred": "edm", "sigma_data": 0.5, "clip": 1.0, "dynamic": (0.995, 2.0)}
+
+
+@pytest.mark.parametrize("config", [{}, {"num_train_timesteps": 1000, "shift": 1.0}, {"solver_order": 2}])
+def test_a_config_that_names_no_class_is_refused(config: dict[str, Any]) -> None:
+    """As of a scheduler just built: it was read as DDPM's, a flow's as a chain with clipped data."""
+    with pytest.raises(ValueError, match=r"'_class_name': .* without it\. Hint: pass the scheduler itself"):
+        from_diffusers(config)
+
+
+class FlowMatchEulerDiscreteScheduler:
+    """What is read of theirs: set_shift changes the shift and leaves the config."""
+
+    def __init__(self, shift: float) -> None:
+        self.config, self.shift = {"shift": shift}, shift
+
+
+class EulerDiscreteScheduler:
+    """What is read of theirs: its config and its table, in float32."""
+
+    def __init__(self) -> None:
+        self.config = {"num_train_timesteps": 10, **SD}
+        self.alphas_cumprod = VPDiscrete.scaled_linear(10).alpha(torch.arange(1, 11) / 10).square().float()
+
+
+def test_a_scheduler_that_was_changed_after_it_was_built_is_refused() -> None:
+    flow = FlowMatchEulerDiscreteScheduler(3.0)
+    assert from_diffusers(flow).times(4)[0] == 1
+    flow.shift = 2.0
+    with pytest.raises(ValueError, match="'shift': expected what the scheduler's config gives"):
+        from_diffusers(flow)
+    chain = EulerDiscreteScheduler()
+    assert len(from_diffusers(chain).process) == 10
+    chain.alphas_cumprod = chain.alphas_cumprod**2
+    with pytest.raises(ValueError, match="'alphas_cumprod'"):
+        from_diffusers(chain)
 
 
 # --- with diffusers ---

@@ -132,7 +132,8 @@ def from_diffusers(scheduler: Any) -> SchedulerSettings:
     """Reads a scheduler of the diffusers library, which need not be installed.
 
     Args:
-        scheduler: the scheduler, or its config: a mapping, as in ``scheduler_config.json``.
+        scheduler: the scheduler, or its config: a mapping with ``_class_name``, as in ``scheduler_config.json``. The
+            ``config`` of a scheduler that was not loaded from a file lacks this name: pass the scheduler.
 
     Returns:
         The process (schedule or betas, zero terminal SNR), the arguments for :class:`Denoiser` (prediction type,
@@ -140,9 +141,10 @@ def from_diffusers(scheduler: Any) -> SchedulerSettings:
 
     Raises:
         TypeError: ``scheduler`` is neither a scheduler nor a mapping.
-        ValueError: the scheduler, schedule or prediction type is not supported, or an unsupported setting has an
-            effect. diffusers ignores settings that a class lacks: common ones are dropped here too; any other one
-            raises unless it has its default.
+        ValueError: the scheduler, schedule or prediction type is not supported; an unsupported setting has an effect;
+            a config does not name its class; or a scheduler's table or shift was changed and differs from its config.
+            diffusers ignores settings that a class lacks: common ones are dropped here too; any other one raises
+            unless it has its default.
 
     Reference:
         von Platen et al., Diffusers: State-of-the-art diffusion models, 2022, https://github.com/huggingface/diffusers.
@@ -159,10 +161,11 @@ def from_diffusers(scheduler: Any) -> SchedulerSettings:
     if not isinstance(config, Mapping):
         expected = "a diffusers scheduler, or its config as a mapping"
         raise TypeError(message("from_diffusers", "scheduler", expected, checks.describe(scheduler)))
-    name = type(scheduler).__name__ if config is not scheduler else config.get("_class_name", "DDPMScheduler")
+    name = _class_name(config) if config is scheduler else type(scheduler).__name__
     checks.one_of("from_diffusers", "_class_name", name, (*CHAINS, *EDMS, *FLOWS))
     config = own_settings(name, config)
     if name in FLOWS:
+        _refuse_changed("shift", getattr(scheduler, "shift", None), torch.tensor(config.get("shift", 1.0)))
         n = config.get("num_train_timesteps", 1000)
         return SchedulerSettings(FlowMatching(), {"pred": "flow", "time": partial(mul, n)}, name, config)
     if name in EDMS:
@@ -171,6 +174,8 @@ def from_diffusers(scheduler: Any) -> SchedulerSettings:
     checks.one_of("from_diffusers", "prediction_type", kind, tuple(PREDICTIONS))
     denoiser = {"pred": PREDICTIONS[kind], **_clipping(name, config)}
     chain = _chain(config)
+    steps = torch.arange(1, len(chain) + 1, dtype=torch.float64) / len(chain)
+    _refuse_changed("alphas_cumprod", getattr(scheduler, "alphas_cumprod", None), chain.alpha(steps).square())
     timing = config.get("timestep_type", "discrete")
     checks.one_of("from_diffusers", "timestep_type", timing, ("discrete", "continuous"))
     if timing == "continuous" and kind == "v_prediction":  # with others diffusers does not use it
@@ -180,6 +185,26 @@ def from_diffusers(scheduler: Any) -> SchedulerSettings:
     elif config.get("variance_type") == "learned":
         raise ValueError(message("from_diffusers", "variance_type", "'learned_range', or none learned", "'learned'"))
     return SchedulerSettings(chain, denoiser, name, config)
+
+
+def _class_name(config: Config) -> Any:
+    """The class that a config names: without it, defaults, steps and even the process would be guessed."""
+    if "_class_name" not in config:
+        hint = "pass the scheduler itself: its config names no class unless it was loaded from a file"
+        raise ValueError(
+            message("from_diffusers", "_class_name", "the name of a scheduler's class", "a config without it", hint)
+        )
+    return config["_class_name"]
+
+
+def _refuse_changed(what: str, theirs: Any, ours: Tensor) -> None:
+    """Refuses a scheduler of which ``theirs`` was set after it was built, which its config does not tell."""
+    if theirs is None:
+        return
+    theirs = torch.as_tensor(theirs, dtype=torch.float64, device="cpu")
+    if theirs.shape != ours.shape or not torch.allclose(theirs, ours.double(), rtol=1e-3, atol=1e-5):
+        hint = "build a scheduler whose config has what you set, for instance with trained_betas= or shift="
+        raise ValueError(message("from_diffusers", what, "what the scheduler's config gives", "other values", hint))
 
 
 def _quarter_log_rho(process: Process, t: Tensor) -> Tensor:
