@@ -61,6 +61,23 @@ def test_simple_losses_are_plain_squares() -> None:
     assert torch.allclose(score, (mixture(process).score(x, t) + noise / s).square().mean(1), rtol=1e-9)
 
 
+def test_levels_are_computed_once() -> None:
+    """They may take longer than a small net."""
+
+    class Counting(VP):
+        calls = 0
+
+        def log_alpha(self, t: Any) -> Tensor:
+            Counting.calls += 1
+            return super().log_alpha(t)
+
+    process, (x0, noise, t) = Counting(), data()
+    process.log_alpha(t), process.sigma(t)
+    one_pair, Counting.calls = Counting.calls, 0
+    dsm_loss(Denoiser(Known(mixture(VP()), "v"), process, pred="v"), x0, t=t, noise=noise)
+    assert Counting.calls == one_pair
+
+
 def test_optimum_for_normal_data() -> None:
     """eps = sigma x is best for N(0, I), with loss alpha^2; v = 0 with loss 1; in x0 it is sigma^2."""
 

@@ -27,6 +27,19 @@ def run_here(function: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], adva
     return [function(*job, advance) for job in jobs]
 
 
+class WorkersHere:
+    """Workers without processes."""
+
+    def __init__(self, most: int) -> None:
+        self.run = run_here
+
+    def __enter__(self) -> WorkersHere:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
 def still(amount: float) -> None:
     """Moves no bar."""
 

@@ -15,7 +15,7 @@ from probkernels.reproduce.adjoint_dpm.claims import claims, growth, success
 from probkernels.reproduce.adjoint_dpm.records import CONTINUOUS, EXACT, ONE_STEP
 
 from tests.reproduce.made_up import of_adjoint_dpm
-from tests.reproduce.support import Sum, run_here
+from tests.reproduce.support import Sum, WorkersHere
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,7 @@ def test_miniature_run_is_complete(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("sklearn")
     real = trained.train
     monkeypatch.setattr(trained, "train", lambda steps, batch, advance: real(20, 16, lambda n: advance(steps / 20 * n)))
-    monkeypatch.setattr(experiment, "run_jobs", run_here)
+    monkeypatch.setattr(experiment, "Workers", WorkersHere)
     monkeypatch.setattr(experiment, "ATTACKS", 2)
     monkeypatch.setattr(experiment, "TUNINGS", 2)
     here = Sum()

@@ -149,13 +149,11 @@ def test_shira_trains_as_many_numbers_as_lora() -> None:
 # --- the run ---
 
 
-def test_miniature_run_is_deterministic_and_complete(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_miniature_run_is_deterministic_and_complete() -> None:
     """In this process, as test_workers.py sees to the others."""
-
-    monkeypatch.setattr(experiment, "run_jobs", run_here)
     progress = Sum()
-    (base,) = experiment.pretrain_all((0,), progress, (0.2,), steps=20)
-    (run,) = experiment.tune_all(("smallest (SaRA)",), [base], progress, share=0.01)
+    (base,) = experiment.pretrain_all(run_here, (0,), progress, (0.2,), steps=20)
+    (run,) = experiment.tune_all(run_here, ("smallest (SaRA)",), [base], progress, share=0.01)
     assert progress.done == progress.total == 20 + 10
     assert set(base.zeroed) == {(choice, 0.2) for choice in CHOICES}
     assert run.trained == 8672 and 0 <= run.below <= 1 and len(run.points) == 16

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from probkernels.reproduce.harness.workers import run_jobs
+from probkernels.reproduce.harness.workers import Workers, run_jobs
 
 Advance = Callable[[float], None]
 
@@ -35,6 +35,10 @@ def sleep(seconds: float, advance: Advance) -> None:
     time.sleep(seconds)
 
 
+def process_of(seed: int, advance: Advance) -> int:
+    return os.getpid()
+
+
 def alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
@@ -52,6 +56,14 @@ def test_workers_give_results_in_order_and_ignore_ctrl_c() -> None:
         assert threads == 1
         assert signal.SIGINT in blocked
         assert torch.equal(values, torch.randn(3, generator=torch.Generator().manual_seed(seed)))
+
+
+def test_workers_are_used_again() -> None:
+    with Workers(2) as workers:
+        before = workers.run(process_of, [(0,), (1,)], print)
+        after = workers.run(process_of, [(0,), (1,), (2,)], print)
+    assert set(after) <= set(before)
+    assert not any(alive(pid) for pid in before)
 
 
 def test_nothing_to_do() -> None:

@@ -135,13 +135,13 @@ class Denoiser(nn.Module):
         """
         self._check(x, t)
         self.refuse_ends("", x, double(t))
-        output = self.output_at(self.point("x0", times_of(t, x)), x, cond, uncond=uncond, guidance=guidance)
+        output = self.output_at(self._inputs(times_of(t, x)), x, cond, uncond=uncond, guidance=guidance)
         return output if guidance is None else output.to(x.dtype)
 
     def output(self, x: Tensor, t: Tensor, cond: Any = None) -> Tensor:
         """:meth:`forward` at times t (B,) on x's device, for callers that have called :meth:`refuse_ends`."""
         self._check(x, t)
-        return self.output_at(self.point("x0", t), x, cond)
+        return self.output_at(self._inputs(t), x, cond)
 
     def eps(self, x: Tensor, t: Time, cond: Any = None, **guide: Any) -> Tensor:
         """The predicted noise (B, *S). Takes the arguments of :meth:`forward`."""
@@ -203,16 +203,21 @@ class Denoiser(nn.Module):
     def point(self, kind: str, t: Tensor) -> Point:
         """The coefficients for predicting ``kind`` at times of any shape, in float64."""
         a, s = self.process.alpha(t), self.process.sigma(t)
-        scale = 1 / edm_norm(a, s, self.sigma_data) if self.pred == "edm" else None
+        on_x, on_output = conversion(kind if self.clip is None else "x0", self.pred, a, s, self.sigma_data)
+        back = conversion(kind, "x0", a, s, self.sigma_data)
+        return self._inputs(t)._replace(on_x=on_x, on_output=on_output, back_x=back[0], back_data=-back[1])
+
+    def _inputs(self, t: Tensor) -> Point:
+        """:meth:`point` for callers that want the net's own output."""
+        edm = self.pred == "edm"
+        scale = 1 / edm_norm(self.process.alpha(t), self.process.sigma(t), self.sigma_data) if edm else None
         if self.time is not None:
             given = self.time(t)
-        elif self.pred == "edm":
+        elif edm:
             given = self.process.rho(t).log() / 4
         else:
             given = self.process.index(t) if isinstance(self.process, VPDiscrete) else t
-        on_x, on_output = self.coefficients(kind if self.clip is None else "x0", t)
-        back = conversion(kind, "x0", a, s, self.sigma_data)
-        return Point(given, scale, on_x, on_output, back[0], -back[1])
+        return Point(given, scale, 0.0, 1.0, 0.0, 1.0)
 
     def points(self, kind: str, t: Tensor) -> list[Point]:
         """:meth:`point` at each time of t (n,), as numbers, so that a loop over steps computes nothing.

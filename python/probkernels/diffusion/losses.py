@@ -12,6 +12,7 @@ from .._core.errors import message
 from ._device import on_cpu
 from ._net import check_state, flat
 from ._predictions import parts
+from ._ranges import same_shape
 from .chain import VPDiscrete
 from .denoiser import Denoiser
 from .process import Process, double, spread
@@ -212,11 +213,13 @@ def dsm_loss(
         wide = torch.promote_types(x0.dtype, torch.float32)
         noise = torch.randn(x0.shape, generator=generator, dtype=wide, device="cpu" if generator else x0.device)
     noise = noise.to(x0)
-    output = model.output(model.process.mixed("dsm_loss", x0, t, noise), t, cond)
+    same_shape("dsm_loss", noise, x0)
+    a, s = model.process.alpha(t), model.process.sigma(t)  # once: small nets take no longer than these
+    output = model.output(spread(a, x0) * x0 + spread(s, x0) * noise, t, cond)
     weight, own = weight or model.pred, model.pred
     if own == "score" and weight != own:  # which divides by sigma
-        output, own = spread(-model.process.sigma(t), output) * output, "eps"
-    error = _own_error(model, own, output, x0, noise, t)
+        output, own = spread(-s, output) * output, "eps"
+    error = output - _target(own, x0, noise, a, s, model.sigma_data)
     wide_error = flat(error.to(torch.promote_types(error.dtype, torch.float32))).square().mean(1)  # (B,)
     if weight != own:
         wide_error = wide_error * _ratio(model, t, weight, own).to(wide_error)
@@ -235,11 +238,15 @@ def _ratio(model: Denoiser, t: Tensor, weight: str, pred: str) -> Tensor:
     return _with_noise(theirs / own, model.process.sigma(t), power - own_power)
 
 
-def _own_error(model: Denoiser, pred: str, output: Tensor, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-    a, s = spread(model.process.alpha(t), x0), spread(model.process.sigma(t), x0)
-    if pred == "edm":
-        of_data, of_noise = parts("edm", model.process.alpha(t), model.process.sigma(t), model.sigma_data)
-        return output - (spread(of_data, x0) * x0 + spread(of_noise, x0) * noise)
+def _target(pred: str, x0: Tensor, noise: Tensor, a: Tensor, s: Tensor, sigma_data: float) -> Tensor:
+    """What the output of a perfect net would be, if each x_t came from one x0 only."""
+    if pred == "eps":
+        return noise
+    if pred == "x0":
+        return x0
+    if pred == "flow":
+        return noise - x0
     if pred == "score":
-        return output + noise / s
-    return output - {"eps": noise, "x0": x0, "v": a * noise - s * x0, "flow": noise - x0}[pred]
+        return -noise / spread(s, x0)
+    of_data, of_noise = parts(pred, a, s, sigma_data)
+    return spread(of_data, x0) * x0 + spread(of_noise, x0) * noise

@@ -14,7 +14,7 @@ from ...diffusion import Denoiser, decode, invert, sample
 from ...training import minimize
 from ..harness import datasets
 from ..harness.method import Progress
-from ..harness.workers import run_jobs
+from ..harness.workers import Workers
 from . import model as trained
 from . import peers
 from .model import State
@@ -48,10 +48,12 @@ def measure(quick: bool, data: Path | None, progress: Progress) -> list[Record]:
     """Trains the model, then runs all jobs in parallel."""
     datasets.require_sklearn()
     steps, batch = (2000, 128) if quick else (8000, 256)
-    (found,) = run_jobs(trained.train, [(steps, batch)], progress.bar("training", steps))
-    *states, accuracy = found
-    planned = [(*job, tuple(states)) for job in jobs(quick)]
-    parts = run_jobs(work, planned, progress.bar("gradients", len(planned)))
+    planned = jobs(quick)
+    with Workers(len(planned)) as workers:
+        (found,) = workers.run(trained.train, [(steps, batch)], progress.bar("training", steps))
+        *states, accuracy = found
+        with_states = [(*job, tuple(states)) for job in planned]
+        parts = workers.run(work, with_states, progress.bar("gradients", len(planned)))
     return [Judge(accuracy), *(record for part in parts for record in part)]
 
 

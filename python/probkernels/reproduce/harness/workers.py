@@ -11,7 +11,7 @@ import pickle
 import signal
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -20,7 +20,56 @@ from typing import Any, cast
 import torch
 from tqdm import tqdm
 
+Run = Callable[[Callable[..., Any], Sequence[tuple[Any, ...]], Callable[[float], None]], list[Any]]  # of run_jobs
+
 MOST_PROCESSES = 8  # each holds its own torch, some 300 MB
+
+
+class Workers:
+    """Processes that run jobs as long as the ``with`` block lasts. Each imports torch once, which takes seconds.
+
+    Args:
+        most: the number of jobs that may run at once; there are no more processes than that, than CPUs, or than 8.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._processes = _start(min(most, len(os.sched_getaffinity(0)), MOST_PROCESSES))
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *_: object) -> None:  # also after Ctrl-C
+        for process in self._processes.values():
+            process.terminate()
+        for process in self._processes.values():
+            process.join()
+
+    def run(
+        self, function: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], advance: Callable[[float], None]
+    ) -> list[Any]:
+        """Runs ``function(*job, advance)`` for every job; see :func:`run_jobs`. After an error, leave the block."""
+        results: list[Any] = [None] * len(jobs)
+        waiting = iter(enumerate(jobs))
+        busy: dict[Connection, int] = {}
+
+        def give(connection: Connection) -> None:
+            for index, job in waiting:
+                busy[connection] = index
+                _send(connection, (function, job))
+                return
+
+        for connection in self._processes:
+            give(connection)
+        while busy:
+            for ready in wait(list(busy)):
+                connection = cast(Connection, ready)
+                kind, value = _receive(connection, jobs[busy[connection]])
+                if kind == "advance":
+                    advance(value)
+                else:
+                    results[busy.pop(connection)] = value
+                    give(connection)
+        return results
 
 
 def run_jobs(
@@ -39,31 +88,11 @@ def run_jobs(
     Raises:
         RuntimeError: a job raised (the message has its traceback), or its process died.
     """
-    results: list[Any] = [None] * len(jobs)
-    waiting = iter(enumerate(jobs))
-    busy: dict[Connection, int] = {}
-    workers = _start(function, min(len(jobs), len(os.sched_getaffinity(0)), MOST_PROCESSES))
-    try:
-        for connection in workers:
-            _give(connection, waiting, busy)
-        while busy:
-            for ready in wait(list(busy)):
-                connection = cast(Connection, ready)
-                kind, value = _receive(connection, jobs[busy[connection]])
-                if kind == "advance":
-                    advance(value)
-                else:
-                    results[busy.pop(connection)] = value
-                    _give(connection, waiting, busy)
-    finally:  # also after Ctrl-C
-        for process in workers.values():
-            process.terminate()
-        for process in workers.values():
-            process.join()
-    return results
+    with Workers(len(jobs)) as workers:
+        return workers.run(function, jobs, advance)
 
 
-def _start(function: Callable[..., Any], count: int) -> dict[Connection, BaseProcess]:
+def _start(count: int) -> dict[Connection, BaseProcess]:
     context = multiprocessing.get_context("spawn")  # a forked child would inherit torch's dead thread pools
     workers: dict[Connection, BaseProcess] = {}
     resource_tracker.ensure_running()  # it would start with the first worker, and unblock the signal
@@ -72,20 +101,13 @@ def _start(function: Callable[..., Any], count: int) -> dict[Connection, BasePro
     try:
         for _ in range(count):
             ours, theirs = context.Pipe()
-            process = context.Process(target=_work, args=(theirs, function), daemon=True)
+            process = context.Process(target=_work, args=(theirs,), daemon=True)
             process.start()
             theirs.close()
             workers[ours] = process
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return workers
-
-
-def _give(connection: Connection, waiting: Iterator[tuple[int, tuple[Any, ...]]], busy: dict[Connection, int]) -> None:
-    for index, job in waiting:
-        busy[connection] = index
-        _send(connection, job)
-        return
 
 
 def _send(connection: Connection, message: Any) -> None:
@@ -103,14 +125,15 @@ def _receive(connection: Connection, job: tuple[Any, ...]) -> tuple[str, Any]:
     return kind, value
 
 
-def _work(connection: Connection, function: Callable[..., Any]) -> None:
+def _work(connection: Connection) -> None:
     """The main function of a worker: receives jobs, sends progress and results, until the parent closes."""
     torch.set_num_threads(1)
     tqdm.set_lock(threading.RLock())  # its own is a semaphore, which the end of this process would leave behind
     try:
         while True:
-            job = pickle.loads(connection.recv_bytes())
+            message = connection.recv_bytes()
             try:
+                function, job = pickle.loads(message)
                 reply = "done", function(*job, lambda amount: _send(connection, ("advance", amount)))
             except Exception:
                 reply = "failed", traceback.format_exc()

@@ -25,7 +25,7 @@ def load_topics() -> tuple[list[Tensor], list[Tensor]]:
     from pydoc_data.topics import topics
 
     long = [topics[name] for name in sorted(topics) if len(topics[name]) > 3000]
-    codes = [torch.tensor([min(ord(character), VOCABULARY - 1) for character in text]) for text in long]
+    codes = [torch.tensor(list(map(ord, text))).clamp_max(VOCABULARY - 1) for text in long]
     return [c[: int(0.9 * len(c))] for c in codes], [c[int(0.9 * len(c)) :] for c in codes]
 
 
@@ -82,7 +82,7 @@ def train(
 ) -> None:
     """Adam with a linear warm-up of 100 steps times a cosine; ``after(step, loss)`` follows every step."""
     generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3, betas=(0.9, 0.98))
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3, betas=(0.9, 0.98), foreach=True)
     model.train()
     minimize(
         lambda step: model.loss(*draw_batch(texts, batch, generator)),

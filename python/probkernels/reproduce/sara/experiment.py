@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ... import ops, optim, sparse
 from ..harness.method import Progress
-from ..harness.workers import run_jobs
+from ..harness.workers import Run, Workers
 from . import cost, peers
 from . import model as toy
 from .records import (
@@ -36,8 +36,10 @@ TRACE_EVERY = 200  # steps between two looks at both losses
 
 def measure(quick: bool, data: Path | None, progress: Progress) -> list[Record]:
     """Pre-trains, fine-tunes by every recipe and, unless ``quick``, measures what each costs."""
-    bases = pretrain_all(SEEDS, progress, QUICK_SHARES if quick else SHARES)
-    tuned = tune_all(recipes(quick), bases, progress)
+    shares, names = QUICK_SHARES if quick else SHARES, recipes(quick)
+    with Workers(len(names) * len(SEEDS)) as workers:
+        bases = pretrain_all(workers.run, SEEDS, progress, shares)
+        tuned = tune_all(workers.run, names, bases, progress)
     return [*bases, *tuned, *([] if quick else cost.measure_all(progress))]
 
 
@@ -50,11 +52,11 @@ def recipes(quick: bool) -> list[str]:
 
 
 def pretrain_all(
-    seeds: Sequence[int], progress: Progress, shares: Sequence[float] = SHARES, steps: int = PRETRAIN_STEPS
+    run: Run, seeds: Sequence[int], progress: Progress, shares: Sequence[float] = SHARES, steps: int = PRETRAIN_STEPS
 ) -> list[Pretrained]:
     """Pre-trains one model per seed, in parallel."""
     jobs = [(seed, shares, steps) for seed in seeds]
-    return run_jobs(pretrain, jobs, progress.bar("pre-training", len(jobs) * steps))
+    return run(pretrain, jobs, progress.bar("pre-training", len(jobs) * steps))
 
 
 def pretrain(seed: int, shares: Sequence[float], steps: int, advance: Callable[[float], None]) -> Pretrained:
@@ -94,12 +96,21 @@ def _zeroed_loss(model: nn.Module, choice: str, share: float, seed: int) -> floa
 # --- fine-tuning ---
 
 
-def tune_all(names: Sequence[str], bases: Sequence[Pretrained], progress: Progress, share: float = 1.0) -> list[Tuned]:
-    """Runs every recipe from every base in parallel, with a share of its steps and samples."""
+def tune_all(
+    run: Run, names: Sequence[str], bases: Sequence[Pretrained], progress: Progress, share: float = 1.0
+) -> list[Tuned]:
+    """Runs every recipe from every base in parallel, with a share of its steps and samples.
+
+    Only samples from the first base are shown, so only those are drawn.
+    """
     steps = {name: max(2, round(share * RECIPES[name].steps)) for name in names}
-    each = {name: math.ceil(40 * share) if name in SAMPLED else 0 for name in names}
-    jobs = [(name, base.seed, base.state, steps[name], each[name]) for base in bases for name in steps]
-    return run_jobs(tune, jobs, progress.bar("fine-tuning", sum(job[3] for job in jobs)))
+    each = math.ceil(40 * share)
+    jobs = [
+        (name, base.seed, base.state, steps[name], each if name in SAMPLED and base is bases[0] else 0)
+        for base in bases
+        for name in steps
+    ]
+    return run(tune, jobs, progress.bar("fine-tuning", sum(job[3] for job in jobs)))
 
 
 def tune(
@@ -154,6 +165,8 @@ def prepare(model: nn.Module, recipe: Recipe, seed: int, steps: int) -> tuple[to
 
 def samples(model: nn.Module, seed: int, each: int) -> list[list[float]]:
     """Points of the eight old classes, and as many of the new one: x, y, class."""
+    if not each:
+        return []
     old = torch.arange(toy.OLD_CLASSES).repeat(each)
     classes = torch.cat([old, torch.full_like(old, toy.NEW_CLASS)])
     return torch.cat([toy.sample(model, classes, seed), classes[:, None]], 1).tolist()

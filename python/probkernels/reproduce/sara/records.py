@@ -11,7 +11,7 @@ from torch import Tensor
 SEEDS = (0, 1)
 DENSITY = 0.058
 SHARES = (0.02, DENSITY, 0.1, 0.2, 0.4)  # of the weights, set to zero
-QUICK_SHARES = (DENSITY, 0.2, 0.4)
+QUICK_SHARES = (DENSITY, 0.2)
 CHOICES = ("smallest", "random", "largest")
 
 
