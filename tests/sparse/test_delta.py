@@ -60,7 +60,7 @@ def test_a_dtype_too_narrow_for_the_values_is_refused(wide: torch.dtype, tmp_pat
     adapter = tune(dtype=wide)
     with torch.no_grad():
         adapter.parameters()[-1][0] = 7e4
-    with pytest.raises(ValueError, match="Delta.save: argument 'dtype': expected a dtype with the range.*float16 for 7"):
+    with pytest.raises(ValueError, match=r"argument 'dtype': expected a dtype with the range.*float16 for 7"):
         adapter.save(tmp_path / "delta", torch.float16)
     adapter.save(tmp_path / "delta", torch.bfloat16)
     fresh = pk.sparse.Delta.load(tmp_path / "delta").apply(base_model(wide))

@@ -62,7 +62,7 @@ def test_what_cannot_be_stored_is_refused(tmp_path: Path) -> None:
     for value, said in [({1}, "set"), (b"x", "bytes"), (torch.device("cpu"), "device"), (1j, "complex")]:
         with pytest.raises(TypeError, match=f"'state': expected dicts.*{said}"):
             checkpoint.save({"a": [value]})
-    with pytest.raises(TypeError, match="run': '0': expected a dense tensor.*sparse_coo"):
+    with pytest.raises(TypeError, match=r"run': '0': expected a dense tensor.*sparse_coo"):
         checkpoint.save({"a": torch.eye(2).to_sparse()})
     assert not checkpoint.exists()
 

@@ -84,7 +84,8 @@ class Delta:
 
         Raises:
             TypeError: ``dtype`` is not a floating-point dtype.
-            ValueError: a value is beyond the range of ``dtype``; or ``positions=False`` without a threshold, or ``positions=True`` without known positions.
+            ValueError: a value is beyond the range of ``dtype``; ``positions=False`` without a threshold; or
+                ``positions=True`` without known positions.
         """
         if dtype is not None and dtype not in checks.FLOATS:
             raise TypeError(message("Delta.save", "dtype", "a floating-point dtype", str(dtype)))
