@@ -50,6 +50,16 @@ def test_round_trips(families: list[Any], dtype: torch.dtype, tmp_path: Path) ->
             assert other.log_prob(x).dtype == dtype
 
 
+def test_what_load_would_refuse_is_not_saved(tmp_path: Path) -> None:
+    circuit = Circuit(hclt_graph([-1, 0], [Categorical(3)] * 2, 2))
+    mixed = copy.deepcopy(circuit)
+    mixed.inputs.double()
+    for other in (copy.deepcopy(circuit).half(), copy.deepcopy(circuit).bfloat16(), mixed):
+        with pytest.raises(TypeError, match="save: argument 'circuit': expected parameters in float32 or float64"):
+            save(other, tmp_path / "circuit")
+    assert not list(tmp_path.iterdir())
+
+
 def test_copies_are_independent() -> None:
     circuit = Circuit(hclt_graph([-1, 0], [Categorical(3)] * 2, 2))
     twin = copy.deepcopy(circuit)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import stat
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from probkernels import codec
+from probkernels.__main__ import main
 from probkernels._core import outputs
 from probkernels.cli import app
 from typer.testing import CliRunner
@@ -217,6 +219,16 @@ def test_a_dash_is_standard_input_and_output(here: Path, capfdbinary: pytest.Cap
     assert result.exit_code == 0 and "items are whole" in result.output
     result = runner.invoke(app, ["compress", "-", "o.pkc", "--model", "m.pcm"], input=b"a,b\n1,2\n")
     assert result.exit_code == 1 and "expected an .npy or .npz in a pipe" in result.output
+
+
+def test_a_file_named_dash_is_reached_by_its_folder(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for arguments in (["compress", "x.npy", "./-"], ["decompress", "./-", "y.npy"]):
+        monkeypatch.setattr(sys, "argv", ["probkernels", *arguments, "--model", "m.pcm"])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert not ended.value.code
+    assert (here / "-").read_bytes() == (here / "x.pkc").read_bytes()
+    assert np.array_equal(np.load("y.npy"), np.load("x.npy"))
 
 
 @pytest.fixture(params=[signal.SIGTERM, signal.SIGHUP])

@@ -55,6 +55,21 @@ def test_a_file_restores_the_tuned_weights_bit_by_bit(rule: str, dtype: torch.dt
     frozen_equal(weights(adapter.model), weights(again.model), {})
 
 
+@pytest.mark.parametrize("wide", [torch.float32, torch.float64])
+def test_a_dtype_too_narrow_for_the_values_is_refused(wide: torch.dtype, tmp_path: Path) -> None:
+    adapter = tune(dtype=wide)
+    with torch.no_grad():
+        adapter.parameters()[-1][0] = 7e4
+    with pytest.raises(ValueError, match=r"argument 'dtype': expected a dtype with the range.*float16 for 7"):
+        adapter.save(tmp_path / "delta", torch.float16)
+    adapter.save(tmp_path / "delta", torch.bfloat16)
+    fresh = pk.sparse.Delta.load(tmp_path / "delta").apply(base_model(wide))
+    assert max(p.abs().max().item() for p in fresh.parameters()) == pytest.approx(7e4, rel=2**-8)
+    with torch.no_grad():
+        adapter.parameters()[-1][0] = torch.inf  # infinity is a value like others
+    adapter.save(tmp_path / "delta", torch.float16)
+
+
 def test_a_file_holds_entries_frozen_by_progress_too(tmp_path: Path) -> None:
     model = base_model()
     optimizer = pk.optim.SaRAAdamW(model, 0.03, lr=LR, progressive_iter=2)

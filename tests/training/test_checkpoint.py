@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
@@ -26,13 +27,44 @@ def test_state_comes_back_as_it_was(tmp_path: Path) -> None:
     checkpoint.save(state)
     found = checkpoint.load()
     assert checkpoint.exists() and list(found) == list(state)
-    assert found["optimizer"]["param_groups"][0]["betas"] == [0.9, 0.999] and set(found["optimizer"]["state"]) == {0, 1}
+    assert found["optimizer"]["param_groups"][0]["betas"] == (0.9, 0.999) and set(found["optimizer"]["state"]) == {0, 1}
     assert (found["step"], found["best"], found["name"], found["history"]) == (3, None, "x", [1.5, 2.5])
     assert found["empty"] == {} and found["nothing"].shape == (0, 2) and torch.equal(found["tied"]["b"], shared)
     other = torch.optim.Adam(torch.nn.Linear(2, 1).parameters(), lr=0.2)
     other.load_state_dict(found["optimizer"])
     assert other.param_groups[0]["lr"] == 0.1
     torch.testing.assert_close(dict(found["model"]), dict(net.state_dict()), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [(), (1, [2, (3,)], {"a": (None, "x")}), {(1, 2): {0: True}}, torch.Size([2, 3]), random.Random(0).getstate()],
+    ids=["empty", "nested", "keys", "size", "random"],
+)
+def test_tuples_come_back_as_tuples(value: object, tmp_path: Path) -> None:
+    Checkpoint(tmp_path / "run", "fit", {}).save({"x": value})
+    assert Checkpoint(tmp_path / "run", "fit", {}).load() == {"x": value}
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128])
+def test_complex_tensors_come_back(dtype: torch.dtype, tmp_path: Path) -> None:
+    x = torch.tensor([[1 + 2j, -0.5j], [3, 4j]], dtype=torch.complex128).to(dtype)
+    state = {"x": x, "conj": x.conj(), "t": x.T, "imag": x.conj().imag, "empty": x[:0], "one": x[0, 0]}
+    Checkpoint(tmp_path / "run", "fit", {}).save(state)
+    found = Checkpoint(tmp_path / "run", "fit", {}).load()
+    for name, tensor in state.items():
+        assert (found[name].dtype, found[name].shape) == (tensor.dtype, tensor.shape)
+        assert found[name].tolist() == tensor.resolve_conj().resolve_neg().tolist()
+
+
+def test_what_cannot_be_stored_is_refused(tmp_path: Path) -> None:
+    checkpoint = Checkpoint(tmp_path / "run", "fit", {})
+    for value, said in [({1}, "set"), (b"x", "bytes"), (torch.device("cpu"), "device"), (1j, "complex")]:
+        with pytest.raises(TypeError, match=f"'state': expected dicts.*{said}"):
+            checkpoint.save({"a": [value]})
+    with pytest.raises(TypeError, match=r"run': '0': expected a dense tensor.*sparse_coo"):
+        checkpoint.save({"a": torch.eye(2).to_sparse()})
+    assert not checkpoint.exists()
 
 
 def test_another_training_is_refused_by_name(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -14,6 +15,7 @@ from . import digests, outputs
 from .errors import CorruptStreamError
 
 DIGEST = "digest"
+ABSENT = {torch.complex128, torch.complex32}  # dtypes without a name in safetensors
 
 
 def _digest(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
@@ -24,7 +26,15 @@ def _digest(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
 
 
 def write(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Writes a safetensors file. The write is atomic: after a crash the old file is still there."""
+    """Writes a safetensors file. The write is atomic: after a crash the old file is still there.
+
+    Raises:
+        TypeError: the format cannot hold a tensor. The message names it.
+    """
+    for name, tensor in tensors.items():
+        if tensor.layout is not torch.strided or tensor.dtype in ABSENT or tensor.is_quantized:
+            got = f"{tensor.dtype}, {tensor.layout}"
+            raise TypeError(f"'{path}': '{name}': expected a dense tensor of a dtype that safetensors holds, got {got}")
     tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
     outputs.write_bytes(path, save(tensors, {**metadata, DIGEST: _digest(tensors, metadata)}))
 

@@ -25,7 +25,7 @@ def save(circuit: Circuit, path: str | Path) -> None:
     Any safetensors reader can open the file. Its metadata entry ``graph`` is the output of :meth:`Graph.to_json`.
 
     Raises:
-        TypeError: ``circuit`` is not a circuit.
+        TypeError: ``circuit`` is not a circuit, or its parameters are not all float32 or all float64.
 
     Example:
         >>> import tempfile, torch
@@ -39,8 +39,12 @@ def save(circuit: Circuit, path: str | Path) -> None:
     """
     if not isinstance(circuit, Circuit):
         raise TypeError(message("save", "circuit", "a Circuit", checks.describe(circuit)))
+    state = circuit.state_dict()
+    if not _readable(dtypes := {tensor.dtype for tensor in state.values()}):
+        expected, hint = "parameters in float32 or float64 throughout", "circuit.float() or circuit.double()"
+        raise TypeError(message("save", "circuit", expected, f"{sorted(map(str, dtypes))}", hint))
     metadata = {"format": FORMAT, "version": VERSION, "graph": circuit.graph.to_json()}
-    files.write(path, circuit.state_dict(), metadata)
+    files.write(path, state, metadata)
 
 
 def load(path: str | Path) -> Circuit:
@@ -75,9 +79,13 @@ def load(path: str | Path) -> Circuit:
     return _filled(graph, tensors, path)
 
 
+def _readable(dtypes: set[torch.dtype]) -> bool:
+    return len(dtypes) <= 1 and dtypes <= {torch.float32, torch.float64}
+
+
 def _filled(graph: Graph, tensors: dict[str, Tensor], path: str | Path) -> Circuit:
     dtypes = {tensor.dtype for tensor in tensors.values()} or {torch.get_default_dtype()}
-    if len(dtypes) > 1 or not dtypes <= {torch.float32, torch.float64}:
+    if not _readable(dtypes):
         raise CorruptStreamError(f"'{path}': expected float32 or float64 throughout, got {sorted(map(str, dtypes))}")
     circuit = Circuit(graph).to(dtypes.pop())
     circuit.load_state_dict(tensors)

@@ -84,7 +84,8 @@ class Delta:
 
         Raises:
             TypeError: ``dtype`` is not a floating-point dtype.
-            ValueError: ``positions=False`` without a threshold, or ``positions=True`` without known positions.
+            ValueError: a value is beyond the range of ``dtype``; ``positions=False`` without a threshold; or
+                ``positions=True`` without known positions.
         """
         if dtype is not None and dtype not in checks.FLOATS:
             raise TypeError(message("Delta.save", "dtype", "a floating-point dtype", str(dtype)))
@@ -96,7 +97,7 @@ class Delta:
         table: dict[str, Any] = {}
         for name, part in self.parts.items():
             entry: dict[str, Any] = {"shape": list(part.shape), "dtype": str(part.dtype), "checksum": part.checksum}
-            tensors[f"values/{name}"] = part.values if dtype is None else part.values.to(dtype)
+            tensors[f"values/{name}"] = _stored(name, part.values, dtype)
             if positions:
                 entry["low_bits"] = _store_positions(tensors, name, part)
             table[name] = entry
@@ -234,6 +235,18 @@ def mix(now: Tensor, base: Tensor, values: Tensor, alpha: float) -> Tensor:
     """now + alpha (values - base) in float64, of (count) each: exactly ``values`` for alpha 1 where now is base."""
     wide, start, end = now.double(), base.double(), values.to(base.device, torch.float64)
     return torch.where(wide == start, torch.lerp(start, end, alpha), wide + alpha * (end - start))
+
+
+def _stored(name: str, values: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """The values in the dtype of the file. A finite value that it would turn into infinity is refused."""
+    if dtype is None:
+        return values
+    stored = values.to(dtype)
+    beyond = values[stored.isinf() & values.isfinite()]
+    if len(beyond):
+        expected, got = f"a dtype with the range of the values of '{name}'", f"{dtype} for {beyond[0].item():g}"
+        raise ValueError(message("Delta.save", "dtype", expected, got, "None stores the values as they are"))
+    return stored
 
 
 def _store_positions(tensors: dict[str, Tensor], name: str, part: Part) -> int:

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._core import files
-from .._core.errors import CorruptStreamError, ModelMismatchError
+from .._core import checks, files
+from .._core.errors import CorruptStreamError, ModelMismatchError, message
 
-State = dict[str, Any]  # nested dicts of tensors, numbers, strings, lists of numbers, None
+State = dict[str, Any]  # nested dicts, lists and tuples of tensors, numbers, strings, None
 
 
 class Checkpoint:
@@ -43,7 +43,12 @@ class Checkpoint:
         return self.path.exists()
 
     def save(self, state: Mapping[str, Any]) -> None:
-        """Writes the state. A crash leaves the previous file intact."""
+        """Writes the state: dicts, lists and tuples of tensors, numbers, text and None. A crash leaves the previous
+        file intact. A named tuple comes back as a tuple.
+
+        Raises:
+            TypeError: the state holds something else, or a tensor that is sparse or quantized.
+        """
         tensors: dict[str, Tensor] = {}
         layout = json.dumps(_pack(state, tensors))
         metadata = {"format": "probkernels.training", "owner": self.owner, "facts": json.dumps(self.facts)}
@@ -72,16 +77,22 @@ class Checkpoint:
 
 
 def _pack(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """Converts ``value`` to JSON: moves tensors out and preserves integer keys."""
+    """Converts ``value`` to JSON: moves tensors out and preserves tuples and the types of keys."""
     if isinstance(value, Tensor):
-        name = str(len(tensors))
-        tensors[name] = value.detach().clone()  # tied tensors are two entries
+        name, value = str(len(tensors)), value.detach()
+        if value.is_complex():  # safetensors has no complex128
+            tensors[name] = torch.view_as_real(value.resolve_conj()).clone()
+            return {"complex": name}
+        tensors[name] = value.clone()  # tied tensors are two entries
         return {"tensor": name}
     if isinstance(value, Mapping):
-        return {"items": [[key, _pack(item, tensors)] for key, item in value.items()]}
+        return {"items": [[_pack(key, tensors), _pack(item, tensors)] for key, item in value.items()]}
     if isinstance(value, (list, tuple)):
-        return {"list": [_pack(item, tensors) for item in value]}
-    return value
+        return {"list" if isinstance(value, list) else "tuple": [_pack(item, tensors) for item in value]}
+    if value is None or isinstance(value, (str, int, float)):
+        return value
+    expected = "dicts, lists and tuples of tensors, numbers, text and None"
+    raise TypeError(message("Checkpoint.save", "state", expected, checks.describe(value)))
 
 
 def _unpack(value: Any, tensors: dict[str, Tensor]) -> Any:
@@ -89,9 +100,13 @@ def _unpack(value: Any, tensors: dict[str, Tensor]) -> Any:
         return value
     if "tensor" in value:
         return tensors[value["tensor"]]
+    if "complex" in value:
+        return torch.view_as_complex(tensors[value["complex"]])
     if "list" in value:
         return [_unpack(item, tensors) for item in value["list"]]
-    return {key: _unpack(item, tensors) for key, item in value["items"]}
+    if "tuple" in value:
+        return tuple(_unpack(item, tensors) for item in value["tuple"])
+    return {_unpack(key, tensors): _unpack(item, tensors) for key, item in value["items"]}
 
 
 @torch.no_grad()
