@@ -123,7 +123,7 @@ def test_a_plain_function_may_start_event_loops() -> None:
 
 def test_hidden_coroutines_are_named() -> None:
     llm = Llm()
-    with pytest.raises(TypeError, match="'llm': expected a function that returns its result, got a coroutine.*async"):
+    with pytest.raises(TypeError, match=r"'llm': expected a function that returns its result, got a coroutine.*async"):
         InvEntropy(embed).score(lambda text: llm.wait(text), QUESTION, OTHERS)
 
 
@@ -221,7 +221,7 @@ def test_results_of_other_libraries() -> None:
     assert responses_of(uqlm) == (["a", "b"], [["1", "3"], ["2", "4"]])
     statistics = {"input_texts": np.array(["a", "b"]), "sample_texts": [["1"], ["2"]], "other": 3}
     assert responses_of(statistics) == (["a", "b"], [["1"], ["2"]])
-    with pytest.raises(TypeError, match="'result': expected prompts and sampled_responses.*got responses"):
+    with pytest.raises(TypeError, match=r"'result': expected prompts and sampled_responses.*got responses"):
         responses_of({"responses": []})
 
 

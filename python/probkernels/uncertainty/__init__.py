@@ -9,6 +9,7 @@ from .calibrators import HCalibrator
 from .cape import CaPE, CaPEFit, bin_targets, cape_loss, kernel_targets
 from .h_calibration import h_calibration_loss
 from .inv_entropy import InverseModel, bootstrap_inv_entropy, inv_entropy, inverse_model, tsu
+from .paraphrases import GAAP
 from .plots import reliability_plot
 from .ranking import auroc, average_precision
 from .responses import InvEntropy, InvEntropyScore, as_llm, responses_of
@@ -19,6 +20,7 @@ from .scores import brier, kl_p, mse_p, nll
 __all__ = [
     "AUROC",
     "ECE",
+    "GAAP",
     "KS",
     "MCE",
     "NLL",
