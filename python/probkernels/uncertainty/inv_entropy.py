@@ -133,7 +133,8 @@ def inv_entropy(sx: Tensor, sy: Tensor, measure: str = "inv") -> Tensor:
         sx: (..., N, N) similarities of N versions of a question: symmetric, >= 0, positive on the diagonal. Any scale.
         sy: (..., N, N) similarities of the answers. Dimensions before the last two are broadcast.
         measure: "inv"; "ni" puts ``P(y_i | x_i)`` in place of c_i; "max" is the largest ``P(y_i | x_i)``; "wd" is the
-            mean distance of the sorted probabilities P(X) from the sorted P(Y), as the authors compute it.
+            mean distance of the sorted probabilities P(X) from the sorted P(Y), as the authors compute it, and does not
+            always rise with uncertainty.
 
     Returns:
         (...) scores, higher is more uncertain; float32, or float64 if an argument is float64. Differentiable in both.

@@ -62,10 +62,12 @@ class GAAP:
         >>> words = {"capital": ["seat", "metropolis"], "name": ["state", "tell"]}
         >>> def embed(texts):
         ...     return torch.tensor([[1.0] + [float(text.lower().count(c)) for c in "aeiouclnt"] for text in texts])
-        >>> gaap = GAAP(lambda word: words.get(word.lower(), []), embed, share=1.0, count=5, delete=False,
-        ...             generator=torch.Generator().manual_seed(0))
-        >>> sorted(set(gaap("Name the capital of France.")))[:2]
-        ['Name the metropolis of France.', 'Name the seat of France.']
+        >>> gaap = GAAP(lambda word: words.get(word.lower(), []), embed, share=1.0, count=5, delete=False)
+        >>> versions = gaap("Name the capital of France.")
+        >>> len(versions), all(text.endswith(" of France.") for text in versions)
+        (5, True)
+        >>> gaap.populations("Name the capital of France.")[0][0]
+        'State the capital of France.'
     """
 
     def __init__(
