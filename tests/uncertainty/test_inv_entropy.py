@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import Any
 
 import pytest
@@ -169,6 +170,17 @@ def test_bootstraps_draw_one_reply_for_each_question() -> None:
     assert (draws.mean() - every.mean()).abs() < 5 * spread
     assert torch.equal(draws, bootstrap_inv_entropy(x, y, 3, 2000, generator=seeded()))
     assert not torch.equal(draws, bootstrap_inv_entropy(x, y, 3, 2000, generator=seeded(1)))
+
+
+def test_blocks_of_bootstraps_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = drawn(2, 1, 4), drawn(3, 8, seed=1)
+    for measure in MEASURES:
+        whole = bootstrap_inv_entropy(x, y, 2, 7, measure, generator=seeded())
+        assert whole.shape == (2, 3, 7)
+        for block in (1, 200):  # one and two bootstraps at a time
+            monkeypatch.setattr(sys.modules["probkernels.uncertainty.inv_entropy"], "BLOCK", block)
+            torch.testing.assert_close(bootstrap_inv_entropy(x, y, 2, 7, measure, generator=seeded()), whole)
+        monkeypatch.undo()
 
 
 def test_one_reply_needs_no_bootstrap() -> None:

@@ -108,7 +108,7 @@ def texts_of(op: str, name: str, value: Any, least: int = 1) -> list[str]:
         raise TypeError(message(op, name, "a list of texts", checks.describe(value)))
     for n, text in enumerate(value):
         if not isinstance(text, str):
-            hint = "as_llm(...) makes texts of a chat model's messages"
+            hint = "as_llm(...) makes texts of a chat model's messages" if name == "llm" else ""
             raise TypeError(message(op, f"{name}[{n}]", "a text", checks.describe(text), hint))
     if len(value) < least:
         raise ValueError(message(op, name, f"at least {least} texts", f"{len(value)}"))

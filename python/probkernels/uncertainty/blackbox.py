@@ -39,7 +39,7 @@ def _semantic_entropy(s: Tensor, threshold: float) -> Tensor:
     linked = torch.maximum(linked, torch.eye(count, dtype=linked.dtype, device=linked.device))
     for _ in range(count.bit_length()):  # each step doubles the length of the paths that are followed
         linked = (linked @ linked > 0).double()
-    return -(linked.sum(-1) / count).log().mean(-1)  # the mean over answers of -log of their cluster's share
+    return (count / linked.sum(-1)).log().mean(-1)  # the mean over answers of -log of their cluster's share
 
 
 def blackbox_uncertainty(

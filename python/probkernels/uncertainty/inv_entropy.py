@@ -12,6 +12,7 @@ from .._core.errors import message
 from ._similarity import readable, similarities
 
 MEASURES = ("inv", "ni", "wd", "max")
+BLOCK = 1 << 20  # entries of the matrices of some bootstraps, which are computed together
 
 
 class InverseModel(NamedTuple):
@@ -168,6 +169,12 @@ def draw_replies(
 
 def bootstrapped(x: Tensor, y: Tensor, picks: Tensor, replications: int, measure: str) -> Tensor:
     """A measure (..., B) of the walk ``x`` and of answers whose replies ``picks`` (..., B, N) names."""
+    step = max(BLOCK // max(picks[..., 0, :].numel() * picks.shape[-1], 1), 1)  # bootstraps at a time
+    parts = picks.split(step, -2)
+    return torch.cat([_of_picks(x, y, part, replications, measure) for part in parts], -1)
+
+
+def _of_picks(x: Tensor, y: Tensor, picks: Tensor, replications: int, measure: str) -> Tensor:
     count, batch = x.shape[-1], picks.shape[:-2]
     rows = picks + torch.arange(count, device=picks.device) * replications
     entries = rows[..., :, None] * y.shape[-1] + rows[..., None, :]  # in the flattened matrix

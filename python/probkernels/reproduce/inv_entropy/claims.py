@@ -70,7 +70,7 @@ def _table(records: Sequence[Record], source: str) -> Table:
                 row += [f"{mean_of(records, source, score, what):.3f}", "" if other is None else f"{other:.3f}"]
             rows.append(row)
     caption = (
-        f"{source}: mean of {len(judged(records, source, INV))} seeds, higher is better. TSU at two temperatures (0.3, 1.4)"
-        " and at four (0.3, 0.7, 1, 1.4)."
+        f"{source}: mean of {len(judged(records, source, INV))} seeds, higher is better. TSU at two temperatures (0.3,"
+        " 1.4) and at four (0.3, 0.7, 1, 1.4)."
     )
     return Table(caption, ["score", "AUROC", "expected", "TSU, two", "expected", "TSU, four", "expected"], rows)
