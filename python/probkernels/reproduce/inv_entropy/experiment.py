@@ -62,9 +62,9 @@ def measure(quick: bool, data: Path | None, progress: Progress) -> list[Record]:
 
 def work(task: str, steps: int, *arguments: Any) -> list[Record]:
     """Runs one job. The last argument advances the progress bar."""
-    *arguments, advance = arguments
+    *given, advance = arguments
     tasks: dict[str, Callable[..., list[Record]]] = {"drawn": _drawn, "wordnet": _wordnet, "lemma": _lemma}
-    found = tasks[task](*arguments)
+    found = tasks[task](*given)
     advance(steps)
     return found
 
