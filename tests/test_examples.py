@@ -47,6 +47,13 @@ def test_example_runs(name: str) -> None:
         CHECKS[name](printed)
 
 
+@check_of("inv_entropy_questions")
+def other_wordings_show_what_is_not_known(printed: str) -> None:
+    scores = [float(figure) for figure in re.findall(r"Inv-Entropy (\d\.\d+)", printed)]
+    assert len(scores) == 4
+    assert max(scores[:2]) < min(scores[2:])
+
+
 @check_of("power_norm_transformer")
 def transformer_learns_and_folds(printed: str) -> None:
     accuracies = [float(figure) for figure in re.findall(r"accuracy (\d\.\d+)", printed)]

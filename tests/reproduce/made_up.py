@@ -9,6 +9,7 @@ from probkernels.reproduce.adjoint_dpm import records as adjoint
 from probkernels.reproduce.cape import records as cape
 from probkernels.reproduce.circuits import records as circuits
 from probkernels.reproduce.h_calibration import records as calibration
+from probkernels.reproduce.inv_entropy import records as inv_entropy
 from probkernels.reproduce.pc_compression import records as compression
 from probkernels.reproduce.powernorm import records as powernorm
 from probkernels.reproduce.powernorm.experiment import NORMS
@@ -141,6 +142,18 @@ def of_h_calibration(worse: bool) -> list[Any]:
         *found,
         calibration.Calibrated(calibration.DRAWN, likelihood, 0, 0.02, 0.02, 0.02, 0.01, 1.0, 0, 0.014, 0.5),
     ]
+
+
+def of_inv_entropy(worse: bool) -> list[Any]:
+    """Scores as expected, or Inv-Entropy no better than chance, which hardly rises, and a lemma that is wrong."""
+    found: list[Any] = []
+    for source in (inv_entropy.DRAWN, inv_entropy.WORDNET):
+        for score in inv_entropy.SCORES:
+            figures = [0.7 if x is None else x for x in inv_entropy.EXPECTED.get(score, (0.7, 0.5, 0.1))]
+            if worse and score == inv_entropy.INV:
+                figures = [0.5, 0.1, 0.0]
+            found += [inv_entropy.Judged(source, score, seed, *figures) for seed in inv_entropy.QUICK_SEEDS]
+    return [*found, *(inv_entropy.Lemma(seed, 0.5, 1.0 + worse, 1.001) for seed in inv_entropy.QUICK_SEEDS)]
 
 
 MADE_UP = {name.removeprefix("of_"): function for name, function in list(globals().items()) if name.startswith("of_")}
