@@ -13,6 +13,7 @@ from probkernels.reproduce.pc_compression import records as compression
 from probkernels.reproduce.powernorm import records as powernorm
 from probkernels.reproduce.powernorm.experiment import NORMS
 from probkernels.reproduce.sara import records as sara
+from probkernels.reproduce.utility_duality import records as duality
 
 
 def of_powernorm(worse: bool) -> list[Any]:
@@ -141,6 +142,19 @@ def of_h_calibration(worse: bool) -> list[Any]:
         *found,
         calibration.Calibrated(calibration.DRAWN, likelihood, 0, 0.02, 0.02, 0.02, 0.01, 1.0, 0, 0.014, 0.5),
     ]
+
+
+def of_utility_duality(worse: bool) -> list[Any]:
+    """Networks at the expected figures, or of which no scale helps; sequences that are exact, or not."""
+    found: list[Any] = []
+    for seed in duality.SEEDS:
+        drawn = {b: 0.6 if worse else duality.EXPECTED.get(b, (0.9, 0.0))[0] for b in duality.SCALES}
+        nll_b = 1.5 if worse else duality.EXPECTED_NLL_B[0]
+        rest = (duality.EXPECTED_BEST[0], int(worse), nll_b, 5.0, (0.633, 0.6 if worse else 0.9), (0.85, 0.9))
+        found.append(duality.Digits(duality.NOISE, seed, drawn, *rest))
+    for b, (token, sequence) in duality.EXACT.items():
+        found.append(duality.Sequences(b, token, sequence - 0.1 * worse, 1.0 - worse))
+    return found
 
 
 MADE_UP = {name.removeprefix("of_"): function for name, function in list(globals().items()) if name.startswith("of_")}

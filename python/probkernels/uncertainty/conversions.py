@@ -216,7 +216,7 @@ def drift(utility: Tensor, start: Tensor, mean_probs: Tensor, steps: int | Tenso
         checks.shape(op, "steps", steps, wide["utility"].shape[:-1], "(one number for each row)")
         if (steps < 1).any():
             raise ValueError(message(op, "steps", "numbers >= 1", checks.offender(steps, steps < 1)))
-        total = lr * steps[..., None].to(wide["utility"].dtype)
+        total: float | Tensor = lr * steps[..., None].to(wide["utility"].dtype)
     else:
         total = lr * checks.integer(op, "steps", steps)
     return wide["mean_probs"] + (wide["utility"] - wide["start"]) / total
