@@ -138,6 +138,8 @@ def test_masked_options_have_no_part() -> None:
         assert gradient.isfinite().all() and (gradient[~mask] == 0).all()
     assert un.gibbs(torch.tensor([0.0, -INF, 1.0]), 0.0).exp().tolist() == [0.5, 0, 0.5]
     assert un.gibbs(torch.tensor([[-3e38, 3e38]]), 0.0).exp().tolist() == [[0.5, 0.5]]
+    for b in (1e300, torch.tensor(1e300, dtype=torch.float64)):
+        assert un.gibbs(torch.tensor([1.0, 2.0, 2.0]), b).exp().tolist() == [0, 0.5, 0.5]
     assert un.gibbs(torch.tensor([[3.0]]), 5.0).tolist() == [[0]]
     assert un.gibbs(torch.zeros(0, 3)).shape == (0, 3)
 
@@ -237,7 +239,7 @@ def test_isotonic_map_is_that_of_scikit_learn() -> None:
     probs = conversion(new).exp()
     torch.testing.assert_close(probs.sum(1), torch.ones(51))
     assert conversion.frequency(u).mean().item() == pytest.approx(1 / 3, abs=1e-6)  # right on average
-    loaded = un.IsotonicConversion()
+    loaded = un.IsotonicConversion("utility")
     loaded.load_state_dict(conversion.state_dict())
     assert torch.equal(loaded(new), conversion(new)) and torch.equal(copy.deepcopy(conversion)(new), conversion(new))
 
@@ -318,9 +320,11 @@ CASES: dict[str, tuple[Any, type, str]] = {
     "labels": (lambda: un.revealed_gap(U, torch.tensor([0, 3])), ValueError, r"options 0 to 2, got 3 at \[1\]"),
     "banned label": (lambda: un.revealed_gap(torch.tensor([[0.0, -INF]]), torch.tensor([1])), ValueError, "allowed"),
     "criterion": (lambda: un.fit_b(U, U, criterion="nl"), ValueError, "did you mean 'nll'"),
-    "nll of gains": (lambda: un.fit_b(U, U, criterion="nll"), TypeError, "'labels': expected an integer tensor"),
+    "nll of gains": (lambda: un.fit_b(U, U, criterion="nll"), TypeError, "'target': expected an integer tensor"),
     "no samples": (lambda: un.fit_b(U[:0], U[:0]), ValueError, "N >= 1"),
     "bound": (lambda: un.fit_b(U, U, most=INF), ValueError, "'most'"),
+    "infinite rate": (lambda: un.drift(U, U, U, 1, INF), ValueError, "'lr': expected a finite number"),
+    "isotonic": (lambda: un.IsotonicConversion().fit(U - INF, torch.zeros(2).long()), ValueError, "'utility': .*-inf"),
     "score": (lambda: un.IsotonicConversion("gaps"), ValueError, "did you mean 'gap'"),
 }  # fmt: skip
 
@@ -340,5 +344,6 @@ def test_transforms_of_torch() -> None:
     value, tangent = torch.func.jvp(lambda b: un.expected_gain(u, u, b), (one,), (one,))
     p = u.softmax(0)
     assert tangent.item() == pytest.approx((p * u * u).sum().item() - value.item() ** 2, abs=1e-12)
+    assert un.gibbs(torch.zeros(2, 3, device="meta")).shape == (2, 3)
     with torch.inference_mode():
         assert math.isclose(un.gibbs(u).exp().sum().item(), 1)

@@ -217,6 +217,8 @@ CASES: dict[str, tuple[Any, type, str]] = {
     "true gain": (lambda: un.ArgmaxRule().values(UNSURE, EYE), ValueError, r"ArgmaxRule: argument 'gain'.*\(1, A\)"),
     "few gains": (lambda: un.BayesRule(EYE).values(log(0.2, 0.8), EYE[:1, :1]), ValueError, "a gain for each action"),
     "no rows": (lambda: un.compare_rules([], UNSURE[:0], UNSURE[:0], 1.0), ValueError, "N >= 1"),
+    "a class": (lambda: un.compare_rules([un.ArgmaxRule], UNSURE, UNSURE, 1.0), TypeError, "'rules': expected a list"),
+    "one rule": (lambda: un.compare_rules(un.ArgmaxRule(), UNSURE, UNSURE, 1.0), TypeError, "'rules': expected a list"),
     "processor": (lambda: un.GibbsLogitsProcessor(-1.0), ValueError, "GibbsLogitsProcessor: argument 'b'"),
     "scores": (lambda: un.GibbsLogitsProcessor(1.0)(None, torch.tensor([[NAN, 0.0]])), ValueError, "'scores'.*nan"),
 }  # fmt: skip

@@ -34,6 +34,8 @@ def masked(op: str, name: str, wide: Tensor, mask: Tensor | None) -> Tensor:
     if mask is not None:
         check_mask(op, "mask", mask, wide, name)
         wide = wide.masked_fill(~mask, -torch.inf)
+    if not checks.readable(wide):
+        return wide
     wrong = wide.isnan() | (wide == torch.inf)
     if wrong.any():
         raise ValueError(message(op, name, "finite numbers, or -inf for what is not allowed", _first(wide, wrong)))
@@ -65,18 +67,18 @@ def check_log_probs(op: str, log_probs: object, mask: Tensor | None) -> Tensor:
     return wide
 
 
-def check_labels(op: str, labels: object, wide: Tensor) -> Tensor:
+def check_labels(op: str, labels: object, wide: Tensor, name: str = "labels") -> Tensor:
     """Checks labels (...), the index of an allowed option each."""
-    checks.integer_tensor(op, "labels", labels)
+    checks.integer_tensor(op, name, labels)
     assert isinstance(labels, Tensor)
-    checks.shape(op, "labels", labels, wide.shape[:-1], "(one label for each row of options)")
-    checks.same_device(op, "labels", labels, wide, "utility")
+    checks.shape(op, name, labels, wide.shape[:-1], "(one label for each row of options)")
+    checks.same_device(op, name, labels, wide, "utility")
     wrong = (labels < 0) | (labels >= wide.shape[-1])
     if wrong.any():
-        raise ValueError(message(op, "labels", f"options 0 to {wide.shape[-1] - 1}", checks.offender(labels, wrong)))
+        raise ValueError(message(op, name, f"options 0 to {wide.shape[-1] - 1}", checks.offender(labels, wrong)))
     wrong = chosen(wide.detach(), labels.long()) == -torch.inf
     if wrong.any():
-        raise ValueError(message(op, "labels", "options that are allowed", checks.offender(labels, wrong)))
+        raise ValueError(message(op, name, "options that are allowed", checks.offender(labels, wrong)))
     return labels.long()
 
 

@@ -42,10 +42,13 @@ def check_scale(op: str, b: float | Tensor) -> float | Tensor:
 
 
 def log_gibbs(wide: Tensor, b: float | Tensor) -> Tensor:
-    """Log-probabilities of checked utilities. The largest utility is taken off first, so that b cannot overflow."""
+    """Log-probabilities of checked utilities. The largest utility is taken off first and b is finite in the dtype, so
+    that nothing overflows to NaN."""
+    most = torch.finfo(wide.dtype).max
+    b = b.to(wide).clamp(max=most) if isinstance(b, Tensor) else min(b, most)
     banned = wide == -torch.inf
     top = wide.detach().amax(-1, keepdim=True)
-    below = (wide - top).masked_fill(banned, 0).clamp_min(torch.finfo(wide.dtype).min)
+    below = (wide - top).masked_fill(banned, 0).clamp_min(-most)
     return (b * below).masked_fill(banned, -torch.inf).log_softmax(-1)
 
 
@@ -211,6 +214,7 @@ def drift(utility: Tensor, start: Tensor, mean_probs: Tensor, steps: int | Tenso
         checks.same_device(op, name, value, wide["utility"], "utility")
         checks.finite(op, name, value.detach())
     checks.positive(op, "lr", lr)
+    checks.number(op, "lr", lr)
     if isinstance(steps, Tensor):
         checks.integer_tensor(op, "steps", steps)
         checks.shape(op, "steps", steps, wide["utility"].shape[:-1], "(one number for each row)")

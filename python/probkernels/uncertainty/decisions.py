@@ -363,8 +363,13 @@ def compare_rules(
         True 1.0 1.0
         False 0.6 0.69
     """
-    if not isinstance(utility, Tensor) or utility.ndim != 2 or not len(utility):
-        raise ValueError(message("compare_rules", "utility", "shape (N, M) with N >= 1", checks.describe(utility)))
+    op = "compare_rules"
+    wide = check_shape(op, "utility", utility)
+    if wide.ndim != 2 or not len(wide):
+        raise ValueError(message(op, "utility", "shape (N, M) with N >= 1", f"shape {tuple(wide.shape)}"))
+    stray = [rule for rule in rules if not isinstance(rule, DecisionRule)] if isinstance(rules, Sequence) else [rules]
+    if stray:
+        raise TypeError(message(op, "rules", "a list of rules such as ArgmaxRule()", checks.describe(stray[0])))
     one, other = gibbs(utility, 1.0, mask=mask), gibbs(utility, b, mask=mask)
     found = []
     for rule in rules:

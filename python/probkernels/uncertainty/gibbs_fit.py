@@ -43,13 +43,13 @@ def expected_gain(utility: Tensor, gain: Tensor, b: float | Tensor = 1.0, *, mas
     return expectation(log_gibbs(wide, check_scale("expected_gain", b)), check_gain("expected_gain", gain, wide))
 
 
-def check_gain(op: str, gain: object, wide: Tensor) -> Tensor:
+def check_gain(op: str, gain: object, wide: Tensor, name: str = "gain") -> Tensor:
     """Checks gains of the shape of utilities, finite where an option is allowed; 0 elsewhere."""
-    values = check_shape(op, "gain", gain)
-    checks.shape(op, "gain", values, wide.shape, "(one gain for each option)")
-    checks.same_device(op, "gain", values, wide, "utility")
+    values = check_shape(op, name, gain)
+    checks.shape(op, name, values, wide.shape, "(one gain for each option)")
+    checks.same_device(op, name, values, wide, "utility")
     values = values.masked_fill(wide == -torch.inf, 0)
-    checks.finite(op, "gain", values.detach())
+    checks.finite(op, name, values.detach())
     return values
 
 
@@ -131,10 +131,10 @@ def _objective(op: str, wide: Tensor, target: Tensor, criterion: str) -> tuple[O
     mean."""
     finite = wide.masked_fill(wide == -torch.inf, 0)
     if criterion == "nll" or not (isinstance(target, Tensor) and target.is_floating_point()):
-        labels = check_labels(op, target, wide)
+        labels = check_labels(op, target, wide, "target")
         gain = torch.nn.functional.one_hot(labels, wide.shape[1]).double()
     else:
-        gain = check_gain(op, target, wide).detach().double()
+        gain = check_gain(op, target, wide, "target").detach().double()
     if criterion == "nll":
         own = chosen(finite, labels)
         return (

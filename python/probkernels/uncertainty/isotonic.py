@@ -49,6 +49,14 @@ class IsotonicConversion(_Scaling):
         checks.one_of("IsotonicConversion", "score", score, SCORES)
         self.score = score
 
+    def get_extra_state(self) -> Tensor:
+        """Which score the map takes, for ``state_dict``."""
+        return torch.tensor(SCORES.index(self.score))
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Takes the score over from ``load_state_dict``."""
+        self.score = SCORES[int(state)]
+
     def fit(self, utility: Tensor, labels: Tensor) -> IsotonicConversion:
         """Fits the map to finite utilities (N, C), C >= 2, and labels (N,) that can be trusted; returns itself."""
         if importlib.util.find_spec("sklearn") is None:
@@ -56,7 +64,7 @@ class IsotonicConversion(_Scaling):
             raise ImportError(f"IsotonicConversion.fit: needs scikit-learn, which is not installed. Hint: {hint}")
         from sklearn.isotonic import IsotonicRegression
 
-        given, classes = check_calibration_set("IsotonicConversion.fit", utility, labels)
+        given, classes = check_calibration_set("IsotonicConversion.fit", utility, labels, "utility")
         right = torch.nn.functional.one_hot(classes, given.shape[1])
         regression = IsotonicRegression(y_min=0, y_max=1)
         regression.fit(self._scores(given).double().flatten().cpu().numpy(), right.double().flatten().cpu().numpy())
@@ -73,7 +81,7 @@ class IsotonicConversion(_Scaling):
         self._check_fitted()
         assert self.scores is not None and self.frequencies is not None
         op = "IsotonicConversion"
-        wide = check_logits(op, utility).detach()
+        wide = check_logits(op, utility, name="utility").detach()
         checks.same_device(op, "utility", wide, self.scores, "scores")
         x = self._scores(wide).to(self.scores.dtype)
         high = torch.searchsorted(self.scores, x.contiguous()).clamp(max=len(self.scores) - 1)  # the first one >= x
