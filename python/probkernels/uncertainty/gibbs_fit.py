@@ -15,6 +15,7 @@ from .conversions import check_scale, log_gibbs
 
 CRITERIA = ("expected_gain", "nll")
 LEAST_B, GRID, BISECTIONS = 1e-3, 64, 60
+ROUNDING = 1e-12  # of values, relative, which must not choose among equal ones
 Of = Callable[[float], float]
 
 
@@ -90,7 +91,8 @@ def fit_b(
         most: the largest b.
 
     Returns:
-        ``FittedB(b, value, at_one, at_bound)``. Of equally good b it is the least that was tried.
+        ``FittedB(b, value, at_one, at_bound)``. Of b that are equally good up to rounding, it is the least that was
+        tried.
 
     Raises:
         TypeError, ValueError: as :func:`gibbs`; no samples, "nll" without labels.
@@ -114,13 +116,14 @@ def fit_b(
     least = min(LEAST_B, most / 2)
     grid = [0.0, *(least * (most / least) ** (n / GRID) for n in range(GRID)), float(most)]
     found = [value(b) for b in grid]
-    top = max(range(len(grid)), key=found.__getitem__)  # the first of equal ones
+    rounding = ROUNDING * max(map(abs, found))
+    top = next(n for n, x in enumerate(found) if x >= max(found) - rounding)
     b, best = grid[top], found[top]
     low, high = grid[max(top - 1, 0)], grid[min(top + 1, len(grid) - 1)]
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
         low, high = (middle, high) if slope(middle) > 0 else (low, middle)
-    if (refined := value(high)) > best:
+    if (refined := value(high)) > best + rounding:
         b, best = high, refined
     sign = 1 if criterion == "expected_gain" else -1
     return FittedB(b, sign * best, sign * value(1.0), b == most)
