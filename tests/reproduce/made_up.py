@@ -14,6 +14,7 @@ from probkernels.reproduce.pc_compression import records as compression
 from probkernels.reproduce.powernorm import records as powernorm
 from probkernels.reproduce.powernorm.experiment import NORMS
 from probkernels.reproduce.sara import records as sara
+from probkernels.reproduce.utility_duality import records as duality
 
 
 def of_powernorm(worse: bool) -> list[Any]:
@@ -154,6 +155,19 @@ def of_inv_entropy(worse: bool) -> list[Any]:
                 figures = [0.5, 0.1, 0.0]
             found += [inv_entropy.Judged(source, score, seed, *figures) for seed in inv_entropy.QUICK_SEEDS]
     return [*found, *(inv_entropy.Lemma(seed, 0.5, 1.0 + worse, 1.001) for seed in inv_entropy.QUICK_SEEDS)]
+
+
+def of_utility_duality(worse: bool) -> list[Any]:
+    """Networks at the expected figures, or of which no scale helps; sequences that are exact, or not."""
+    found: list[Any] = []
+    for seed in duality.SEEDS:
+        drawn = {b: 0.6 if worse else duality.EXPECTED.get(b, (0.9, 0.0))[0] for b in duality.SCALES}
+        nll_b = 1.5 if worse else duality.EXPECTED_NLL_B[0]
+        rest = (duality.EXPECTED_BEST[0], int(worse), nll_b, 5.0, (0.633, 0.6 if worse else 0.9), (0.85, 0.9))
+        found.append(duality.Digits(duality.NOISE, seed, drawn, *rest))
+    for b, (token, sequence) in duality.EXACT.items():
+        found.append(duality.Sequences(b, token, sequence - 0.1 * worse, 1.0 - worse))
+    return found
 
 
 MADE_UP = {name.removeprefix("of_"): function for name, function in list(globals().items()) if name.startswith("of_")}

@@ -1,4 +1,4 @@
-"""Predicted probabilities: metrics of them, training and calibration for them, and the Bayes error of data."""
+"""Predicted probabilities: metrics, training and calibration for them, decisions by them; Bayes error; language models."""
 
 from ._similarity import similarity_matrix
 from .bayes_error import BayesErrorAscent, kernel_bandwidth, kernel_bayes_error, mix
@@ -7,8 +7,24 @@ from .calibration import ReliabilityBins, debiased_ece, ece, ks, mce, reliabilit
 from .calibration_classes import ECE, KS, MCE, DebiasedECE, Reliability, SmoothECE
 from .calibrators import HCalibrator
 from .cape import CaPE, CaPEFit, bin_targets, cape_loss, kernel_targets
+from .conversions import Converted, GibbsLogitsProcessor, drift, gibbs, gibbs_sequence, revealed_gap, sequence_scores
+from .decisions import (
+    AbstainRule,
+    ArgmaxRule,
+    BayesRule,
+    Decision,
+    DecisionRule,
+    RuleValue,
+    SamplingRule,
+    abstain,
+    compare_rules,
+    minimum_bayes_risk,
+    sample_gibbs,
+)
+from .gibbs_fit import FittedB, expected_gain, fit_b
 from .h_calibration import h_calibration_loss
 from .inv_entropy import InverseModel, bootstrap_inv_entropy, inv_entropy, inverse_model, tsu
+from .isotonic import IsotonicConversion
 from .paraphrases import GAAP
 from .plots import reliability_plot
 from .ranking import auroc, average_precision
@@ -24,24 +40,36 @@ __all__ = [
     "KS",
     "MCE",
     "NLL",
+    "AbstainRule",
+    "ArgmaxRule",
     "AveragePrecision",
     "BayesErrorAscent",
+    "BayesRule",
     "Brier",
     "CaPE",
     "CaPEFit",
+    "Converted",
     "DebiasedECE",
+    "Decision",
+    "DecisionRule",
+    "FittedB",
+    "GibbsLogitsProcessor",
     "HCalibrator",
     "InvEntropy",
     "InvEntropyScore",
     "InverseModel",
+    "IsotonicConversion",
     "KLp",
     "MSEp",
     "PlattScaling",
     "Reliability",
     "ReliabilityBins",
+    "RuleValue",
+    "SamplingRule",
     "SmoothECE",
     "TemperatureScaling",
     "VectorScaling",
+    "abstain",
     "as_llm",
     "auroc",
     "average_precision",
@@ -50,8 +78,14 @@ __all__ = [
     "bootstrap_inv_entropy",
     "brier",
     "cape_loss",
+    "compare_rules",
     "debiased_ece",
+    "drift",
     "ece",
+    "expected_gain",
+    "fit_b",
+    "gibbs",
+    "gibbs_sequence",
     "h_calibration_loss",
     "inv_entropy",
     "inverse_model",
@@ -61,12 +95,16 @@ __all__ = [
     "kl_p",
     "ks",
     "mce",
+    "minimum_bayes_risk",
     "mix",
     "mse_p",
     "nll",
     "reliability",
     "reliability_plot",
     "responses_of",
+    "revealed_gap",
+    "sample_gibbs",
+    "sequence_scores",
     "similarity_matrix",
     "smooth_ece",
     "tsu",

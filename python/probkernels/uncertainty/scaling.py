@@ -14,25 +14,25 @@ from ._inputs import _labels, widened
 STEPS = 200  # of L-BFGS; it stops earlier where the gradient is 0
 
 
-def check_logits(op: str, logits: object, width: int | None = None) -> Tensor:
+def check_logits(op: str, logits: object, width: int | None = None, name: str = "logits") -> Tensor:
     """Checks finite logits (N, C), C >= 2, or C equal to ``width``, and returns them as float32 or float64."""
-    checks.float_tensor(op, "logits", logits, checks.AS_TENSOR)
+    checks.float_tensor(op, name, logits, checks.AS_TENSOR)
     assert isinstance(logits, Tensor)
     if logits.ndim != 2 or logits.shape[1] < 2 or (width is not None and logits.shape[1] != width):
         wanted = "(N, C) with C >= 2" if width is None else f"(N, {width})"
         hint = "for two classes stack zeros and the logit of class 1" if logits.ndim == 1 else ""
-        raise ValueError(message(op, "logits", f"shape {wanted}", f"shape {tuple(logits.shape)}", hint))
-    checks.finite(op, "logits", logits.detach(), "clamp logits of probability 0, such as -inf of a mask")
+        raise ValueError(message(op, name, f"shape {wanted}", f"shape {tuple(logits.shape)}", hint))
+    checks.finite(op, name, logits.detach(), "clamp logits of probability 0, such as -inf of a mask")
     return widened(logits)
 
 
-def check_calibration_set(op: str, logits: object, labels: object) -> tuple[Tensor, Tensor]:
+def check_calibration_set(op: str, logits: object, labels: object, name: str = "logits") -> tuple[Tensor, Tensor]:
     """Checks logits and labels to fit a map to, and returns them without a graph: copies, which autograd may keep even
     if they come from inference mode."""
-    given = check_logits(op, logits).detach().clone()
-    classes = _labels(op, labels, given, "logits")
+    given = check_logits(op, logits, name=name).detach().clone()
+    classes = _labels(op, labels, given, name)
     if not len(given):
-        raise ValueError(message(op, "logits", "at least one sample", f"shape {tuple(given.shape)}"))
+        raise ValueError(message(op, name, "at least one sample", f"shape {tuple(given.shape)}"))
     return given, classes.clone()
 
 
