@@ -1,4 +1,4 @@
-"""Predicted probabilities: metrics, training and calibration for them, decisions by them; Bayes error; language models."""
+"""Predicted probabilities: metrics, training, calibration and decisions; Bayes error; answers of language models."""
 
 from ._similarity import similarity_matrix
 from .bayes_error import BayesErrorAscent, kernel_bandwidth, kernel_bayes_error, mix
