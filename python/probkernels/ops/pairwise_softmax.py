@@ -296,7 +296,7 @@ def pairwise_softmax(
         raise ValueError(message(op, "x", expected, f"shape {tuple(x.shape)}", "x.flatten(1) flattens images"))
     checks.integer(op, "classes", classes)
     _check_labels(op, labels, classes, x)
-    checks.positive(op, "sigma", sigma)
+    checks.positive(op, "sigma", sigma, finite=False)
     rows = 0 if tile is None else checks.integer(op, "tile", tile)
     wide = x if x.dtype in DTYPES else x.float()
     shares, log_sums = FWD.call(wide, labels, classes, float(sigma), rows)
