@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import math
 import sys
 from pathlib import Path
 
@@ -114,3 +115,14 @@ def test_every_bar_asks_whether_it_may_be_shown() -> None:
     for path, call in calls:
         shown = [ast.unparse(word.value) for word in call.keywords if word.arg == "disable"]
         assert shown and shown[0].startswith(("checks.hidden(", "hidden(", "None")), f"{path}:{call.lineno}"
+
+
+def test_positive_numbers_are_finite_unless_infinity_has_a_meaning() -> None:
+    for value in (0.0, -1.0, math.nan, math.inf):
+        with pytest.raises(ValueError, match="f: argument 'x': expected a positive number"):
+            checks.positive("f", "x", value)
+    checks.positive("f", "x", math.inf, finite=False)
+    with pytest.raises(ValueError, match="'eps': expected a positive number, got inf"):
+        pk.nn.PowerNorm(4, eps=math.inf)
+    with pytest.raises(ValueError, match="'factor': expected a positive number, got inf"):
+        pk.nn.PowerNorm(4).rescale_nu(math.inf)

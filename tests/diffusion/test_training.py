@@ -191,19 +191,26 @@ def test_other_optimizers_and_losses() -> None:
     model = fresh()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     seen, rates = [], []
-
-    def lr(part: float) -> float:
-        rates.append(optimizer.param_groups[0]["lr"])  # of the step before
-        return 1 - part
+    optimizer.register_step_pre_hook(lambda *_: rates.append(optimizer.param_groups[0]["lr"]))
 
     def loss(model: Denoiser, x: Tensor, cond: Tensor, generator: torch.Generator) -> Tensor:
         seen.append(x)
         return model.x0(x, 0.5, cond).square().mean()
 
-    fit(model, x0, label, optimizer=optimizer, loss=loss, lr=lr, steps=4, batch_size=8, progress=False)
+    fit(
+        model,
+        x0,
+        label,
+        optimizer=optimizer,
+        loss=loss,
+        lr=lambda part: 1 - part,
+        steps=4,
+        batch_size=8,
+        progress=False,
+    )
     assert [x.shape for x in seen] == [(8, 2)] * 4
     assert len({x[0, 0].item() for x in seen}) == 4  # every step draws anew
-    assert rates == pytest.approx([0.1, 0.1, 0.075, 0.05])
+    assert rates == pytest.approx([0.1, 0.075, 0.05, 0.025])
     assert optimizer.param_groups[0]["lr"] == 0.1  # a second training starts from it, not from the last rate
 
 

@@ -205,3 +205,23 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
 def test_bad_arguments(change: dict[str, Any], error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=text):
         pk.ops.pairwise_softmax(**{**GOOD, **change})
+
+
+@pytest.mark.parametrize(("far", "sigma"), [(1e15, 1.0), (1e30, 1.0), (1.0, 1e-7)])
+def test_distances_keep_their_digits_beside_large_coordinates(far: float, sigma: float) -> None:
+    """A distant point, or a narrow kernel: inner products lose the distances between the other points."""
+    x, labels = problem(50, 3, 3)
+    x[7] = far
+    x, grads = x.float().requires_grad_(), (torch.randn(50, 3), torch.randn(50))
+    for grad in grads:
+        grad[7] = 0  # which neighbor is nearest to that point, no float can tell
+    y = x.detach().double().requires_grad_()
+    scores = -(y[:, None] - y).square().sum(2) / (2 * sigma**2)
+    scores = scores.masked_fill(torch.eye(50, dtype=torch.bool), -math.inf)
+    expected = scores.softmax(1) @ torch.nn.functional.one_hot(labels, 3).double(), scores.logsumexp(1)
+    outputs = pk.ops.pairwise_softmax(x, labels, 3, sigma)
+    others = torch.arange(50) != 7
+    for got, truth in zip(outputs, expected, strict=True):
+        torch.testing.assert_close(got[others].double(), truth[others].detach(), rtol=1e-5, atol=1e-6)
+    got, truth = gradient(outputs, x, grads), gradient(expected, y, grads)
+    torch.testing.assert_close(got[others].double(), truth[others], rtol=1e-4, atol=1e-4 * float(truth[others].norm()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import probkernels as pk
@@ -255,7 +256,7 @@ BAD = [
     ({"weights": [W.int()]}, TypeError, "argument 'weights\\[0\\]': expected dtype float32"),
     ({"weights": [[1.0]]}, TypeError, "argument 'weights\\[0\\]': expected a floating-point tensor, got list"),
     ({"weights": [W, W]}, ValueError, "argument 'selections': expected 2 items, one a weight, got 1"),
-    ({k: v * 2 for k, v in GOOD.items() if k != "steps"}, ValueError, "every weight once"),
+    ({k: v * 2 for k, v in GOOD.items() if k != "steps"}, ValueError, "every tensor to change once"),
     ({"selections": [C]}, TypeError, "argument 'selections\\[0\\]': expected a Selection"),
     ({"weights": [W.t()]}, ValueError, "expected a selection of shape \\(5, 4\\), got one of shape \\(4, 5\\)"),
     ({"grads": [C.double()]}, TypeError, "argument 'grads\\[0\\]'"),
@@ -279,6 +280,7 @@ BAD = [
     ({"weight_decay": "0"}, TypeError, "argument 'weight_decay'"),
     ({"betas": (0.9, 1.0)}, ValueError, "argument 'betas\\[1\\]'"),
     ({"eps": 0.0}, ValueError, "argument 'eps'"),
+    ({"eps": math.inf}, ValueError, "argument 'eps'"),
 ]
 
 
@@ -311,6 +313,21 @@ def test_a_tensor_to_change_is_listed_once(first: str, second: str) -> None:
     selections = [Selection.from_mask(torch.ones(6, dtype=torch.bool))] * 2
     with pytest.raises(ValueError, match="expected every tensor to change once"):
         sparse_adamw_(selections=selections, steps=1, **lists)
+
+
+def test_views_to_change_share_no_memory() -> None:
+    buffer, chosen = torch.zeros(16), [Selection.from_mask(torch.ones(6, dtype=torch.bool))]
+    rest = {"selections": chosen, "grads": [torch.ones(6)], "steps": 1}
+    for m, v in ((buffer[:6], buffer[5:11]), (buffer[:12:2], buffer[1:7]), (buffer[:6], buffer[:6].view(2, 3).view(6))):
+        with pytest.raises(ValueError, match="shares memory"):
+            sparse_adamw_([torch.ones(6)], m=[m], v=[v], **rest)
+    with pytest.raises(ValueError, match=r"argument 'values'.*shares memory"):
+        sparse_adamw_([buffer[:6]], m=[torch.zeros(6)], v=[torch.zeros(6)], values=[buffer[:6]], **rest)
+    parts = [(buffer[:6], buffer[6:12]), (buffer[:12:2], buffer[1:13:2]), (torch.zeros(6), torch.zeros(6))]
+    for m, v in parts:  # side by side and interlaced
+        w = torch.ones(6)
+        sparse_adamw_([w], m=[m.zero_()], v=[v.zero_()], **rest)
+        torch.testing.assert_close(w, torch.full((6,), 1 - 1e-5 - 1e-3))
 
 
 @pytest.mark.parametrize("rule", [{"steps": 1.5}, {"steps": torch.tensor(1)}, {"steps": 1, "betas": 0.9}])

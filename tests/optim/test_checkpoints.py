@@ -138,9 +138,25 @@ def test_states_of_other_optimizers_and_groups_are_refused() -> None:
     del state["state"][0]
     with pytest.raises(pk.ModelMismatchError, match="missing"):
         optimizer.load_state_dict(state)
+    with pytest.raises(pk.ModelMismatchError, match="no state of such"):
+        optimizer.load_state_dict({})
 
 
 # --- parameter groups ---
+
+
+def test_a_state_without_a_group_that_was_removed_is_refused() -> None:
+    model = seventy()
+    optimizer = make(model, groups=[{"params": model[0].parameters()}, {"params": model[2].parameters()}])
+    optimizer.param_groups.pop()
+    with pytest.raises(ValueError, match="argument 'param_groups': expected all of the adapter's values"):
+        optimizer.state_dict()
+
+
+@pytest.mark.parametrize("name", ["lr", "eps", "weight_decay", "rank_penalty"])
+def test_numbers_are_finite(name: str) -> None:
+    with pytest.raises(ValueError, match=f"argument '{name}': expected a finite number, got inf"):
+        make(seventy(), **{name: math.inf})
 
 
 def test_groups_have_rates_of_their_own_and_train_nothing_else(tmp_path: Path) -> None:

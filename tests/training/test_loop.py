@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import signal
 
+import probkernels as pk
 import pytest
 import torch
-from probkernels.training import DeferredInterrupt, EarlyStopping, Loop, cosine, minimize
+from probkernels.training import EMA, DeferredInterrupt, EarlyStopping, Loop, cosine, minimize
 
 
 @pytest.fixture
@@ -105,6 +107,43 @@ def test_minimize_equals_a_loop_by_hand() -> None:
     assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
 
 
+def test_a_resumed_schedule_equals_one_run() -> None:
+    """What ``save`` stores are the optimizer's own rates, which the schedule scales anew."""
+    data, saved = torch.arange(1.0, 9.0), {}
+
+    def start() -> tuple[torch.nn.Parameter, torch.optim.Optimizer]:
+        x = torch.nn.Parameter(torch.ones(()))
+        return x, torch.optim.AdamW([x], lr=0.1)
+
+    def keep(x: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
+        saved.update(x=x.detach().clone(), optimizer=copy.deepcopy(optimizer.state_dict()))
+
+    (whole, first), (part, second), (rest, third) = start(), start(), start()
+    expected = minimize(lambda n: (whole * data[n] - 3).square(), first, 8, lr_schedule=cosine)
+    losses = minimize(
+        lambda n: (part * data[n] - 3).square(), second, 8, lr_schedule=cosine,
+        after=lambda n, loss: n == 3, save=lambda: keep(part, second),
+    )  # fmt: skip
+    rest.data.copy_(saved["x"])
+    third.load_state_dict(saved["optimizer"])
+    losses += minimize(lambda n: (rest * data[n] - 3).square(), third, 8, lr_schedule=cosine, start=4)
+    assert losses == expected and torch.equal(rest, whole) and third.param_groups[0]["lr"] == 0.1
+
+
+def test_an_average_is_of_one_module() -> None:
+    average = EMA(torch.nn.Linear(1, 3))
+    with pytest.raises(pk.ModelMismatchError, match="other shapes"):
+        average.update(torch.nn.Linear(1, 1))  # which would broadcast
+
+
+def test_bad_settings_of_a_training_are_named() -> None:
+    x = torch.nn.Parameter(torch.ones(()))
+    with pytest.raises(ValueError, match="fit: argument 'max_norm': expected a positive number, got -1"):
+        minimize(lambda n: x.square(), torch.optim.SGD([x], lr=0.1), 3, max_norm=-1, name="fit")
+    with pytest.raises(ValueError, match="Loop: argument 'save_every'"):
+        Loop(3, save_every=0)
+
+
 def test_minimize_stops_where_it_is_told() -> None:
     x = torch.nn.Parameter(torch.ones(()))
     losses = minimize(lambda n: x.square(), torch.optim.SGD([x], lr=0.1), 50, after=lambda n, loss: loss < 0.5)
@@ -131,5 +170,9 @@ def test_early_stopping() -> None:
         False,
         True,
     ]
+    value, kept = torch.tensor(3.0), EarlyStopping()
+    assert kept.improved(0, value)
+    value.fill_(1.0)  # a figure is a number, not a tensor that moves on
+    assert kept.improved(1, torch.tensor(2.0)) and kept.best == 2
     patient = EarlyStopping()
     assert not [patient.improved(n, 1.0) for n in range(100)][-1] and not patient.stop

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -148,10 +149,10 @@ def number(op: str, name: str, value: Any) -> float:
     return found
 
 
-def positive(op: str, name: str, value: float, hint: str = "") -> None:
-    """Checks that ``value`` is a number above zero (and not NaN)."""
+def positive(op: str, name: str, value: float, hint: str = "", *, finite: bool = True) -> None:
+    """Checks that ``value`` is a number above zero, not NaN, and not infinite unless that has a meaning."""
     _real(op, name, value, "a number", hint)
-    if not value > 0:
+    if not value > 0 or (finite and math.isinf(value)):
         raise ValueError(message(op, name, "a positive number", repr(value), hint))
 
 
@@ -210,3 +211,39 @@ def readable(*values: torch.Tensor) -> bool:
     if any(value.is_meta or (fake is not None and isinstance(value, fake.FakeTensor)) for value in values):
         return False
     return not (torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing())
+
+
+def sharing(tensors: Sequence[torch.Tensor]) -> torch.Tensor | None:
+    """A tensor that has memory in common with another of them, or None. Views that only interlace have not."""
+    if torch.compiler.is_compiling() or not readable(*tensors[:1]):
+        return None
+    starts = [t.data_ptr() for t in tensors]
+    ends = [start + t.nbytes if t.is_contiguous() else _end(t) for start, t in zip(starts, tensors, strict=True)]
+    order = sorted(range(len(tensors)), key=starts.__getitem__)
+    if all(ends[one] <= starts[other] for one, other in itertools.pairwise(order)):
+        return None
+    group: list[torch.Tensor] = []
+    first = last = 0
+    for k in order:
+        if starts[k] >= last:
+            group, first = [], starts[k]
+        group.append(tensors[k])
+        last = max(last, ends[k])
+        if len(group) > 1 and _meet(group, first, last):
+            return tensors[k]
+    return None
+
+
+def _end(t: torch.Tensor) -> int:
+    """The address after the last element."""
+    reach = sum((n - 1) * stride for n, stride in zip(t.shape, t.stride(), strict=True)) + 1
+    return t.data_ptr() + reach * t.itemsize
+
+
+def _meet(tensors: Sequence[torch.Tensor], first: int, last: int) -> bool:
+    """Whether a byte between two addresses belongs to more than one tensor: counts it."""
+    owners = torch.zeros(last - first, dtype=torch.uint8, device=tensors[0].device)
+    for t in tensors:
+        strides = [stride * t.itemsize for stride in t.stride()]
+        owners.as_strided((*t.shape, t.itemsize), (*strides, 1), t.data_ptr() - first).add_(1)
+    return bool(owners.amax() > 1)

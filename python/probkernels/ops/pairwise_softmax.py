@@ -21,6 +21,7 @@ KINDS = ("cpu", "triton")
 DTYPES = (torch.float32, torch.float64)
 ROWS, COLUMNS = 256, 1024  # of a tile on the CPU: a megabyte, which a core's cache holds
 WIDE = 2.0**11  # |x / sigma|^2 / 2 from which float32 would lose more than 1e-4 of exp(score)
+FAR = 2.0**33  # and float64 more than 1e-6: then differences of coordinates replace inner products
 
 # --- kernels ---
 
@@ -33,17 +34,26 @@ class Points(NamedTuple):
     order: Tensor  # (N): where each of them was
     labels: Tensor  # (N)
     bounds: Tensor  # (K + 1): class k is bounds[k] : bounds[k + 1]
+    far: bool  # whether inner products would lose digits
 
 
 def _points(x: Tensor, labels: Tensor, classes: int, sigma: float) -> Points:
     labels, order = labels.long().sort(stable=True)
     bounds = torch.searchsorted(labels, torch.arange(classes + 1, device=labels.device))
-    q = (x - x.mean(0)) / sigma
-    half = q.square().sum(1) / 2
-    if x.dtype is torch.float32 and checks.readable(half) and not bool(half.amax() <= WIDE):
-        q = (x.double() - x.double().mean(0)) / sigma
-        half = q.square().sum(1) / 2
-    return Points(q[order], half[order], order, labels, bounds)
+    q, half = _scaled(x, x.mean(0), sigma)
+    readable = checks.readable(half)
+    if x.dtype is torch.float32 and readable and not bool(half.amax() <= WIDE):
+        x = x.double()
+        q, half = _scaled(x, x.mean(0), sigma)
+    far = x.dtype is torch.float64 and readable and bool(half.amax() > FAR)
+    if far:  # one distant point moves the mean away from all others, but not the median
+        q, half = _scaled(x, x.sort(0).values[len(x) // 2], sigma)
+    return Points(q[order], half[order], order, labels, bounds, far)
+
+
+def _scaled(x: Tensor, center: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
+    q = (x - center) / sigma
+    return q, q.square().sum(1) / 2
 
 
 def _unsorted(values: Tensor, order: Tensor, dtype: torch.dtype) -> Tensor:
@@ -101,10 +111,41 @@ def _triton_bwd(p: Points, grads: Tensor, delta: Tensor, log_sums: Tensor) -> Te
     return grad
 
 
+def _far_shares(p: Points, rows: int) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Some rows at a time: where they are, their scores, and the softmax of these. Distances are sums of squared
+    differences, which keep the digits that inner products of large coordinates lose."""
+    for first in range(0, len(p.q), rows):
+        some = slice(first, first + rows)
+        scores = torch.cdist(p.q[some], p.q, compute_mode="donot_use_mm_for_euclid_dist").square_().div_(-2)
+        scores.diagonal(first).fill_(float("-inf"))
+        yield some, scores, scores.softmax(1)
+
+
+def _far(p: Points, classes: int, tile: int) -> tuple[Tensor, Tensor]:
+    sums, logs = p.q.new_zeros(len(p.q), classes), torch.empty_like(p.half)
+    for some, scores, shares in _far_shares(p, tile or ROWS):
+        sums[some].index_add_(1, p.labels, shares)
+        logs[some] = scores.logsumexp(1)
+    return sums, logs
+
+
+def _far_bwd(p: Points, grads: Tensor, delta: Tensor, tile: int) -> Tensor:
+    """The gradient of q."""
+    pulled = torch.zeros_like(p.q)
+    for some, _, shares in _far_shares(p, tile or ROWS):
+        pull = shares.mul_(grads[some][:, p.labels].sub_(delta[some, None]))
+        pulled[some] += pull @ p.q - pull.sum(1)[:, None] * p.q[some]
+        pulled += pull.t() @ p.q[some] - pull.sum(0)[:, None] * p.q
+    return pulled
+
+
 def _kernel(run: Backend, x: Tensor, labels: Tensor, classes: int, sigma: float, tile: int) -> tuple[Tensor, Tensor]:
     with torch.autocast(x.device.type, enabled=False):
         p = _points(x, labels, classes, sigma)
-        found = _triton(p, classes) if run.kind == "triton" else _cpu(run, p, classes, tile)
+        if p.far:
+            found = _far(p, classes, tile)
+        else:
+            found = _triton(p, classes) if run.kind == "triton" else _cpu(run, p, classes, tile)
     return _unsorted(found[0], p.order, x.dtype), _unsorted(found[1], p.order, torch.float64)
 
 
@@ -126,7 +167,9 @@ def _bwd_kernel(
             t[p.order].to(p.q.dtype) for t in (shares, log_sums, grad_shares, grad_log_sums)
         )
         delta = (grads * share).sum(1) - grad_logs
-        if run.kind == "triton":
+        if p.far:
+            grad = _far_bwd(p, grads, delta, tile)
+        elif run.kind == "triton":
             grad = _triton_bwd(p, grads, delta, logs)
         else:
             grad = _cpu_bwd(run, p, grads, delta, logs, classes, tile)
@@ -253,7 +296,7 @@ def pairwise_softmax(
         raise ValueError(message(op, "x", expected, f"shape {tuple(x.shape)}", "x.flatten(1) flattens images"))
     checks.integer(op, "classes", classes)
     _check_labels(op, labels, classes, x)
-    checks.positive(op, "sigma", sigma)
+    checks.positive(op, "sigma", sigma, finite=False)
     rows = 0 if tile is None else checks.integer(op, "tile", tile)
     wide = x if x.dtype in DTYPES else x.float()
     shares, log_sums = FWD.call(wide, labels, classes, float(sigma), rows)

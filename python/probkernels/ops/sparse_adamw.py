@@ -167,7 +167,7 @@ STEP8 = Op(
 
 # --- public functions ---
 
-NAME = "sparse_adamw_"
+NAME, READ = "sparse_adamw_", ("selections", "grads")
 
 
 def _fits(
@@ -277,7 +277,7 @@ def sparse_adamw_(
 
     Raises:
         TypeError: a dtype is wrong.
-        ValueError: a length, shape, device or range is wrong, or a tensor to change is listed twice.
+        ValueError: a length, shape, device or range is wrong, or two tensors to change share memory.
         NotImplementedError: a tensor to change requires grad outside ``torch.no_grad()``.
 
     Backends: C++ (CPU), CUDA (GPU), plain torch. Deterministic: the same bits for every number of threads.
@@ -295,7 +295,7 @@ def sparse_adamw_(
         tensor([ 1.0000,  0.0900,  2.0000, -0.0900])
     """
     steps = list(steps) if isinstance(steps, Sequence) else [steps] * len(weights)
-    lists = {"weights": weights, "selections": selections, "grads": grads, "m": m, "v": v}
+    lists: dict[str, Any] = {"weights": weights, "selections": selections, "grads": grads, "m": m, "v": v}
     if m_scale is not None or v_scale is not None:
         lists |= {"m_scale": m_scale or [], "v_scale": v_scale or []}
     lists["values"] = [None] * len(weights) if values is None else values
@@ -311,12 +311,11 @@ def sparse_adamw_(
             good = False
         if not good:
             _explain(k, {name: items[k] for name, items in lists.items()})
-    seen: set[int] = set()
-    for name, items in lists.items():
-        ids = [id(t) for t in items if t is not None and name not in ("selections", "grads")]
-        if len(seen | set(ids)) < len(seen) + len(ids):
-            raise ValueError(message(NAME, name, "every tensor to change once", "one that is listed again"))
-        seen.update(ids)
+    changed = {name: [t for t in items if t is not None] for name, items in lists.items() if name not in READ}
+    twice = checks.sharing([t for items in changed.values() for t in items])
+    if twice is not None:
+        name = next(name for name, items in changed.items() if any(t is twice for t in items))
+        raise ValueError(message(NAME, name, "every tensor to change once", "one that shares memory with another"))
     rows = [row for row in rows if row[1].count]
     if rows:
         _call(rows, lr, *betas, eps, weight_decay)

@@ -267,11 +267,19 @@ class SaRAAdamW(torch.optim.Optimizer):
     # --- checkpoints ---
 
     def state_dict(self) -> dict[str, Any]:
-        """The state to resume from: moments, selections, values and stage, all in ``state`` and ``param_groups``."""
-        made, own = super().state_dict(), self.adapter.state_dict()
+        """The state to resume from: moments, selections, values and stage, all in ``state`` and ``param_groups``.
+
+        Raises:
+            ValueError: a group was removed from ``param_groups``, or holds other parameters.
+        """
         slots = {id(values): slot for slot, _, values in self.adapter.held()}
+        params = [values for group in self.param_groups for values in group["params"]]
+        if set(slots) != {id(values) for values in params}:
+            hint = "leave param_groups whole: a group with lr=0 stands still"
+            got = "groups that lack some of them or hold others"
+            raise ValueError(message(NAME, "param_groups", "all of the adapter's values", got, hint))
+        made, own = super().state_dict(), self.adapter.state_dict()
         numbers = itertools.chain.from_iterable(group["params"] for group in made["param_groups"])
-        params = itertools.chain.from_iterable(group["params"] for group in self.param_groups)
         for number, values in zip(numbers, params, strict=True):
             slot = slots[id(values)]
             made["state"][number] = entry_of(own["parts"][slot.name], slot, self.state[values], self.moments)
@@ -289,7 +297,7 @@ class SaRAAdamW(torch.optim.Optimizer):
         Raises:
             ModelMismatchError: the state belongs to another model or to another selection.
         """
-        groups = [dict(group) for group in state_dict["param_groups"]]
+        groups = [dict(group) for group in state_dict.get("param_groups", ())] or [{"params": []}]
         about: dict[str, Any] = {key: groups[0].get(key) for key in GROUP_KEYS}
         sizes = [[len(group["params"]) for group in some] for some in (groups, self.param_groups)]
         if about["moments"] not in KINDS or sizes[0] != sizes[1]:
@@ -357,7 +365,7 @@ def _check(
     moments: str,
 ) -> None:
     for name, number in (("lr", lr), ("eps", eps), ("weight_decay", weight_decay), ("rank_penalty", rank_penalty)):
-        if number is not None and not number >= 0:
+        if number is not None and checks.number(NAME, name, number) < 0:
             raise ValueError(message(NAME, name, "a number of at least 0", repr(number)))
     for k, beta in enumerate(betas):
         checks.fraction(NAME, f"betas[{k}]", beta)

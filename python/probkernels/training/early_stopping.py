@@ -32,7 +32,7 @@ class EarlyStopping:
 
         The first figure is the best, even an infinite one; NaN never is.
         """
-        self.last_step = step
+        self.last_step, value = step, float(value)  # a tensor could change later
         first = self.best_step < 0 and not math.isnan(value)
         if not (first or value < self.best):
             return False

@@ -51,7 +51,14 @@ class EMA:
 
     @torch.no_grad()
     def update(self, module: nn.Module) -> None:
-        """Updates the average: average = decay * average + (1 - decay) * ``module``."""
+        """Updates the average: average = decay * average + (1 - decay) * ``module``.
+
+        Raises:
+            ModelMismatchError: ``module`` has tensors of other shapes.
+        """
+        shapes = [[t.shape for t in (*m.parameters(), *m.buffers())] for m in (self.module, module)]
+        if shapes[0] != shapes[1]:  # lerp_ and copy_ would broadcast
+            raise ModelMismatchError("EMA.update: a module with tensors of other shapes")
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates)) if self.warm_up else self.decay
         self.updates += 1
         for (name, mine), theirs in zip(self.module.named_parameters(), module.parameters(), strict=True):

@@ -50,7 +50,8 @@ class Loop:
         progress: bool = True,
         unit: str = "step",
     ) -> None:
-        self.steps, self.done, self.save, self.save_every = steps, start, save, save_every
+        self.steps, self.done, self.save = steps, start, save
+        self.save_every = checks.integer("Loop", "save_every", save_every)
         self.bar = tqdm(total=steps, initial=start, disable=checks.hidden(progress), unit=unit)
         self.interrupt = DeferredInterrupt()
         self.stopped = False
@@ -106,8 +107,8 @@ def minimize(
         loss: function of the step number that returns the loss, a 0-d tensor.
         optimizer: optimizer of the parameters.
         steps: total number of steps, including steps before ``start``.
-        lr_schedule: maps the finished fraction of the training to a factor on the optimizer's learning rates. They
-            are restored at the end.
+        lr_schedule: maps the finished fraction of the training to a factor on the optimizer's learning rates. It
+            holds during the step alone, so that ``after`` and ``save`` see the rates themselves.
         max_norm: bound on the total norm of all gradients; None for no clipping.
         start: number of steps that are already done, when resuming.
         after: called as ``after(step, loss)`` after every step. Return True to stop.
@@ -120,7 +121,7 @@ def minimize(
         The loss of every step from ``start`` on.
 
     Raises:
-        ValueError: the loss of a step is not finite. The message names the step.
+        ValueError: the loss of a step is not finite (the message names the step), or ``max_norm`` is not positive.
 
     Example:
         >>> import torch
@@ -130,22 +131,21 @@ def minimize(
         >>> round(losses[0], 3), bool(losses[-1] < 1e-8)
         (1.0, True)
     """
+    if max_norm is not None:
+        checks.positive(name, "max_norm", max_norm, finite=False)
     losses: list[float] = []
-    with (
-        Loop(steps, start=start, save=save, save_every=save_every, progress=progress) as loop,
-        _scaled_rates(optimizer) as scale,
-    ):
+    with Loop(steps, start=start, save=save, save_every=save_every, progress=progress) as loop:
         for n in loop:
             value = loss(n)
             number = value.item()
             checks.finite_loss(name, n, number)
-            if lr_schedule is not None:
-                scale(lr_schedule(n / steps))
+            factor = 1.0 if lr_schedule is None else lr_schedule(n / steps)
             optimizer.zero_grad()
             value.backward()
             if max_norm is not None:
                 nn.utils.clip_grad_norm_(_parameters(optimizer), max_norm)
-            optimizer.step()
+            with _scaled_rates(optimizer, factor):
+                optimizer.step()
             losses.append(number)
             loop.show(loss=number)
             if after is not None and after(n, number) is True:
@@ -154,19 +154,19 @@ def minimize(
 
 
 @contextlib.contextmanager
-def _scaled_rates(optimizer: torch.optim.Optimizer) -> Iterator[Callable[[float], None]]:
-    """A function that sets the learning rates to a multiple of what they are now. At the end they are restored: another
-    training with this optimizer, or this one after an interruption, would start from scaled rates."""
+def _scaled_rates(optimizer: torch.optim.Optimizer, factor: float) -> Iterator[None]:
+    """Scales the learning rates for one step. What ``save`` stores, and what another training with this optimizer
+    starts from, are the rates themselves."""
+    if factor == 1:  # they stay as they are, bit for bit, also tensors
+        yield
+        return
     rates = [group["lr"] for group in optimizer.param_groups]
-
-    def scale(factor: float) -> None:
-        for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate * factor
-
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate * factor
     try:
-        yield scale
+        yield
     finally:
-        for group, rate in zip(optimizer.param_groups, rates, strict=False):
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
 
 

@@ -96,7 +96,7 @@ def kernel_bayes_error(
     checks.integer_tensor(op, "labels", labels)
     checks.shape(op, "labels", labels, points.shape[:1], "(one label for each row of 'features')")
     checks.one_of(op, "reduction", reduction, REDUCTIONS)
-    checks.positive(op, "sigma", sigma)
+    checks.positive(op, "sigma", sigma, finite=False)
     points = _over_largest(points) if normalize else points
     shares, _ = pairwise_softmax(points, labels, _classes(op, labels, classes), sigma, tile=tile)
     errors = 1 - shares.amax(1)
@@ -250,7 +250,7 @@ class BayesErrorAscent:
                 raise TypeError(message(op, name, "a function", checks.describe(value)))
         checks.positive(op, "eps", eps)
         if sigma is not None:
-            checks.positive(op, "sigma", sigma)
+            checks.positive(op, "sigma", sigma, finite=False)
         checks.integer(op, "outer", outer)
         checks.integer(op, "inner", inner)
         if batch_size is not None:

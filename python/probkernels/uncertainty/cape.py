@@ -97,7 +97,8 @@ def kernel_targets(
         >>> kernel_targets(torch.tensor([0.1, 0.4, 0.4, 0.8]), torch.tensor([0, 0, 1, 1]), sigma=0.01)
         tensor([0.0000, 0.5000, 0.5000, 1.0000])
     """
-    checks.positive("kernel_targets", "sigma", sigma, "a standard deviation; a small one gives each sample its label")
+    hint = "a standard deviation; a small one gives each sample its label"
+    checks.positive("kernel_targets", "sigma", sigma, hint, finite=False)
     checks.integer("kernel_targets", "window", window)
 
     def of_ranks(ordered: Tensor, outcome: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -205,7 +206,7 @@ class CaPE:
     ) -> None:
         checks.one_of("CaPE", "mode", mode, TARGETS)
         checks.integer("CaPE", "bins", bins)
-        checks.positive("CaPE", "sigma", sigma)
+        checks.positive("CaPE", "sigma", sigma, finite=False)
         checks.integer("CaPE", "window", window)
         checks.integer("CaPE", "discrimination_epochs", discrimination_epochs, least=0)
         checks.one_of("CaPE", "head", head, _heads.HEADS)
