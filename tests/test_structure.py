@@ -84,6 +84,7 @@ LAYERS = (
     ("sparse",),
     ("training",),
     ("uncertainty",),
+    ("kernel_methods",),
     ("nn", "optim", "circuits", "codec", "diffusion"),
     ("codec",),
     ("probkernels",),  # the package's own __init__, which gathers the layers below
@@ -255,7 +256,9 @@ def public(*rooms: str) -> dict[str, object]:
     return found
 
 
-PUBLIC = public("ops", "training", "nn", "sparse", "optim", "circuits", "codec", "diffusion", "uncertainty")
+PUBLIC = public(
+    "ops", "training", "nn", "sparse", "optim", "circuits", "codec", "diffusion", "uncertainty", "kernel_methods"
+)
 
 
 @pytest.mark.parametrize("name", PUBLIC)
