@@ -86,7 +86,7 @@ LAYERS = (
     ("uncertainty",),
     ("kernel_methods",),
     ("nn", "optim", "circuits", "codec", "diffusion"),
-    ("codec",),
+    ("codec", "blackbox"),
     ("probkernels",),  # the package's own __init__, which gathers the layers below
     ("reproduce", "bench"),
     ("cli",),
@@ -257,7 +257,17 @@ def public(*rooms: str) -> dict[str, object]:
 
 
 PUBLIC = public(
-    "ops", "training", "nn", "sparse", "optim", "circuits", "codec", "diffusion", "uncertainty", "kernel_methods"
+    "ops",
+    "training",
+    "nn",
+    "sparse",
+    "optim",
+    "circuits",
+    "codec",
+    "diffusion",
+    "uncertainty",
+    "kernel_methods",
+    "blackbox",
 )
 
 

@@ -108,8 +108,9 @@ def _sums(u: Tensor, z: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _tile(u: Tensor, z: Tensor, weights: Tensor, expand: bool) -> tuple[Tensor, Tensor]:
-    kernel = _exponent(u, z, expand).exp() * weights[:, None]
-    return kernel.sum(-1), kernel @ z
+    columns = torch.cat([torch.ones_like(weights[..., None]), z], -1) * weights[..., None]
+    found = _exponent(u, z, expand).exp_() @ columns  # both sums in one product
+    return found[..., 0], found[..., 1:]
 
 
 def _exponent(u: Tensor, z: Tensor, expand: bool) -> Tensor:
