@@ -108,3 +108,9 @@ def an_embedding_is_found_from_its_pictures(printed: str) -> None:
 def a_reward_tunes_the_network(printed: str) -> None:
     shares = [float(figure) for figure in re.findall(r"(\d+\.\d)% .*look", printed)]
     assert shares[0] < 15 and min(shares[1:]) > 70 and shares[3] > shares[1] - 2
+
+
+@check_of("blackbox_sequences")
+def proposals_beat_all_given_sequences(printed: str) -> None:
+    given, best = (float(figure) for figure in re.findall(r"the best scores (\d\.\d+)", printed))
+    assert given < 0.4 and best > 0.5

@@ -10,6 +10,7 @@ from probkernels.reproduce.circuits import records as circuits
 from probkernels.reproduce.pc_compression import records as compression
 from probkernels.reproduce.powernorm import records as powernorm
 from probkernels.reproduce.powernorm.experiment import NORMS
+from probkernels.reproduce.root import records as root
 from probkernels.reproduce.sara import records as sara
 
 
@@ -109,6 +110,18 @@ def of_pc_compression(worse: bool) -> list[Any]:
         found.append(compression.Classic(data, "xz -9e", int(size * 1.3), 8 * size * 1.3 / images / pixels))
     x = torch.arange(64).expand(10, 64) % 17
     return [*found, compression.Costs("digits", 17, x, x.double() / 10)]
+
+
+def of_root(worse: bool) -> list[Any]:
+    """Proposals at the expected figures, or no better than the data."""
+    found: list[Any] = []
+    for task, epochs, best in ((root.TF_BIND, 3, 0.439), (root.TF_BIND, 6, 0.439), (root.EHRLICH, 3, 0.375)):
+        for seed in root.SEEDS:
+            for method in (root.BEST, root.ASCENT, root.LABELS, root.NO_LABELS, root.AWAY, root.SWAPPED):
+                poor = worse or method == root.BEST
+                figures = (best, best, best) if poor else (0.95, 0.75, 0.6)
+                found.append(root.Proposals(task, epochs, method, seed, *figures, [0.1, 0.5, figures[0]]))
+    return found
 
 
 MADE_UP = {name.removeprefix("of_"): function for name, function in list(globals().items()) if name.startswith("of_")}

@@ -47,7 +47,7 @@ class Ehrlich:
         >>> f(best[None])
         tensor([1.])
         >>> x = f.random_designs(1000, torch.Generator().manual_seed(0))
-        >>> bool(f.is_feasible(x).all()), bool(f(x).max() < 1)
+        >>> bool(f.is_feasible(x).all()), bool(f(x).median() < 0.5)
         (True, True)
     """
 
