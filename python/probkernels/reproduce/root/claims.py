@@ -38,9 +38,9 @@ def tables(records: Sequence[Proposals]) -> list[Table]:
             figures = [f"{mean_of(part, epochs, method, name):.3f}" for name in ("top", "upper", "middle")]
             expected = EXPECTED.get((task, epochs, method))
             rows.append([method, *figures, "" if expected is None else " / ".join(f"{v:.3f}" for v in expected)])
-        seeds = len({r.seed for r in part})
+        seeds = ", ".join(str(seed) for seed in sorted({r.seed for r in part}))
         caption = (
-            f"{task}, {epochs} epochs: scores of 128 proposals, mean of {seeds} seeds. '{SWAPPED}' has the order of"
+            f"{task}, {epochs} epochs: scores of 128 proposals, mean of the seeds {seeds}. '{SWAPPED}' has the order of"
             f" the official sampling; '{ASCENT}' is a strong baseline here, unlike in the paper."
         )
         header = ["proposals", "largest", "80th percentile", "50th percentile", "another program"]
