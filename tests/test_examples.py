@@ -132,3 +132,9 @@ def calibration_makes_a_network_honest(printed: str) -> None:
     assert before[0] == temperature[0] == ours[0]
     assert before[1] > before[0] + 20 and abs(ours[1] - ours[0]) < 8
     assert ours[2] < temperature[2] < before[2] / 2 and ours[4] < temperature[4] < before[4]
+
+
+@check_of("blackbox_sequences")
+def proposals_beat_all_given_sequences(printed: str) -> None:
+    given, best = (float(figure) for figure in re.findall(r"the best scores (\d\.\d+)", printed))
+    assert given < 0.4 and best > 0.5

@@ -84,8 +84,9 @@ LAYERS = (
     ("sparse",),
     ("training",),
     ("uncertainty",),
+    ("kernel_methods",),
     ("nn", "optim", "circuits", "codec", "diffusion"),
-    ("codec",),
+    ("codec", "blackbox"),
     ("probkernels",),  # the package's own __init__, which gathers the layers below
     ("reproduce", "bench"),
     ("cli",),
@@ -291,7 +292,19 @@ def public(*rooms: str) -> dict[str, object]:
     return found
 
 
-PUBLIC = public("ops", "training", "nn", "sparse", "optim", "circuits", "codec", "diffusion", "uncertainty")
+PUBLIC = public(
+    "ops",
+    "training",
+    "nn",
+    "sparse",
+    "optim",
+    "circuits",
+    "codec",
+    "diffusion",
+    "uncertainty",
+    "kernel_methods",
+    "blackbox",
+)
 
 
 @pytest.mark.parametrize("name", PUBLIC)

@@ -12,14 +12,17 @@ from typing import TYPE_CHECKING, Any
 from ._core.errors import BackendError, CorruptStreamError, ModelMismatchError
 
 if TYPE_CHECKING:
-    from . import circuits, codec, diffusion, nn, ops, optim, sparse, training, uncertainty
+    from . import blackbox, circuits, codec, diffusion, kernel_methods, nn, ops, optim, sparse, training, uncertainty
     from ._core.backend import use_backend
 
-ROOMS = ("circuits", "codec", "diffusion", "nn", "ops", "optim", "sparse", "training", "uncertainty")
+ROOMS = (
+    "blackbox", "circuits", "codec", "diffusion", "kernel_methods", "nn", "ops", "optim", "sparse", "training",
+    "uncertainty",
+)  # fmt: skip
 __version__ = version("probkernels")
 __all__ = [
-    "BackendError", "CorruptStreamError", "ModelMismatchError", "circuits", "codec", "diffusion", "nn", "ops", "optim",
-    "sparse", "training", "uncertainty", "use_backend",
+    "BackendError", "CorruptStreamError", "ModelMismatchError", "blackbox", "circuits", "codec",
+    "diffusion", "kernel_methods", "nn", "ops", "optim", "sparse", "training", "uncertainty", "use_backend",
 ]  # fmt: skip
 
 

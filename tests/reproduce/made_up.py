@@ -13,6 +13,7 @@ from probkernels.reproduce.inv_entropy import records as inv_entropy
 from probkernels.reproduce.pc_compression import records as compression
 from probkernels.reproduce.powernorm import records as powernorm
 from probkernels.reproduce.powernorm.experiment import NORMS
+from probkernels.reproduce.root import records as root
 from probkernels.reproduce.sara import records as sara
 from probkernels.reproduce.utility_duality import records as duality
 
@@ -167,6 +168,18 @@ def of_utility_duality(worse: bool) -> list[Any]:
         found.append(duality.Digits(duality.NOISE, seed, drawn, *rest))
     for b, (token, sequence) in duality.EXACT.items():
         found.append(duality.Sequences(b, token, sequence - 0.1 * worse, 1.0 - worse))
+    return found
+
+
+def of_root(worse: bool) -> list[Any]:
+    """Proposals at the expected figures, or no better than the data."""
+    found: list[Any] = []
+    for task, epochs, best in ((root.TF_BIND, 3, 0.439), (root.TF_BIND, 6, 0.439), (root.EHRLICH, 3, 0.375)):
+        for seed in root.SEEDS:
+            for method in (root.BEST, root.ASCENT, root.LABELS, root.NO_LABELS, root.AWAY, root.SWAPPED):
+                poor = worse or method == root.BEST
+                figures = (best, best, best) if poor else (0.95, 0.75, 0.6)
+                found.append(root.Proposals(task, epochs, method, seed, *figures, [0.1, 0.5, figures[0]]))
     return found
 
 

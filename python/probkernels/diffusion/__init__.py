@@ -1,5 +1,6 @@
 """Diffusion models: one process, one denoiser, every sampler."""
 
+from .brownian_bridge import BrownianBridge
 from .chain import VPDiscrete
 from .denoiser import Denoiser
 from .density import log_prob
@@ -23,6 +24,7 @@ __all__ = [
     "EMA",
     "VE",
     "VP",
+    "BrownianBridge",
     "Denoiser",
     "FlowMatching",
     "Latent",

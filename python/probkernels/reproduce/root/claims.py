@@ -1,0 +1,53 @@
+"""Claims and tables of the ROOT experiment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..harness.method import Claim, Table
+from .records import ASCENT, BEST, EHRLICH, EXPECTED, LABELS, SWAPPED, TF_BIND, Proposals, mean_of
+
+TOP = {(TF_BIND, 3): 0.90, (TF_BIND, 6): 0.92, (EHRLICH, 3): 0.5}
+
+
+def claims(records: Sequence[Proposals]) -> list[Claim]:
+    """The best proposal is far above the data, and on TF-Bind-8 so is the typical one."""
+    found = []
+    for task, epochs in sizes(records):
+        part = [r for r in records if (r.task, r.epochs) == (task, epochs)]
+        best = mean_of(part, epochs, BEST, "top")
+        note = f"the best design of the data has {best:.3f}"
+        expected = EXPECTED.get((task, epochs, LABELS))
+        note += "" if expected is None else f"; another program gave {expected[0]}"
+        text = f"{task}, {epochs} epochs: largest score of 128 proposals"
+        found.append(Claim.above(text, mean_of(part, epochs, LABELS, "top"), TOP[task, epochs], note))
+        if task == TF_BIND:
+            gain = mean_of(part, epochs, LABELS, "middle") - best
+            text = f"{task}, {epochs} epochs: median score of the proposals − best score of the data"
+            found.append(Claim.above(text, gain, 0.07))
+    return found
+
+
+def tables(records: Sequence[Proposals]) -> list[Table]:
+    """Largest, 80th and 50th percentile of every method's proposals."""
+    found = []
+    for task, epochs in sizes(records):
+        part = [r for r in records if (r.task, r.epochs) == (task, epochs)]
+        rows = []
+        for method in dict.fromkeys(r.method for r in part):
+            figures = [f"{mean_of(part, epochs, method, name):.3f}" for name in ("top", "upper", "middle")]
+            expected = EXPECTED.get((task, epochs, method))
+            rows.append([method, *figures, "" if expected is None else " / ".join(f"{v:.3f}" for v in expected)])
+        seeds = ", ".join(str(seed) for seed in sorted({r.seed for r in part}))
+        caption = (
+            f"{task}, {epochs} epochs: scores of 128 proposals, mean of the seeds {seeds}. '{SWAPPED}' has the order of"
+            f" the official sampling; '{ASCENT}' is a strong baseline here, unlike in the paper."
+        )
+        header = ["proposals", "largest", "80th percentile", "50th percentile", "another program"]
+        found.append(Table(caption, header, rows))
+    return found
+
+
+def sizes(records: Sequence[Proposals]) -> list[tuple[str, int]]:
+    """(task, epochs) of all experiments, in order."""
+    return sorted({(r.task, r.epochs) for r in records})

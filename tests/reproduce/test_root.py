@@ -1,0 +1,49 @@
+"""The ROOT experiment: its data, a miniature run of all methods, its jobs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from probkernels.reproduce import root
+from probkernels.reproduce.root import experiment
+from probkernels.reproduce.root.records import BEST, EHRLICH, TF_BIND
+
+from tests.reproduce.support import summarize
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """TF-Bind-8 with another score: the share of the letter A."""
+    x = torch.cartesian_prod(*[torch.arange(4)] * 8).numpy().astype(np.uint8)
+    np.savez(tmp_path / "tf_bind_8.npz", x=x, y=(x == 0).mean(1).astype(np.float32))
+    return tmp_path
+
+
+def test_data_are_the_poorer_half(folder: Path) -> None:
+    letters, x, y, score = experiment.tf_bind(folder)
+    assert letters == 4 and float(y.max()) == 0.25  # the median
+    assert torch.equal(score(x[:100]), y[:100]) and float(score(torch.zeros(1, 8, dtype=torch.long))) == 1.0
+
+
+def test_jobs_take_the_data_that_are_there(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    empty = tmp_path_factory.mktemp("empty")
+    assert {job[0] for job in experiment.jobs(True, folder)} == {TF_BIND}
+    assert {job[0] for job in experiment.jobs(True, empty)} == {job[0] for job in experiment.jobs(True)} == {EHRLICH}
+    assert set(experiment.jobs(True, folder)) < set(experiment.jobs(False, folder))
+
+
+def test_miniature_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    letters, x, y, score = experiment.ehrlich()
+    assert float(y.max()) < 0.4 and len(x) == 5000
+    small = {"functions": 1, "ascent_steps": 5}
+    monkeypatch.setattr(experiment, "NOISE_SEEDS", 1)
+    monkeypatch.setattr(experiment, "STARTS", 16)
+    records = experiment.compare(EHRLICH, 3, 0, letters, x[:500], y[:500], score, 50, 20, **small)
+    assert len(records) == 6
+    best = next(r for r in records if r.method == BEST)
+    assert best.top == float(y[:500].max()) and len(best.scores) == 16
+    result = summarize(root, records)
+    assert len(result.claims) == 1 and len(result.tables[0].rows) == 6
