@@ -165,9 +165,7 @@ class IntegerFlow(nn.Module):
         Raises:
             TypeError, ValueError: a setting or a value is of the wrong type or out of range, or there are no rows.
         """
-        for name, rows in (("x", x), ("validation", validation)):
-            if rows is None and name == "validation":
-                continue
+        for name, rows in {"x": x, **({} if validation is None else {"validation": validation})}.items():
             checks.integer_tensor("IntegerFlow.fit", name, rows)
             self._check("IntegerFlow.fit", name, rows, least=1)
         checks.positive("IntegerFlow.fit", "rate", rate)
