@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,13 @@ from probkernels.circuits import (
     Input,
     Product,
     Sum,
+    factorized,
     grow,
     grow_fit,
     hclt,
     hclt_graph,
     load,
+    mixture,
     prune,
     prune_states,
 )
@@ -175,6 +178,19 @@ def test_states_that_nothing_is_in_go_first() -> None:
     root = smaller.graph.nodes[-1]
     assert smaller.graph.units[root.children[0]] == 3
     torch.testing.assert_close(smaller.log_prob(x), circuit.log_prob(x), rtol=1e-9, atol=1e-9)
+
+
+def test_a_component_that_nothing_uses_keeps_a_unit() -> None:
+    x = torch.randint(0, 3, (200, 4), generator=torch.Generator().manual_seed(0))
+    used = hclt(x, latents=3)
+    unused = factorized(torch.zeros_like(x), categories=3, pseudocount=0.0)  # explains the rows of zeros alone
+    both = mixture([used, unused], weights=[1, 1e-6])
+    pruned = prune(both, x[x.any(1)], keep=0.1)
+    everything = torch.cartesian_prod(*[torch.arange(3)] * 4)
+    assert math.isclose(pruned.log_prob(everything).exp().sum().item(), 1, abs_tol=1e-5)
+    alone = prune(used, x[x.any(1)], keep=1e-6)
+    few = prune(both, x[x.any(1)], keep=1e-6)
+    torch.testing.assert_close(few.log_prob(everything), alone.log_prob(everything), atol=1e-4, rtol=0)
 
 
 def test_pruning_states_of_a_pruned_circuit() -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from probkernels.circuits import information, mutual_information
+from probkernels.circuits import hclt, information, mutual_information
 from probkernels.circuits.information import rooted_at_center, spanning_tree
 from scipy.sparse.csgraph import minimum_spanning_tree
 from torch import Tensor
@@ -130,3 +130,13 @@ def test_root_is_a_center(size: int, seed: int) -> None:
     assert parents.count(-1) == 1
     assert parents.index(-1) in networkx.center(tree)
     assert {frozenset((v, p)) for v, p in enumerate(parents) if p >= 0} == {frozenset(edge) for edge in tree.edges}
+
+
+def test_autocast_leaves_counts_and_covariances_exact() -> None:
+    x = torch.randint(0, 2, (2999, 4), generator=torch.Generator().manual_seed(0))  # counts that bfloat16 does not have
+    circuit = hclt(x, latents=3)
+    apart = mutual_information(x, 2), circuit.covariance()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        within = mutual_information(x, 2), circuit.covariance()
+    for a, b in zip(apart, within, strict=True):
+        assert torch.equal(a, b)

@@ -175,14 +175,38 @@ def test_bad_training() -> None:
     for wrong, error in (({"epochs": 0}, ValueError), ({"batch_size": 0}, ValueError), ({"epochs": 1.5}, TypeError)):
         with pytest.raises(error, match=f"IntegerFlow.fit: argument '{next(iter(wrong))}'"):
             flow.fit(x, progress=False, **wrong)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"'validation': expected values in 0 .. alphabet - 1, got 99 at \[1, 2\]"):
+    with pytest.raises(ValueError, match=r"'validation': expected whole numbers in 0 .* got 99 at \[1, 2\]"):
         flow.fit(x, validation=x.index_put((torch.tensor(1), torch.tensor(2)), torch.tensor(99)), progress=False)
-    with pytest.raises(TypeError, match="IntegerFlow: argument 'x': expected a tensor, got list"):
+    with pytest.raises(TypeError, match=r"IntegerFlow.bits: argument 'x': expected a tensor, got list"):
         flow.bits(x.tolist())
     with pytest.raises(ValueError, match="'x'"):
         flow(torch.zeros(3))
     with pytest.raises(ValueError, match="hidden"):
         IntegerFlow([4] * 3, hidden=0)
+
+
+@pytest.mark.parametrize("value", [4, -1, 2**40, 0.5, float("nan")])
+def test_values_without_a_code_do_not_pass_for_others(value: float) -> None:
+    flow, x = IntegerFlow([4] * 3), torch.tensor([[0, 1, 2], [3, 3, value]])
+    for call in (flow, flow.bits):
+        with pytest.raises(ValueError, match=r"'x': expected whole numbers in 0 .. alphabet - 1, got .* at \[1, 2\]"):
+            call(x)
+
+
+def test_flows_of_half_precision_or_nan_are_not_frozen() -> None:
+    flow = IntegerFlow([257] * 3).bfloat16()  # 257 is 256 now
+    for call in (flow.freeze, lambda: flow.bits(torch.zeros(1, 3))):
+        with pytest.raises(TypeError, match=r"expected a flow in float32 or float64, got torch.bfloat16"):
+            call()
+    flow = IntegerFlow([4] * 3)
+    next(flow.parameters()).data[1, 0] = float("nan")
+    with pytest.raises(ValueError, match=r"finite numbers in networks.0.0.weight, got nan at \[1, 0\]"):
+        flow.freeze()
+
+
+def test_frozen_flows_refuse_masks() -> None:
+    with pytest.raises(TypeError, match="expected whole numbers, got a masked array"):
+        frozen().encode(np.ma.masked_equal(rows(4), 1))
 
 
 # --- as bytes ---

@@ -47,6 +47,10 @@ def test_vocabularies_are_checked() -> None:
         vocabulary.encode([["a", "b"]])
     with pytest.raises(CorruptStreamError, match="cell 0"):
         vocabulary.decode(np.array([[1]]), {})
+    with pytest.raises(CorruptStreamError, match="cell 0 has a code and a value"):
+        vocabulary.decode(np.array([[0]]), {0: "b"})
+    with pytest.raises(TypeError, match=r"'values\[0\]': expected a sequence of texts, got set"):
+        Vocabulary([{"a", "b"}])  # type: ignore[list-item]
     with pytest.raises(CorruptStreamError, match="rows of 1"):
         vocabulary.decode(np.array([[1, 0]]), {})
     for code in (-1, 2):  # -1 is not the last value, as it would be in a list

@@ -125,7 +125,8 @@ def test_bad_arguments() -> None:
     for each, order in ((1.0, 1), (5, True)):
         with pytest.raises(TypeError):
             ops.adaptive_encode(data, each, order)  # type: ignore[arg-type]
-    for offsets, starts in (([0, 11], [0, 3]), ([0, 9], [0, 4]), ([-1, 9], [0, 3]), ([5, 2], [0, 3]), ([0, 9], [3, 3])):
+    wrong = ([0, 11], [0, 3]), ([0, 9], [0, 4]), ([-1, 9], [0, 3]), ([5, 2], [0, 3]), ([0, 9], [3, 3])
+    for offsets, starts in (*wrong, ([0, 9], [1, 3]), ([0, 9], [0, 2])):  # the last two leave items out
         with pytest.raises(ValueError, match="rising numbers"):
             ops.adaptive_decode(data, torch.tensor(offsets), torch.tensor(starts), 1, 3)
     with pytest.raises(TypeError, match="'starts'"):

@@ -124,6 +124,7 @@ def test_bad_arguments() -> None:
     with pytest.raises(ValueError, match="argument 'lanes': expected a number >= 1"):
         ops.program_encode(*good[:-1], 0)
     payload = torch.zeros(30, dtype=torch.uint8)
-    for offsets, starts in (([0, 31], [0, 3]), ([0, 9], [0, 4]), ([-1, 9], [0, 3]), ([0, 9], [0, 0]), ([5, 2], [0, 3])):
+    wrong = ([0, 31], [0, 3]), ([0, 9], [0, 4]), ([-1, 9], [0, 3]), ([0, 9], [0, 0]), ([5, 2], [0, 3]), ([0, 9], [0, 2])
+    for offsets, starts in wrong:
         with pytest.raises(ValueError, match="expected rising numbers from 0"):
             ops.program_decode(*p.tensors, payload, torch.tensor(offsets), torch.tensor(starts), p.registers, 4, 3)

@@ -218,4 +218,6 @@ def _needed(circuit: Circuit, edges: dict[int, Tensor]) -> dict[int, Tensor]:
                 needed[alignment.of[right]] |= both.any(0)
                 # what is left of a product of pairs is all pairs of what is left of its children
                 mine |= (needed[alignment.of[left]][:, None] & needed[alignment.of[right]]).flatten()
+    for mask in needed.values():
+        mask[0] |= ~mask.any()  # nodes stay, so a component that nothing uses keeps a unit without an edge to it
     return {name: mask.nonzero()[:, 0] for name, mask in needed.items()}

@@ -55,7 +55,8 @@ def mutual_information(x: Tensor, categories: int | Sequence[int], pseudocount: 
     information = torch.zeros(d, d, dtype=torch.float64, device=x.device)
     for first, last in _blocks(sizes, total):  # a pair of blocks is visited once
         rows, on = slice(int(offsets[first]), int(offsets[last])), slice(int(offsets[first]), total)
-        joint = (indicators[:, rows].t() @ indicators[:, on]).double()
+        with torch.autocast(x.device.type, enabled=False):  # half precision counts to 256
+            joint = (indicators[:, rows].t() @ indicators[:, on]).double()
         joint = (joint + pseudocount / (entry_size[rows, None] * entry_size[on])) / (n + pseudocount)
         cells = torch.xlogy(joint, joint / (marginal[rows, None] * marginal[on])).nan_to_num(0.0)  # unused: 0 / 0
         by_column = cells.new_zeros(len(cells), d).index_add_(1, own[on], cells)

@@ -197,7 +197,7 @@ def covariance(circuit: Evaluator) -> Tensor:
             torch.where(layer.variables[:, None, None] == some, a.unsqueeze(2), 1.0).requires_grad_()
             for layer, a in zip(circuit.inputs, apart, strict=True)
         ]
-        with torch.enable_grad():
+        with torch.enable_grad(), torch.autocast(mean.device.type, enabled=False):  # it would round the products
             slopes = torch.autograd.grad(linear_upward(circuit, leaves, weights).sum(), leaves)
         products = mean.new_zeros(circuit.num_variables, len(some))
         for layer, a, slope in zip(circuit.inputs, apart, slopes, strict=True):

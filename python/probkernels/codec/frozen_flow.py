@@ -124,15 +124,16 @@ class FrozenFlow:
 
     def _checked(self, op: str, rows: np.ndarray) -> np.ndarray:
         found = np.array(rows)
-        if found.dtype.kind not in "iu":
-            raise TypeError(message(op, "rows", "whole numbers", str(found.dtype)))
+        if found.dtype.kind not in "iu" or isinstance(rows, np.ma.MaskedArray):
+            got = "a masked array" if isinstance(rows, np.ma.MaskedArray) else str(found.dtype)
+            raise TypeError(message(op, "rows", "whole numbers", got))
         if found.ndim != 2 or found.shape[1] != len(self.categories):
             raise ValueError(message(op, "rows", f"shape (N, {len(self.categories)})", f"shape {found.shape}"))
-        found = found.astype(np.int64)
+        given, found = found, found.astype(np.int64)
         wrong = np.argwhere((found < 0) | (found >= self.categories))
         if len(wrong):
             row, column = wrong[0].tolist()
-            got = f"{found[row, column]} at [{row}, {column}]"
+            got = f"{given[row, column]} at [{row}, {column}]"
             raise ValueError(message(op, "rows", f"values in 0 .. {self.categories[column] - 1}", got))
         return found
 

@@ -80,12 +80,10 @@ class IntegerFlow(nn.Module):
         unchanged.
 
         Raises:
-            ValueError: x has the wrong shape.
+            TypeError: x is not a tensor, or the flow has half precision.
+            ValueError: x has the wrong shape, or a value that its alphabet does not have.
         """
-        if not isinstance(x, Tensor):
-            raise TypeError(message("IntegerFlow", "x", "a tensor", checks.describe(x), checks.AS_TENSOR))
-        if x.dim() != 2 or x.shape[1] != len(self.categories):
-            raise ValueError(message("IntegerFlow", "x", f"shape (N, {len(self.categories)})", f"{tuple(x.shape)}"))
+        self._check("IntegerFlow", "x", x)
         return self._latents(x)[0]
 
     def _couplings(self) -> Iterator[tuple[Tensor, Tensor, nn.Sequential]]:
@@ -111,9 +109,10 @@ class IntegerFlow(nn.Module):
         """Code length in bits, (N,), of rows x (N, V) under the flow and its factorized prior.
 
         Raises:
-            ValueError: x has the wrong shape.
+            TypeError, ValueError: as :meth:`forward`.
         """
-        return -self.prior.gather(1, self(x).long().t()).log2().sum(0)
+        self._check("IntegerFlow.bits", "x", x)
+        return -self.prior.gather(1, self._latents(x)[0].long().t()).log2().sum(0)
 
     def _loss(self, x: Tensor) -> Tensor:
         """Bits (N,) with the shifts before rounding: linear between the neighboring whole numbers, so the gradient
@@ -129,7 +128,7 @@ class IntegerFlow(nn.Module):
     @torch.no_grad()
     def _count(self, x: Tensor) -> None:
         """Sets the prior to the frequencies of x's latents."""
-        z, most = self(x).long(), self.prior.shape[1]
+        z, most = self._latents(x)[0].long(), self.prior.shape[1]
         places = z + torch.arange(z.shape[1], device=z.device) * most
         counts = torch.bincount(places.flatten(), minlength=self.prior.numel()).view_as(self.prior)
         inside = torch.arange(most, device=z.device) < self.categories[:, None]
@@ -166,9 +165,9 @@ class IntegerFlow(nn.Module):
         Raises:
             TypeError, ValueError: a setting or a value is of the wrong type or out of range, or there are no rows.
         """
-        self._check("x", x)
-        if validation is not None:
-            self._check("validation", validation)
+        for name, rows in {"x": x, **({} if validation is None else {"validation": validation})}.items():
+            checks.integer_tensor("IntegerFlow.fit", name, rows)
+            self._check("IntegerFlow.fit", name, rows, least=1)
         checks.positive("IntegerFlow.fit", "rate", rate)
         for name, count in (("epochs", epochs), ("batch_size", batch_size)):
             checks.integer("IntegerFlow.fit", name, count)
@@ -205,15 +204,25 @@ class IntegerFlow(nn.Module):
         self.load_state_dict(state)
         return history
 
-    def _check(self, name: str, x: Tensor) -> None:
-        op = "IntegerFlow.fit"
-        checks.integer_tensor(op, name, x)
-        if x.dim() != 2 or len(x) == 0 or x.shape[1] != len(self.categories):
-            wanted = f"rows of {len(self.categories)} variables"
+    def _check(self, op: str, name: str, x: Tensor, least: int = 0) -> None:
+        """Checks rows of whole numbers within the alphabets, at least ``least`` of them. Modulo an alphabet, a value
+        that it does not have would pass for another one."""
+        self._check_precision(op)
+        if not isinstance(x, Tensor):
+            raise TypeError(message(op, name, "a tensor", checks.describe(x), checks.AS_TENSOR))
+        if x.dim() != 2 or len(x) < least or x.shape[1] != len(self.categories):
+            wanted = f"shape (N, {len(self.categories)})" + " with at least one row" * (least > 0)
             raise ValueError(message(op, name, wanted, f"shape {tuple(x.shape)}"))
-        wrong = (x < 0) | (x >= self.categories)
+        wrong = ~((x >= 0) & (x < self.categories))
+        if x.is_floating_point():
+            wrong |= x != x.floor()
         if wrong.any():
-            raise ValueError(message(op, name, "values in 0 .. alphabet - 1", checks.offender(x, wrong)))
+            raise ValueError(message(op, name, "whole numbers in 0 .. alphabet - 1", checks.offender(x, wrong)))
+
+    def _check_precision(self, op: str) -> None:
+        if self.categories.dtype not in (torch.float32, torch.float64):  # half precision rounds the alphabets too
+            got = str(self.categories.dtype)
+            raise TypeError(message(op, "self", "a flow in float32 or float64", got, "make a new flow"))
 
     @torch.no_grad()
     def freeze(self) -> FrozenFlow:
@@ -221,7 +230,16 @@ class IntegerFlow(nn.Module):
 
         Now and then it rounds a shift differently from :meth:`forward`. That costs nothing if the prior is then fitted
         to the latents of the frozen flow.
+
+        Raises:
+            TypeError: the flow has half precision.
+            ValueError: a parameter is not finite, or too large.
         """
+        self._check_precision("IntegerFlow.freeze")
+        for name, values in self.named_parameters():
+            if not (finite := values.isfinite()).all():
+                got = checks.offender(values, ~finite)
+                raise ValueError(message("IntegerFlow.freeze", "self", f"finite numbers in {name}", got))
         sizes, found = self.categories.double().cpu(), []
         for given, moved, network in self._couplings():
             first, second = network[0], network[2]

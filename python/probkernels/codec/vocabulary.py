@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 import numpy as np
 
@@ -22,7 +22,8 @@ class Vocabulary:
         values: distinct values of each column.
 
     Raises:
-        TypeError: a value is no text. Numbers are texts here, because 1, 1.0 and True are one value to a dictionary.
+        TypeError: a column is a set, which has no order, or a value is no text. Numbers are texts here, because 1, 1.0
+            and True are one value to a dictionary.
         ValueError: a column lists a value twice, or too many values.
 
     Example:
@@ -38,6 +39,10 @@ class Vocabulary:
     """
 
     def __init__(self, values: Sequence[Sequence[str]]) -> None:
+        for place, column in enumerate(values):
+            if isinstance(column, Set):  # its order, and with it the codes, would differ in the next process
+                got, hint = checks.describe(column), "sorted(column)"
+                raise TypeError(message("Vocabulary", f"values[{place}]", "a sequence of texts", got, hint))
         self.values = [list(column) for column in values]
         for column in self.values:
             _check_texts("Vocabulary", "values", column)
@@ -92,9 +97,9 @@ class Vocabulary:
 
         Raises:
             TypeError: the codes are not whole numbers.
-            CorruptStreamError: a column has no such code, or a value without a code is missing.
+            CorruptStreamError: a column has no such code, or ``others`` are not the values of the cells without one.
         """
-        width = len(self.values)
+        width, codes = len(self.values), np.asarray(codes)
         if codes.dtype.kind not in "iu":
             raise TypeError(message("Vocabulary.decode", "codes", "whole numbers", checks.describe(codes)))
         if codes.ndim != 2 or codes.shape[1] != width:
@@ -106,16 +111,18 @@ class Vocabulary:
             raise CorruptStreamError(
                 f"table: expected codes below {codes_of} in column {place}, got {codes[row, place]} in row {row}"
             )
-        try:
-            return [
-                [
-                    column[code] if code < len(column) else others[row * width + place]
-                    for place, (column, code) in enumerate(zip(self.values, line, strict=True))
-                ]
-                for row, line in enumerate(codes.tolist())
+        rare = set(np.flatnonzero(codes == np.array(self.categories) - 1).tolist())
+        if differ := sorted(rare ^ others.keys()):
+            cell = differ[0]
+            found = f"the value of cell {cell} is missing" if cell in rare else f"cell {cell} has a code and a value"
+            raise CorruptStreamError(f"table: {found}")
+        return [
+            [
+                column[code] if code < len(column) else others[row * width + place]
+                for place, (column, code) in enumerate(zip(self.values, line, strict=True))
             ]
-        except KeyError as error:
-            raise CorruptStreamError(f"table: the value of cell {error} is missing") from None
+            for row, line in enumerate(codes.tolist())
+        ]
 
 
 def _order(value: str) -> tuple[bool, float, str]:

@@ -42,3 +42,7 @@ def check_streams(op: str, payload: Tensor, offsets: Tensor, starts: Tensor, n: 
             raise ValueError(message(op, name, "shape (chunks + 1,)", f"shape {tuple(tensor.shape)}"))
         if got := checks.not_rising(tensor, most, int(name == "starts")):
             raise ValueError(message(op, name, f"rising numbers from 0 to {most}", got))
+    ends = starts[0].item(), starts[-1].item()
+    if ends != (0, n):  # items of no stream would come back as zeros
+        wanted = f"rising numbers from 0 to {n}, with both ends"
+        raise ValueError(message(op, "starts", wanted, f"{ends[0]} to {ends[1]}"))

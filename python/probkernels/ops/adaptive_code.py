@@ -130,7 +130,8 @@ def adaptive_decode(payload: Tensor, offsets: Tensor, starts: Tensor, order: int
     Args:
         payload: (B,) uint8, all streams, one after another.
         offsets: (chunks + 1,) int64: stream c is ``payload[offsets[c] : offsets[c + 1]]``.
-        starts: (chunks + 1,) int64, rising: stream c holds the bytes from ``starts[c]`` to ``starts[c + 1]``.
+        starts: (chunks + 1,) int64, rising from 0 to ``n``: stream c holds the bytes
+            from ``starts[c]`` to ``starts[c + 1]``.
         order: the ``order`` given to :func:`adaptive_encode`.
         n: number of decoded bytes in all streams.
 

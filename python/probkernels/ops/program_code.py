@@ -212,7 +212,8 @@ def program_decode(
         variables: (V, 4) int64.
         payload: (B,) uint8, all streams, one after another.
         offsets: (chunks + 1,) int64: stream c is ``payload[offsets[c] : offsets[c + 1]]``.
-        starts: (chunks + 1,) int64, rising: stream c holds the rows from ``starts[c]`` to ``starts[c + 1]``.
+        starts: (chunks + 1,) int64, rising from 0 to ``rows``: stream c holds the rows
+            from ``starts[c]`` to ``starts[c + 1]``.
         registers: number of floats of working memory for a row.
         lanes: the ``lanes`` given to :func:`program_encode`.
         rows: number of rows in all streams.
