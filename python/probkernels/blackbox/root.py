@@ -149,7 +149,7 @@ class ROOT:
             progress: whether to show a progress bar.
 
         Returns:
-            This object.
+            This object. If training fails or is interrupted, the object has no fit, not even an earlier one.
 
         Raises:
             TypeError, ValueError: a dtype or shape is wrong, a number is not finite, all scores or all designs are
@@ -256,6 +256,7 @@ class ROOT:
     def _normalize(self, X: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """The designs without constant columns, and the scores, with mean 0 and standard deviation 1."""
         _check_data(X, y, self.letters)
+        self.net = None  # an earlier fit has no part in one that fails or is interrupted
         self.designs = None if self.letters is None else DiscreteDesigns(self.letters, X.shape[1])
         x = X if self.designs is None else self.designs.encode(X)
         self.mean, self.std = x.mean(0), x.std(0)

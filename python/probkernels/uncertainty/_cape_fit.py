@@ -197,6 +197,8 @@ def _check(method: Method, given: Settings) -> _Trainer:
     if not (given.scheduler in (None, "plateau") or isinstance(given.scheduler, LRScheduler)):
         wanted = "'plateau', None or a scheduler of torch.optim.lr_scheduler"
         raise TypeError(message(OP, "scheduler", wanted, checks.describe(given.scheduler)))
+    if isinstance(given.scheduler, LRScheduler) and given.scheduler.optimizer is not given.optimizer:
+        raise ValueError(message(OP, "scheduler", "a scheduler of 'optimizer'", "one of another optimizer"))
     checks.integer(OP, "epochs", given.epochs, least=0)
     checks.integer(OP, "batch_size", given.batch_size)
     checks.integer(OP, "seed", given.seed, least=0, most=2**63 - 1)
