@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from typing import Any
@@ -200,3 +201,12 @@ def test_a_fit_that_fails_leaves_no_mixture_of_two_fits() -> None:
 def test_bad_pairs(x: Tensor, y: Tensor, options: dict[str, Any], text: str) -> None:
     with pytest.raises(ValueError, match=text):
         synthetic_pairs(x, y, functions=1, starts=3, steps=1, **options)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_a_fit_without_gradients_around_it(mode: Any) -> None:
+    expected = ROOT(**SMALL).fit(X, Y)
+    with mode():
+        found = copy.deepcopy(ROOT(**SMALL).fit(X.clone().requires_grad_(), Y.clone()))
+    assert found.losses == expected.losses
+    assert torch.equal(found.propose(3), expected.propose(3))

@@ -129,3 +129,22 @@ def test_a_scheduler_of_another_optimizer() -> None:
     data = P[:, None], Y
     with pytest.raises(ValueError, match="'scheduler': expected a scheduler of 'optimizer'"):
         un.CaPE().fit(net, optimizer, data, data, scheduler=scheduler, epochs=1, progress=False)
+
+
+def test_an_optimizer_of_another_network() -> None:
+    net, other = torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)
+    data = P[:, None], Y
+    with pytest.raises(ValueError, match="'optimizer': expected an optimizer of parameters of 'model'"):
+        un.CaPE().fit(net, torch.optim.SGD(other.parameters(), lr=0.1), data, data, epochs=1, progress=False)
+
+
+@pytest.mark.parametrize("metric", [un.ECE(), un.ECE(equal="mass"), un.SmoothECE(), un.KS(), un.Brier()])
+def test_batches_of_one_event_beside_batches_of_classes(metric: Any) -> None:
+    metric.update(P, Y)
+    metric.update(ROWS[:0], Y[:0])  # an empty batch changes nothing
+    before = metric.compute()
+    with pytest.raises(ValueError, match=r"update: all batches .* got probabilities \(N,\) and \(N, C\)"):
+        metric.update(ROWS, Y)
+    assert metric.compute() == before
+    metric.reset()
+    metric.update(ROWS, Y)

@@ -185,7 +185,7 @@ def check_data(op: str, X: Tensor, y: Tensor) -> None:
     """Checks points (N, D) and values (N,) or (F, N)."""
     for name, value in (("X", X), ("y", y)):
         checks.wide_float_tensor(op, name, value, checks.AS_TENSOR)
-        checks.finite(op, name, value)
+        checks.finite(op, name, value.detach())
     if X.ndim != 2 or 0 in X.shape:
         raise ValueError(message(op, "X", "shape (N, D)", f"shape {tuple(X.shape)}"))
     if y.dtype != X.dtype:

@@ -194,6 +194,9 @@ def _check(method: Method, given: Settings) -> _Trainer:
         raise TypeError(message(OP, "model", "a torch.nn.Module", checks.describe(given.model)))
     if not isinstance(given.optimizer, torch.optim.Optimizer):
         raise TypeError(message(OP, "optimizer", "a torch optimizer", checks.describe(given.optimizer)))
+    trained = {id(parameter) for parameter in given.model.parameters()}
+    if not any(id(parameter) in trained for group in given.optimizer.param_groups for parameter in group["params"]):
+        raise ValueError(message(OP, "optimizer", "an optimizer of parameters of 'model'", "one of other tensors"))
     if not (given.scheduler in (None, "plateau") or isinstance(given.scheduler, LRScheduler)):
         wanted = "'plateau', None or a scheduler of torch.optim.lr_scheduler"
         raise TypeError(message(OP, "scheduler", wanted, checks.describe(given.scheduler)))
