@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from typing import Any
@@ -171,3 +172,41 @@ def test_bad_proposals() -> None:
         root.propose(401)
     with pytest.raises(TypeError, match="'target'"):
         root.propose(3, target=math.nan)
+
+
+def test_a_fit_that_fails_leaves_no_mixture_of_two_fits() -> None:
+    root = ROOT(**SMALL).fit(X, Y)
+    with pytest.raises(ValueError, match="scores that differ"):  # nothing was begun
+        root.fit(X, Y * 0)
+    assert root.propose(2).shape == (2, 2)
+    root.pairs["step_size"] = 1e308
+    with pytest.raises(ValueError, match="'step_size'"):
+        root.fit(100 * X + 5, Y)
+    with pytest.raises(RuntimeError, match="call fit first"):
+        root.propose(2)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "options", "text"),
+    [
+        (X, Y.index_fill(0, torch.tensor([7]), math.nan), {"points": 5}, r"'y': expected finite.*at \[7\]"),
+        (X.index_fill(0, torch.tensor([7]), math.inf), Y, {"points": 5}, "'X': expected finite"),
+        (X, torch.cat([Y, Y]), {"points": 5}, "'y': expected shape"),
+        (X, Y.expand(2, -1), {}, "'y': expected shape"),
+        (X, Y, {"points": -5}, "'points': expected a number >= 1"),
+        (X, Y, {"min_gain": math.nan}, "'min_gain'"),
+        (X, Y, {"variance": math.nan}, "'variance'"),
+    ],
+)
+def test_bad_pairs(x: Tensor, y: Tensor, options: dict[str, Any], text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        synthetic_pairs(x, y, functions=1, starts=3, steps=1, **options)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_a_fit_without_gradients_around_it(mode: Any) -> None:
+    expected = ROOT(**SMALL).fit(X, Y)
+    with mode():
+        found = copy.deepcopy(ROOT(**SMALL).fit(X.clone().requires_grad_(), Y.clone()))
+    assert found.losses == expected.losses
+    assert torch.equal(found.propose(3), expected.propose(3))

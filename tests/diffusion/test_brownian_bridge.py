@@ -150,7 +150,13 @@ BAD: list[tuple[Any, type[Exception], str]] = [
     (lambda: BRIDGE.sample(NET, X, eta=-0.1), ValueError, "'eta'"),
     (lambda: BRIDGE.sample(NET, X, X, guidance=1.0), ValueError, "'uncond'"),
     (lambda: BRIDGE.sample(NET, X, X, uncond=X), ValueError, "'guidance'"),
-    (lambda: BRIDGE.sample(NET, X, X, uncond=X, guidance=math.nan), TypeError, "'guidance'"),
+    (lambda: BRIDGE.sample(NET, X, X, uncond=X, guidance=math.nan), ValueError, "'guidance'"),
+    (lambda: BRIDGE.sample(NET, X, X, uncond=X, guidance=math.inf), ValueError, "'guidance'"),
+    (lambda: BRIDGE.step(X, X[:1], X, 5, 4, eta=0.0), ValueError, "'x0'"),
+    (lambda: BRIDGE.step(X, X, X[:, :1], 5, 4, eta=0.0), ValueError, "'end'"),
+    (lambda: BRIDGE.step(X, X, X, 5, 4, noise=X[:1]), ValueError, "'noise'"),
+    (lambda: BRIDGE.step(X, X, X, 5, 4, eta=math.nan, noise=X), ValueError, "'eta'"),
+    (lambda: BRIDGE.posterior_variance(torch.tensor(3), torch.tensor(9)), ValueError, "'earlier'"),
     (lambda: BRIDGE.sample(nn.BatchNorm1d(2), X), ValueError, "batch normalization"),
     (lambda: BRIDGE.sample(Perfect(torch.zeros(1, 2, 2)), X), ValueError, "'net'"),
 ]
@@ -160,3 +166,12 @@ BAD: list[tuple[Any, type[Exception], str]] = [
 def test_bad_input(action: Any, kind: type[Exception], text: str) -> None:
     with pytest.raises(kind, match=text):
         action()
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int32])
+def test_times_of_any_integer_dtype_and_noise_of_another_dtype(dtype: torch.dtype) -> None:
+    bridge = BrownianBridge(4)
+    t = torch.tensor([0, 1, 0, 1])  # as many as the bridge has times: no mask
+    assert torch.equal(bridge.m(t.to(dtype)), bridge.m(t))
+    x = torch.zeros(4, 2)
+    assert all(part.dtype is torch.float32 for part in bridge.q_sample(x, x, t.to(dtype), noise=x.double()))

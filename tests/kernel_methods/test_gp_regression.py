@@ -209,3 +209,25 @@ def test_bad_arguments_of_therbf_mean() -> None:
         rbf_mean(X, X.float(), Y, 1.0, 1.0)
     with pytest.raises(ValueError, match="'z'"):
         rbf_kernel(X, drawn(2, 3), 1.0, 1.0)
+
+
+def test_the_deviation_at_a_point_without_noise_is_positive() -> None:
+    for dtype in (torch.float32, torch.float64):
+        points = torch.tensor([[0.0], [1.0], [5.0]], dtype=dtype)
+        found = GPRegression(points, points[:, 0], noise=0.0).predict(points)
+        assert (found.stddev > 0).all() and (found.stddev < 1e-6).all()
+        torch.testing.assert_close(found.mean, points[:, 0])
+
+
+@pytest.mark.parametrize("shape", [(3,), (3, 1), (1, 3), (3, 3)])
+def test_a_kernel_matrix_has_one_lengthscale(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="'lengthscale': expected a number"):
+        rbf_kernel(X, X, torch.ones(shape, dtype=torch.float64), 1.0)
+
+
+@pytest.mark.parametrize("bad", [0.0, -1.0, math.nan, torch.tensor([1.0, 0.0])])
+def test_lengthscales_are_positive(bad: float | Tensor) -> None:
+    with pytest.raises(ValueError, match="'lengthscale': expected positive numbers, got"):
+        rbf_mean(X, X, Y.expand(2, -1), bad, 1.0)
+    with pytest.raises(ValueError, match="'lengthscale': expected positive numbers, got"):
+        rbf_kernel(X, X, bad[:, None, None] if isinstance(bad, Tensor) else bad, 1.0)

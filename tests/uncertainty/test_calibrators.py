@@ -279,3 +279,26 @@ def test_bad_input(name: str) -> None:
     call, error, text = BAD[name]
     with pytest.raises(error, match=text):
         call()
+
+
+@pytest.mark.parametrize("unit", [1e-10, 1e6, 1e20])
+def test_scaling_does_not_depend_on_the_unit_of_logits(unit: float) -> None:
+    logits, labels = (part.double() if part.is_floating_point() else part for part in drawn(300, 3))
+    for kind in (un.TemperatureScaling, un.VectorScaling):
+        expected = kind().fit(logits, labels)(logits)
+        found = kind().fit(logits * unit, labels)(logits * unit)
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_logits_that_all_samples_shift_alike_give_the_same_temperature() -> None:
+    logits, labels = drawn(300, 3)
+    shifted = logits.double() + 1e6 * torch.arange(300)[:, None]
+    expected, found = (un.TemperatureScaling().fit(given, labels).temperature for given in (logits.double(), shifted))
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+
+
+def test_far_log_probabilities_keep_the_last_slope() -> None:
+    mapping = PiecewiseLinear(2)
+    mapping.slopes.data = torch.tensor([0.0, 1.0])
+    found = mapping(torch.tensor([[0.0, -1e3, -1e25]]))
+    assert found[0].tolist() == [0, -950, pytest.approx(-1e25)]

@@ -327,7 +327,7 @@ CASES: dict[str, tuple[Any, type, str]] = {
     "nll of gains": (lambda: un.fit_b(U, U, criterion="nll"), TypeError, "'target': expected an integer tensor"),
     "no samples": (lambda: un.fit_b(U[:0], U[:0]), ValueError, "N >= 1"),
     "bound": (lambda: un.fit_b(U, U, most=INF), ValueError, "'most'"),
-    "infinite rate": (lambda: un.drift(U, U, U, 1, INF), ValueError, "'lr': expected a finite number"),
+    "infinite rate": (lambda: un.drift(U, U, U, 1, INF), ValueError, "'lr': expected a positive number, got inf"),
     "isotonic": (lambda: un.IsotonicConversion().fit(U - INF, torch.zeros(2).long()), ValueError, "'utility': .*-inf"),
     "score": (lambda: un.IsotonicConversion("gaps"), ValueError, "did you mean 'gap'"),
 }  # fmt: skip
@@ -351,3 +351,9 @@ def test_transforms_of_torch() -> None:
     assert un.gibbs(torch.zeros(2, 3, device="meta")).shape == (2, 3)
     with torch.inference_mode():
         assert math.isclose(un.gibbs(u).exp().sum().item(), 1)
+
+
+def test_conversions_under_transforms() -> None:
+    utility = uniform(4, 3)
+    assert torch.equal(torch.func.vmap(un.gibbs)(utility), un.gibbs(utility))
+    assert torch.equal(torch.func.vmap(un.revealed_gap)(utility), un.revealed_gap(utility))

@@ -108,3 +108,43 @@ def test_bad_options() -> None:
         un.debiased_ece(P, Y, norm="l3")
     with pytest.raises(TypeError, match="Brier: argument 'sync': expected True, False or a process group"):
         un.Brier(sync="all")  # type: ignore[arg-type]
+
+
+def test_bad_input_of_cape_loss() -> None:
+    for weight, kind, text in (
+        (NAN, ValueError, r"'sample_weight': expected finite numbers >= 0, got nan at \[1\]"),
+        (-P, ValueError, r"'sample_weight': expected finite numbers >= 0, got -0.2"),
+        ([1.0, 2.0], TypeError, "'sample_weight': expected a tensor of real numbers, got list"),
+    ):
+        with pytest.raises(kind, match=text):
+            un.cape_loss(torch.zeros(2), P, weight)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="'logits': expected at least one sample"):
+        un.cape_loss(P[:0], P[:0])
+
+
+def test_a_scheduler_of_another_optimizer() -> None:
+    net = torch.nn.Linear(1, 1)
+    optimizer, other = (torch.optim.SGD(net.parameters(), lr=0.1) for _ in range(2))
+    scheduler = torch.optim.lr_scheduler.StepLR(other, 1)
+    data = P[:, None], Y
+    with pytest.raises(ValueError, match="'scheduler': expected a scheduler of 'optimizer'"):
+        un.CaPE().fit(net, optimizer, data, data, scheduler=scheduler, epochs=1, progress=False)
+
+
+def test_an_optimizer_of_another_network() -> None:
+    net, other = torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)
+    data = P[:, None], Y
+    with pytest.raises(ValueError, match="'optimizer': expected an optimizer of parameters of 'model'"):
+        un.CaPE().fit(net, torch.optim.SGD(other.parameters(), lr=0.1), data, data, epochs=1, progress=False)
+
+
+@pytest.mark.parametrize("metric", [un.ECE(), un.ECE(equal="mass"), un.SmoothECE(), un.KS(), un.Brier()])
+def test_batches_of_one_event_beside_batches_of_classes(metric: Any) -> None:
+    metric.update(P, Y)
+    metric.update(ROWS[:0], Y[:0])  # an empty batch changes nothing
+    before = metric.compute()
+    with pytest.raises(ValueError, match=r"update: all batches .* got probabilities \(N,\) and \(N, C\)"):
+        metric.update(ROWS, Y)
+    assert metric.compute() == before
+    metric.reset()
+    metric.update(ROWS, Y)

@@ -213,3 +213,27 @@ def test_probabilities_that_rounding_puts_above_one_are_in_the_last_bin() -> Non
             assert count.sum(1).tolist() == [2.0] * len(count)
         assert un.smooth_ece(rows, labels, mode=mode).isfinite()
     assert un.reliability(rows, labels, bins=4).count.tolist() == [0, 0, 1, 1]
+
+
+def test_reverse_kl_has_a_gradient_where_a_probability_is_zero() -> None:
+    logits = torch.tensor([[0.0, -2000.0], [0.3, 0.1]], dtype=torch.float64, requires_grad=True)
+    true = torch.tensor([[0.4, 0.6], [0.2, 0.8]], dtype=torch.float64)
+    un.kl_p(logits.softmax(1), true, reverse=True).backward()
+    assert logits.grad is not None
+    assert logits.grad[0].tolist() == [0, 0]  # as for a probability that is nearly 0
+    near = torch.tensor([[0.0, -50.0], [0.3, 0.1]], dtype=torch.float64, requires_grad=True)
+    un.kl_p(near.softmax(1), true, reverse=True).backward()
+    torch.testing.assert_close(logits.grad, near.grad)
+
+
+@pytest.mark.parametrize("unit", [1e-200, 1e200, 5e-324])
+def test_ranks_do_not_depend_on_the_unit_of_weights(unit: float) -> None:
+    weight = torch.tensor([1, 2, 1, 3, 1, 2], dtype=torch.float64)
+    for metric in (un.auroc, un.average_precision):
+        torch.testing.assert_close(metric(P, Y, weight * unit), metric(P, Y, weight), atol=1e-14, rtol=0)
+
+
+def test_weights_have_a_finite_sum() -> None:
+    for metric in (un.brier, un.ece, un.auroc):
+        with pytest.raises(ValueError, match="'sample_weight': expected weights with a finite sum"):
+            metric(P, Y, torch.full((6,), 1e308, dtype=torch.float64))

@@ -139,6 +139,8 @@ class ROOT:
         self.net: nn.Module | None = None
         self.losses: list[float] = []
 
+    @torch.inference_mode(False)
+    @torch.enable_grad()
     def fit(self, X: Tensor, y: Tensor, *, progress: bool = False) -> ROOT:
         """Trains the bridge on offline data, on the data's device.
 
@@ -149,7 +151,7 @@ class ROOT:
             progress: whether to show a progress bar.
 
         Returns:
-            This object.
+            This object. If training fails or is interrupted, the object has no fit, not even an earlier one.
 
         Raises:
             TypeError, ValueError: a dtype or shape is wrong, a number is not finite, all scores or all designs are
@@ -256,6 +258,8 @@ class ROOT:
     def _normalize(self, X: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """The designs without constant columns, and the scores, with mean 0 and standard deviation 1."""
         _check_data(X, y, self.letters)
+        self.net = None  # an earlier fit has no part in one that fails or is interrupted
+        X, y = X.detach().clone(), y.detach().clone()  # without a graph, also if they come from inference mode
         self.designs = None if self.letters is None else DiscreteDesigns(self.letters, X.shape[1])
         x = X if self.designs is None else self.designs.encode(X)
         self.mean, self.std = x.mean(0), x.std(0)
@@ -276,14 +280,14 @@ def _check_data(X: Tensor, y: Tensor, letters: int | None) -> None:
     op = "ROOT.fit"
     if letters is None:
         checks.wide_float_tensor(op, "X", X, "integer designs need letters=...")
-        checks.finite(op, "X", X)
+        checks.finite(op, "X", X.detach())
     else:
         checks.integer_tensor(op, "X", X)
     if X.ndim != 2 or 0 in X.shape or len(X) < 2:
         raise ValueError(message(op, "X", "shape (N, D) with N >= 2", f"shape {tuple(X.shape)}"))
     checks.float_tensor(op, "y", y)
     checks.shape(op, "y", y, (len(X),), "of one score for each design")
-    checks.finite(op, "y", y, "leave out designs without a score")
+    checks.finite(op, "y", y.detach(), "leave out designs without a score")
     checks.same_device(op, "y", y, X, "X")
     for name, value, what in (("y", y, "scores"), ("X", X, "designs")):
         if bool((value == value[:1]).all()):

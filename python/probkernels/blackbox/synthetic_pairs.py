@@ -10,6 +10,7 @@ from torch import Tensor
 from .._core import checks
 from .._core.errors import message
 from ..kernel_methods import GPPosteriorMean
+from ..kernel_methods.gp_regression import check_data
 
 
 @dataclass
@@ -90,7 +91,13 @@ def synthetic_pairs(
     op = "synthetic_pairs"
     for name, count in (("functions", functions), ("starts", starts), ("steps", steps)):
         checks.integer(op, name, count)
-    checks.positive(op, "step_size", step_size)
+    check_data(op, X, y)
+    checks.shape(op, "y", y, (len(X),), "of one score for each design")
+    if points is not None:
+        checks.integer(op, "points", points)
+    for name, value in (("step_size", step_size), ("lengthscale", lengthscale), ("variance", variance)):
+        checks.positive(op, name, value)
+    checks.number(op, "min_gain", min_gain)
     checks.non_negative(op, "spread", spread)
     if spread >= min(lengthscale, variance):
         expected = f"a number below lengthscale and variance ({min(lengthscale, variance):g})"

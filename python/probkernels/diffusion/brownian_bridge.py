@@ -60,7 +60,7 @@ class BrownianBridge:
         wrong = (t < 0) | (t >= self.steps)
         if wrong.any():
             raise ValueError(message("BrownianBridge", "t", f"0 to {self.steps - 1}", checks.offender(t, wrong)))
-        return self._m.to(t.device)[t]
+        return self._m.to(t.device)[t.long()]  # uint8 would be a mask
 
     def variance(self, t: Tensor) -> Tensor:
         """Variance of x_t given both ends at times t, float64."""
@@ -70,6 +70,8 @@ class BrownianBridge:
     def posterior_variance(self, t: Tensor, earlier: Tensor) -> Tensor:
         """Variance of x at the times ``earlier`` given x_t, x0 and the end, float64."""
         m, n = self.m(t), self.m(earlier)
+        if (earlier > t).any():
+            raise ValueError(message("BrownianBridge", "earlier", "times not above 't'", "a later time"))
         v, w = self.variance(t), self.variance(earlier)
         return ((v - w * (1 - m).square() / (1 - n).square()) * w / v).clamp(min=0)
 
@@ -102,6 +104,7 @@ class BrownianBridge:
         if noise is None:
             noise = StepNoise(x0, generator)(0)
         checks.shape("BrownianBridge", "noise", noise, x0.shape, "of 'x0'")
+        noise = noise.to(x0)
         m, deviation = (c.to(x0).view(-1, *[1] * (x0.ndim - 1)) for c in (self.m(t), self.variance(t).sqrt()))
         target = m * (end - x0) + deviation * noise
         return x0 + target, target
@@ -123,7 +126,13 @@ class BrownianBridge:
             earlier: time of the result, below t.
             eta: number >= 0.
             noise: (B, *S) standard normal noise; not needed if ``eta`` is 0.
+
+        Raises:
+            TypeError, ValueError: shapes differ, a time or ``eta`` is out of range, or there is no noise.
         """
+        for name, value in (("x0", x0), ("end", end), ("noise", x if noise is None else noise)):
+            checks.shape("BrownianBridge", name, value, x.shape, "of 'x'")
+        checks.non_negative("BrownianBridge", "eta", eta)
         if earlier >= t:
             raise ValueError(message("BrownianBridge", "earlier", f"a time below {t}", repr(earlier)))
         times = torch.tensor([t, earlier])
@@ -223,8 +232,9 @@ def _check_guidance(cond: Tensor | None, uncond: Tensor | None, guidance: float 
         if uncond is not None:
             raise ValueError(message(op, "guidance", "its strength, as uncond is given", "None"))
         return
-    if isinstance(guidance, bool) or not isinstance(guidance, (int, float)) or guidance != guidance:
+    if isinstance(guidance, bool) or not isinstance(guidance, (int, float)):
         raise TypeError(message(op, "guidance", "a number", checks.describe(guidance)))
+    checks.number(op, "guidance", guidance)
     for name, value in (("cond", cond), ("uncond", uncond)):
         if value is None:
             raise ValueError(message(op, name, "a condition, as guidance is given", "None"))

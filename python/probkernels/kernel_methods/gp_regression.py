@@ -56,7 +56,7 @@ class GPPosteriorMean:
         noise: float | Tensor = 0.01,
     ) -> None:
         op = type(self).__name__
-        _check(op, X, y)
+        check_data(op, X, y)
         given = {"lengthscale": lengthscale, "variance": variance, "noise": noise}
         hyper = {name: _hyperparameter(op, name, value, X) for name, value in given.items()}
         counts = {name: len(t) for name, t in {"y": y, **hyper}.items() if t.ndim == (2 if name == "y" else 1)}
@@ -135,8 +135,8 @@ class GPRegression(GPPosteriorMean):
         lengthscale, variance = self.lengthscale[:, None, None], self.variance[:, None, None]
         cross = rbf_kernel(self.X.double().expand(1, -1, -1), x.double(), lengthscale, variance)
         solved = torch.linalg.solve_triangular(self.cholesky, cross, upper=False)
-        left = (variance[:, 0] - solved.square().sum(-2)).clamp(min=torch.finfo(torch.float64).tiny)
-        stddev = left.sqrt().to(self.X)
+        left = (variance[:, 0] - solved.square().sum(-2)).clamp(min=torch.finfo(torch.float64).tiny)  # for the root
+        stddev = left.sqrt().to(self.X).clamp(min=torch.finfo(self.X.dtype).tiny)  # a Normal needs more than 0
         return torch.distributions.Normal(mean, stddev[0] if self.single else stddev)
 
     def log_evidence(self) -> Tensor:
@@ -181,10 +181,11 @@ def _hyperparameter(op: str, name: str, value: float | Tensor, X: Tensor) -> Ten
     return found
 
 
-def _check(op: str, X: Tensor, y: Tensor) -> None:
+def check_data(op: str, X: Tensor, y: Tensor) -> None:
+    """Checks points (N, D) and values (N,) or (F, N)."""
     for name, value in (("X", X), ("y", y)):
         checks.wide_float_tensor(op, name, value, checks.AS_TENSOR)
-        checks.finite(op, name, value)
+        checks.finite(op, name, value.detach())
     if X.ndim != 2 or 0 in X.shape:
         raise ValueError(message(op, "X", "shape (N, D)", f"shape {tuple(X.shape)}"))
     if y.dtype != X.dtype:

@@ -18,14 +18,14 @@ def rbf_kernel(x: Tensor, z: Tensor, lengthscale: float | Tensor, variance: floa
     Args:
         x: (..., M, D) points, float32 or float64.
         z: (..., N, D) points of the same dtype.
-        lengthscale: a number, or a tensor that broadcasts with the result.
+        lengthscale: positive number, or a tensor (..., 1, 1): one for each matrix.
         variance: a number, or a tensor that broadcasts with the result.
 
     Returns:
         (..., M, N) kernel matrix.
 
     Raises:
-        TypeError, ValueError: a dtype or shape is wrong.
+        TypeError, ValueError: a dtype or shape is wrong, or a lengthscale is not positive.
 
     Example:
         >>> import torch
@@ -38,6 +38,11 @@ def rbf_kernel(x: Tensor, z: Tensor, lengthscale: float | Tensor, variance: floa
     if x.ndim < 2 or z.ndim < 2 or x.shape[-1] != z.shape[-1] or x.dtype != z.dtype:
         expected = "shape (..., N, D) with the D and the dtype of 'x'"
         raise ValueError(message("rbf_kernel", "z", expected, f"{checks.describe(z)} beside {checks.describe(x)}"))
+    _check_lengthscale("rbf_kernel", lengthscale)
+    if isinstance(lengthscale, Tensor) and lengthscale.shape[-2:].numel() > 1:
+        got = f"shape {tuple(lengthscale.shape)}"
+        hint = "divide 'x' and 'z' by lengthscales of their columns"
+        raise ValueError(message("rbf_kernel", "lengthscale", "a number, or shape (..., 1, 1)", got, hint))
     center = z.detach().mean(-2, keepdim=True)
     u, w = (x - center) / lengthscale, (z - center) / lengthscale
     return variance * _exponent(u, w, _can_expand(u, w)).exp()
@@ -64,7 +69,7 @@ def rbf_mean(
         Values (F, M) and gradients with respect to x (F, M, D); (M,) and (M, D) for weights (N,).
 
     Raises:
-        TypeError, ValueError: a dtype or shape is wrong.
+        TypeError, ValueError: a dtype or shape is wrong, or a lengthscale is not positive.
 
     Example:
         >>> import torch
@@ -75,6 +80,7 @@ def rbf_mean(
         (tensor([2.0000, 1.2131]), tensor([ 0.0000, -1.2131]))
     """
     _check(x, points, weights)
+    _check_lengthscale("rbf_mean", lengthscale)
     single, weights = weights.ndim == 1, weights if weights.ndim == 2 else weights[None]
     functions = len(weights)
     scale = _of_functions("lengthscale", lengthscale, functions, x)[:, None, None]
@@ -138,6 +144,12 @@ def _of_functions(name: str, value: float | Tensor, functions: int, like: Tensor
         got = f"shape {tuple(found.shape)}"
         raise ValueError(message("rbf_mean", name, f"a number, or shape ({functions},)", got))
     return found.expand(functions)
+
+
+def _check_lengthscale(op: str, value: float | Tensor) -> None:
+    found = torch.as_tensor(value).detach()
+    if checks.readable(found) and not (found > 0).all():
+        raise ValueError(message(op, "lengthscale", "positive numbers", checks.offender(found, ~(found > 0))))
 
 
 def _check(x: Tensor, points: Tensor, weights: Tensor) -> None:

@@ -194,9 +194,14 @@ def _check(method: Method, given: Settings) -> _Trainer:
         raise TypeError(message(OP, "model", "a torch.nn.Module", checks.describe(given.model)))
     if not isinstance(given.optimizer, torch.optim.Optimizer):
         raise TypeError(message(OP, "optimizer", "a torch optimizer", checks.describe(given.optimizer)))
+    trained = {id(parameter) for parameter in given.model.parameters()}
+    if not any(id(parameter) in trained for group in given.optimizer.param_groups for parameter in group["params"]):
+        raise ValueError(message(OP, "optimizer", "an optimizer of parameters of 'model'", "one of other tensors"))
     if not (given.scheduler in (None, "plateau") or isinstance(given.scheduler, LRScheduler)):
         wanted = "'plateau', None or a scheduler of torch.optim.lr_scheduler"
         raise TypeError(message(OP, "scheduler", wanted, checks.describe(given.scheduler)))
+    if isinstance(given.scheduler, LRScheduler) and given.scheduler.optimizer is not given.optimizer:
+        raise ValueError(message(OP, "scheduler", "a scheduler of 'optimizer'", "one of another optimizer"))
     checks.integer(OP, "epochs", given.epochs, least=0)
     checks.integer(OP, "batch_size", given.batch_size)
     checks.integer(OP, "seed", given.seed, least=0, most=2**63 - 1)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .._core import checks
 from .._core.errors import message
+from .._core.registry import HAVE_PRIVATE_NAMES, transforms_active
 
 MODES = ("auto", "top_label", "class_wise")
 BLOCK = 1 << 18  # entries that a CPU's cache holds
@@ -23,6 +24,12 @@ class Samples(NamedTuple):
     probs: Tensor  # (N,) or (N, C), float32 or float64
     labels: Tensor  # (N,) int64
     weight: Tensor  # (N,) float64
+
+
+def readable(*values: Tensor) -> bool:
+    """Whether numbers can be looked at: not in torch.compile, torch.func and fake tensors."""
+    traced = torch.compiler.is_compiling() or (HAVE_PRIVATE_NAMES and transforms_active())
+    return not traced and checks.readable(*values)
 
 
 def blocks(matrix: Tensor) -> Iterator[slice]:
@@ -66,7 +73,8 @@ def check_probs(op: str, name: str, given: Tensor, exclusive: bool = True) -> No
     raise ValueError(message(op, name, "rows that sum to 1", checks.offender(sums, wrong, "a sum of "), PROBABILITIES))
 
 
-def _labels(op: str, labels: object, values: Tensor, name: str) -> Tensor:
+def class_labels(op: str, labels: object, values: Tensor, name: str) -> Tensor:
+    """Checks labels (N,), integer or bool, of values (N,) of two classes or (N, C), and returns them as int64."""
     if not (isinstance(labels, Tensor) and labels.dtype is torch.bool):
         checks.integer_tensor(op, "labels", labels, "labels.long() if all are whole numbers")
     assert isinstance(labels, Tensor)
@@ -81,7 +89,8 @@ def _labels(op: str, labels: object, values: Tensor, name: str) -> Tensor:
     return labels
 
 
-def _weight(op: str, weight: Tensor | None, values: Tensor, name: str) -> Tensor:
+def check_weight(op: str, weight: Tensor | None, values: Tensor, name: str) -> Tensor:
+    """Checks weights (N,), 1 if there are none, and returns them as float64."""
     if weight is None:
         return torch.ones(len(values), dtype=torch.float64, device=values.device)
     if not isinstance(weight, Tensor) or weight.is_complex():
@@ -93,6 +102,9 @@ def _weight(op: str, weight: Tensor | None, values: Tensor, name: str) -> Tensor
     wrong = ~((weight >= 0) & weight.isfinite())
     if wrong.any():
         raise ValueError(message(op, "sample_weight", "finite numbers >= 0", checks.offender(weight, wrong)))
+    if not weight.sum().isfinite():
+        wanted = "weights with a finite sum"
+        raise ValueError(message(op, "sample_weight", wanted, "an infinite sum", "scale them down"))
     return weight
 
 
@@ -111,9 +123,9 @@ def _with_weight(op: str, parts: list[Tensor], weight: Tensor, given: bool, empt
 def all_samples(op: str, probs: object, labels: object, sample_weight: Tensor | None) -> Samples:
     """Checks probabilities of one event, or of C events that need not exclude each other. Keeps samples of weight 0."""
     wide = _matrix_or_vector(op, "probs", probs, PROBABILITIES).detach()
-    classes = _labels(op, labels, wide, "probs")
+    classes = class_labels(op, labels, wide, "probs")
     check_probs(op, "probs", wide, exclusive=False)
-    weight = _weight(op, sample_weight, wide, "probs")
+    weight = check_weight(op, sample_weight, wide, "probs")
     _with_weight(op, [wide], weight, sample_weight is not None, False, "probs")  # refuses what has no weight at all
     return Samples(wide, classes, weight)
 
@@ -121,21 +133,21 @@ def all_samples(op: str, probs: object, labels: object, sample_weight: Tensor | 
 def samples(op: str, probs: object, labels: object, sample_weight: Tensor | None, empty: bool = False) -> Samples:
     """Checks the input of a metric of probabilities. ``empty`` allows no samples."""
     wide = _matrix_or_vector(op, "probs", probs, "softmax or sigmoid makes probabilities of logits")
-    classes = _labels(op, labels, wide, "probs")
+    classes = class_labels(op, labels, wide, "probs")
     assert isinstance(probs, Tensor)
     check_probs(op, "probs", probs)
-    weight = _weight(op, sample_weight, wide, "probs")
+    weight = check_weight(op, sample_weight, wide, "probs")
     return Samples(*_with_weight(op, [wide, classes], weight, sample_weight is not None, empty, "probs"))
 
 
 def scored(op: str, scores: object, labels: object, sample_weight: Tensor | None, empty: bool = False) -> Samples:
     """Checks the input of a metric of ranks: any scores but NaN."""
     wide = _matrix_or_vector(op, "scores", scores, checks.AS_TENSOR).detach()
-    classes = _labels(op, labels, wide, "scores")
+    classes = class_labels(op, labels, wide, "scores")
     wrong = wide.isnan()
     if wrong.any():
         raise ValueError(message(op, "scores", "numbers", checks.offender(wide, wrong)))
-    weight = _weight(op, sample_weight, wide, "scores")
+    weight = check_weight(op, sample_weight, wide, "scores")
     return Samples(*_with_weight(op, [wide, classes], weight, sample_weight is not None, empty, "scores"))
 
 
@@ -150,7 +162,7 @@ def pair(
     checks.same_device(op, "true_probs", true, wide, "probs")
     check_probs(op, "probs", probs)
     check_probs(op, "true_probs", true)
-    weight = _weight(op, sample_weight, wide, "probs")
+    weight = check_weight(op, sample_weight, wide, "probs")
     kept = _with_weight(op, [wide, true.to(wide.dtype)], weight, sample_weight is not None, empty, "probs")
     return kept[0], kept[1], kept[2]
 

@@ -7,16 +7,10 @@ from torch import Tensor
 
 from .._core import checks
 from .._core.errors import message
-from .._core.registry import HAVE_PRIVATE_NAMES, transforms_active
+from ._inputs import readable
 
 KINDS = ("cos01", "abscos")
 ASYMMETRY = {torch.float64: 1e-4, torch.float32: 1e-4}  # of the largest entry; what rounding and gradcheck make
-
-
-def readable(*values: Tensor) -> bool:
-    """Whether numbers can be looked at: not in torch.compile, torch.func and fake tensors."""
-    traced = torch.compiler.is_compiling() or (HAVE_PRIVATE_NAMES and transforms_active())
-    return not traced and checks.readable(*values)
 
 
 def similarities(op: str, name: str, value: object, least: int = 2) -> Tensor:

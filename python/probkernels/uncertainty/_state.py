@@ -66,6 +66,7 @@ class Metric:
             raise TypeError(message(self._name, "sync", "True, False or a process group", checks.describe(sync)))
         self.sync = sync
         self._pieces: list[Tensor] = []
+        self._dims: int | None = None  # of the first batch's probabilities
 
     @property
     def _name(self) -> str:
@@ -93,6 +94,15 @@ class Metric:
             assert joined is not None
             self._pieces = [joined]
 
+    def _check_dims(self, probs: Tensor) -> None:
+        """Refuses probabilities (N,) beside (N, C), of which the metric asks another question."""
+        if not len(probs):
+            return
+        if self._dims not in (None, probs.ndim):
+            got = "probabilities (N,) and (N, C)"
+            raise ValueError(f"{self._name}.update: all batches must have the same dimensions, got {got}.")
+        self._dims = probs.ndim
+
     def _merged(self) -> Tensor:
         """The state of all processes. Every process of the group must take part."""
         state = self._join(self._pieces)
@@ -104,7 +114,7 @@ class Metric:
 
     def reset(self) -> None:
         """Forgets all samples."""
-        self._pieces = []
+        self._pieces, self._dims = [], None
 
     def state_dict(self) -> dict[str, Tensor]:
         """The samples seen by this process as ``{"state": tensor}``; empty if there are none. Options are not in it."""
@@ -120,7 +130,7 @@ class Metric:
             got = f"the key {unknown[0]!r}" if unknown else checks.describe(state)
             name = f"{self._name}.load_state_dict"
             raise ValueError(message(name, "state_dict", "the state of a metric with equal options", got))
-        self._pieces = [] if state is None else [state.detach().double().clone()]
+        self._pieces, self._dims = [] if state is None else [state.detach().double().clone()], None
 
     def _fits(self, state: Tensor) -> bool:
         return state.ndim == 2 if self._rows else True

@@ -11,9 +11,9 @@ from torch.utils.checkpoint import checkpoint
 
 from .._core import checks
 from .._core.errors import message
-from .._core.registry import HAVE_PRIVATE_NAMES, transforms_active
 from ..ops import pairwise_softmax
 from ..training import Loop
+from ._inputs import readable
 
 REDUCTIONS = ("mean", "sum", "none")
 RULES = ("neighbors", "median")
@@ -29,8 +29,7 @@ def _points(op: str, features: object) -> Tensor:
         raise ValueError(
             message(op, "features", expected, f"shape {tuple(features.shape)}", "flatten(1) flattens images")
         )
-    traced = torch.compiler.is_compiling() or (HAVE_PRIVATE_NAMES and transforms_active())
-    if not traced and checks.readable(features):
+    if readable(features):
         checks.finite(op, "features", features.detach())
     return features
 

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from .._core import checks
-from .._core.errors import message
 from ._similarity import similarities
 
 MEASURES = ("degmat", "eigv", "kle", "dispersion", "semantic_entropy")
@@ -84,8 +83,6 @@ def blackbox_uncertainty(
     op = "blackbox_uncertainty"
     checks.one_of(op, "measure", measure, MEASURES)
     checks.positive(op, "time", time)
-    if time == float("inf"):
-        raise ValueError(message(op, "time", "a finite number", "inf"))
     checks.number(op, "threshold", threshold)
     s = similarities(op, "similarity", similarity)
     if measure == "kle":

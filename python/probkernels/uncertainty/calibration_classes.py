@@ -22,8 +22,10 @@ class _Calibration(Metric):
 
     def update(self, probs: Tensor, labels: Tensor, sample_weight: Tensor | None = None) -> None:
         """Adds a batch, which may be empty. The arguments are those of the function."""
-        given = events(samples(f"{self._name}.update", probs, labels, sample_weight, empty=True), self.mode)
-        self._add_events(given)
+        given = samples(f"{self._name}.update", probs, labels, sample_weight, empty=True)
+        if self.mode == "auto":
+            self._check_dims(given.probs)
+        self._add_events(events(given, self.mode))
 
     def _add_events(self, given: Samples) -> None:
         raise NotImplementedError

@@ -15,7 +15,7 @@ from .._core.errors import message
 from . import _heads
 from ._binning import scattered
 from ._cape_fit import CaPEFit, Settings, fit
-from ._inputs import Samples, all_samples, columns
+from ._inputs import Samples, all_samples, check_probs, check_weight, columns
 
 TARGETS = ("bin", "kernel")
 OfRanks = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -127,7 +127,7 @@ def cape_loss(logits: Tensor, targets: Tensor, sample_weight: Tensor | None = No
     Args:
         logits: (N,) or (N, 1) logits of one event; (N, 2) logits of "no" and "yes" under a softmax; or (N, C).
         targets: (N,) probabilities of the event, for (N, C) logits (N, C). They get no gradient.
-        sample_weight: (N,) weights, which multiply the losses before their mean.
+        sample_weight: (N,) weights >= 0, which multiply the losses before their mean.
         head: what logits (N, C) mean: "softmax" for classes that exclude each other, "sigmoid" for one logit for each
             class against the rest, whose losses are summed.
 
@@ -135,7 +135,7 @@ def cape_loss(logits: Tensor, targets: Tensor, sample_weight: Tensor | None = No
         A scalar of the dtype of ``logits`` (float32 for half precision).
 
     Raises:
-        TypeError, ValueError: an argument of another dtype, shape or device, or targets outside [0, 1].
+        TypeError, ValueError: an argument of another dtype, shape or device, targets outside [0, 1], no samples.
 
     Example:
         >>> import torch
@@ -151,14 +151,12 @@ def cape_loss(logits: Tensor, targets: Tensor, sample_weight: Tensor | None = No
     shape = wide.shape[:1] if _heads.is_binary(wide, head) else wide.shape
     checks.shape("cape_loss", "targets", targets, shape, "(that of the probabilities)")
     checks.same_device("cape_loss", "targets", targets, wide, "logits")
-    wrong = ~((targets >= 0) & (targets <= 1))
-    if wrong.any():
-        got = checks.offender(targets, wrong)
-        raise ValueError(message("cape_loss", "targets", "probabilities in [0, 1]", got))
+    check_probs("cape_loss", "targets", targets, exclusive=False)
+    if not len(wide):
+        raise ValueError(message("cape_loss", "logits", "at least one sample", f"shape {tuple(logits.shape)}"))
     found = _heads.losses(wide, targets.detach(), head)
     if sample_weight is not None:
-        checks.shape("cape_loss", "sample_weight", sample_weight, wide.shape[:1], "(one weight for each sample)")
-        found = found * sample_weight.to(found)
+        found = found * check_weight("cape_loss", sample_weight, wide, "logits").to(found)
     return found.mean()
 
 

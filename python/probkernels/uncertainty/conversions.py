@@ -214,7 +214,6 @@ def drift(utility: Tensor, start: Tensor, mean_probs: Tensor, steps: int | Tenso
         checks.same_device(op, name, value, wide["utility"], "utility")
         checks.finite(op, name, value.detach())
     checks.positive(op, "lr", lr)
-    checks.number(op, "lr", lr)
     if isinstance(steps, Tensor):
         checks.integer_tensor(op, "steps", steps)
         checks.shape(op, "steps", steps, wide["utility"].shape[:-1], "(one number for each row)")

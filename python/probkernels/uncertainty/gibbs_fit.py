@@ -108,7 +108,6 @@ def fit_b(
     op = "fit_b"
     checks.one_of(op, "criterion", criterion, CRITERIA)
     checks.positive(op, "most", most)
-    checks.number(op, "most", most)
     wide = check_utility(op, utility, mask).detach().double()
     if wide.ndim != 2 or not len(wide):
         raise ValueError(message(op, "utility", "shape (N, M) with N >= 1", f"shape {tuple(wide.shape)}"))

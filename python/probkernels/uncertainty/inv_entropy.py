@@ -9,7 +9,8 @@ from torch import Tensor
 
 from .._core import checks
 from .._core.errors import message
-from ._similarity import readable, similarities
+from ._inputs import readable
+from ._similarity import similarities
 
 MEASURES = ("inv", "ni", "wd", "max")
 BLOCK = 1 << 20  # entries of the matrices of some bootstraps, which are computed together

@@ -54,7 +54,7 @@ class PiecewiseLinear(nn.Module):
         """x (N, C) log-probabilities -> the same, calibrated."""
         slopes, width = self.slopes.abs(), REACH / len(self.slopes)
         at_knots = F.pad(slopes.cumsum(0)[:-1] * width, (1, 0))
-        segment = (x.detach() / -width).long().clamp_(0, len(slopes) - 1)
+        segment = (x.detach() / -width).clamp_(0, len(slopes) - 1).long()  # before it is too large for an integer
         mapped = at_knots[segment] + slopes[segment] * (-x - segment * width)
         return (-mapped).log_softmax(1)
 

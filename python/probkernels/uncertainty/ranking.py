@@ -35,7 +35,9 @@ def _average_precision(scores: Tensor, hit: Tensor, weight: Tensor) -> Tensor:
 
 
 def _over_classes(metric: Callable[..., Tensor], given: Samples, average: str) -> Tensor:
-    each = torch.stack([metric(scores, hit, given.weight) for scores, hit in columns(given)])
+    most = given.weight.amax()
+    weight = given.weight / 2.0 ** most.log2().floor().clamp(min=-1022)  # near 1, so that products stay in range; exact
+    each = torch.stack([metric(scores, hit, weight) for scores, hit in columns(given)])
     if given.probs.ndim == 1:
         return each[0]
     return each.nanmean() if average == "macro" else each

@@ -66,7 +66,7 @@ class InvEntropyScore:
     def interval(self, level: float = 0.95, measure: str = "inv") -> tuple[float, float]:
         """Quantiles of the bootstraps: ``level`` of them are between the two numbers. It tells how much the choice of
         one reply for each question matters, not how far the score would be with other paraphrases."""
-        checks.positive_fraction("InvEntropySinterval", "level", level)
+        checks.positive_fraction("InvEntropyScore.interval", "level", level)
         ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64, device=self.sx.device)
         low, high = torch.quantile(self.draws(measure), ends).tolist()
         return low, high

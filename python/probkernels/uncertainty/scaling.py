@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from .._core import checks
 from .._core.errors import message
-from ._inputs import _labels, widened
+from ._inputs import class_labels, widened
 
 STEPS = 200  # of L-BFGS; it stops earlier where the gradient is 0
 
@@ -30,7 +30,7 @@ def check_calibration_set(op: str, logits: object, labels: object, name: str = "
     """Checks logits and labels to fit a map to, and returns them without a graph: copies, which autograd may keep even
     if they come from inference mode."""
     given = check_logits(op, logits, name=name).detach().clone()
-    classes = _labels(op, labels, given, name)
+    classes = class_labels(op, labels, given, name)
     if not len(given):
         raise ValueError(message(op, name, "at least one sample", f"shape {tuple(given.shape)}"))
     return given, classes.clone()
@@ -56,6 +56,14 @@ def _minimize(loss: Any, *parameters: Tensor) -> None:
         return value
 
     optimizer.step(closure)
+
+
+def _standardized(wide: Tensor, dim: int | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Numbers of mean 0 and variance 1, which make a fit independent of their unit; the mean; and the standard
+    deviation, 1 if all are equal."""
+    mean, std = wide.mean(dim), wide.std(dim, correction=0)
+    std = std.where(std > 0, 1)
+    return (wide - mean) / std, mean, std
 
 
 class _Scaling(nn.Module):
@@ -111,8 +119,9 @@ class TemperatureScaling(_Scaling):
         """Fits the temperature to logits (N, C) and labels (N,) of a calibration set; returns itself."""
         given, classes = check_calibration_set("TemperatureScaling.fit", logits, labels)
         wide, log_a = given.double(), torch.zeros((), dtype=torch.float64, device=given.device)
-        _minimize(lambda: nn.functional.cross_entropy(log_a.exp() * wide, classes), log_a)
-        self._keep(given, temperature=(-log_a).exp())
+        unit, _, std = _standardized(wide - wide.mean(1, keepdim=True), None)
+        _minimize(lambda: nn.functional.cross_entropy(log_a.exp() * unit, classes), log_a)
+        self._keep(given, temperature=std * (-log_a).exp())
         return self
 
     def forward(self, logits: Tensor) -> Tensor:
@@ -156,10 +165,12 @@ class VectorScaling(_Scaling):
         if absent:
             hint = "its best offset is -infinity; TemperatureScaling needs no sample of every class"
             raise ValueError(message("VectorScaling.fit", "labels", "every class", f"none of class {absent[0]}", hint))
-        wide = given.double()
-        scale, bias = torch.ones_like(wide[0]), torch.zeros_like(wide[0])
-        _minimize(lambda: nn.functional.cross_entropy(scale * wide + bias, classes), scale, bias)
-        self._keep(given, scale=scale, bias=bias)
+        unit, mean, std = _standardized(given.double(), 0)
+        scale, bias = torch.ones_like(mean), torch.zeros_like(mean)
+        _minimize(lambda: nn.functional.cross_entropy(scale * unit + bias, classes), scale, bias)
+        scale = scale.detach() / std
+        bias = bias.detach() - scale * mean
+        self._keep(given, scale=scale, bias=bias - bias.mean())  # a common offset has no effect
         return self
 
     def forward(self, logits: Tensor) -> Tensor:
@@ -199,19 +210,16 @@ class PlattScaling(_Scaling):
     def fit(self, scores: Tensor, labels: Tensor) -> PlattScaling:
         """Fits the map to scores (N,), such as logits of class 1, and labels (N,) in {0, 1}; returns itself."""
         given = self._scores("PlattScaling.fit", scores).detach().clone()
-        hit = _labels("PlattScaling.fit", labels, given, "scores")
+        hit = class_labels("PlattScaling.fit", labels, given, "scores")
         if not len(given):
             raise ValueError(message("PlattScaling.fit", "scores", "at least one sample", "shape (0,)"))
         ones = int(hit.sum())
         target = torch.where(hit == 1, (ones + 1) / (ones + 2), 1 / (len(hit) - ones + 2)).double()
-        wide = given.double()
-        # Scores of mean 0 and variance 1 make the fit independent of their unit.
-        mean, std = wide.mean(), wide.std(correction=0)
-        unit = (wide - mean) / std.where(std > 0, 1)
+        unit, mean, std = _standardized(given.double(), None)
         scale, bias = torch.zeros_like(mean), torch.zeros_like(mean)
         loss = nn.functional.binary_cross_entropy_with_logits
         _minimize(lambda: loss(scale * unit + bias, target), scale, bias)
-        scale = scale.detach() / std.where(std > 0, 1)
+        scale = scale.detach() / std
         self._keep(given, scale=scale, bias=bias.detach() - scale * mean)
         return self
 

@@ -45,6 +45,7 @@ class MSEp(_Mean):
     def update(self, probs: Tensor, true_probs: Tensor, sample_weight: Tensor | None = None) -> None:
         """Adds a batch, which may be empty. The arguments are those of :func:`mse_p`."""
         p, true, weight = pair("MSEp.update", probs, true_probs, sample_weight, empty=True)
+        self._check_dims(p)
         self._add_values(scores.squared_distance(p, true), weight)
 
 
@@ -90,6 +91,7 @@ class Brier(_Mean):
     def update(self, probs: Tensor, labels: Tensor, sample_weight: Tensor | None = None) -> None:
         """Adds a batch, which may be empty. The arguments are those of :func:`brier`."""
         given = samples("Brier.update", probs, labels, sample_weight, empty=True)
+        self._check_dims(given.probs)
         self._add_values(scores.brier_of(given), given.weight)
 
 

@@ -24,7 +24,8 @@ def divergence(probs: Tensor, true: Tensor, reverse: bool) -> Tensor:
     p, q = (probs, true) if reverse else (true, probs)
     if p.ndim == 1:
         p, q = torch.stack([p, 1 - p], 1), torch.stack([q, 1 - q], 1)
-    q = q.where(p > 0, 1)  # p log q is 0 there, and so is its gradient, for q = 0 too
+    possible = p > 0  # where p is 0 the term is 0, and so is its gradient, for q = 0 too
+    p, q = p.where(possible, 1), q.where(possible, 1)
     return (torch.xlogy(p, p) - torch.xlogy(p, q)).sum(1)
 
 
