@@ -95,6 +95,14 @@ def test_convert_layernorm_leaves_other_norms_and_names_them(caplog: pytest.LogC
         nn.convert_layernorm(torch.nn.Linear(2, 2))
 
 
+def test_a_layer_with_a_forward_of_its_own_stays() -> None:
+    model = torch.nn.Sequential(torch.nn.LayerNorm(4), torch.nn.LayerNorm(4))
+    model[1].forward = lambda x: 2 * x  # libraries that wrap a layer's forward set it on the layer
+    with pytest.warns(UserWarning, match=r"left 1 other norms as they are: '1' \(LayerNorm\)"):
+        nn.convert_layernorm(model)
+    assert isinstance(model[0], nn.PowerNorm) and model[1](torch.ones(4)).tolist() == [2] * 4
+
+
 def test_convert_layernorm_that_fails_changes_nothing() -> None:
     model = torch.nn.Sequential(torch.nn.LayerNorm(8), torch.nn.LayerNorm((3, 8)))
     with pytest.raises(ValueError, match="'1' over"):

@@ -13,7 +13,8 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from probkernels import nn
+from probkernels import nn, sparse
+from probkernels.training import EMA, DataParallel
 from torch import Tensor
 
 WORLD, STEPS = 2, 4
@@ -213,3 +214,31 @@ def test_no_all_reduce_is_waited_for_within_a_step(monkeypatch: pytest.MonkeyPat
     log.append("backward done")
     norm(torch.randn(6, 4))
     assert log == ["start", "forward done", "start", "backward done", "wait", "wait", "start"]
+
+
+def _buffers_of_the_last_step(rank: int) -> list[Tensor]:
+    nets = [torch.nn.Sequential(nn.PowerNorm(4, sync=True)).double() for _ in range(3)]
+    adapter = sparse.attach(nets[2], density=1.0)
+    average = EMA(nets[0])
+    for net in nets:
+        net(batch(1)[0][rows(rank, 1)]).sum().backward()
+    average.update(nets[0])
+    nets[1].eval()
+    return [average.module[0].running_psi2, nets[1][0].running_psi2, adapter.delta().beside["0.running_psi2"]]
+
+
+def test_averages_deltas_and_eval_mode_see_the_last_step() -> None:
+    joint = nn.PowerNorm(4).double()
+    joint(batch(1)[0])
+    for buffer in [t for result in on_two_processes(_buffers_of_the_last_step) for t in result]:
+        torch.testing.assert_close(buffer, joint.running_psi2, rtol=1e-12, atol=1e-14)
+
+
+def _mixed_sum(rank: int) -> str:
+    with pytest.raises(TypeError, match=r"DataParallel.sum_: argument 'tensors'") as error:
+        DataParallel(dist.group.WORLD).sum_([torch.ones(2), torch.tensor([2**40 + rank])])
+    return str(error.value)
+
+
+def test_a_sum_of_two_dtypes_is_refused() -> None:
+    assert "torch.int64" in on_two_processes(_mixed_sum)[0]  # as float32 it would be rounded

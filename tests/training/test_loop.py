@@ -6,7 +6,9 @@ import copy
 import math
 import os
 import signal
+from typing import Any
 
+import numpy as np
 import probkernels as pk
 import pytest
 import torch
@@ -134,6 +136,8 @@ def test_an_average_is_of_one_module() -> None:
     average = EMA(torch.nn.Linear(1, 3))
     with pytest.raises(pk.ModelMismatchError, match="other shapes"):
         average.update(torch.nn.Linear(1, 1))  # which would broadcast
+    with pytest.raises(pk.ModelMismatchError, match="another dtype"):
+        average.update(torch.nn.Linear(1, 3).double())
 
 
 def test_bad_settings_of_a_training_are_named() -> None:
@@ -150,12 +154,27 @@ def test_minimize_stops_where_it_is_told() -> None:
     assert len(losses) < 10 and losses[-1] < 0.5 <= losses[-2]
 
 
+@pytest.mark.parametrize("as_bool", [np.bool_, torch.tensor])
+def test_minimize_stops_for_the_bools_of_other_libraries(as_bool: Any) -> None:
+    x = torch.nn.Parameter(torch.ones(()))
+    optimizer = torch.optim.SGD([x], lr=0.1)
+    assert len(minimize(lambda n: x.square(), optimizer, 9, after=lambda n, loss: as_bool(n == 3))) == 4
+    with pytest.raises(TypeError, match="minimize: argument 'after': expected a function that returns True to stop"):
+        minimize(lambda n: x.square(), optimizer, 9, after=lambda n, loss: n)
+
+
 def test_a_loss_that_is_not_finite_is_named_before_it_is_used() -> None:
     x = torch.nn.Parameter(torch.ones(()))
     losses = [1.0, 2.0, float("nan")]
     with pytest.raises(ValueError, match=r"fit: argument 'loss': expected a finite loss in step 2, got nan"):
         minimize(lambda n: x * losses[n], torch.optim.SGD([x], lr=0.1), 3, name="fit")
     assert x.item() == pytest.approx(0.7)  # two steps were taken, the third was not
+
+
+@pytest.mark.parametrize("patience", [0, -1, 1.5, True])
+def test_early_stopping_needs_a_patience_of_at_least_one_step(patience: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match="EarlyStopping: argument 'patience'"):
+        EarlyStopping(patience)  # 0 would stop after a step that improved
 
 
 def test_early_stopping() -> None:

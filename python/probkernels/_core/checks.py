@@ -70,6 +70,15 @@ def integer(op: str, name: str, value: object, least: int = 1, most: int | None 
     return value
 
 
+def says_stop(op: str, name: str, answer: object) -> bool:
+    """Whether a callback's answer is True, also as a numpy bool or a bool tensor. None and False mean to go on."""
+    if answer is None or isinstance(answer, bool):
+        return bool(answer)
+    if str(getattr(answer, "dtype", "")) in ("bool", "torch.bool") and getattr(answer, "ndim", None) == 0:
+        return bool(answer)
+    raise TypeError(message(op, name, "a function that returns True to stop, else None or False", describe(answer)))
+
+
 def finite(op: str, name: str, value: torch.Tensor, hint: str = "") -> None:
     """Checks that all entries are finite."""
     wrong = ~value.isfinite()

@@ -28,9 +28,9 @@ HOOKS = (
 def convert_layernorm(model: nn.Module, **settings: Any) -> nn.Module:
     """Replaces every ``nn.LayerNorm`` of ``model`` by a :class:`PowerNorm` with its eps, weight, bias and hooks.
 
-    Other norms stay, and a warning names them: RMSNorms, and subclasses of LayerNorm with their own ``forward``, such
-    as ConvNeXt's LayerNorm2d, whose features are not the last dimension. The logger "probkernels" (``PK_LOG=info``)
-    lists the replaced layers.
+    Other norms stay, and a warning names them: RMSNorms, and LayerNorms with their own ``forward``, in a subclass such
+    as ConvNeXt's LayerNorm2d, whose features are not the last dimension, or set on the layer. The logger "probkernels"
+    (``PK_LOG=info``) lists the replaced layers.
 
     Args:
         model: the model, changed in place. A layer used in several places stays shared.
@@ -80,7 +80,8 @@ def convert_layernorm(model: nn.Module, **settings: Any) -> nn.Module:
 
 def _is_layer_norm(module: nn.Module) -> bool:
     """Whether a module computes the same as nn.LayerNorm; a subclass may normalize another dimension."""
-    return isinstance(module, nn.LayerNorm) and type(module).forward is nn.LayerNorm.forward
+    own = "forward" in vars(module)  # set on the instance, as accelerate does to move weights
+    return isinstance(module, nn.LayerNorm) and type(module).forward is nn.LayerNorm.forward and not own
 
 
 def _looks_like_one(module: nn.Module) -> bool:

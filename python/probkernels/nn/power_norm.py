@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .._core import checks
 from .._core.errors import message
+from .._core.pending import Pending
 from .._core.registry import HAVE_PRIVATE_NAMES, transforms_active
 from ..ops.power_norm import FWD, STATS, V_FWD
 from ._mean_square import MeanSquareNorm, _Call, move_towards
@@ -20,7 +21,7 @@ from ._phase import WarmUp
 from ._sync import Reductions
 
 
-class PowerNorm(WarmUp, MeanSquareNorm):
+class PowerNorm(WarmUp, Pending, MeanSquareNorm):
     """PowerNorm: divides each feature by a running root mean square, without centering or reductions at inference.
 
     In training y = weight z / sqrt(psi2 + eps) + bias, where z is x after group scaling and psi2 the running mean
@@ -50,7 +51,8 @@ class PowerNorm(WarmUp, MeanSquareNorm):
             double update in warm-up, padding counts in nu's mean and gets a gradient. It sets
             ``backward_scale="batch"``.
         sync: a torch.distributed process group, or True for the default group. Statistics then cover the joint batch of
-            all ranks. After warm-up, the next forward waits for the all-reduces, not the current one.
+            all ranks. After warm-up, the next forward waits for the all-reduces, not the current one: until then, or
+            until ``eval()`` or ``state_dict()``, buffers that you read directly lack the last step.
         device: device of parameters and state.
         dtype: dtype of parameters; float64 applies to the state too.
 
@@ -252,6 +254,7 @@ class PowerNorm(WarmUp, MeanSquareNorm):
     def train(self, mode: bool = True) -> PowerNorm:
         """Sets training or evaluation mode, like every module."""
         self._fit_probe()  # compiled code cannot
+        self._settle()
         super().train(mode)
         return self
 

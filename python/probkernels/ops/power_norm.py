@@ -301,7 +301,7 @@ def power_norm(
     ``y = weight z / sqrt(psi2 + eps) + bias``, where z is x, or with ``num_groups`` x divided by the root mean square
     of its group of features. The caller keeps the running state, as :class:`probkernels.nn.PowerNorm` does: ``psi2``
     moves towards the returned ``mean_sq``, and ``nu`` moves against its own gradient, which is defined as ``-mean(a
-    x_hat)``.
+    x_hat)`` with ``x_hat = z / sqrt(psi2 + eps)`` and ``a = g - nu x_hat``, g as below.
 
     Args:
         x: (..., C) float32, float64, float16 or bfloat16; any strides.

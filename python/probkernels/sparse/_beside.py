@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .._core.errors import ModelMismatchError, message
+from .._core.pending import settle
 from ._checksum import digest
 from .slots import SUFFIX, slots_of, whole
 
@@ -24,6 +25,7 @@ class Beside:
 
 def buffers_of(model: nn.Module) -> dict[str, Tensor]:
     """The buffers that a state dictionary holds, by full name."""
+    settle(model)
     return {
         f"{path}.{name}" if path else name: buffer
         for path, module in model.named_modules()

@@ -8,6 +8,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from .._core.errors import message
+
 
 class DataParallel:
     """A group of processes that train together, each on its own part of the data.
@@ -33,7 +35,14 @@ class DataParallel:
         return items[self.rank :: self.size]
 
     def sum_(self, tensors: Sequence[Tensor]) -> None:
-        """Sums each tensor over all processes, in place. All tensors must have the same dtype."""
+        """Sums each tensor over all processes, in place.
+
+        Raises:
+            TypeError: the tensors have different dtypes.
+        """
+        dtypes = list(dict.fromkeys(t.dtype for t in tensors))
+        if len(dtypes) > 1:  # one message would round them to a common one
+            raise TypeError(message("DataParallel.sum_", "tensors", f"one dtype, {dtypes[0]}", str(dtypes[1])))
         if self.size == 1 or not tensors:
             return
         flat = torch.cat([tensor.reshape(-1) for tensor in tensors])  # one message instead of one a tensor

@@ -5,13 +5,19 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from .._core import checks
+
 
 @dataclass
 class EarlyStopping:
     """Stops training when a figure that should fall, such as a validation loss, no longer improves.
 
     Args:
-        patience: number of steps without a new best figure after which :attr:`stop` is True; None never stops.
+        patience: number of steps without a new best figure, at least 1, after which :attr:`stop` is True; None never
+            stops.
+
+    Raises:
+        TypeError, ValueError: ``patience`` is not a whole number, or less than 1.
 
     Example:
         >>> from probkernels.training import EarlyStopping
@@ -26,6 +32,10 @@ class EarlyStopping:
     best: float = math.inf
     best_step: int = -1
     last_step: int = -1
+
+    def __post_init__(self) -> None:
+        if self.patience is not None:
+            checks.integer("EarlyStopping", "patience", self.patience)
 
     def improved(self, step: int, value: float) -> bool:
         """Records the figure of a step and returns whether it is the best so far.

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from .._core import checks
 from .._core.errors import ModelMismatchError
+from .._core.pending import settle
 
 HALF = (torch.float16, torch.bfloat16)
 
@@ -54,11 +55,15 @@ class EMA:
         """Updates the average: average = decay * average + (1 - decay) * ``module``.
 
         Raises:
-            ModelMismatchError: ``module`` has tensors of other shapes.
+            ModelMismatchError: ``module`` has tensors of other shapes or dtypes.
         """
+        settle(module)
         shapes = [[t.shape for t in (*m.parameters(), *m.buffers())] for m in (self.module, module)]
         if shapes[0] != shapes[1]:  # lerp_ and copy_ would broadcast
             raise ModelMismatchError("EMA.update: a module with tensors of other shapes")
+        dtypes = [[p.dtype for p in m.parameters()] for m in (self.module, module)]
+        if dtypes[0] != dtypes[1]:
+            raise ModelMismatchError("EMA.update: a module of another dtype. Hint: cast it before you create the EMA")
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates)) if self.warm_up else self.decay
         self.updates += 1
         for (name, mine), theirs in zip(self.module.named_parameters(), module.parameters(), strict=True):

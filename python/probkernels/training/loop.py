@@ -111,7 +111,7 @@ def minimize(
             holds during the step alone, so that ``after`` and ``save`` see the rates themselves.
         max_norm: bound on the total norm of all gradients; None for no clipping.
         start: number of steps that are already done, when resuming.
-        after: called as ``after(step, loss)`` after every step. Return True to stop.
+        after: called as ``after(step, loss)`` after every step. Return True to stop, else None or False.
         save: function that writes a checkpoint, see :class:`Loop`.
         save_every: steps between two calls of ``save``.
         progress: whether to show a progress bar.
@@ -121,6 +121,7 @@ def minimize(
         The loss of every step from ``start`` on.
 
     Raises:
+        TypeError: ``after`` returns something else than a bool or None.
         ValueError: the loss of a step is not finite (the message names the step), or ``max_norm`` is not positive.
 
     Example:
@@ -148,7 +149,7 @@ def minimize(
                 optimizer.step()
             losses.append(number)
             loop.show(loss=number)
-            if after is not None and after(n, number) is True:
+            if after is not None and checks.says_stop(name, "after", after(n, number)):
                 loop.stop()
     return losses
 

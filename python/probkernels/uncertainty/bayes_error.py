@@ -274,7 +274,7 @@ class BayesErrorAscent:
             images: (N, ...) inside the bounds, in float32 or float64.
             labels: (N) integers >= 0.
             callback: called as ``callback(step, error, protected)`` after every gradient step, with the estimate before
-                the step. Return True to stop.
+                the step. Return True to stop, else None or False.
             progress: whether to show a progress bar.
 
         Returns:
@@ -304,7 +304,8 @@ class BayesErrorAscent:
                 self._project(moved, original)
                 value = error.item()
                 loop.show(bayes_error=value)
-                if callback is not None and callback(step, value, moved.detach().clone()) is True:
+                answer = None if callback is None else callback(step, value, moved.detach().clone())
+                if checks.says_stop("BayesErrorAscent.protect", "callback", answer):
                     loop.stop()
         return moved.detach()
 
