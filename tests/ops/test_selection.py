@@ -112,6 +112,22 @@ def test_copies_keep_everything(encode: Any) -> None:
     assert selection.to("meta").device.type == "meta"
 
 
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+def test_a_selection_owns_its_memory(dtype: torch.dtype) -> None:
+    mask, index = torch.arange(640) % 64 == 5, torch.arange(5, 640, 64).to(dtype)
+    listed = Selection.from_index(index, (640,))
+    index.zero_()
+    listed.to_index().zero_()
+    assert torch.equal(listed.to_mask(), mask)
+    mask = torch.arange(640) % 2 == 0
+    words, ranks = pack(mask)
+    packed = Selection.from_bitmap(words, ranks, 320, (640,))
+    words.zero_()
+    ranks.zero_()
+    assert torch.equal(packed.gather(torch.arange(640.0)), torch.arange(0, 640.0, 2))
+    assert torch.equal(packed.to_mask(), mask)
+
+
 # --- reading and writing ---
 
 

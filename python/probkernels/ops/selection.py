@@ -133,6 +133,11 @@ def _prefers_index(count: int, entries: int) -> bool:
     return count * SPARSE < entries and entries <= LARGEST + 1
 
 
+def _own(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """A contiguous copy, so that later changes of the caller's tensor do not reach a selection."""
+    return tensor.to(dtype=dtype or tensor.dtype, copy=True, memory_format=torch.contiguous_format)
+
+
 def _check_fits(count: int) -> None:
     if count > LARGEST:
         hint = "split the weight, or select less of it"
@@ -198,7 +203,7 @@ class Selection:
             got = checks.not_rising(index, entries - 1, 1)
             raise ValueError(message("Selection.from_index", "index", expected, got, hint))
         if _prefers_index(index.numel(), entries):
-            return cls(shape, index.numel(), index.to(torch.int32).contiguous(), None, None)
+            return cls(shape, index.numel(), _own(index, torch.int32), None, None)
         mask = torch.zeros(entries, dtype=torch.bool, device=index.device)
         return cls.from_mask(mask.index_fill_(0, index.long(), True).view(shape))
 
@@ -226,7 +231,7 @@ class Selection:
         if not (words.is_meta or bitmap.is_bitmap(words, ranks, count, entries)):
             expected = "bits within the weight, the ranks of their blocks and their number"
             raise ValueError(message("Selection.from_bitmap", "words", expected, "bits that 'ranks' or 'count' belie"))
-        return cls._of_bitmap(words, ranks, count, shape)
+        return cls._of_bitmap(_own(words), _own(ranks), count, shape)
 
     @classmethod
     def _of_bitmap(cls, words: Tensor, ranks: Tensor, count: int, shape: torch.Size) -> Selection:
@@ -278,7 +283,7 @@ class Selection:
             ValueError: the weight has more than 2^31 entries; use :meth:`to_mask`.
         """
         if self.index is not None:
-            return self.index
+            return self.index.clone()  # as with a bitmap, changes in place do not reach the selection
         if self.shape.numel() > LARGEST + 1:
             expected, hint = f"at most {LARGEST + 1} entries", "use to_mask()"
             raise ValueError(message("Selection.to_index", "shape", expected, f"{self.shape.numel()}", hint))
