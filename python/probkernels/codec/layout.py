@@ -158,7 +158,7 @@ def dtype_of(value: object) -> str:
     except TypeError:  # no dtype at all
         name = ""
     if name not in DTYPES:
-        hint = "quantize floats to integers first; bool as uint8"
+        hint = "quantize floats to integers first; bool as uint8; uint64 as int64, if below 2**63"
         raise TypeError(message("Layout", "dtype", "integers of at most 64 bits", str(value), hint))
     return str(name)
 
