@@ -29,9 +29,22 @@ def _dense(*tensors: Tensor | None) -> list[Tensor | None]:
     return [None if t is None else t.contiguous() for t in tensors]
 
 
+def _check_sizes(op: str, index: Any, words: Any, ranks: Any, count: int, entries: int) -> None:
+    """Refuses tensors that the kernels would read beyond. The positions and bits themselves are not checked."""
+    sizes: dict[str, tuple[Any, torch.dtype, int]] = {"index": (index, torch.int32, count)}
+    if index is None:
+        blocks = -(-entries // bitmap.BLOCK)
+        sizes = {"words": (words, torch.int64, -(-entries // bitmap.WORD)), "ranks": (ranks, torch.int32, blocks)}
+    for name, (tensor, dtype, size) in sizes.items():
+        if tensor is None or tensor.dtype is not dtype or tensor.shape != (size,):
+            got = "None" if tensor is None else f"{tensor.dtype}, shape {tuple(tensor.shape)}"
+            raise ValueError(message(op, name, f"{dtype}, shape ({size},)", got, "pass the tensors of a Selection"))
+
+
 def _gather_kernel(run: Backend, w: Tensor, index: Any, words: Any, ranks: Any, count: int) -> Tensor:
     values = w.new_empty(count)
     if count:
+        _check_sizes("selection_gather", index, words, ranks, count, w.numel())
         tensors = _dense(w, index, words, ranks)
         run.launch("selection_gather", DTYPE_CODE[w.dtype], *tensors, values, w.numel(), count)
     return values
@@ -40,6 +53,7 @@ def _gather_kernel(run: Backend, w: Tensor, index: Any, words: Any, ranks: Any, 
 def _scatter_kernel(run: Backend, w: Tensor, values: Tensor, index: Any, words: Any, ranks: Any) -> None:
     count = values.numel()
     if count:
+        _check_sizes("selection_scatter_", index, words, ranks, count, w.numel())
         dense = w.contiguous()
         tensors = _dense(values.to(w.dtype), index, words, ranks)
         run.launch("selection_scatter", DTYPE_CODE[w.dtype], dense, *tensors, w.numel(), count)
@@ -51,6 +65,7 @@ def _index_kernel(run: Backend, words: Tensor, ranks: Tensor, count: int) -> Ten
     index = words.new_empty(count, dtype=torch.int32)
     if count:
         entries = bitmap.WORD * words.numel()
+        _check_sizes("selection_index", None, words, ranks, count, entries)
         run.launch("selection_index", *_dense(words, ranks), index, entries, count)
     return index
 
