@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 
 import pytest
 import torch
-from probkernels.circuits import Categorical, Circuit, Gaussian, Input, Product, Sum, chow_liu, sampling
+from probkernels.circuits import EM, Categorical, Circuit, Gaussian, Input, Product, Sum, chow_liu, sampling
 from probkernels.circuits.graph import Graph
 from probkernels.circuits.inputs import draw
 from torch import Tensor
@@ -102,6 +103,27 @@ def test_seeds_threads_and_generators() -> None:
     assert not torch.equal(circuit.sample(500, generator=generator), one[0])
     torch.manual_seed(5)
     assert torch.equal(circuit.sample(500), one[0])
+
+
+def test_the_default_device_does_not_matter() -> None:
+    circuit = CIRCUITS["hclt"]
+    x, missing = torch.zeros(6, 4, dtype=torch.int64), torch.tensor([True, False, True, False])
+
+    def results() -> list[Tensor]:
+        fitted = copy.deepcopy(circuit)
+        EM(fitted, batch_size=3).fit(x, missing, validation=x, epochs=2, progress=False)
+        return [
+            fitted.log_prob(x).detach(),
+            circuit.conditional(x, targets=[1]).detach(),
+            circuit.sample(5, seed=0),
+            circuit.sample(5, given=x, missing=missing, seed=0),
+            circuit.mpe(x, missing)[0],
+        ]
+
+    expected = results()
+    with torch.device("meta"):  # stands for a GPU; the circuit and the data are on the CPU
+        found = results()
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
 def test_small_pieces_are_drawn_from_the_same_distribution(monkeypatch: pytest.MonkeyPatch) -> None:
