@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -82,6 +83,22 @@ def test_normal_entropies_and_divergences() -> None:
     )
     close(p.entropy(), ours.entropy().sum())
     close(p.kl(q), torch.distributions.kl_divergence(ours, theirs).sum())
+
+
+@pytest.fixture
+def _double() -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)
+
+
+@pytest.mark.usefixtures("_double")
+def test_entropies_with_float64_as_the_default() -> None:
+    x = torch.tensor([[0, 0], [0, 1], [1, 1], [1, 1]])
+    circuit = chow_liu(x, pseudocount=0.0)
+    assert circuit.is_deterministic
+    assert circuit.entropy().item() == pytest.approx(1.5 * math.log(2), abs=1e-12)
 
 
 @pytest.mark.parametrize("name", ["dag0", "hclt", "vtree0"])

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 
 import pytest
 import torch
-from probkernels.circuits import Circuit, Gaussian, Input, Product, Sum, chow_liu, sampling
+from probkernels.circuits import EM, Categorical, Circuit, Gaussian, Input, Product, Sum, chow_liu, sampling
 from probkernels.circuits.graph import Graph
 from probkernels.circuits.inputs import draw
 from torch import Tensor
@@ -104,6 +105,27 @@ def test_seeds_threads_and_generators() -> None:
     assert torch.equal(circuit.sample(500), one[0])
 
 
+def test_the_default_device_does_not_matter() -> None:
+    circuit = CIRCUITS["hclt"]
+    x, missing = torch.zeros(6, 4, dtype=torch.int64), torch.tensor([True, False, True, False])
+
+    def results() -> list[Tensor]:
+        fitted = copy.deepcopy(circuit)
+        EM(fitted, batch_size=3).fit(x, missing, validation=x, epochs=2, progress=False)
+        return [
+            fitted.log_prob(x).detach(),
+            circuit.conditional(x, targets=[1]).detach(),
+            circuit.sample(5, seed=0),
+            circuit.sample(5, given=x, missing=missing, seed=0),
+            circuit.mpe(x, missing)[0],
+        ]
+
+    expected = results()
+    with torch.device("meta"):  # stands for a GPU; the circuit and the data are on the CPU
+        found = results()
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
 def test_small_pieces_are_drawn_from_the_same_distribution(monkeypatch: pytest.MonkeyPatch) -> None:
     circuit = CIRCUITS["dag0"]
     for place in ("sampling", "inputs", "_passes"):
@@ -128,6 +150,29 @@ def test_what_is_given_keeps_its_dtype(dtype: torch.dtype) -> None:
     assert circuit.sample(3, given=x, missing=missing, seed=0).dtype is dtype
     assert circuit.mpe(x, missing)[0].dtype is dtype
     assert not x.any()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "categories"),
+    [(torch.bool, 3), (torch.int8, 129), (torch.uint8, 257), (torch.bfloat16, 258), (torch.float16, 2050)],
+)
+def test_a_dtype_that_cannot_hold_the_categories_is_refused(dtype: torch.dtype, categories: int) -> None:
+    def circuit(categories: int) -> Circuit:
+        known = Gaussian() if dtype.is_floating_point else Categorical(categories)
+        return Circuit(Graph([Input(0, 1, known), Input(1, 1, Categorical(categories)), Product((0, 1))]))
+
+    x, missing = torch.zeros(2, 2, dtype=dtype), torch.tensor([False, True])
+    expected = f"expected a dtype that holds 0 .. {categories - 1} of variable 1, got {dtype}"
+    with pytest.raises(TypeError, match=f"Circuit.sample: argument 'given': {expected}"):
+        circuit(categories).sample(2, given=x, missing=missing)
+    with pytest.raises(TypeError, match=f"Circuit.mpe: argument 'x': {expected}"):
+        circuit(categories).mpe(x, missing.expand(2, 2))
+    assert circuit(categories).sample(2, given=x).dtype is dtype  # draws nothing
+    assert circuit(categories).mpe(x, missing & False)[0].dtype is dtype
+    fits = circuit(categories - 1)
+    wide = torch.float64 if dtype.is_floating_point else torch.int64
+    drawn = fits.sample(500, given=x, missing=missing, seed=0)
+    assert torch.equal(drawn.to(wide), fits.sample(500, given=x.to(wide), missing=missing, seed=0))
 
 
 def test_what_stands_at_missing_values_does_not_matter() -> None:

@@ -224,6 +224,17 @@ def test_arrays_build_the_same_program() -> None:
     assert len({program(kind)[0].model_id for kind in KINDS}) == len(KINDS)
 
 
+def test_a_program_does_not_change_with_its_arrays() -> None:
+    p, _ = program("hclt")
+    arrays = {name: array.copy() for name, array in p.arrays().items()}
+    again = Program.from_arrays(arrays)
+    for name, array in again.arrays().items():
+        arrays[name][...] = 0
+        with pytest.raises(ValueError, match="read-only"):
+            array[...] = 0
+    assert again.model_id == p.model_id
+
+
 def test_changed_arrays_are_refused_or_harmless() -> None:
     p, _ = program("sums_of_sums")
     x = rows(8, 2)

@@ -84,6 +84,18 @@ def test_bad_rows(wrong: np.ndarray) -> None:
         frozen().decode(wrong)
 
 
+def test_a_frozen_flow_does_not_change_with_its_arrays() -> None:
+    one, bias = np.ones((1, 1), np.int16), np.zeros(1, np.int64)
+    shift = Coupling(np.array([0]), np.array([1]), one, bias, one, bias, 0, 0)
+    flow, x = FrozenFlow([4, 4], [shift]), np.array([[1, 1], [2, 3]])
+    before, name = flow.encode(x), flow.to_bytes()
+    bias += 1
+    for array in (flow.categories, flow.couplings[0].A, flow.couplings[0].b):
+        with pytest.raises(ValueError, match="read-only"):
+            array += 1
+    assert np.array_equal(flow.encode(x), before) and flow.to_bytes() == name
+
+
 def test_numbers_that_float64_cannot_hold_are_refused() -> None:
     flow = frozen()
     c = flow.couplings[0]

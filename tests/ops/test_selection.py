@@ -112,6 +112,44 @@ def test_copies_keep_everything(encode: Any) -> None:
     assert selection.to("meta").device.type == "meta"
 
 
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+def test_a_selection_owns_its_memory(dtype: torch.dtype) -> None:
+    mask, index = torch.arange(640) % 64 == 5, torch.arange(5, 640, 64).to(dtype)
+    listed = Selection.from_index(index, (640,))
+    index.zero_()
+    listed.to_index().zero_()
+    assert torch.equal(listed.to_mask(), mask)
+    mask = torch.arange(640) % 2 == 0
+    words, ranks = pack(mask)
+    packed = Selection.from_bitmap(words, ranks, 320, (640,))
+    words.zero_()
+    ranks.zero_()
+    assert torch.equal(packed.gather(torch.arange(640.0)), torch.arange(0, 640.0, 2))
+    assert torch.equal(packed.to_mask(), mask)
+
+
+def test_the_ops_refuse_tensors_that_are_too_short() -> None:
+    w, mask = torch.randn(600), torch.arange(600) % 2 == 0
+    index, (words, ranks) = mask.nonzero()[:, 0].int(), pack(mask)
+    gather, scatter = torch.ops.probkernels.selection_gather, torch.ops.probkernels.selection_scatter_
+    for tensors in (
+        (index[:-1], None, None),
+        (index.long(), None, None),
+        (None, words[:-1], ranks),
+        (None, words, ranks[:-1]),
+        (None, words, ranks.long()),
+        (None, words, None),
+        (None, None, None),
+    ):
+        with pytest.raises(ValueError, match=r"selection_gather: argument .* Hint: pass the tensors of a Selection"):
+            gather(w, *tensors, 300)
+        with pytest.raises(ValueError, match=r"selection_scatter_: argument .* Hint: pass the tensors of a Selection"):
+            scatter(w, torch.zeros(300), *tensors)
+    with pytest.raises(ValueError, match="selection_index: argument 'ranks'"):
+        torch.ops.probkernels.selection_index(words, ranks[:-1], 300)
+    assert torch.equal(gather(w, index, None, None, 300), gather(w, None, words, ranks, 300))
+
+
 # --- reading and writing ---
 
 

@@ -45,8 +45,9 @@ def _of_sum(graph: Graph, node: Sum, supports: list[Support]) -> Support | None:
     """None if two edges of one unit may both be nonzero."""
     units = [graph.units[child] for child in node.children]
     width = sum(units)
-    edge_mask = torch.ones(node.units, width) if node.edge_mask is None else torch.tensor(node.edge_mask).float()
-    meet = torch.ones(width, width)  # whether two inputs may both be nonzero
+    edge_mask = torch.ones(node.units, width) if node.edge_mask is None else torch.tensor(node.edge_mask)
+    edge_mask = edge_mask.float()  # whatever torch's default dtype is
+    meet = torch.ones(width, width, dtype=torch.float32)  # whether two inputs may both be nonzero
     below: Support = {}
     for variable in {v for child in node.children for v in supports[child]}:
         below[variable] = _concatenated(variable, [supports[child] for child in node.children], units)

@@ -107,7 +107,7 @@ def total_flows(circuit: Circuit, x: Tensor, missing: Tensor | None, at: Probabi
     """Sum of the flows of all observations, computed chunk by chunk."""
     at = at or circuit.probabilities()
     total: Flows | None = None
-    for batch, unknown in chunks(x, missing, torch.arange(len(x))):
+    for batch, unknown in chunks(x, missing, torch.arange(len(x), device=x.device)):
         found = circuit.flows(batch, unknown, at=at)
         if total is None:
             total = found
@@ -128,7 +128,7 @@ def mean_log_prob(
     parallel = parallel or DataParallel(None)
     x, missing = data if isinstance(data, tuple) else (data, None)
     total = torch.zeros((), dtype=torch.float64, device=circuit.categories.device)
-    for batch, unknown in chunks(x, missing, parallel.shard(torch.arange(len(x)))):
+    for batch, unknown in chunks(x, missing, parallel.shard(torch.arange(len(x), device=x.device))):
         total += circuit.log_prob(batch, unknown).sum(dtype=torch.float64)
         if check is not None:
             check()

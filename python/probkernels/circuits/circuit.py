@@ -206,7 +206,7 @@ class Circuit(Evaluator):
 
         Raises:
             TypeError, ValueError: as :meth:`log_prob`; or n is negative, ``missing`` comes without ``given``, or
-                ``seed`` comes with ``generator``.
+                ``seed`` comes with ``generator``, or the dtype of ``given`` cannot hold the categories to draw.
             ValueError: the evidence has probability zero. The message names the item.
 
         Example:
@@ -238,7 +238,7 @@ class Circuit(Evaluator):
             The completed x, and the log of the maximum, (B,). Without gradients.
 
         Raises:
-            TypeError, ValueError: as :meth:`log_prob`.
+            TypeError, ValueError: as :meth:`log_prob`; or the dtype of x cannot hold the categories to choose.
             ValueError: the evidence has probability zero. The message names the item.
 
         Example:

@@ -209,9 +209,9 @@ class EM:
     def _batches(self, count: int, epoch: int) -> list[Tensor]:
         """The items of each batch: shuffled, at least one batch, all of one size."""
         if self.batch_size is None or self.batch_size >= count:
-            return [torch.arange(count)]
+            return [torch.arange(count, device="cpu")]
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-        order = torch.randperm(count, generator=generator)
+        order = torch.randperm(count, generator=generator, device="cpu")
         return [part for part in order.split(self.batch_size) if len(part) == self.batch_size]
 
     def _flows(self, run: Run, x: Tensor, missing: Tensor | None, items: Tensor, loop: Loop) -> Flows:

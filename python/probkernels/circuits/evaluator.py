@@ -163,7 +163,7 @@ class Evaluator(nn.Module):
 
         Args:
             x: (B, D) observations. If all variables are discrete, an integer dtype with values 0 .. categories - 1,
-                else a float dtype.
+                else a float dtype, which is converted to the circuit's.
             missing: (B, D) bool, or (D,) for all items alike, True where the value is not known. The entry of x is then
                 ignored. None if nothing is missing.
 

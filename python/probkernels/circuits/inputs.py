@@ -46,7 +46,8 @@ def draw(weights: Tensor, generator: torch.Generator | None) -> Tensor:
     every device and with any number of threads. A column of weight zero is never drawn.
     """
     below = weights.double().cumsum(1)
-    at = torch.rand(len(weights), 1, dtype=torch.float64, generator=generator).to(weights.device) * below[:, -1:]
+    at = torch.rand(len(weights), 1, dtype=torch.float64, generator=generator, device="cpu")  # as the generator is
+    at = at.to(weights.device) * below[:, -1:]
     return (below <= at).sum(1)
 
 
@@ -322,4 +323,4 @@ class GaussianInputs(Inputs):
     def sample(self, row: Tensor, unit: Tensor, generator: torch.Generator | None) -> Tensor:
         """One draw for each pair (row of the layer, unit), (n,)."""
         location, scale = self.location[row, unit], self.log_scale[row, unit].exp()
-        return location + scale * torch.randn(location.shape, generator=generator).to(location)
+        return location + scale * torch.randn(location.shape, generator=generator, device="cpu").to(location)

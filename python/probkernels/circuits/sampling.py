@@ -107,8 +107,9 @@ def sample(
         if missing is not None:
             raise ValueError(message(op, "missing", "None where nothing is given", describe(missing)))
         return _draws(circuit, nothing_known(circuit), n, None, generator)[:, 0]
-    found, first = [], 0
-    for part in batches(circuit, circuit.evidence(given, missing)):
+    evidence, found, first = circuit.evidence(given, missing), [], 0
+    _check_holds(op, "given", circuit, given, missing)
+    for part in batches(circuit, evidence):
         count = part.codes.shape[1]
         values = circuit.upward([layer(part) for layer in circuit.inputs], circuit.weights())
         require_possible(op, values[-1][0, 0], first=first)
@@ -146,6 +147,22 @@ def _draws(
     return x
 
 
+def _check_holds(op: str, name: str, circuit: Evaluator, x: Tensor, missing: Tensor | None) -> None:
+    """Raises if the dtype of x cannot hold each category of each missing variable."""
+    if missing is None:
+        return
+    if x.dtype.is_floating_point:
+        largest = int(2 / torch.finfo(x.dtype).eps)  # all whole numbers up to here are exact
+    else:
+        largest = 1 if x.dtype is torch.bool else torch.iinfo(x.dtype).max
+    drawn = missing.reshape(-1, circuit.num_variables).any(0).to(circuit.categories.device)
+    wrong = ((circuit.categories - 1 > largest) & drawn).nonzero()
+    if len(wrong):
+        variable = int(wrong[0])
+        expected = f"a dtype that holds 0 .. {int(circuit.categories[variable]) - 1} of variable {variable}"
+        raise TypeError(message(op, name, expected, str(x.dtype), "the result has this dtype; convert it first"))
+
+
 def _missing(evidence: Evidence) -> Tensor:
     return torch.zeros_like(evidence.codes, dtype=torch.bool) if evidence.missing is None else evidence.missing
 
@@ -157,6 +174,7 @@ def _missing(evidence: Evidence) -> Tensor:
 def mpe(circuit: Evaluator, x: Tensor, missing: Tensor | None) -> tuple[Tensor, Tensor]:
     """See :meth:`Circuit.mpe`."""
     evidence, weights = circuit.evidence(x, missing), circuit.weights()
+    _check_holds("Circuit.mpe", "x", circuit, x, missing)
     best = [layer.best() for layer in circuit.inputs]  # (V, K) each: value, log value
     completed, log_values, first = x.clone(), [], 0
     for part in batches(circuit, evidence):

@@ -46,6 +46,8 @@ def encode(program: Program, codes: Tensor, items_per_chunk: int, lanes: int = 1
         raise TypeError(message("encode", "codes", "a uint8 or int32 tensor", checks.describe(codes)))
     if codes.dim() != 2 or codes.shape[1] != program.variables:
         raise ValueError(message("encode", "codes", f"shape (N, {program.variables})", f"shape {tuple(codes.shape)}"))
+    for name, value in (("items_per_chunk", items_per_chunk), ("lanes", lanes)):
+        checks.integer("encode", name, value)
     codes = codes.to(torch.int32).contiguous()
     if len(codes) == 0:
         return []

@@ -13,6 +13,7 @@ import numpy as np
 from .._core import digests
 from .._core.errors import CorruptStreamError, message
 from . import format as parts
+from .layout import read_only
 
 MAGIC = b"\x89PCF\r\n\x1a\n"
 VERSION = 1
@@ -46,6 +47,10 @@ class Coupling:
     b: np.ndarray
     first: int
     second: int
+
+    def __post_init__(self) -> None:
+        for name in ("given", "moved", "A", "a", "B", "b"):
+            object.__setattr__(self, name, read_only(getattr(self, name)))
 
     def shift(self, x: np.ndarray) -> np.ndarray:
         """t(x), (N, O) int64, of x (N, V) int64. Computed in float64, which is faster and exact below 2**53."""
@@ -89,7 +94,7 @@ class FrozenFlow:
     """
 
     def __init__(self, categories: Sequence[int], couplings: Sequence[Coupling]) -> None:
-        self.categories, self.couplings = np.array(categories, np.int64), tuple(couplings)
+        self.categories, self.couplings = read_only(np.asarray(categories, np.int64)), tuple(couplings)
         for i, coupling in enumerate(self.couplings):
             places = np.sort(np.concatenate([coupling.given, coupling.moved]))
             if not np.array_equal(places, np.arange(len(self.categories))):

@@ -145,6 +145,13 @@ def whole(op: str, name: str, value: object, least: int | None = None) -> int:
     return int(value)
 
 
+def read_only(array: np.ndarray) -> np.ndarray:
+    """A contiguous copy that nobody can write to: what a model's identity and its cached parts come from."""
+    copy = np.array(array, order="C")
+    copy.flags.writeable = False
+    return copy
+
+
 def dtype_of(value: object) -> str:
     """The name of a dtype that a file can have, in the byte order of files.
 
@@ -158,7 +165,7 @@ def dtype_of(value: object) -> str:
     except TypeError:  # no dtype at all
         name = ""
     if name not in DTYPES:
-        hint = "quantize floats to integers first; bool as uint8"
+        hint = "quantize floats to integers first; bool as uint8; uint64 as int64, if below 2**63"
         raise TypeError(message("Layout", "dtype", "integers of at most 64 bits", str(value), hint))
     return str(name)
 

@@ -16,6 +16,7 @@ from ..circuits import Circuit, find_vtree
 from ..circuits.inputs import Inputs, TableInputs
 from ..circuits.nodes import by_input, by_sum
 from ._compile import LEAST_WEIGHT, MOST_UNITS, Compiler, integer_table, room
+from .layout import read_only
 
 Four = tuple[Tensor, Tensor, Tensor, Tensor]
 PROFILE = b"f32-fma-seq-v2"
@@ -90,7 +91,7 @@ class Program:
         return code, weights, tables, variables
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """All arrays that are needed to build the program again."""
+        """All arrays that are needed to build the program again. They are read-only."""
         return {name: getattr(self, name) for name in DTYPES}
 
     @classmethod
@@ -107,7 +108,7 @@ class Program:
             array = np.asarray(arrays[name])
             if array.dtype != dtype:
                 raise CorruptStreamError(f"program: '{name}': expected {dtype}, got {array.dtype}")
-            found[name] = np.ascontiguousarray(array)
+            found[name] = read_only(array)
         instructions, weights, tables, shapes = (found[name] for name in DTYPES)
         offsets = _check_tables(tables, shapes)
         if weights.ndim != 1 or not np.all((weights == 0) | ((weights >= LEAST_WEIGHT) & (weights <= 1))):

@@ -173,7 +173,7 @@ FLOWS = Op(
 def _check_tree(op: str, rows: Tensor, variables: int, weights: int, leaves: int) -> None:
     """Checks that ``rows`` (N, 7) describe a tree whose parameters fit flat tensors of these lengths."""
     parent, states, variable, weights_at, leaves_at, categories, children = rows.unbind(1)
-    n = torch.arange(len(rows))
+    n = torch.arange(len(rows), device=rows.device)
     latent, observed, root = weights_at >= 0, variable >= 0, n == 0
     above = torch.where(root, 1, states[parent.clamp(0, len(rows) - 1)])
     clamped = variable.clamp(-1, variables) + 1
@@ -229,7 +229,7 @@ def _check(op: str, codes: Tensor, weights: Tensor, leaves: Tensor, leaves_name:
             raise TypeError(message(op, "tree", "an int64 tensor on the CPU", checks.describe(tree)))
         rows, tree = tree, tree.tolist()
     else:
-        rows = torch.tensor(tree, dtype=torch.int64)
+        rows = torch.tensor(tree, dtype=torch.int64, device="cpu")
     if rows.dim() != 2 or rows.shape[0] == 0 or rows.shape[1] != len(reference.Row._fields):
         raise ValueError(message(op, "tree", "shape (nodes, 7) with at least one node", f"shape {tuple(rows.shape)}"))
     if not torch.compiler.is_compiling():

@@ -29,9 +29,22 @@ def _dense(*tensors: Tensor | None) -> list[Tensor | None]:
     return [None if t is None else t.contiguous() for t in tensors]
 
 
+def _check_sizes(op: str, index: Any, words: Any, ranks: Any, count: int, entries: int) -> None:
+    """Refuses tensors that the kernels would read beyond. The positions and bits themselves are not checked."""
+    sizes: dict[str, tuple[Any, torch.dtype, int]] = {"index": (index, torch.int32, count)}
+    if index is None:
+        blocks = -(-entries // bitmap.BLOCK)
+        sizes = {"words": (words, torch.int64, -(-entries // bitmap.WORD)), "ranks": (ranks, torch.int32, blocks)}
+    for name, (tensor, dtype, size) in sizes.items():
+        if tensor is None or tensor.dtype is not dtype or tensor.shape != (size,):
+            got = "None" if tensor is None else f"{tensor.dtype}, shape {tuple(tensor.shape)}"
+            raise ValueError(message(op, name, f"{dtype}, shape ({size},)", got, "pass the tensors of a Selection"))
+
+
 def _gather_kernel(run: Backend, w: Tensor, index: Any, words: Any, ranks: Any, count: int) -> Tensor:
     values = w.new_empty(count)
     if count:
+        _check_sizes("selection_gather", index, words, ranks, count, w.numel())
         tensors = _dense(w, index, words, ranks)
         run.launch("selection_gather", DTYPE_CODE[w.dtype], *tensors, values, w.numel(), count)
     return values
@@ -40,6 +53,7 @@ def _gather_kernel(run: Backend, w: Tensor, index: Any, words: Any, ranks: Any, 
 def _scatter_kernel(run: Backend, w: Tensor, values: Tensor, index: Any, words: Any, ranks: Any) -> None:
     count = values.numel()
     if count:
+        _check_sizes("selection_scatter_", index, words, ranks, count, w.numel())
         dense = w.contiguous()
         tensors = _dense(values.to(w.dtype), index, words, ranks)
         run.launch("selection_scatter", DTYPE_CODE[w.dtype], dense, *tensors, w.numel(), count)
@@ -51,6 +65,7 @@ def _index_kernel(run: Backend, words: Tensor, ranks: Tensor, count: int) -> Ten
     index = words.new_empty(count, dtype=torch.int32)
     if count:
         entries = bitmap.WORD * words.numel()
+        _check_sizes("selection_index", None, words, ranks, count, entries)
         run.launch("selection_index", *_dense(words, ranks), index, entries, count)
     return index
 
@@ -133,6 +148,11 @@ def _prefers_index(count: int, entries: int) -> bool:
     return count * SPARSE < entries and entries <= LARGEST + 1
 
 
+def _own(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """A contiguous copy, so that later changes of the caller's tensor do not reach a selection."""
+    return tensor.to(dtype=dtype or tensor.dtype, copy=True, memory_format=torch.contiguous_format)
+
+
 def _check_fits(count: int) -> None:
     if count > LARGEST:
         hint = "split the weight, or select less of it"
@@ -198,7 +218,7 @@ class Selection:
             got = checks.not_rising(index, entries - 1, 1)
             raise ValueError(message("Selection.from_index", "index", expected, got, hint))
         if _prefers_index(index.numel(), entries):
-            return cls(shape, index.numel(), index.to(torch.int32).contiguous(), None, None)
+            return cls(shape, index.numel(), _own(index, torch.int32), None, None)
         mask = torch.zeros(entries, dtype=torch.bool, device=index.device)
         return cls.from_mask(mask.index_fill_(0, index.long(), True).view(shape))
 
@@ -226,7 +246,7 @@ class Selection:
         if not (words.is_meta or bitmap.is_bitmap(words, ranks, count, entries)):
             expected = "bits within the weight, the ranks of their blocks and their number"
             raise ValueError(message("Selection.from_bitmap", "words", expected, "bits that 'ranks' or 'count' belie"))
-        return cls._of_bitmap(words, ranks, count, shape)
+        return cls._of_bitmap(_own(words), _own(ranks), count, shape)
 
     @classmethod
     def _of_bitmap(cls, words: Tensor, ranks: Tensor, count: int, shape: torch.Size) -> Selection:
@@ -278,7 +298,7 @@ class Selection:
             ValueError: the weight has more than 2^31 entries; use :meth:`to_mask`.
         """
         if self.index is not None:
-            return self.index
+            return self.index.clone()  # as with a bitmap, changes in place do not reach the selection
         if self.shape.numel() > LARGEST + 1:
             expected, hint = f"at most {LARGEST + 1} entries", "use to_mask()"
             raise ValueError(message("Selection.to_index", "shape", expected, f"{self.shape.numel()}", hint))
