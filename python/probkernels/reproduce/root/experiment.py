@@ -1,4 +1,4 @@
-"""ROOT and gradient ascent on TF-Bind-8, or on an Ehrlich function."""
+"""ROOT and gradient ascent on TF-Bind-8 and GB1, or on an Ehrlich function."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from ...kernel_methods import GPPosteriorMean
 from ..harness import data_files
 from ..harness.method import Progress
 from ..harness.workers import run_jobs
-from .records import ASCENT, AWAY, BEST, EHRLICH, LABELS, NO_LABELS, SEEDS, SIZES, SWAPPED, TF_BIND, Proposals
+from .records import ASCENT, AWAY, BEST, EHRLICH, GB1, LABELS, NO_LABELS, SEEDS, SIZES, SWAPPED, TF_BIND, Proposals
 
 Job = tuple[str, int, int, Path | None]
+Problem = tuple[int, Tensor, Tensor, Callable[[Tensor], Tensor]]  # letters, designs, their scores, score of any design
 STARTS, NOISE_SEEDS = 128, 4
 
 
@@ -40,32 +41,48 @@ def measure(quick: bool, data: Path | None, progress: Progress) -> list[Proposal
 
 def jobs(quick: bool, data: Path | None = None) -> list[Job]:
     """(task, epochs, seed, folder of the data) of every experiment, the longest first."""
-    if data is not None and data_files.has(data, "tf_bind_8"):
-        sizes = (3,) if quick else (6, 3)
-        return [(TF_BIND, epochs, seed, data) for epochs in sizes for seed in SEEDS]
-    return [(EHRLICH, 3, seed, None) for seed in SEEDS[: 1 if quick else None]]
+    sizes = [(EHRLICH, 3)]
+    if data_files.has(data, "tf_bind_8"):
+        sizes = [(TF_BIND, 3)] if quick else [(TF_BIND, 20), (TF_BIND, 6), (TF_BIND, 3)]
+    if not quick and data_files.has(data, "gb1_landscape"):
+        sizes.insert(1, (GB1, 6))
+    seeds = SEEDS[:1] if quick and sizes == [(EHRLICH, 3)] else SEEDS
+    return [(task, epochs, seed, None if task == EHRLICH else data) for task, epochs in sizes for seed in seeds]
 
 
 def work(task: str, epochs: int, seed: int, folder: Path | None, advance: Callable[[float], None]) -> list[Proposals]:
     """Fits ROOT and the Gaussian process, and scores their proposals."""
-    letters, x, y, score = tf_bind(folder) if folder is not None else ehrlich()
+    if folder is None:
+        letters, x, y, score = ehrlich()
+    else:
+        letters, x, y, score = gb1(folder) if task == GB1 else tf_bind(folder)
     found = compare(task, epochs, seed, letters, x, y, score, *SIZES[epochs])
     advance(1)
     return found
 
 
-def tf_bind(folder: Path) -> tuple[int, Tensor, Tensor, Callable[[Tensor], Tensor]]:
+def tf_bind(folder: Path) -> Problem:
     """The poorer half of all DNA sequences of length 8, their scores, and the table of all scores."""
     data = data_files.load(folder, "tf_bind_8")
-    x, y = torch.from_numpy(data["x"]).long(), torch.from_numpy(data["y"]).float()
-    place = 4 ** torch.arange(8)
-    table = torch.zeros(4**8)
+    return poorer_half(4, torch.from_numpy(data["x"]).long(), torch.from_numpy(data["y"]).float())
+
+
+def gb1(folder: Path) -> Problem:
+    """The poorer half of the measured variants of GB1 at four sites, and the table of all; unmeasured ones score 0."""
+    data = data_files.load(folder, "gb1_landscape")
+    return poorer_half(20, torch.from_numpy(data["variant"]).long(), torch.from_numpy(data["fitness"]).float())
+
+
+def poorer_half(letters: int, x: Tensor, y: Tensor) -> Problem:
+    """The designs with a score up to the median, their scores, and a function that looks up the score of a design."""
+    place = letters ** torch.arange(x.shape[1])
+    table = torch.zeros(letters ** x.shape[1])
     table[(x * place).sum(1)] = y
     offline = y <= y.double().quantile(0.5).float()
-    return 4, x[offline], y[offline], lambda designs: table[(designs * place).sum(1)]
+    return letters, x[offline], y[offline], lambda designs: table[(designs * place).sum(1)]
 
 
-def ehrlich() -> tuple[int, Tensor, Tensor, Callable[[Tensor], Tensor]]:
+def ehrlich() -> Problem:
     """Feasible sequences of an Ehrlich function with a score below 0.4, their scores, and the function."""
     f = Ehrlich(letters=4, length=12, motifs=2, motif_length=4)
     x = f.random_designs(10_000, torch.Generator().manual_seed(0))
