@@ -45,7 +45,7 @@ def test_gb1_joins_the_full_run_without_a_claim(folder: Path, tmp_path_factory: 
     planned = experiment.jobs(False, alone)
     assert {job[0] for job in planned} == {EHRLICH, GB1} and all(job[1] in SIZES for job in planned)
     assert {job[3] for job in planned} == {None, alone}
-    records = [Proposals(GB1, 6, method, 0, 1.0, 0.5, 0.25, [0.25, 1.0]) for method in (BEST, LABELS)]
+    records = [Proposals(GB1, 3, method, 0, 1.0, 0.5, 0.25, [0.25, 1.0]) for method in (BEST, LABELS)]
     result = summarize(root, records)
     assert not result.claims and "not measured" in result.tables[0].caption and len(result.tables[0].rows) == 2
 

@@ -45,7 +45,7 @@ def jobs(quick: bool, data: Path | None = None) -> list[Job]:
     if data_files.has(data, "tf_bind_8"):
         sizes = [(TF_BIND, 3)] if quick else [(TF_BIND, 20), (TF_BIND, 6), (TF_BIND, 3)]
     if not quick and data_files.has(data, "gb1_landscape"):
-        sizes.insert(1, (GB1, 6))
+        sizes.append((GB1, 3))
     seeds = SEEDS[:1] if quick and sizes == [(EHRLICH, 3)] else SEEDS
     return [(task, epochs, seed, None if task == EHRLICH else data) for task, epochs in sizes for seed in seeds]
 
