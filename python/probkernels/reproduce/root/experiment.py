@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +17,18 @@ from ..harness.workers import run_jobs
 from .records import ASCENT, AWAY, BEST, EHRLICH, GB1, LABELS, NO_LABELS, SEEDS, SIZES, SWAPPED, TF_BIND, Proposals
 
 Job = tuple[str, int, int, Path | None]
-Problem = tuple[int, Tensor, Tensor, Callable[[Tensor], Tensor]]  # letters, designs, their scores, score of any design
 STARTS, NOISE_SEEDS = 128, 4
+TARGET = 0.8  # the label asked for, as a share of the way from the mean of the data to the largest score that exists
+
+
+class Problem(NamedTuple):
+    """Known designs and their scores, and what scores proposals."""
+
+    letters: int
+    x: Tensor
+    y: Tensor
+    score: Callable[[Tensor], Tensor]
+    largest: float | None  # score that exists; None: the label asked for is the default of ROOT.propose
 
 
 class Swapped(nn.Module):
@@ -52,11 +63,8 @@ def jobs(quick: bool, data: Path | None = None) -> list[Job]:
 
 def work(task: str, epochs: int, seed: int, folder: Path | None, advance: Callable[[float], None]) -> list[Proposals]:
     """Fits ROOT and the Gaussian process, and scores their proposals."""
-    if folder is None:
-        letters, x, y, score = ehrlich()
-    else:
-        letters, x, y, score = gb1(folder) if task == GB1 else tf_bind(folder)
-    found = compare(task, epochs, seed, letters, x, y, score, *SIZES[epochs])
+    problem = ehrlich() if folder is None else gb1(folder) if task == GB1 else tf_bind(folder)
+    found = compare(task, epochs, seed, problem, *SIZES[epochs])
     advance(1)
     return found
 
@@ -70,7 +78,8 @@ def tf_bind(folder: Path) -> Problem:
 def gb1(folder: Path) -> Problem:
     """The poorer half of the measured variants of GB1 at four sites, and the table of all; unmeasured ones score 0."""
     data = data_files.load(folder, "gb1_landscape")
-    return poorer_half(20, torch.from_numpy(data["variant"]).long(), torch.from_numpy(data["fitness"]).float())
+    problem = poorer_half(20, torch.from_numpy(data["variant"]).long(), torch.from_numpy(data["fitness"]).float())
+    return problem._replace(largest=None)  # 8.8 is thousands of standard deviations above the poorer half
 
 
 def poorer_half(letters: int, x: Tensor, y: Tensor) -> Problem:
@@ -79,7 +88,7 @@ def poorer_half(letters: int, x: Tensor, y: Tensor) -> Problem:
     table = torch.zeros(letters ** x.shape[1])
     table[(x * place).sum(1)] = y
     offline = y <= y.double().quantile(0.5).float()
-    return letters, x[offline], y[offline], lambda designs: table[(designs * place).sum(1)]
+    return Problem(letters, x[offline], y[offline], lambda designs: table[(designs * place).sum(1)], float(y.max()))
 
 
 def ehrlich() -> Problem:
@@ -87,14 +96,14 @@ def ehrlich() -> Problem:
     f = Ehrlich(letters=4, length=12, motifs=2, motif_length=4)
     x = f.random_designs(10_000, torch.Generator().manual_seed(0))
     y = f(x)
-    return f.letters, x[y < 0.4][:5000], y[y < 0.4][:5000], f
+    return Problem(f.letters, x[y < 0.4][:5000], y[y < 0.4][:5000], f, 1.0)
 
 
 def compare(
-    task: str, epochs: int, seed: int, letters: int, x: Tensor, y: Tensor, score: Callable[[Tensor], Tensor],
-    points: int, starts: int, **settings: int,
-) -> list[Proposals]:  # fmt: skip
+    task: str, epochs: int, seed: int, problem: Problem, points: int, starts: int, **settings: int
+) -> list[Proposals]:
     """The scores of all methods' proposals."""
+    letters, x, y, score, largest = problem
 
     def record(method: str, drawn: list[Tensor]) -> Proposals:
         scores = torch.stack([score(designs).float() for designs in drawn])
@@ -107,9 +116,12 @@ def compare(
     root = ROOT(letters, seed=seed, **chosen).fit(x, y)  # type: ignore[arg-type]
     assert root.net is not None
     right = root.net
+    mean = float(y.double().mean())
+    target = None if largest is None else mean + TARGET * (largest - mean)
     for method, guidance in ((LABELS, 1.0), (NO_LABELS, 0.0), (AWAY, -0.5), (SWAPPED, 1.0)):
         root.net = Swapped(right) if method == SWAPPED else right
-        drawn = [root.propose(len(best), guidance=guidance, steps=50, seed=s) for s in range(NOISE_SEEDS)]
+        options: dict[str, Any] = {"guidance": guidance, "target": target, "steps": 50}
+        drawn = [root.propose(len(best), seed=s, **options) for s in range(NOISE_SEEDS)]
         found.append(record(method, drawn))
     return found
 
