@@ -201,7 +201,8 @@ class ROOT:
             k: number of proposals, at most the number of designs in the data.
             guidance: w in u + w (c - u), where c and u are the network's outputs with and without labels: 1 trusts the
                 labels, 0 ignores them, and -0.5 is the value of the official code.
-            target: score to ask for, in the units of y; by default the mean score of the good designs in the pairs.
+            target: score to ask for, in the units of y; by default the mean score of the good designs in the pairs,
+                which can lie above all scores that exist. Where a bound is known, ask for less than it.
             steps: steps of the bridge.
             eta: factor on the standard deviation of fresh noise.
             seed: seed of the noise.

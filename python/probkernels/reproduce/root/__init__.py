@@ -13,8 +13,9 @@ METHOD = Method(
     experiment=(
         "The poorer half of all DNA sequences of length 8 with their measured binding (TF-Bind-8, with --data) trains a"
         " Brownian bridge on pairs that Gaussian processes make. It runs from the 128 best of these sequences; the"
-        " table of all sequences scores the proposals. Beside it gradient ascent on one Gaussian process. Without"
-        " --data, an Ehrlich function of sequences of length 12 takes the table's place."
+        " table of all sequences scores the proposals. Beside it gradient ascent on one Gaussian process. The full run"
+        " does the same with the variants of the protein GB1 at four sites. Without --data, an Ehrlich function of"
+        " sequences of length 12 takes the table's place."
     ),
 )
 
