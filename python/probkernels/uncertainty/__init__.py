@@ -6,7 +6,10 @@ from .calibration_classes import ECE, KS, MCE, DebiasedECE, Reliability, SmoothE
 from .calibrators import HCalibrator
 from .cape import CaPE, CaPEFit, bin_targets, cape_loss, kernel_targets
 from .h_calibration import h_calibration_loss
+from .overlap import overlap_index
 from .plots import reliability_plot
+from .prob_psenn import ProbPSENN, PrototypeExplanation, PrototypeOutput
+from .prototypes import GaussianPrototypes
 from .ranking import auroc, average_precision
 from .scaling import PlattScaling, TemperatureScaling, VectorScaling
 from .score_classes import AUROC, NLL, AveragePrecision, Brier, KLp, MSEp
@@ -24,10 +27,14 @@ __all__ = [
     "CaPE",
     "CaPEFit",
     "DebiasedECE",
+    "GaussianPrototypes",
     "HCalibrator",
     "KLp",
     "MSEp",
     "PlattScaling",
+    "ProbPSENN",
+    "PrototypeExplanation",
+    "PrototypeOutput",
     "Reliability",
     "ReliabilityBins",
     "SmoothECE",
@@ -50,6 +57,7 @@ __all__ = [
     "mix",
     "mse_p",
     "nll",
+    "overlap_index",
     "reliability",
     "reliability_plot",
     "smooth_ece",
