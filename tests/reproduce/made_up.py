@@ -12,6 +12,7 @@ from probkernels.reproduce.h_calibration import records as calibration
 from probkernels.reproduce.pc_compression import records as compression
 from probkernels.reproduce.powernorm import records as powernorm
 from probkernels.reproduce.powernorm.experiment import NORMS
+from probkernels.reproduce.prob_psenn import records as psenn
 from probkernels.reproduce.sara import records as sara
 
 
@@ -141,6 +142,20 @@ def of_h_calibration(worse: bool) -> list[Any]:
         *found,
         calibration.Calibrated(calibration.DRAWN, likelihood, 0, 0.02, 0.02, 0.02, 0.01, 1.0, 0, 0.014, 0.5),
     ]
+
+
+def of_prob_psenn(worse: bool) -> list[Any]:
+    """Networks at the expected figures, or Gaussians that are wrong and equally unsure of everything."""
+    found: list[Any] = []
+    for way in psenn.WAYS:
+        off = 0.5 * (worse and way == psenn.PROB)
+        aurocs = {score: value - off for score, value in psenn.EXPECTED_AUROC[way].items()}
+        accuracy, wrong, mse = psenn.EXPECTED_ACCURACY[way] - off, psenn.EXPECTED_WRONG[way], psenn.EXPECTED_MSE[way]
+        spread = (0.7, 0.7) if off else psenn.EXPECTED_EPISTEMIC[way]
+        for seed in psenn.SEEDS:
+            gallery = [[[0.0] * 64] * 3] * 8 if seed == 0 else []
+            found.append(psenn.Judged(way, seed, accuracy, aurocs, wrong, spread, mse, 0.989, gallery))
+    return found
 
 
 MADE_UP = {name.removeprefix("of_"): function for name, function in list(globals().items()) if name.startswith("of_")}
