@@ -150,7 +150,10 @@ class ProbPSENN(nn.Module):
             out: what the model returned for ``x``.
             x: inputs.
             labels: (B,) classes, integer or bool.
-            likelihood, reconstruction, coverage, density: weights >= 0 of the four losses.
+            likelihood: weight >= 0 of the first loss.
+            reconstruction: that of the second one.
+            coverage: that of the third one.
+            density: that of the fourth one.
 
         Raises:
             TypeError, ValueError: labels out of range, a negative weight, or a reconstruction of another shape.

@@ -37,7 +37,8 @@ class GaussianPrototypes(nn.Module):
         covariance: "full", "diag", or "mixture" of Gaussians with full covariances.
         per_class: prototypes of a class; there are ``K = num_classes * per_class``.
         components: Gaussians of a mixture.
-        device, dtype: of the parameters, float32 or float64.
+        device: of the parameters.
+        dtype: of the parameters, float32 or float64.
 
     Attributes:
         mean: (K, D), or (K, components, D) of a mixture: parameter, standard normal at first.
