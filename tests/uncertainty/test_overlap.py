@@ -57,6 +57,15 @@ def test_overlap_of_heavy_tails(monkeypatch: pytest.MonkeyPatch) -> None:
     assert overlap_index(tight, b).isfinite()
 
 
+def test_exponents_stay_in_range() -> None:
+    ratio = torch.logspace(0, 5, 300, dtype=F64)  # the span of a grid in kernel widths
+    step = ratio / overlap._blocks(ratio) / 2
+    assert step.max() <= 1
+    assert ((ratio / 2 + overlap.FAR) * step).max() < 600  # exp(709) is the largest number of float64
+    outlier = torch.cat([normal(60_000), torch.tensor([1e9], dtype=F64)])  # 2000 widths away from the grid
+    assert 0 < overlap_index(1e7 * normal(100), outlier) < 1
+
+
 def test_overlap_of_equal_numbers() -> None:
     ones = torch.ones(5, dtype=F64)
     assert overlap_index(ones, ones).item() == pytest.approx(1, abs=1e-6)

@@ -34,6 +34,17 @@ def _widths(values: Tensor, scale: Tensor) -> Tensor:
     return torch.maximum(found, (scale * 1e-9).clamp_min(1e-100))
 
 
+def _blocks(ratio: Tensor) -> Tensor:
+    """Blocks of each grid, for its span in kernel widths: a power of two, so that few numbers occur and that of a
+    row does not depend on the others."""
+    found = ratio * (ratio / LARGEST).clamp_min(1) / WIDEST
+    return torch.exp2(found.clamp_min(LEAST_BLOCKS).log2().ceil()).long()
+
+
+def _tile(device: torch.device) -> int:
+    return CPU_TILE if device.type == "cpu" else GPU_TILE
+
+
 def _density(values: Tensor, width: Tensor, middle: Tensor, span: Tensor, blocks: int) -> Tensor:
     """Density of each row, (R, blocks, POINTS), on an even grid of ``span`` around ``middle``.
 
@@ -47,10 +58,12 @@ def _density(values: Tensor, width: Tensor, middle: Tensor, span: Tensor, blocks
     place = (torch.arange(blocks, dtype=x.dtype, device=x.device) + 0.5) / blocks * 2 - 1
     inside = ((torch.arange(POINTS, dtype=x.dtype, device=x.device) + 0.5) / POINTS * 2 - 1) / blocks
     center, offset = half[:, None] * place, half[:, None] * inside
-    near = (center[:, :, None] - x[:, None, :]).square_().mul_(-0.5).exp_()
-    shift = (x[:, :, None] * offset[:, None, :]).exp_()
+    found = x.new_zeros(len(x), blocks, POINTS)
+    for part in x.split(max(_tile(x.device) // (len(x) * (blocks + POINTS)), POINTS), 1):
+        near = (center[:, :, None] - part[:, None, :]).square_().mul_(-0.5).exp_()
+        found.baddbmm_(near, (part[:, :, None] * offset[:, None, :]).exp_())
     rest = -offset[:, None, :] * (center[:, :, None] + offset[:, None, :] / 2)
-    return torch.bmm(near, shift).mul_(rest.exp_()) / (math.sqrt(2 * math.pi) * x.shape[1] * width)[:, None, None]
+    return found.mul_(rest.exp_()) / (math.sqrt(2 * math.pi) * x.shape[1] * width)[:, None, None]
 
 
 @torch.no_grad()
@@ -100,13 +113,10 @@ def _fill(found: Tensor, a: Tensor, b: Tensor) -> None:
     high = torch.minimum(a.amax(1) + REACH * widths[0], b.amax(1) + REACH * widths[1])
     span, middle = (high - low).clamp_min(0), (high + low) / 2
     ratio = span / torch.minimum(*widths)
-    blocks = ratio * torch.maximum(ratio / LARGEST, ratio.new_tensor(1.0)) / WIDEST
-    # A power of two for each row, so that a result does not depend on the other rows; 0 where nothing overlaps.
-    level = torch.exp2(blocks.clamp_min(LEAST_BLOCKS).log2().ceil()).long() * (span > 0)
-    tile = CPU_TILE if a.device.type == "cpu" else GPU_TILE
+    level = _blocks(ratio) * (span > 0)  # 0 where nothing overlaps
     for count in level.unique().tolist():
         rows = (level == count).nonzero()[:, 0]
-        step = max(tile // (max(a.shape[1], b.shape[1]) * (count + POINTS)), 1)
+        step = max(_tile(a.device) // (max(a.shape[1], b.shape[1]) * (count + POINTS)), 1)
         for part in rows.split(step) if count else ():
             grid = middle[part], span[part], count
             both = [_density(x[part], width[part], *grid) for x, width in zip((a, b), widths, strict=True)]
