@@ -88,6 +88,14 @@ def outcomes_are_memorized(printed: str) -> None:
     assert cape < longer
 
 
+@check_of("prototypes_digits")
+def new_digits_are_the_uncertain_ones(printed: str) -> None:
+    assert float(re.search(r"accuracy on digits 0 to 7: (\S+)", printed).group(1)) > 0.88
+    rows = re.findall(r"known digits (\S+)   new digits (\S+)   AUROC (\S+)", printed)
+    assert len(rows) == 5
+    assert all(float(known) < float(new) and float(auroc) > 0.65 for known, new, auroc in rows)
+
+
 @check_of("diffusion_guided")
 def guidance_makes_the_digit_that_is_asked_for(printed: str) -> None:
     shares = [float(figure) for figure in re.findall(r"(\d+\.\d)% look", printed)]

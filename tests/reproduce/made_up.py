@@ -13,6 +13,7 @@ from probkernels.reproduce.inv_entropy import records as inv_entropy
 from probkernels.reproduce.pc_compression import records as compression
 from probkernels.reproduce.powernorm import records as powernorm
 from probkernels.reproduce.powernorm.experiment import NORMS
+from probkernels.reproduce.prob_psenn import records as psenn
 from probkernels.reproduce.root import records as root
 from probkernels.reproduce.sara import records as sara
 from probkernels.reproduce.utility_duality import records as duality
@@ -180,6 +181,20 @@ def of_root(worse: bool) -> list[Any]:
                 poor = worse or method == root.BEST
                 figures = (best, best, best) if poor else (0.95, 0.75, 0.6)
                 found.append(root.Proposals(task, epochs, method, seed, *figures, [0.1, 0.5, figures[0]]))
+    return found
+
+
+def of_prob_psenn(worse: bool) -> list[Any]:
+    """Networks at the expected figures, or Gaussians that are wrong and equally unsure of everything."""
+    found: list[Any] = []
+    for way in psenn.WAYS:
+        off = 0.5 * (worse and way == psenn.PROB)
+        aurocs = {score: value - off for score, value in psenn.EXPECTED_AUROC[way].items()}
+        accuracy, wrong, mse = psenn.EXPECTED_ACCURACY[way] - off, psenn.EXPECTED_WRONG[way], psenn.EXPECTED_MSE[way]
+        spread = (0.7, 0.7) if off else psenn.EXPECTED_EPISTEMIC[way]
+        for seed in psenn.SEEDS:
+            gallery = [[[0.0] * 64] * 3] * 8 if seed == 0 else []
+            found.append(psenn.Judged(way, seed, accuracy, aurocs, wrong, spread, mse, 0.989, gallery))
     return found
 
 

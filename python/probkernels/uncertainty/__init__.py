@@ -25,8 +25,11 @@ from .gibbs_fit import FittedB, expected_gain, fit_b
 from .h_calibration import h_calibration_loss
 from .inv_entropy import InverseModel, bootstrap_inv_entropy, inv_entropy, inverse_model, tsu
 from .isotonic import IsotonicConversion
+from .overlap import overlap_index
 from .paraphrases import GAAP
 from .plots import reliability_plot
+from .prob_psenn import ProbPSENN, PrototypeExplanation, PrototypeOutput
+from .prototypes import GaussianPrototypes
 from .ranking import auroc, average_precision
 from .responses import InvEntropy, InvEntropyScore, as_llm, responses_of
 from .scaling import PlattScaling, TemperatureScaling, VectorScaling
@@ -53,6 +56,7 @@ __all__ = [
     "Decision",
     "DecisionRule",
     "FittedB",
+    "GaussianPrototypes",
     "GibbsLogitsProcessor",
     "HCalibrator",
     "InvEntropy",
@@ -62,6 +66,9 @@ __all__ = [
     "KLp",
     "MSEp",
     "PlattScaling",
+    "ProbPSENN",
+    "PrototypeExplanation",
+    "PrototypeOutput",
     "Reliability",
     "ReliabilityBins",
     "RuleValue",
@@ -99,6 +106,7 @@ __all__ = [
     "mix",
     "mse_p",
     "nll",
+    "overlap_index",
     "reliability",
     "reliability_plot",
     "responses_of",
