@@ -7,7 +7,20 @@ from statistics import fmean
 
 from ..harness.method import Claim, Table
 from .records import (
-    CONTINUED, EARLY, EXPECTED, FACES, LAST, MEASURES, OVERFIT, SCENARIOS, SELECTED, WAYS, Judged, Released, of, released
+    CONTINUED,
+    EARLY,
+    EXPECTED,
+    FACES,
+    LAST,
+    MEASURES,
+    OVERFIT,
+    SCENARIOS,
+    SELECTED,
+    WAYS,
+    Judged,
+    Released,
+    of,
+    released,
 )  # fmt: skip
 
 GAINS = {"linear": 0.7, "discrete": 0.97}  # at most this share of the MSE_p of early stopping, for faces

@@ -14,7 +14,19 @@ from ..harness.method import Progress
 from ..harness.workers import run_jobs
 from . import model as toy
 from .records import (
-    CONTINUED, EARLY, FACES, KERNEL, LAST, MEASURES, OVERFIT, QUICK, SCENARIOS, SEEDS, SELECTED, Judged, Released
+    CONTINUED,
+    EARLY,
+    FACES,
+    KERNEL,
+    LAST,
+    MEASURES,
+    OVERFIT,
+    QUICK,
+    SCENARIOS,
+    SEEDS,
+    SELECTED,
+    Judged,
+    Released,
 )  # fmt: skip
 
 START_EPOCHS, MORE_EPOCHS = 100, 60
