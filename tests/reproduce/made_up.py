@@ -15,6 +15,7 @@ from probkernels.reproduce.powernorm import records as powernorm
 from probkernels.reproduce.powernorm.experiment import NORMS
 from probkernels.reproduce.root import records as root
 from probkernels.reproduce.sara import records as sara
+from probkernels.reproduce.unlearnable import records as unlearnable
 from probkernels.reproduce.utility_duality import records as duality
 
 
@@ -185,6 +186,18 @@ def of_root(worse: bool) -> list[Any]:
                 poor = worse or method == root.BEST
                 figures = (best, best, best) if poor else (0.95, 0.75, 0.6)
                 found.append(root.Proposals(task, epochs, method, seed, *figures, [0.1, 0.5, figures[0]]))
+    return found
+
+
+def of_unlearnable(worse: bool) -> list[Any]:
+    """Attacks with the expected effect, or without any, which move pixels too far."""
+    found = []
+    for way, (before, after, protected, mixed) in unlearnable.EXPECTED.items():
+        start = 0.043 if before is None else before
+        errors = [start, start if worse or after is None else after]
+        change, accuracy = unlearnable.EPS[way] * (1 + worse), 0.965 if worse else protected
+        for seed in unlearnable.SEEDS:
+            found.append(unlearnable.Attack(way, seed, change, errors, None, 0.965, 0.962, accuracy, mixed))
     return found
 
 
