@@ -16,6 +16,7 @@ from probkernels.reproduce.powernorm.experiment import NORMS
 from probkernels.reproduce.prob_psenn import records as psenn
 from probkernels.reproduce.root import records as root
 from probkernels.reproduce.sara import records as sara
+from probkernels.reproduce.unlearnable import records as unlearnable
 from probkernels.reproduce.utility_duality import records as duality
 
 
@@ -120,7 +121,12 @@ def of_pc_compression(worse: bool) -> list[Any]:
 def of_cape(worse: bool) -> list[Any]:
     """Networks at the expected distances, or with early stopping and CaPE so bad that nothing is gained."""
     factors = {cape.EARLY: 15.0, cape.SELECTED: 30.0, cape.LAST: 2.0} if worse else {}
-    return [
+    faces: list[Any] = []
+    for (scenario, model), values in cape.FACES.items():
+        figures = dict(zip(cape.MEASURES, values, strict=True))
+        figures["mse_p"] = 0.05 if worse else figures["mse_p"]
+        faces.append(cape.Released(scenario, model, figures, 0.05, 0.02 * worse))
+    return faces + [
         cape.Judged(scenario, way, seed, value * factors.get(way, 1.0), 0.05, 0.2)
         for scenario, ways in cape.EXPECTED.items()
         for way, value in ways.items()
@@ -195,6 +201,18 @@ def of_prob_psenn(worse: bool) -> list[Any]:
         for seed in psenn.SEEDS:
             gallery = [[[0.0] * 64] * 3] * 8 if seed == 0 else []
             found.append(psenn.Judged(way, seed, accuracy, aurocs, wrong, spread, mse, 0.989, gallery))
+    return found
+
+
+def of_unlearnable(worse: bool) -> list[Any]:
+    """Attacks with the expected effect, or without any, which move pixels too far."""
+    found = []
+    for way, (before, after, protected, mixed) in unlearnable.EXPECTED.items():
+        start = 0.043 if before is None else before
+        errors = [start, start if worse or after is None else after]
+        change, accuracy = unlearnable.EPS[way] * (1 + worse), 0.965 if worse else protected
+        for seed in unlearnable.SEEDS:
+            found.append(unlearnable.Attack(way, seed, change, errors, None, 0.965, 0.962, accuracy, mixed))
     return found
 
 

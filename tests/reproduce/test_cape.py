@@ -1,12 +1,15 @@
-"""The CaPE experiment: its data, a miniature run, its claims on made-up records."""
+"""The CaPE experiment: its data, a miniature run, released predictions, its claims on made-up records."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 from probkernels.reproduce import cape
 from probkernels.reproduce.cape import experiment, model
-from probkernels.reproduce.cape.records import SCENARIOS, WAYS
+from probkernels.reproduce.cape.records import FACES, SCENARIOS, WAYS
 
 from tests.reproduce.made_up import of_cape
 from tests.reproduce.support import Sum, run_here
@@ -51,6 +54,36 @@ def test_miniature_run_is_deterministic_and_complete(monkeypatch: pytest.MonkeyP
 
 def test_claims_tell_what_was_measured() -> None:
     records = of_cape(worse=False)
-    measured = [claim.measured for claim in cape.claims.claims(records)[:3]]
-    assert measured == pytest.approx([0.0971 / 0.0248, 0.0335 / 0.0383, 1])
-    assert len(cape.claims.tables(records)[0].rows) == len(SCENARIOS) * len(WAYS)
+    measured = [claim.measured for claim in cape.claims.claims(records)[:9]]
+    assert measured[0] == pytest.approx(0.02413 / 0.03679) and measured[4:6] == [0, 0]
+    assert measured[6:] == pytest.approx([0.0971 / 0.0248, 0.0335 / 0.0383, 1])
+    assert [len(table.rows) for table in cape.claims.tables(records)] == [8, len(SCENARIOS) * len(WAYS)]
+
+
+def test_released_predictions_are_measured_by_their_definitions(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    arrays = {f"{scenario}_{model}": rng.uniform(0.1, 0.9, 90) for scenario, model in FACES}
+    for scenario in ("linear", "discrete"):
+        arrays[f"{scenario}_p"] = rng.uniform(0.1, 0.9, 90).astype(np.float32)
+        arrays[f"{scenario}_y"] = rng.integers(0, 2, 90).astype(np.uint8)
+    np.savez(tmp_path / "prob_estimation_utkface.npz", **arrays)
+    found = experiment.measure_released(tmp_path)
+    assert [(record.scenario, record.model) for record in found] == list(FACES)
+    for record in found:
+        q, p, y = (arrays[f"{record.scenario}_{key}"].astype(float) for key in (record.model, "p", "y"))
+        expected = {
+            "mse_p": np.mean((q - p) ** 2),
+            "kl_p": np.mean(p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))),
+            "brier": np.mean((q - y) ** 2),
+            "ks": np.abs(np.cumsum((q - y)[np.argsort(q)])).max() / 90,
+            "auroc": np.mean(q[y == 1][:, None] > q[y == 0]),
+            "nll": -np.mean(y * np.log(q) + (1 - y) * np.log(1 - q)),
+        }
+        assert record.figures == pytest.approx(expected)
+        assert record.identity == pytest.approx(expected["brier"] - expected["mse_p"] - np.mean(p * (1 - p)))
+
+
+def test_missing_predictions_show_before_training(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+    with pytest.raises(FileNotFoundError, match="jackzhu727"):
+        experiment.measure(False, tmp_path, Sum())

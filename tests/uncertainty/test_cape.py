@@ -10,7 +10,7 @@ import pytest
 import torch
 from probkernels import uncertainty as un
 from probkernels._core.errors import ModelMismatchError
-from probkernels.uncertainty import cape
+from probkernels.uncertainty import _gaussian_window
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -68,7 +68,7 @@ def test_targets_are_those_of_the_definition(n: int, levels: int | None, monkeyp
     for bins in (1, 2, 5, 7, 64, 200):
         torch.testing.assert_close(un.bin_targets(probs, labels, bins=bins), of_bins(probs, labels, bins))
     for pairs in (1 << 15, 7):
-        monkeypatch.setattr(cape, "PAIRS", pairs)
+        monkeypatch.setattr(_gaussian_window, "PAIRS", pairs)
         for sigma, window in ((0.05, 1), (0.01, 3), (0.3, 10), (0.1, 500)):
             got = un.kernel_targets(probs, labels, sigma=sigma, window=window)
             torch.testing.assert_close(got, of_kernel(probs, labels, sigma, window))

@@ -15,11 +15,11 @@ from .._core.errors import message
 from . import _heads
 from ._binning import scattered
 from ._cape_fit import CaPEFit, Settings, fit
+from ._gaussian_window import window_sums
 from ._inputs import Samples, all_samples, check_probs, check_weight, columns
 
 TARGETS = ("bin", "kernel")
 OfRanks = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
-PAIRS = 1 << 15  # samples whose neighbors at one distance are taken at once: they fit into the cache
 
 
 def _per_event(given: Samples, of_ranks: OfRanks) -> Tensor:
@@ -80,8 +80,9 @@ def kernel_targets(
 ) -> Tensor:
     """Frequency of the event among samples of near probability: their mean, weighted by a Gaussian of the distance.
 
-    The sample of rank i looks at those of ranks ``i - window`` to ``i + window - 1``. It takes N * window exponentials,
-    one for each pair, and memory for O(N) numbers. ``probs``, ``labels``, ``sample_weight`` and the result are those of
+    The sample of rank i looks at those of ranks ``i - window`` to ``i + window - 1``. Where a window is narrow, about
+    2 sigma on each side, a power series of at most 36 terms gives its sums; a wider one takes an exponential for each
+    of its samples. Memory is O(N). ``probs``, ``labels``, ``sample_weight`` and the result are those of
     :func:`bin_targets`.
 
     Args:
@@ -103,19 +104,7 @@ def kernel_targets(
 
     def of_ranks(ordered: Tensor, outcome: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         scaled = ordered * min(1 / (sigma * math.sqrt(2)), 1e150)  # of which squares are finite
-        own = torch.stack([weight * outcome, weight])
-        sums, zero = own.clone(), ordered.new_zeros(1)
-        for start in range(0, len(scaled), PAIRS):
-            for distance in range(1, min(window, len(scaled) - 1) + 1):
-                end = min(start + PAIRS, len(scaled) - distance)
-                if end <= start:
-                    break
-                low, high = slice(start, end), slice(start + distance, end + distance)
-                gap = scaled[high] - scaled[low]
-                kernel = torch.addcmul(zero, gap, gap, value=-1).exp_()
-                sums[:, high].addcmul_(kernel, own[:, low])
-                if distance < window:
-                    sums[:, low].addcmul_(kernel, own[:, high])
+        sums = window_sums(scaled, torch.stack([weight * outcome, weight]), window)
         return sums[0], sums[1]
 
     return _per_event(all_samples("kernel_targets", probs, labels, sample_weight), of_ranks)

@@ -1,4 +1,4 @@
-"""Trains on outcomes, keeps the early-stopped network and goes on from there in several ways."""
+"""Trains on outcomes and goes on from the early-stopped network in several ways; measures released predictions."""
 
 from __future__ import annotations
 
@@ -9,15 +9,30 @@ import torch
 from torch import Tensor, nn
 
 from ... import uncertainty as un
-from ..harness import datasets
+from ..harness import data_files, datasets
 from ..harness.method import Progress
 from ..harness.workers import run_jobs
 from . import model as toy
-from .records import CONTINUED, EARLY, KERNEL, LAST, OVERFIT, QUICK, SCENARIOS, SEEDS, SELECTED, Judged
+from .records import (
+    CONTINUED,
+    EARLY,
+    FACES,
+    KERNEL,
+    LAST,
+    MEASURES,
+    OVERFIT,
+    QUICK,
+    SCENARIOS,
+    SEEDS,
+    SELECTED,
+    Judged,
+    Released,
+)  # fmt: skip
 
 START_EPOCHS, MORE_EPOCHS = 100, 60
 BINS = un.CaPE("bin", bins=5, discrimination_epochs=2)
 NEIGHBORS = un.CaPE("kernel", sigma=0.05, window=100, discrimination_epochs=3)
+RELEASED = "prob_estimation_utkface"  # of the files of --data
 OUTCOMES = un.CaPE("bin", bins=toy.TRAIN)  # as many bins as samples: the targets are the outcomes
 
 
@@ -28,13 +43,15 @@ def jobs(quick: bool) -> list[tuple[str, int, str]]:
     return [(scenario, seed, kind) for kind in ("bin", "kernel") for scenario in SCENARIOS for seed in SEEDS]
 
 
-def measure(quick: bool, data: Path | None, progress: Progress) -> list[Judged]:
-    """Runs all jobs in parallel."""
+def measure(quick: bool, data: Path | None, progress: Progress) -> list[Judged | Released]:
+    """Measures the released predictions if ``data`` holds them, and runs all jobs in parallel."""
     datasets.require_sklearn()
+    wanted = data is not None and (not quick or data_files.has(data, RELEASED))
+    faces = measure_released(data) if data is not None and wanted else []
     todo = jobs(quick)
     each = {"bin": START_EPOCHS + 2 * MORE_EPOCHS, "kernel": START_EPOCHS + MORE_EPOCHS}
     found = run_jobs(work, todo, progress.bar("training", sum(each[kind] for _, _, kind in todo)))
-    return [record for records in found for record in records]
+    return [*faces, *(record for records in found for record in records)]
 
 
 def work(scenario: str, seed: int, kind: str, advance: Callable[[float], None]) -> list[Judged]:
@@ -64,6 +81,22 @@ def work(scenario: str, seed: int, kind: str, advance: Callable[[float], None]) 
     model.load_state_dict(early)
     best, last = trained(BINS, MORE_EPOCHS, 0.005)
     return [*found, judged(SELECTED, best), judged(LAST, last)]
+
+
+def measure_released(folder: Path) -> list[Released]:
+    """Measures the authors' predictions for faces."""
+    arrays = data_files.load(folder, RELEASED)
+    found = []
+    for scenario, name in FACES:
+        probs, truth = (torch.from_numpy(arrays[f"{scenario}_{key}"]).double() for key in (name, "p"))
+        y = torch.from_numpy(arrays[f"{scenario}_y"]).long()
+        two = torch.stack([1 - probs, probs], 1)
+        values = un.mse_p(probs, truth), un.kl_p(probs, truth), un.brier(probs, y), un.ks(probs, y), un.auroc(probs, y)
+        figures = dict(zip(MEASURES, map(float, (*values, un.nll(two, y))), strict=True))
+        ece = float(un.ece(probs, y, equal="mass", weighted=False))
+        identity = figures["brier"] - figures["mse_p"] - float((truth * (1 - truth)).mean())
+        found.append(Released(scenario, name, figures, ece, identity))
+    return found
 
 
 @torch.no_grad()

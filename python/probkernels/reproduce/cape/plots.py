@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..harness.method import Figure
 from ..harness.style import BLUE, GRAY, GREEN, ORANGE, plain_log
-from .records import CONTINUED, EARLY, EXPECTED, KERNEL, LAST, OVERFIT, SCENARIOS, SELECTED, WAYS, Judged, of
+from .records import CONTINUED, EARLY, EXPECTED, KERNEL, LAST, OVERFIT, SCENARIOS, SELECTED, WAYS, Judged, Released, of
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 COLORS = {OVERFIT: GRAY, EARLY: GREEN, SELECTED: GREEN, CONTINUED: ORANGE, LAST: BLUE, KERNEL: BLUE}
 
 
-def figures(records: Sequence[Judged]) -> list[Figure]:
+def figures(records: Sequence[Judged | Released]) -> list[Figure]:
     """Distances from the truth."""
     scenarios = [scenario for scenario in SCENARIOS if of(records, scenario, EARLY)]
     return [
@@ -30,7 +30,7 @@ def figures(records: Sequence[Judged]) -> list[Figure]:
     ]
 
 
-def _distances(figure: matplotlib.figure.Figure, records: Sequence[Judged], scenarios: list[str]) -> None:
+def _distances(figure: matplotlib.figure.Figure, records: Sequence[Judged | Released], scenarios: list[str]) -> None:
     panels = figure.subplots(len(scenarios), 1, sharex=True, squeeze=False)[:, 0]
     for axes, scenario in zip(panels, scenarios, strict=True):
         for place, way in enumerate(WAYS):

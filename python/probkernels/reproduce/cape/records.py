@@ -1,4 +1,4 @@
-"""The record of a trained network, and the expected figures."""
+"""The records of trained networks and of released predictions, and the expected figures."""
 
 from __future__ import annotations
 
@@ -39,6 +39,38 @@ class Judged:
     brier: float
 
 
-def of(records: Sequence[Judged], scenario: str, way: str) -> list[Judged]:
+# Released predictions for faces, by their names in the file, and six measures of them by another program.
+MODELS = ("infinite", "overfit", "early_stop", "cape_bin")
+MEASURES = ("mse_p", "kl_p", "brier", "ks", "auroc", "nll")
+FACES = {
+    ("linear", "infinite"): (0.01224, 0.03049, 0.19384, 0.0270, 0.7086, 0.5658),
+    ("linear", "overfit"): (0.10383, 0.63119, 0.29105, 0.1460, 0.6161, 1.2000),
+    ("linear", "early_stop"): (0.03679, 0.08863, 0.21934, 0.1056, 0.6701, 0.6257),
+    ("linear", "cape_bin"): (0.02413, 0.06252, 0.20675, 0.0294, 0.6692, 0.5992),
+    ("discrete", "infinite"): (0.01509, 0.03604, 0.20396, 0.0188, 0.6874, 0.5950),
+    ("discrete", "overfit"): (0.10390, 0.54614, 0.28784, 0.1394, 0.6150, 1.0873),
+    ("discrete", "early_stop"): (0.02612, 0.06345, 0.21390, 0.0239, 0.6527, 0.6203),
+    ("discrete", "cape_bin"): (0.02476, 0.05868, 0.21152, 0.0200, 0.6608, 0.6133),
+}
+
+
+@dataclass
+class Released:
+    """The authors' predictions for faces, whose true probabilities are known."""
+
+    scenario: str
+    model: str
+    figures: dict[str, float]  # by name of the measure
+    ece: float  # 15 bins of equal mass, not weighted
+    identity: float  # Brier score, less MSE_p and the mean of p (1 - p): 0 but for the draw of the outcomes
+
+
+def of(records: Sequence[Judged | Released], scenario: str, way: str) -> list[Judged]:
     """The networks of one scenario and way, in order of the seeds."""
-    return sorted((r for r in records if (r.scenario, r.way) == (scenario, way)), key=lambda r: r.seed)
+    found = [r for r in records if isinstance(r, Judged) and (r.scenario, r.way) == (scenario, way)]
+    return sorted(found, key=lambda r: r.seed)
+
+
+def released(records: Sequence[Judged | Released]) -> list[Released]:
+    """The released predictions that were measured."""
+    return [r for r in records if isinstance(r, Released)]
