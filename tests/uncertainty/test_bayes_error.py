@@ -237,7 +237,7 @@ def fit(x: Tensor, y: Tensor) -> torch.nn.Sequential:
 
 @pytest.mark.slow
 def test_training_on_protected_digits_alone_fails_and_on_a_mixture_does_not() -> None:
-    """The published loss on mixtures does not show at this size; docs/pages/uncertainty.md says so."""
+    """The published loss on mixtures does not show at this size; docs/pages/bayes_error.md says so."""
     x, y = digits()
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
     train, test = order[450:], order[:450]

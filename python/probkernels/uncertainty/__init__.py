@@ -2,7 +2,6 @@
 
 from ._similarity import similarity_matrix
 from .bayes_error import BayesErrorAscent, kernel_bandwidth, kernel_bayes_error, mix
-from .blackbox import blackbox_uncertainty
 from .calibration import ReliabilityBins, debiased_ece, ece, ks, mce, reliability, smooth_ece
 from .calibration_classes import ECE, KS, MCE, DebiasedECE, Reliability, SmoothECE
 from .calibrators import HCalibrator
@@ -31,6 +30,7 @@ from .plots import reliability_plot
 from .prob_psenn import ProbPSENN, PrototypeExplanation, PrototypeOutput
 from .prototypes import GaussianPrototypes
 from .ranking import auroc, average_precision
+from .reply_similarity import blackbox_uncertainty
 from .responses import InvEntropy, InvEntropyScore, as_llm, responses_of
 from .scaling import PlattScaling, TemperatureScaling, VectorScaling
 from .score_classes import AUROC, NLL, AveragePrecision, Brier, KLp, MSEp

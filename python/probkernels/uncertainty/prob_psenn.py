@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from .._core import checks
 from .._core.errors import message
-from ._inputs import _labels
+from ._inputs import class_labels
 from ._prototype_fit import check_codes
 from .overlap import overlap_index
 from .prototypes import GaussianPrototypes, squared_distances
@@ -162,7 +162,7 @@ class ProbPSENN(nn.Module):
         weights = {"likelihood": likelihood, "reconstruction": reconstruction, "coverage": coverage, "density": density}
         for name, weight in weights.items():
             checks.non_negative(op, name, weight)
-        labels = _labels(op, labels, out.logits[:, 0], "out")
+        labels = class_labels(op, labels, out.logits[:, 0], "out")
         chosen = out.logits.log_softmax(2).gather(2, labels[:, None, None].expand(-1, out.logits.shape[1], 1))
         total = -likelihood * chosen.mean()
         if reconstruction and out.recon is not None:
@@ -191,7 +191,7 @@ class ProbPSENN(nn.Module):
         """
         op, classes = "ProbPSENN.remember_", self.prototypes.num_classes
         parts = _batches(op, x, batch_size)
-        labels = _labels(op, labels, x.new_empty(len(x), classes), "x")
+        labels = class_labels(op, labels, x.new_empty(len(x), classes), "x")
         with _evaluating(self):
             near = torch.cat([self._class_means(self.encode(part)) for part in parts])
         own = [near[labels == c, c].sort().values for c in range(classes)]
@@ -288,7 +288,7 @@ class ProbPSENN(nn.Module):
             codes, drawn = self.encode(x), self.prototypes.rsample(samples, generator)
             logits, distances = self.classify(codes, drawn)
             mean = logits.softmax(2).mean(1)
-            chosen = mean.argmax(1) if labels is None else _labels("ProbPSENN.explain", labels, mean, "x")
+            chosen = mean.argmax(1) if labels is None else class_labels("ProbPSENN.explain", labels, mean, "x")
             rows = torch.arange(len(codes), device=codes.device)
             within = self._nearest(self.prototypes.mean_distances(codes))[rows, chosen].argmin(1)
             prototypes = chosen * self.prototypes.per_class + within

@@ -11,7 +11,7 @@ from torch import distributions as dist
 from torch.nn import functional as F
 
 from .._core import checks
-from ._inputs import _labels
+from ._inputs import class_labels
 from ._prototype_fit import check_codes, statistics
 
 COVARIANCES = ("full", "diag", "mixture")
@@ -174,7 +174,7 @@ class GaussianPrototypes(nn.Module):
         check_codes(op, codes, self.dim)
         checks.finite(op, "codes", codes)
         checks.non_negative(op, "jitter", jitter)
-        labels = _labels(op, labels, codes[:, :1].expand(-1, self.num_classes), "codes")
+        labels = class_labels(op, labels, codes[:, :1].expand(-1, self.num_classes), "codes")
         parts = (self.per_class, self.components) if self.covariance == "mixture" else (self.per_class,)
         means, factors, shares = statistics(op, codes.double(), labels, (self.num_classes, *parts), jitter)
         self.mean.copy_(means.view_as(self.mean))

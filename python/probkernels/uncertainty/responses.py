@@ -14,9 +14,9 @@ from .._core import checks
 from .._core.errors import message
 from ._calls import Calls, callable_of, finish, texts_of
 from ._similarity import KINDS, similarities, similarity_matrix
-from .blackbox import blackbox_uncertainty
 from .inv_entropy import MEASURES as OF_WALKS
 from .inv_entropy import bootstrapped, draw_replies, walk
+from .reply_similarity import blackbox_uncertainty
 
 MEASURES = (*OF_WALKS, "nr")
 
