@@ -12,7 +12,7 @@ import numpy as np
 import probkernels as pk
 import pytest
 import torch
-from probkernels.training import EMA, DeferredInterrupt, EarlyStopping, Loop, cosine, minimize
+from probkernels.training import EMA, DataParallel, DeferredInterrupt, EarlyStopping, Loop, cosine, minimize
 
 
 @pytest.fixture
@@ -195,3 +195,9 @@ def test_early_stopping() -> None:
     assert kept.improved(1, torch.tensor(2.0)) and kept.best == 2
     patient = EarlyStopping()
     assert not [patient.improved(n, 1.0) for n in range(100)][-1] and not patient.stop
+
+
+def test_sums_over_processes_refuse_mixed_dtypes() -> None:
+    tensors = [torch.ones(2), torch.tensor([2**24 + 1])]  # float32 has no 2^24 + 1
+    with pytest.raises(TypeError, match="one dtype"):
+        DataParallel(None).sum_(tensors)
