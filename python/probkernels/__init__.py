@@ -12,17 +12,31 @@ from typing import TYPE_CHECKING, Any
 from ._core.errors import BackendError, CorruptStreamError, ModelMismatchError
 
 if TYPE_CHECKING:
-    from . import blackbox, circuits, codec, diffusion, kernel_methods, nn, ops, optim, sparse, training, uncertainty
+    from . import (
+        blackbox,
+        circuits,
+        codec,
+        diffusion,
+        kernel_methods,
+        local_learning,
+        nn,
+        ops,
+        optim,
+        sparse,
+        training,
+        uncertainty,
+    )
     from ._core.backend import use_backend
 
 ROOMS = (
-    "blackbox", "circuits", "codec", "diffusion", "kernel_methods", "nn", "ops", "optim", "sparse", "training",
-    "uncertainty",
+    "blackbox", "circuits", "codec", "diffusion", "kernel_methods", "local_learning", "nn", "ops", "optim", "sparse",
+    "training", "uncertainty",
 )  # fmt: skip
 __version__ = version("probkernels")
 __all__ = [
     "BackendError", "CorruptStreamError", "ModelMismatchError", "blackbox", "circuits", "codec",
-    "diffusion", "kernel_methods", "nn", "ops", "optim", "sparse", "training", "uncertainty", "use_backend",
+    "diffusion", "kernel_methods", "local_learning", "nn", "ops", "optim", "sparse", "training", "uncertainty",
+    "use_backend",
 ]  # fmt: skip
 
 
