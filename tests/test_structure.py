@@ -86,7 +86,7 @@ LAYERS = (
     ("uncertainty",),
     ("kernel_methods",),
     ("nn", "optim", "circuits", "codec", "diffusion"),
-    ("codec", "blackbox", "local_learning"),
+    ("codec", "blackbox", "local_learning", "bnn"),
     ("probkernels",),  # the package's own __init__, which gathers the layers below
     ("reproduce", "bench"),
     ("cli",),
@@ -304,6 +304,7 @@ PUBLIC = public(
     "uncertainty",
     "kernel_methods",
     "blackbox",
+    "bnn",
     "local_learning",
 )
 

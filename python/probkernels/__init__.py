@@ -14,6 +14,7 @@ from ._core.errors import BackendError, CorruptStreamError, ModelMismatchError
 if TYPE_CHECKING:
     from . import (
         blackbox,
+        bnn,
         circuits,
         codec,
         diffusion,
@@ -29,12 +30,12 @@ if TYPE_CHECKING:
     from ._core.backend import use_backend
 
 ROOMS = (
-    "blackbox", "circuits", "codec", "diffusion", "kernel_methods", "local_learning", "nn", "ops", "optim", "sparse",
-    "training", "uncertainty",
+    "blackbox", "bnn", "circuits", "codec", "diffusion", "kernel_methods", "local_learning", "nn", "ops", "optim",
+    "sparse", "training", "uncertainty",
 )  # fmt: skip
 __version__ = version("probkernels")
 __all__ = [
-    "BackendError", "CorruptStreamError", "ModelMismatchError", "blackbox", "circuits", "codec",
+    "BackendError", "CorruptStreamError", "ModelMismatchError", "blackbox", "bnn", "circuits", "codec",
     "diffusion", "kernel_methods", "local_learning", "nn", "ops", "optim", "sparse", "training", "uncertainty",
     "use_backend",
 ]  # fmt: skip

@@ -1,6 +1,7 @@
-"""Kernel methods: Gaussian-process regression, batched over functions."""
+"""Kernel methods: kernels, Gaussian-process regression, batched over functions."""
 
 from .gp_regression import GPPosteriorMean, GPRegression
+from .kernel import RBF, Kernel, as_kernel
 from .rbf import rbf_kernel, rbf_mean
 
-__all__ = ["GPPosteriorMean", "GPRegression", "rbf_kernel", "rbf_mean"]
+__all__ = ["RBF", "GPPosteriorMean", "GPRegression", "Kernel", "as_kernel", "rbf_kernel", "rbf_mean"]

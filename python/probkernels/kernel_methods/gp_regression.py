@@ -9,9 +9,9 @@ from torch import Tensor
 
 from .._core import checks
 from .._core.errors import message
+from ._cholesky import factorize
 from .rbf import rbf_kernel, rbf_mean
 
-JITTER = (0.0, 1e-14, 1e-12, 1e-10, 1e-8, 1e-6)  # of the kernel's diagonal, tried in turn
 ENTRIES = 2**24  # of kernel matrices that are factorized at once
 
 
@@ -151,18 +151,11 @@ def _factorize(op: str, X: Tensor, lengthscale: Tensor, variance: Tensor, noise:
     """Cholesky factors (f, N, N) of kernel matrices with noise, and the jitter (f,) that they needed."""
     kernel = rbf_kernel(X, X, lengthscale[:, None, None], variance[:, None, None])
     eye = torch.eye(len(X), dtype=X.dtype, device=X.device)
-    kernel = kernel + noise[:, None, None] * eye
-    diagonal = (variance + noise).detach()
-    level = torch.zeros(len(kernel), dtype=torch.long, device=X.device)
-    steps = torch.tensor(JITTER, dtype=X.dtype, device=X.device)
-    for _ in JITTER:
-        jitter = steps[level] * diagonal
-        factor, info = torch.linalg.cholesky_ex(kernel + jitter[:, None, None] * eye)
-        if not info.any():
-            return factor, jitter
-        level = (level + (info > 0)).clamp(max=len(JITTER) - 1)
-    bad = int(info.nonzero()[0])
-    got = f"function {bad} of {len(info)}: lengthscale {lengthscale[bad]:g}, variance {variance[bad]:g}"
+    factor, jitter, failed = factorize(kernel + noise[:, None, None] * eye)
+    if not failed.any():
+        return factor, jitter
+    bad = int(failed.nonzero()[0])
+    got = f"function {bad} of {len(failed)}: lengthscale {lengthscale[bad]:g}, variance {variance[bad]:g}"
     hint = "raise noise; a variance far above the noise leaves no digits"
     raise ValueError(message(op, "X", "a positive definite kernel matrix", got, hint))
 

@@ -1,0 +1,3 @@
+"""Bayesian neural networks: priors, sampling of posteriors, sequential updates."""
+
+__all__: list[str] = []
