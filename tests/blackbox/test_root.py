@@ -109,6 +109,17 @@ def test_the_seed_decides() -> None:
     assert torch.equal(before, torch.get_rng_state())
 
 
+@pytest.mark.parametrize("anneal", [True, False])
+def test_the_learning_rate_falls_or_stays(anneal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    rates: list[float] = []
+    update = torch.optim.Adam.step
+    keep = lambda self, *a: rates.append(self.param_groups[0]["lr"]) or update(self, *a)  # noqa: E731
+    monkeypatch.setattr(torch.optim.Adam, "step", keep)
+    root = ROOT(**SMALL, lr=2e-3, anneal=anneal).fit(X, Y)
+    assert len(rates) == len(root.losses) > 1 and rates[0] == 2e-3
+    assert all(b < a for a, b in itertools.pairwise(rates)) if anneal else set(rates) == {2e-3}
+
+
 def test_labels_have_the_order_of_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
     root = ROOT(**SMALL).fit(X, Y)
     seen: list[Tensor] = []
@@ -151,6 +162,7 @@ BAD: list[tuple[Any, type[Exception], str]] = [
     (lambda: ROOT(1), ValueError, "'letters'"),
     (lambda: ROOT(epochs=0), ValueError, "'epochs'"),
     (lambda: ROOT(drop=1.5), ValueError, "'drop'"),
+    (lambda: ROOT(anneal="no"), (TypeError, ValueError), "'anneal'"),
     (lambda: ROOT(**SMALL, lengthscale=0.1).fit(X, Y), ValueError, "'spread'"),
     (lambda: ROOT(**{**SMALL, "step_size": 1e308}).fit(X, Y), ValueError, "'step_size'"),
     (lambda: ROOT(**{**SMALL, "step_size": 1e-12}).fit(X, Y), ValueError, "pairs that differ in score"),

@@ -10,7 +10,17 @@ import torch
 from probkernels import uncertainty
 from probkernels.reproduce import h_calibration
 from probkernels.reproduce.h_calibration import experiment
-from probkernels.reproduce.h_calibration.records import BEFORE, DENSENET, DRAWN, LENET, LIKELIHOOD, TS, WRN
+from probkernels.reproduce.h_calibration.records import (
+    BEFORE,
+    DENSENET,
+    DRAWN,
+    LENET,
+    LIKELIHOOD,
+    SELECTED,
+    TS,
+    WRN,
+    selected,
+)
 
 from tests.reproduce.made_up import of_h_calibration
 from tests.reproduce.support import still, summarize
@@ -61,6 +71,23 @@ def test_miniature_run(folder: Path) -> None:
         assert sum(count for _, _, count in record.bins) == (5000 if record.data == DRAWN else 30)
         gaps = sum(count * abs(confidence - right) for confidence, right, count in record.bins)
         assert gaps / sum(count for _, _, count in record.bins) == pytest.approx(record.ece, abs=1e-5)
+
+
+def test_the_best_of_twelve_maps_by_each_selection(folder: Path) -> None:
+    planned = experiment.selection_jobs(folder, 2)
+    assert len(planned) == 3 * 12 and set(planned) < {(*job[:1], 2, *job[2:]) for job in experiment.jobs(False, folder)}
+    few = [job for job in planned if job[3] == LENET and job[4] == "pwlinear" and job[5] <= 10]
+    found = [record for job in few for record in experiment.work(*job, still)]
+    chosen = selected(found)
+    assert [record.way for record in chosen] == list(SELECTED.values()) and len(found) == 2 * len(chosen)
+    for record in chosen:
+        rivals = [other for other in found if other.way == record.way]
+        assert record.score == min(other.score for other in rivals) and record.map in ("pwlinear 1", "pwlinear 10")
+    logits, labels = experiment.network(folder, LENET)
+    calibrator = uncertainty.HCalibrator("pwlinear", size=10, select="nll").fit(logits[:30], labels[:30], epochs=2)
+    same = next(r for r in found if r.way == SELECTED["nll"] and r.map == "pwlinear 10")
+    assert same.score[0] == calibrator.scores["pwlinear", 10]
+    assert same.nll == pytest.approx(torch.nn.functional.nll_loss(calibrator(logits[30:]), labels[30:]).item())
 
 
 def test_tables_show_what_was_expected() -> None:

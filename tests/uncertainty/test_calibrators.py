@@ -152,15 +152,35 @@ def test_a_fit_stops_without_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     assert calibrator.scores == {("ts", 1): 1.0}
 
 
-def test_large_activations_are_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    mapping, x = moved("umnn", 3), torch.randn(6, 3, dtype=torch.float64).log_softmax(1)
+def test_large_mixtures_are_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    mapping, x = moved("ensemble_ts", 3), torch.randn(6, 3, dtype=torch.float64).log_softmax(1)
     found = []
-    for block in (mappings.BLOCK, 18 * 3 * 7):
+    for block in (mappings.BLOCK, 18, 1):
         monkeypatch.setattr(mappings, "BLOCK", block)
         y = mapping(x)
         found.append((y, *torch.autograd.grad(y.square().sum(), tuple(mapping.parameters()))))
-    for one, other in zip(*found, strict=True):
-        torch.testing.assert_close(one, other)
+    for other in found[1:]:
+        for one, same in zip(found[0], other, strict=True):
+            torch.testing.assert_close(one, same)
+
+
+def test_monotone_network_goes_on_below_its_grid() -> None:
+    mapping = moved("umnn", 5)
+    assert isinstance(mapping, MonotoneNetwork)
+    mapping.normalize_(torch.tensor([0.0, -6.0], dtype=torch.float64))
+    x = torch.tensor([[0.0, -100.0, -101.0, -1e6]], dtype=torch.float64)
+    y = mapping(x)[0].detach()
+    slope = (mapping.slope((-mapping.mean - 100) / mapping.std) / mapping.std).item()
+    assert (y[1:3].diff().item(), y[2:].diff().item()) == pytest.approx((-slope, slope * (101 - 1e6)))
+    assert torch.equal(mapping(torch.cat([x, 2 * x]))[0], y)  # a row has the same result in each batch
+
+
+def test_a_monotone_network_costs_no_call_for_each_logit() -> None:
+    mapping, rows = moved("umnn", 5), []
+    assert isinstance(mapping, MonotoneNetwork)
+    mapping.net.register_forward_hook(lambda _, inputs, __: rows.append(len(inputs[0])))
+    mapping(torch.randn(3000, 10, dtype=torch.float64).log_softmax(1))
+    assert rows == [mappings.KNOTS + 1]
 
 
 @pytest.mark.parametrize("kind", MAPPINGS)

@@ -63,8 +63,9 @@ class ROOT:
         batch_size: pairs in each training step.
         width: width of the network.
         drop: probability of dropping both labels of a pair, in [0, 1].
-        lr: learning rate of Adam; it falls to 0 along half a cosine.
-        ema: decay of the averaged weights that sampling uses.
+        lr: learning rate of Adam.
+        anneal: whether the learning rate falls to 0 along half a cosine. Else it stays.
+        ema: decay of the averaged weights that sampling uses; 0 for the last weights.
         bridge: the bridge; ``BrownianBridge()`` by default.
         seed: seed of the fit.
 
@@ -107,6 +108,7 @@ class ROOT:
         width: int = 1024,
         drop: float = 0.15,
         lr: float = 1e-3,
+        anneal: bool = True,
         ema: float = 0.995,
         bridge: BrownianBridge | None = None,
         seed: int = 0,
@@ -121,6 +123,7 @@ class ROOT:
         checks.unit_interval("ROOT", "drop", drop)
         checks.positive("ROOT", "lr", lr)
         checks.fraction("ROOT", "ema", ema)
+        checks.one_of("ROOT", "anneal", anneal, (True, False))
         default = 1.0 if letters is None else 6.25
         self.letters, self.epochs = letters, epochs
         self.pairs: dict[str, Any] = {
@@ -134,7 +137,8 @@ class ROOT:
             "noise": noise,
         }
         self.passes, self.batch_size, self.width = passes, batch_size, width
-        self.drop, self.lr, self.ema, self.seed = drop, lr, ema, checks.integer("ROOT", "seed", seed, 0)
+        self.drop, self.lr, self.anneal = drop, lr, anneal
+        self.ema, self.seed = ema, checks.integer("ROOT", "seed", seed, 0)
         self.bridge = bridge or BrownianBridge()
         self.net: nn.Module | None = None
         self.losses: list[float] = []
@@ -176,8 +180,8 @@ class ROOT:
 
         optimizer = torch.optim.Adam(net.parameters(), self.lr)
         self.losses = minimize(
-            loss, optimizer, self.epochs * epoch_steps, lr_schedule=cosine, progress=progress, name="ROOT.fit",
-            after=lambda *_: average.update(net),
+            loss, optimizer, self.epochs * epoch_steps, lr_schedule=cosine if self.anneal else None,
+            progress=progress, name="ROOT.fit", after=lambda *_: average.update(net),
         )  # fmt: skip
         self.net, self.high = average.module, sum(highs) / len(highs)
         best = scores.argsort(descending=True, stable=True)

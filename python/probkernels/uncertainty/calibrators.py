@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +50,52 @@ class Plan:
             yield slice(None)
         else:
             yield from torch.randperm(count, generator=generator).to(device).tensor_split(parts)
+
+
+class Best(NamedTuple):
+    """The best epoch of a training: its score and likelihood loss, and the map's parameters."""
+
+    score: tuple[float, float]
+    state: dict[str, Tensor]
+
+
+def train(
+    map_: nn.Module,
+    x: Tensor,
+    labels: Tensor,
+    plan: Plan,
+    settings: Settings,
+    selects: Sequence[str],
+    progress: bool = False,
+) -> dict[str, Best]:
+    """Trains a map of log-probabilities. Returns the best epoch by each way to select: none changes the training."""
+    optimizer = torch.optim.Adam(map_.parameters(), lr=plan.lr)
+    plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=20)
+    stopping = EarlyStopping(plan.patience)
+    generator = torch.Generator().manual_seed(plan.seed)
+    best: dict[str, Best] = {}
+    with Loop(plan.epochs, progress=progress, unit="epoch") as loop:
+        for epoch in loop:
+            for part in plan.batches(len(x), generator, x.device):
+                probs = map_(x[part]).exp()
+                loss, gradient = value_and_gradient(probs, labels[part], settings)
+                checks.finite_loss("HCalibrator.fit", epoch, loss.item())
+                optimizer.zero_grad()
+                probs.backward(SCALE * gradient.to(probs.dtype))
+                optimizer.step()
+            with torch.no_grad():
+                log_probs = map_(x)
+                error, nll = ece(log_probs.exp(), labels).item(), _nll(log_probs, labels)
+                for select in selects:
+                    score = SELECTORS[select](log_probs, labels), nll
+                    if select not in best or score < best[select].score:
+                        best[select] = Best(score, {name: v.clone() for name, v in map_.state_dict().items()})
+            plateau.step(error)
+            stopping.improved(epoch, error)
+            loop.show(loss=loss.item(), ece=error)
+            if stopping.stop:
+                loop.stop()
+    return best
 
 
 class HCalibrator(nn.Module):
@@ -160,43 +207,13 @@ class HCalibrator(nn.Module):
                 candidate = build(kind, size, plan.seed).to(x)
                 if isinstance(candidate, MonotoneNetwork):
                     candidate.normalize_(x)
-                found = self._train(candidate, x, classes, plan, progress)
-                scores[kind, size] = found[0]
-                if len(scores) == 1 or found < best:
-                    best, chosen, kept = found, (kind, size), candidate
+                found = train(candidate, x, classes, plan, self.settings, (self.select,), progress)[self.select]
+                scores[kind, size] = found.score[0]
+                if len(scores) == 1 or found.score < best:
+                    best, chosen, kept = found.score, (kind, size), candidate
+                    kept.load_state_dict(found.state)
         self.map, self.chosen, self.classes, self.scores = kept, chosen, x.shape[1], scores
         return self
-
-    def _train(self, map_: nn.Module, x: Tensor, labels: Tensor, plan: Plan, progress: bool) -> tuple[float, float]:
-        """Trains a map and leaves it in its best state. Returns the score and the likelihood that it has there."""
-        optimizer = torch.optim.Adam(map_.parameters(), lr=plan.lr)
-        plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=20)
-        stopping = EarlyStopping(plan.patience)
-        generator = torch.Generator().manual_seed(plan.seed)
-        best: tuple[float, float] = (math.inf, math.inf)
-        state: dict[str, Tensor] = {}
-        with Loop(plan.epochs, progress=progress, unit="epoch") as loop:
-            for epoch in loop:
-                for part in plan.batches(len(x), generator, x.device):
-                    probs = map_(x[part]).exp()
-                    loss, gradient = value_and_gradient(probs, labels[part], self.settings)
-                    checks.finite_loss("HCalibrator.fit", epoch, loss.item())
-                    optimizer.zero_grad()
-                    probs.backward(SCALE * gradient.to(probs.dtype))
-                    optimizer.step()
-                with torch.no_grad():
-                    log_probs = map_(x)
-                    error = ece(log_probs.exp(), labels).item()
-                    found = SELECTORS[self.select](log_probs, labels), _nll(log_probs, labels)
-                if found < best or not state:
-                    best, state = found, {name: value.clone() for name, value in map_.state_dict().items()}
-                plateau.step(error)
-                stopping.improved(epoch, error)
-                loop.show(loss=loss.item(), ece=error)
-                if stopping.stop:
-                    loop.stop()
-        map_.load_state_dict(state)
-        return best
 
     def forward(self, logits: Tensor) -> Tensor:
         """Logits (N, C) -> calibrated log-probabilities (N, C), float32 for half precision. Differentiable."""

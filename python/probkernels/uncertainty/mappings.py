@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-NODES = 51  # of Clenshaw-Curtis quadrature
-BLOCK = 1 << 23  # entries of a layer's activations that are kept at once
+KNOTS = 4096  # of the grid on which a network is evaluated
+BLOCK = 1 << 18  # entries of a mixture that are worked on at once: they fit into the cache
 REACH = 100.0  # log-probabilities below -REACH share the slope of the last segment
 
 
@@ -37,6 +37,15 @@ class EnsembleTemperature(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (N, C) log-probabilities -> the same, calibrated."""
+        rows = max(BLOCK // (len(self.a) * x.shape[1]), 1)
+        if rows >= len(x):
+            return self.mixture(x)
+        # Large mixtures are computed again for the gradient, which saves time and memory.
+        parts = [checkpoint(self.mixture, p, use_reentrant=False, preserve_rng_state=False) for p in x.split(rows)]
+        return torch.cat(parts)
+
+    def mixture(self, x: Tensor) -> Tensor:
+        """The same for a few rows."""
         each = (self.a.abs()[:, None, None] * x).log_softmax(2)
         share = self.w.abs() / self.w.abs().sum()
         return (each + share.log()[:, None, None]).logsumexp(0).log_softmax(1)
@@ -60,22 +69,20 @@ class PiecewiseLinear(nn.Module):
 
 
 class MonotoneNetwork(nn.Module):
-    """The integral of a positive network (UMNN) with two layers of ``size`` hidden units, of the normalized x."""
+    """The integral of a positive network (UMNN) with two layers of ``size`` hidden units, of the normalized x.
+
+    One function serves all log-probabilities, so that the network is evaluated on a fixed grid only. The slope is
+    linear between its knots and constant below -100; the integral of that slope is exact and never decreases.
+    """
 
     mean: Tensor
     std: Tensor
-    nodes: Tensor
-    weights: Tensor
 
     def __init__(self, size: int) -> None:
         super().__init__()
-        self.size = size
         self.net = nn.Sequential(nn.Linear(1, size), nn.ReLU(), nn.Linear(size, size), nn.ReLU(), nn.Linear(size, 1))
         self.register_buffer("mean", torch.zeros(()))
         self.register_buffer("std", torch.ones(()))
-        nodes, weights = clenshaw_curtis(NODES)
-        self.register_buffer("nodes", nodes.float(), persistent=False)
-        self.register_buffer("weights", weights.float(), persistent=False)
 
     def normalize_(self, x: Tensor) -> None:
         """Takes mean and standard deviation of the log-probabilities of the calibration set."""
@@ -86,33 +93,20 @@ class MonotoneNetwork(nn.Module):
         """The derivative at u, a positive number."""
         return F.elu(self.net(u[..., None])[..., 0]) + 1
 
-    def part(self, u: Tensor, nodes: Tensor, weights: Tensor) -> Tensor:
-        """The part of the mean slope between 0 and u that some nodes of the quadrature give."""
-        return self.slope(u[..., None] * nodes) @ weights
-
     def forward(self, x: Tensor) -> Tensor:
         """x (N, C) log-probabilities -> the same, calibrated."""
-        u = (x - self.mean) / self.std
-        total = torch.zeros_like(u)
-        step = max(BLOCK // max(u.numel() * self.size, 1), 1)
-        for nodes, weights in zip(self.nodes.split(step), self.weights.split(step), strict=True):
-            if step >= NODES:
-                total = self.part(u, nodes, weights)
-            else:  # large activations are computed again for the gradient
-                total = total + checkpoint(self.part, u, nodes, weights, use_reentrant=False, preserve_rng_state=False)
-        return (u * total).log_softmax(1)
-
-
-def clenshaw_curtis(count: int) -> tuple[Tensor, Tensor]:
-    """Nodes and weights (count,) of Clenshaw-Curtis quadrature on [0, 1], float64; exact for polynomials of degree
-    ``count - 1``. The number of nodes is odd."""
-    last = count - 1
-    angle = math.pi * torch.arange(count, dtype=torch.float64) / last
-    k = torch.arange(1, last // 2 + 1, dtype=torch.float64)
-    factor = torch.where(k == last // 2, 1.0, 2.0) / (4 * k.square() - 1)
-    weights = (1 - (factor * (2 * angle[:, None] * k).cos()).sum(1)) / last  # half the weights on [-1, 1]
-    weights[0], weights[-1] = weights[0] / 2, weights[-1] / 2
-    return (1 - angle.cos()) / 2, weights
+        width = REACH / KNOTS
+        knots = torch.arange(KNOTS + 1, dtype=x.dtype, device=x.device) * -width
+        slopes = self.slope((knots - self.mean) / self.std)
+        areas = (slopes[1:] + slopes[:-1]).double() / 2
+        at_knots = F.pad(areas.cumsum(0)[:-1], (1, 0)).to(x.dtype)
+        depth = x / -width
+        segment = depth.detach().clamp(0, KNOTS - 1).long()
+        part = depth - segment
+        inside = part.clamp(max=1)
+        left, right = slopes[segment], slopes[segment + 1]
+        area = at_knots[segment] + inside * (left + (right - left) * inside / 2) + right * (part - inside)
+        return (area * -width / self.std).log_softmax(1)
 
 
 MAPPINGS: dict[str, type[nn.Module]] = {

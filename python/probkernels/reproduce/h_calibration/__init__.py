@@ -14,7 +14,8 @@ METHOD = Method(
         "Maps that keep the order of classes are fitted to held-out logits by the loss of h-calibration, and compared"
         " with the temperature of the largest likelihood. Without data: logits that are twice as sure as the"
         " probabilities that drew the labels, so that the right temperature is known. With --data: logits of three"
-        " networks on the test images of CIFAR-10 and CIFAR-100, one half for the fit and the other half to measure."
+        " networks on the test images of CIFAR-10 and CIFAR-100, one half for the fit and the other half to measure,"
+        " by single maps and by the best of twelve."
     ),
 )
 

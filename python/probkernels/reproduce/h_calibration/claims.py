@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..harness.method import Claim, Table
-from .records import BEFORE, DRAWN, EXPECTED, LIKELIHOOD, MAPS, TS, Calibrated, mean_of, runs_of
+from .records import BEFORE, DRAWN, EXPECTED, LIKELIHOOD, MAPS, SELECTED, TS, Calibrated, mean_of, runs_of
 
 
 def claims(records: Sequence[Calibrated]) -> list[Claim]:
     """All claims for which there are records."""
     found = [_right_temperature(records), _less_loss(records)] if runs_of(records, DRAWN, TS) else []
-    ours = [record for record in records if record.way in MAPS]
+    ours = [record for record in records if record.way in (*MAPS, *SELECTED.values())]
     changed = sum(record.changed for record in ours)
     found.append(Claim.at_most("samples whose predicted class changes", changed, 0, f"in {len(ours)} fits"))
     for data in dict.fromkeys(record.data for record in records):
@@ -59,12 +59,13 @@ def tables(records: Sequence[Calibrated]) -> list[Table]:
 
 def _table(records: Sequence[Calibrated], data: str) -> Table:
     rows = []
-    for way in (BEFORE, LIKELIHOOD, *MAPS):
+    for way in (BEFORE, LIKELIHOOD, *MAPS, *SELECTED.values()):
         if not runs_of(records, data, way):
             continue
         figures = [mean_of(records, data, way, what) for what in ("ece", "mass_ece", "ks", "class_wise", "nll")]
         expected = EXPECTED.get((data, way), (None, None))
-        rows.append([way, *(f"{x:.4f}" for x in figures), *("" if x is None else f"{x:.4f}" for x in expected)])
+        name = " ".join(filter(None, (way, *(f"({run.map})" for run in runs_of(records, data, way) if run.map))))
+        rows.append([name, *(f"{x:.4f}" for x in figures), *("" if x is None else f"{x:.4f}" for x in expected)])
     seeds = len(runs_of(records, data, BEFORE))
     caption = f"{data}: calibration errors and likelihood, lower is better" + (
         f"; mean of {seeds} seeds." if seeds > 1 else "."

@@ -10,11 +10,30 @@ import torch
 from torch import Tensor
 
 from ... import uncertainty
+from ...uncertainty.calibrators import Plan, train
+from ...uncertainty.h_calibration import Settings
+from ...uncertainty.mappings import CANDIDATES, MonotoneNetwork, build
 from ..harness import data_files, image_jobs
 from ..harness.method import Progress
-from .records import BEFORE, DENSENET, DRAWN, ENSEMBLE, LENET, LIKELIHOOD, LINEAR, MAPS, SEEDS, TS, WRN, Calibrated
+from .records import (
+    BEFORE,
+    DENSENET,
+    DRAWN,
+    ENSEMBLE,
+    LENET,
+    LIKELIHOOD,
+    LINEAR,
+    MAPS,
+    SEEDS,
+    SELECTED,
+    TS,
+    WRN,
+    Calibrated,
+    selected,
+)
 
 DRAWN_EPOCHS, EPOCHS = 80, 300
+MOST_EPOCHS = 2000  # of the selection, which stops early
 # File, array, and the maps to fit.
 NETWORKS = {
     DENSENET: ("calib_cifar100", "probs", (TS, LINEAR)),
@@ -27,7 +46,7 @@ Advance = Callable[[float], None]
 def measure(quick: bool, data: Path | None, progress: Progress) -> list[Calibrated]:
     """Runs all jobs in parallel."""
     found: list[Calibrated] = image_jobs.run("calibration", work, jobs(quick, data), progress)
-    return found
+    return selected(found)
 
 
 def jobs(quick: bool, data: Path | None = None) -> list[tuple[Any, ...]]:
@@ -38,7 +57,7 @@ def jobs(quick: bool, data: Path | None = None) -> list[tuple[Any, ...]]:
         return drawn_jobs
     for name in ("calib_cifar10", "calib_cifar100"):
         data_files.load(data, name)  # a file that cannot be used shows now
-    return [*network_jobs(data), *drawn_jobs]
+    return [*selection_jobs(data), *network_jobs(data), *drawn_jobs]
 
 
 def network_jobs(folder: Path, epochs: int = EPOCHS) -> list[tuple[Any, ...]]:
@@ -46,9 +65,14 @@ def network_jobs(folder: Path, epochs: int = EPOCHS) -> list[tuple[Any, ...]]:
     return [("network", epochs, folder, name, way) for name, (_, _, ways) in NETWORKS.items() for way in ways]
 
 
+def selection_jobs(folder: Path, epochs: int = MOST_EPOCHS) -> list[tuple[Any, ...]]:
+    """The jobs of the selection over the twelve maps."""
+    return [("selection", epochs, folder, name, kind, size) for name in NETWORKS for kind, size in CANDIDATES]
+
+
 def work(task: str, *arguments: Any) -> list[Calibrated]:
     """Runs one job. The last argument advances the progress bar."""
-    tasks: dict[str, Callable[..., list[Calibrated]]] = {"drawn": _drawn, "network": _network}
+    tasks: dict[str, Callable[..., list[Calibrated]]] = {"drawn": _drawn, "network": _network, "selection": _candidate}
     return tasks[task](*arguments)
 
 
@@ -87,6 +111,24 @@ def _network(epochs: int, folder: Path, name: str, way: str, advance: Advance) -
     advance(epochs)
     parts = (logits[:half], labels[:half]), (logits[half:], labels[half:])
     return _records(name, way, 0, calibrator, *parts, way == TS)
+
+
+def _candidate(epochs: int, folder: Path, name: str, kind: str, size: int, advance: Advance) -> list[Calibrated]:
+    """One of the twelve maps, in its best epoch by each selection: one training serves all three."""
+    logits, labels = network(folder, name)
+    x, half = logits.log_softmax(1), len(logits) // 2
+    plan = Plan(epochs, batch_size=5000, lr=5e-3, patience=160, seed=1357)  # the defaults of HCalibrator.fit
+    map_ = build(kind, size, plan.seed)
+    if isinstance(map_, MonotoneNetwork):
+        map_.normalize_(x[:half])
+    found = []
+    for select, best in train(map_, x[:half], labels[:half], plan, Settings(), tuple(SELECTED)).items():
+        map_.load_state_dict(best.state)
+        with torch.no_grad():
+            found.append(record(name, SELECTED[select], 0, logits[half:], map_(x[half:]), labels[half:]))
+        found[-1].map, found[-1].score = f"{kind} {size}", best.score
+    advance(epochs)
+    return found
 
 
 def _records(

@@ -10,6 +10,10 @@ SEEDS = (0, 1, 2)
 DRAWN, LENET, WRN, DENSENET = "drawn", "LeNet-5, CIFAR-10", "WRN-16-4, CIFAR-10", "DenseNet-BC, CIFAR-100"
 BEFORE, LIKELIHOOD = "uncalibrated", "temperature, likelihood"
 TS, ENSEMBLE, LINEAR = "temperature, h", "16 temperatures, h", "100 segments, h"
+# The best of the twelve maps, by what the selection has the least of on the samples of the fit.
+SELECTED = {
+    "dece": "best map by debiased ECE", "cwece": "best map by class-wise ECE", "nll": "best map by likelihood",
+}  # fmt: skip
 MAPS = {TS: ("ts", None), ENSEMBLE: ("ensemble_ts", 16), LINEAR: ("pwlinear", 100)}
 
 # ECE of 15 bins of equal width, and negative log-likelihood, that another program gave. On drawn logits: the ECE, mean
@@ -41,6 +45,17 @@ class Calibrated:
     loss: float  # of h-calibration, all samples at once
     factor: float | None = None  # by which one temperature multiplies the logits
     bins: list[tuple[float, float, float]] = field(default_factory=list)  # probability, frequency, count of each bin
+    map: str = ""  # kind and size of the map that a selection is about
+    score: tuple[float, float] = (0.0, 0.0)  # what it is selected by, the least first
+
+
+def selected(records: Sequence[Calibrated]) -> list[Calibrated]:
+    """All records, but of the candidates of each selection only the chosen one."""
+    found = [record for record in records if record.way not in SELECTED.values()]
+    for data in dict.fromkeys(record.data for record in records):
+        for way in SELECTED.values():
+            found += sorted(runs_of(records, data, way), key=lambda record: record.score)[:1]
+    return found
 
 
 def runs_of(records: Sequence[Calibrated], data: str, way: str) -> list[Calibrated]:
