@@ -10,7 +10,6 @@ from torch import Tensor
 
 from .._core import checks
 from .._core.errors import message
-from .._core.registry import HAVE_PRIVATE_NAMES, transforms_active
 
 MODES = ("auto", "top_label", "class_wise")
 BLOCK = 1 << 18  # entries that a CPU's cache holds
@@ -24,12 +23,6 @@ class Samples(NamedTuple):
     probs: Tensor  # (N,) or (N, C), float32 or float64
     labels: Tensor  # (N,) int64
     weight: Tensor  # (N,) float64
-
-
-def readable(*values: Tensor) -> bool:
-    """Whether numbers can be looked at: not in torch.compile, torch.func and fake tensors."""
-    traced = torch.compiler.is_compiling() or (HAVE_PRIVATE_NAMES and transforms_active())
-    return not traced and checks.readable(*values)
 
 
 def blocks(matrix: Tensor) -> Iterator[slice]:
