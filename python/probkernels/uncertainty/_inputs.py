@@ -66,20 +66,27 @@ def check_probs(op: str, name: str, given: Tensor, exclusive: bool = True) -> No
     raise ValueError(message(op, name, "rows that sum to 1", checks.offender(sums, wrong, "a sum of "), PROBABILITIES))
 
 
+def row_labels(op: str, name: str, labels: object, rows: Tensor, rows_name: str, wanted: str, hint: str = "") -> Tensor:
+    """Checks labels (...), integer or bool, of rows (..., M): an index from 0 to M - 1 each, which the error calls
+    ``wanted``. Returns them as int64."""
+    if not (isinstance(labels, Tensor) and labels.dtype is torch.bool):
+        checks.integer_tensor(op, name, labels, "labels.long() if all are whole numbers")
+    assert isinstance(labels, Tensor)
+    checks.shape(op, name, labels, rows.shape[:-1], f"(one label for each entry of '{rows_name}')")
+    checks.same_device(op, name, labels, rows, rows_name)
+    labels, count = labels.long(), rows.shape[-1]
+    wrong = (labels < 0) | (labels >= count)
+    if wrong.any():
+        raise ValueError(message(op, name, f"{wanted} 0 to {count - 1}", checks.offender(labels, wrong), hint))
+    return labels
+
+
 def class_labels(op: str, labels: object, values: Tensor, name: str) -> Tensor:
     """Checks labels (N,), integer or bool, of values (N,) of two classes or (N, C), and returns them as int64."""
-    if not (isinstance(labels, Tensor) and labels.dtype is torch.bool):
-        checks.integer_tensor(op, "labels", labels, "labels.long() if all are whole numbers")
-    assert isinstance(labels, Tensor)
-    checks.shape(op, "labels", labels, (len(values),), f"(one label for each entry of '{name}')")
-    checks.same_device(op, "labels", labels, values, name)
-    labels, classes = labels.long(), values.shape[1] if values.ndim == 2 else 2
-    wrong = (labels < 0) | (labels >= classes)
-    if wrong.any():
-        hint = f"'{name}' of shape (N,) are probabilities of class 1" if values.ndim == 1 else "drop ignored samples"
-        got = checks.offender(labels, wrong)
-        raise ValueError(message(op, "labels", f"classes 0 to {classes - 1}", got, hint))
-    return labels
+    if values.ndim == 2:
+        return row_labels(op, "labels", labels, values, name, "classes", "drop ignored samples")
+    hint = f"'{name}' of shape (N,) are probabilities of class 1"
+    return row_labels(op, "labels", labels, values[:, None].expand(-1, 2), name, "classes", hint)
 
 
 def check_weight(op: str, weight: Tensor | None, values: Tensor, name: str) -> Tensor:

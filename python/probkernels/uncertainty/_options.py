@@ -8,7 +8,7 @@ from torch import Tensor
 from .._core import checks
 from .._core.errors import message
 from .._core.registry import numbers_known
-from ._inputs import HALF, widened
+from ._inputs import HALF, row_labels, widened
 
 NO_OPTION = "leave such rows out, or allow one option"
 
@@ -72,17 +72,11 @@ def check_log_probs(op: str, log_probs: object, mask: Tensor | None) -> Tensor:
 
 def check_labels(op: str, labels: object, wide: Tensor, name: str = "labels") -> Tensor:
     """Checks labels (...), the index of an allowed option each."""
-    checks.integer_tensor(op, name, labels)
-    assert isinstance(labels, Tensor)
-    checks.shape(op, name, labels, wide.shape[:-1], "(one label for each row of options)")
-    checks.same_device(op, name, labels, wide, "utility")
-    wrong = (labels < 0) | (labels >= wide.shape[-1])
+    given = row_labels(op, name, labels, wide, "utility", "options")
+    wrong = chosen(wide.detach(), given) == -torch.inf
     if wrong.any():
-        raise ValueError(message(op, name, f"options 0 to {wide.shape[-1] - 1}", checks.offender(labels, wrong)))
-    wrong = chosen(wide.detach(), labels.long()) == -torch.inf
-    if wrong.any():
-        raise ValueError(message(op, name, "options that are allowed", checks.offender(labels, wrong)))
-    return labels.long()
+        raise ValueError(message(op, name, "options that are allowed", checks.offender(given, wrong)))
+    return given
 
 
 def chosen(values: Tensor, choice: Tensor) -> Tensor:
