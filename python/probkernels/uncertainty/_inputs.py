@@ -171,9 +171,13 @@ def top_label(probs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """The largest probability of each row (N, C), and whether its class (the first one of a tie) is the label."""
     top = probs.amax(1)
     hit = probs.gather(1, labels[:, None])[:, 0] == top
-    # Equal largest entries are at most one half. Only these rows need argmax, which no CPU kernel vectorizes.
+    # Equal largest entries are at most one half. Only where there are some, argmax is needed, which no CPU vectorizes.
     unsure = (hit & (top <= 0.51)).nonzero()[:, 0]
-    hit[unsure] = probs[unsure].argmax(1) == labels[unsure]
+    for rows in blocks(probs[: len(unsure)]):
+        some = unsure[rows]
+        own = probs[some]
+        tied = some[torch.eq(own, top[some, None], out=torch.empty_like(own)).sum(1) > 1]
+        hit[tied] = probs[tied].argmax(1) == labels[tied]
     return top, hit
 
 
