@@ -95,12 +95,17 @@ class Result:
     peak_bytes: int | None = None  # GPU memory of one call, beyond what it was given
 
 
+def of_op(op: str) -> str:
+    """The test file of an op, below tests/."""
+    return f"ops/test_{op}.py"
+
+
 @dataclass(frozen=True)
 class Case:
-    """A benchmark of one op.
+    """A benchmark of one op, or of a function that is no op.
 
     Args:
-        name: the op's basename.
+        name: the op's or the function's basename.
         grid: maps a device type to the points to measure.
         make: ``make(device, dtype, params)`` returns the inputs.
         providers: the implementations to compare.
@@ -108,7 +113,8 @@ class Case:
         bytes, flops: the least memory traffic and arithmetic of a mode at a point; 0 if no limit applies.
         judge: maps the results of a point to verdicts, for cases with a claim about speed.
         host_cost: whether to time the host's side of a call, on every device.
-        ops: ops of ours whose tests must pass before a speed is reported; the op called ``name`` if None.
+        tests: test files, below tests/, that must pass before a speed is reported; those of the op called ``name``
+            if None.
     """
 
     name: str
@@ -120,15 +126,15 @@ class Case:
     flops: Callable[[Params, str], int] = lambda params, mode: 0
     judge: Callable[[list[Result]], list[Verdict]] = lambda results: []
     host_cost: bool = False
-    ops: tuple[str, ...] | None = None
+    tests: tuple[str, ...] | None = None
 
     def modes_of(self, provider: Provider) -> tuple[str, ...]:
         """The modes in which a provider competes."""
         return self.modes if provider.modes is None else provider.modes
 
-    def tested_ops(self) -> tuple[str, ...]:
-        """The ops whose tests must pass before a speed is reported."""
-        return (self.name,) if self.ops is None else self.ops
+    def test_files(self) -> tuple[str, ...]:
+        """The test files, below tests/, that must pass before a speed is reported."""
+        return (of_op(self.name),) if self.tests is None else self.tests
 
 
 def differentiable(forward: Callable[[], Tensor], leaves: Sequence[Tensor], grad_y: Tensor) -> Task:

@@ -18,3 +18,8 @@ def points(
         for size in sizes
         for threads in counts
     ]
+
+
+def one_core(names: Sequence[str], sizes: Iterable[Sequence[object]]) -> list[Params]:
+    """A point for every size on one CPU core, float32: for functions that are claimed to be fast there."""
+    return [p for p in points("cpu", names, sizes) if p["threads"] == 1]

@@ -106,11 +106,11 @@ replay = Replay()
 
 
 @functools.cache
-def op_problem(op: str) -> str | None:
-    """The reason to report no speed of an op: its tests fail or are missing. None if they pass."""
-    path = ROOT / "tests" / "ops" / f"test_{op}.py"
+def problem_of(file: str) -> str | None:
+    """The reason to report no speed: tests of this file, below tests/, fail or are missing. None if they pass."""
+    path = ROOT / "tests" / file
     if not path.is_file():
-        return f"tests/ops/test_{op}.py is not installed. Hint: a checkout has it; --no-op-tests skips this check"
+        return f"tests/{file} is not installed. Hint: a checkout has it; --no-op-tests skips this check"
     words = "not emu" if torch.cuda.is_available() else "not emu and not cuda and not triton"
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", words, str(path)]
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
@@ -120,12 +120,12 @@ def op_problem(op: str) -> str | None:
     if done.returncode == 0:
         return None
     last = (done.stdout.strip() or done.stderr.strip()).splitlines()[-1:]
-    return f"tests/ops/test_{op}.py does not pass: {' '.join(last)}"
+    return f"tests/{file} does not pass: {' '.join(last)}"
 
 
-def broken_ops(case: Case) -> list[str]:
-    """The reasons to report no speed of a case, one line per op; empty if all tests pass."""
-    return [problem for problem in map(op_problem, case.tested_ops()) if problem is not None]
+def broken_tests(case: Case) -> list[str]:
+    """The reasons to report no speed of a case, one line per test file; empty if all tests pass."""
+    return [problem for problem in map(problem_of, case.test_files()) if problem is not None]
 
 
 def claim_points(cases: Sequence[Case], device_type: str) -> dict[str, tuple[Case, Params]]:

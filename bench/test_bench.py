@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 from probkernels.bench.entries import extra_info
-from probkernels.bench.session import Session, broken_ops, replay
+from probkernels.bench.session import Session, broken_tests, replay
 
 
 def demand_tested(config: pytest.Config, case: Any) -> str:
-    """Skips unless the tests of the case's ops pass; what was found, in a word."""
+    """Skips unless the tests of what the case times pass; what was found, in a word."""
     if config.getoption("--no-op-tests"):
         return "not run"
-    if problems := broken_ops(case):
+    if problems := broken_tests(case):
         pytest.skip("; ".join(problems))
     return "passed"
 

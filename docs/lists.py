@@ -1,13 +1,17 @@
-"""Writes what lists all ops: the package's ``ops/__init__.py`` and the table of README.md, from the ops' own files.
+"""Writes what lists all ops, from the ops' own files: the package's ``ops/__init__.py`` and the table of README.md; and
+what lists the claims about speed, from the stored runs: a table of benchmarks.md, and the figures of README.md.
 
-``python docs/lists.py`` after an op has come or gone; a test fails while a list is old.
+``python docs/lists.py`` after an op or a stored run has come or gone; a test fails while a list is old.
 """
 
 from __future__ import annotations
 
 import ast
+import json
 import re
+from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 OPS = ROOT / "python/probkernels/ops"
@@ -17,6 +21,8 @@ This file is written by ``python docs/lists.py``, from the ``__all__`` of all ot
 """
 '''
 TABLE = re.compile(r"(?<=<!-- ops: python docs/lists.py -->\n).*?(?=<!-- end of ops -->)", re.S)
+CLAIMS = re.compile(r"(?<=<!-- claims: python docs/lists.py -->\n).*?(?=<!-- end of claims -->)", re.S)
+SHOWN = ("calibration_error", "h_calibration", "kernel_targets", "overlap_index", "pairwise_softmax")  # in README.md
 KERNELS = {"CPU": "csrc/cpu/{}.cpp", "CUDA": "csrc/cuda/{}.cu", "Triton": "triton_kernels/{}.py"}
 
 
@@ -67,10 +73,33 @@ def table() -> str:
     return f"\n{head}" + "\n".join(map(row, pages)) + "\n\n"
 
 
+def verdicts() -> list[tuple[str, dict[str, Any]]]:
+    """The verdicts of all stored runs, each with the name of its file."""
+    stored = sorted((ROOT / "bench/results").glob("*.json"))
+    return [(path.stem, one) for path in stored for one in json.loads(path.read_text())["probkernels"]["verdicts"]]
+
+
+def claims(cases: Collection[str] | None = None) -> str:
+    """The table of claims about speed: those of some cases, or of all."""
+    rows = [
+        f"| {one['claim']} | {one['measured']:.3g} | {one['expected']} | {'yes' if one['holds'] else 'no'} | `{run}` |"
+        for run, one in verdicts()
+        if cases is None or one.get("case") in cases
+    ]
+    if not rows:
+        return "\nNo run is stored yet.\n\n"
+    return "\n| claim | measured | expected | holds | run |\n|---|---|---|---|---|\n" + "\n".join(rows) + "\n\n"
+
+
 def lists() -> dict[Path, str]:
-    """Every file that lists the ops, as it must be."""
-    readme = ROOT / "README.md"
-    return {OPS / "__init__.py": package(), readme: TABLE.sub(lambda _: table(), readme.read_text())}
+    """Every file that lists the ops or the claims, as it must be."""
+    readme, page = ROOT / "README.md", ROOT / "docs/pages/benchmarks.md"
+    front = TABLE.sub(lambda _: table(), readme.read_text())
+    return {
+        OPS / "__init__.py": package(),
+        readme: CLAIMS.sub(lambda _: claims(SHOWN), front),
+        page: CLAIMS.sub(lambda _: claims(), page.read_text()),
+    }
 
 
 if __name__ == "__main__":

@@ -198,7 +198,7 @@ CASE = Case(
     grid=points,
     make=make,
     judge=judge,
-    ops=(),
+    tests=(),
     providers=(
         Provider("exact", partial(_ours, grad="exact"), AUTOGRAD, kind="ours"),
         Provider("exact_bytes", partial(_ours, grad="exact", store=ALL_GRAPHS), AUTOGRAD, kind="ours"),

@@ -12,7 +12,7 @@ from probkernels._core.native import DTYPE_CODE
 from probkernels.ops.power_norm import FWD, power_norm
 from torch import Tensor
 
-from ..case import Case, Inputs, Params, Provider, Result, Run, Task, Unavailable, Verdict
+from ..case import Case, Inputs, Params, Provider, Result, Run, Task, Unavailable, Verdict, of_op
 
 EPS = 1e-5
 BUDGET = 2.0  # our op without grad, in two-op ATen expressions
@@ -113,7 +113,7 @@ CASE = Case(
     make=make,
     judge=judge,
     host_cost=True,
-    ops=("power_norm",),
+    tests=(of_op("power_norm"),),
     providers=(
         Provider("ours_op", _ours_op, _ours_op, kind="ours"),
         Provider("ours_function", _ours_function, _ours_function, kind="ours"),

@@ -14,8 +14,11 @@ from torch.nn.functional import one_hot
 
 from ..case import TRAINED, Case, Inputs, Params, Provider, Result, Task, Verdict, differentiable
 from ..grids import points
+from ..memory import peak_bytes
 
 JUDGED = (8000, 128, 10)
+MANY = 20_000  # points of the size at which memory is judged
+MOST_MEMORY = 6.0  # in tensors of the points' size: inputs of the kernel, their gradients, a tile
 # points, features, classes: of a bottleneck and of a wide layer; many classes
 SIZES = [JUDGED, (4000, 512, 10), (4000, 64, 1000)]
 
@@ -69,8 +72,22 @@ def task(function: Callable[[Tensor, Tensor, int], Tensor]) -> Callable[[Inputs,
     return prepare
 
 
+def memory(points: int) -> int:
+    """Peak bytes of forward and backward, with the features and classes of the judged size."""
+    inputs = make(torch.device("cpu"), torch.float32, {"points": points, "features": JUDGED[1], "classes": JUDGED[2]})
+    task = ours(inputs, {"classes": JUDGED[2]})
+    return peak_bytes(task.modes["fwd+bwd"].run)
+
+
+def _memory_verdict() -> Verdict:
+    """Memory of many points, in tensors of their size: it stays the same number only if memory is linear."""
+    share = memory(MANY) / (MANY * JUDGED[1] * torch.float32.itemsize)
+    claim = f"peak memory of forward and backward, {(MANY, *JUDGED[1:])}, in sizes of x"
+    return Verdict(claim, share, f"<= {MOST_MEMORY:g}", share <= MOST_MEMORY)
+
+
 def judge(results: list[Result]) -> list[Verdict]:
-    """The figure we hold ourselves to: forward, on one core."""
+    """The figures we hold ourselves to, on one core: the forward's time, and memory."""
     params = results[0].params
     size = tuple(params[name] for name in ("points", "features", "classes"))
     if (params["device"], size, params["threads"]) != ("cpu", JUDGED, 1):
@@ -80,7 +97,10 @@ def judge(results: list[Result]) -> list[Verdict]:
         r.faster_than.get("torch_products") for r in results if (r.provider, r.mode, r.status) == (op, "fwd", "ok")
     ]
     claim = f"{op}: times faster than torch_products, {size} threads=1"
-    return [Verdict(claim, figure, ">= 1.25", figure >= 1.25) for figure in figures if figure is not None]
+    return [
+        *(Verdict(claim, figure, ">= 1.25", figure >= 1.25) for figure in figures if figure is not None),
+        _memory_verdict(),
+    ]
 
 
 ours, products = task(lambda x, labels, classes: pairwise_softmax(x, labels, classes)[0]), task(by_products)

@@ -10,7 +10,7 @@ from probkernels.ops import magnitude_kth
 from probkernels.optim import SaRAAdamW
 from torch import Tensor, nn
 
-from ..case import Case, Inputs, Params, Provider, Result, Run, Task, Verdict
+from ..case import Case, Inputs, Params, Provider, Result, Run, Task, Verdict, of_op
 from ..machine import cores
 
 DENSITY = 0.058  # the paper's 50M of 860M weights
@@ -105,7 +105,7 @@ def judge(results: list[Result]) -> list[Verdict]:
 CASE = Case(
     name="sara_step",
     modes=("step",),
-    ops=("magnitude_select", "selection", "sparse_adamw"),
+    tests=tuple(map(of_op, ("magnitude_select", "selection", "sparse_adamw"))),
     grid=grid,
     make=make,
     judge=judge,

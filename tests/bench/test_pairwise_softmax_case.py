@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+import torch
 from probkernels.bench.case import Result
 from probkernels.bench.cases import pairwise_softmax as case
+from probkernels.bench.memory import peak_bytes
 from probkernels.bench.runner import Point
 
 SMALL = {"device": "cpu", "dtype": "float32", "threads": 1, "points": 40, "features": 6, "classes": 3}
@@ -21,12 +24,18 @@ def test_traffic_and_flops() -> None:
     assert [case.flops(SMALL, mode) // (2 * 40 * 40 * 6) for mode in case.CASE.modes] == [1, 2, 3]
 
 
-def test_the_forward_is_judged_at_one_size() -> None:
+def test_the_forward_and_memory_are_judged_at_one_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(case, "memory", lambda points: 7 * points * 128 * 4)
     judged = SMALL | dict(zip(("points", "features", "classes"), case.JUDGED, strict=True))
-    for params, count in ((SMALL, 0), (judged, 1)):
+    for params, expected in ((SMALL, []), (judged, [(1.5, True), (7, False)])):
         faster = {"torch_products": 1.5}
         results = [
             Result("pairwise_softmax", params, "ours_cpu", mode, "ours", "ok", faster_than=faster)
             for mode in case.CASE.modes
         ]
-        assert [verdict.holds for verdict in case.judge(results)] == [True] * count
+        assert [(verdict.measured, verdict.holds) for verdict in case.judge(results)] == expected
+
+
+def test_memory_is_that_of_tensors_held_at_once() -> None:
+    assert 16_000 <= peak_bytes(lambda: [torch.ones(1000) + 1 for _ in range(3)]) < 16_100  # with scalars
+    assert 0 < case.memory(3000) < 3000 * 3000 * 4  # the scores of all pairs alone

@@ -16,7 +16,7 @@ from probkernels.bench import cases, session
 from probkernels.bench.convert import convert
 from probkernels.bench.entries import entries
 from probkernels.bench.runner import run
-from probkernels.bench.session import Replay, Session, broken_ops
+from probkernels.bench.session import Replay, Session, broken_tests
 
 from tests.bench.conftest import MISSING, OURS, PEER, WRONG_OURS, make_case
 
@@ -136,17 +136,18 @@ def test_no_speed_without_green_op_tests(monkeypatch: pytest.MonkeyPatch, tmp_pa
     for op, line in (("green", "assert True"), ("red", "assert False")):
         (folder / f"test_{op}.py").write_text(f"def test_it():\n    {line}\n")
     case = make_case(OURS)
-    assert broken_ops(replace(case, ops=("green",))) == [] and broken_ops(replace(case, ops=())) == []
-    (problem,) = broken_ops(replace(case, ops=("green", "red")))
+    assert broken_tests(replace(case, tests=("ops/test_green.py",))) == []
+    assert broken_tests(replace(case, tests=())) == []
+    (problem,) = broken_tests(replace(case, tests=("ops/test_green.py", "ops/test_red.py")))
     assert "tests/ops/test_red.py does not pass: " in problem and "1 failed" in problem
-    (problem,) = broken_ops(case)
+    (problem,) = broken_tests(case)
     assert "test_fake.py is not installed" in problem and "--no-op-tests" in problem
 
 
-def test_every_case_names_ops_that_have_tests() -> None:
+def test_every_case_names_tests_that_exist() -> None:
     for case in map(cases.get, cases.names()):
-        for op in case.tested_ops():
-            assert (ROOT / "tests" / "ops" / f"test_{op}.py").is_file(), case.name
+        for file in case.test_files():
+            assert (ROOT / "tests" / file).is_file(), case.name
 
 
 def test_a_run_without_pytest_converts() -> None:

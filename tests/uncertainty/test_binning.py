@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from probkernels.uncertainty import _binning
+from probkernels.uncertainty import _binning, _inputs
 
 DTYPES = (torch.float32, torch.float64)
 
@@ -41,3 +41,14 @@ def test_sorting_few_samples_equals_sorting_all(
         got, got_edges = _binning._mass_column(probs, hit, weight, bins)
         torch.testing.assert_close(got, sums, rtol=1e-11, atol=1e-11)
         torch.testing.assert_close(got_edges, edges, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_top_label_is_the_first_of_equal_entries(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
+    monkeypatch.setattr(_inputs, "BLOCK", 70)  # 14 rows
+    counts = torch.randint(1, 5, (400, 5), generator=torch.Generator().manual_seed(0)).to(dtype)
+    probs, labels = counts / counts.sum(1, keepdim=True), torch.arange(400) % 5
+    top, hit = _inputs.top_label(probs, labels)
+    assert ((probs == top[:, None]).sum(1) > 1).sum() > 100
+    assert torch.equal(top, probs.amax(1)) and torch.equal(hit, probs.argmax(1) == labels)
+    assert len(_inputs.top_label(probs[:0], labels[:0])[1]) == 0

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import torch.autograd.forward_ad as forward_ad
 
-from . import backend
+from . import backend, checks
 from .errors import message
 
 try:  # private names, used nowhere else; without them ops fall back to torch.library.register_autograd
@@ -32,6 +32,16 @@ try:  # private names, used nowhere else; without them ops fall back to torch.li
 except ImportError:  # pragma: no cover - depends on the torch version
     HAVE_PRIVATE_NAMES = False
     uncompiled = torch.compiler.disable
+
+    def transforms_active() -> bool:  # unknown; torch refuses by itself what a transform cannot do
+        return False
+
+
+def numbers_known(*values: torch.Tensor) -> bool:
+    """Whether numbers can be looked at: not in compilers, transforms of functions, captures of CUDA graphs, nor for
+    meta and fake tensors."""
+    return not (torch.compiler.is_compiling() or transforms_active()) and checks.readable(*values)
+
 
 NAMESPACE = "probkernels"
 LIBRARY = torch.library.Library(NAMESPACE, "DEF")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .._core.errors import message
-from ._ranges import numbers_known
+from .._core.registry import numbers_known
 
 Callback = Callable[[int, Tensor], None]
 

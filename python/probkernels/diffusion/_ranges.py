@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from .._core import checks
 from .._core.errors import message
-from .._core.registry import HAVE_PRIVATE_NAMES, transforms_active
 
 ROUNDING = 2**-8  # of a time in bfloat16
-
-
-def numbers_known(*values: Tensor) -> bool:
-    """Whether numbers can be looked at: not in compilers, transforms of functions, captures of CUDA graphs, nor for
-    meta and fake tensors."""
-    if torch.compiler.is_compiling() or (HAVE_PRIVATE_NAMES and transforms_active()):
-        return False
-    return checks.readable(*values)
 
 
 def outside(t: Tensor, t_max: float) -> Tensor:

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from .._core import checks
 from .._core.errors import message
+from .._core.registry import numbers_known
 from ._net import PLAIN, Setting, call, check_state, flat, join, wide
 from ._predictions import PREDICTIONS, conversion, edm_norm
-from ._ranges import numbers_known, outside, refuse_outside
+from ._ranges import outside, refuse_outside
 from .chain import VPDiscrete
 from .process import Process, Time, double, spread
 

@@ -11,9 +11,9 @@ from tqdm import tqdm
 
 from .._core import checks
 from .._core.errors import message
+from .._core.registry import numbers_known
 from ._net import check_state, drawing_nothing, flat, refuse_running_statistics, tensors_in, wide
 from ._random import sources
-from ._ranges import numbers_known
 from .chain import VPDiscrete
 from .denoiser import Denoiser, times_of
 from .losses import dsm_loss

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from .._core import checks
 from .._core.errors import message
-from ._ranges import numbers_known, refuse_outside, same_shape
+from .._core.registry import numbers_known
+from ._ranges import refuse_outside, same_shape
 
 Time = Tensor | float
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from .._core import checks
 from .._core.errors import message
 from .._core.pending import Pending
-from .._core.registry import HAVE_PRIVATE_NAMES, transforms_active
+from .._core.registry import transforms_active
 from ..ops.power_norm import FWD, STATS, V_FWD
 from ._mean_square import MeanSquareNorm, _Call, move_towards
 from ._phase import WarmUp
@@ -170,7 +170,7 @@ class PowerNorm(WarmUp, Pending, MeanSquareNorm):
     # --- forward ---
 
     def _refuse_transforms(self) -> None:
-        if not torch.compiler.is_compiling() and HAVE_PRIVATE_NAMES and transforms_active():
+        if not torch.compiler.is_compiling() and transforms_active():
             raise NotImplementedError(
                 f"{self._op}: in training its backward moves running_nu, which torch.func and vmap cannot. Hint: "
                 "eval(), or PowerNormV with its running_psi2 given to functional_call"

@@ -16,8 +16,7 @@ def is_given(weight: Tensor) -> bool:
 
 def transformed() -> bool:
     """Whether torch.func, vmap or forward mode is active, which supports only torch's own functions."""
-    active = registry.HAVE_PRIVATE_NAMES and registry.transforms_active()
-    return active or forward_ad._current_level >= 0
+    return registry.transforms_active() or forward_ad._current_level >= 0
 
 
 def compose(slot: Slot, weight: Tensor, values: Tensor) -> Tensor:

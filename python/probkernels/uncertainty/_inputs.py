@@ -10,7 +10,6 @@ from torch import Tensor
 
 from .._core import checks
 from .._core.errors import message
-from .._core.registry import HAVE_PRIVATE_NAMES, transforms_active
 
 MODES = ("auto", "top_label", "class_wise")
 BLOCK = 1 << 18  # entries that a CPU's cache holds
@@ -24,12 +23,6 @@ class Samples(NamedTuple):
     probs: Tensor  # (N,) or (N, C), float32 or float64
     labels: Tensor  # (N,) int64
     weight: Tensor  # (N,) float64
-
-
-def readable(*values: Tensor) -> bool:
-    """Whether numbers can be looked at: not in torch.compile, torch.func and fake tensors."""
-    traced = torch.compiler.is_compiling() or (HAVE_PRIVATE_NAMES and transforms_active())
-    return not traced and checks.readable(*values)
 
 
 def blocks(matrix: Tensor) -> Iterator[slice]:
@@ -73,20 +66,27 @@ def check_probs(op: str, name: str, given: Tensor, exclusive: bool = True) -> No
     raise ValueError(message(op, name, "rows that sum to 1", checks.offender(sums, wrong, "a sum of "), PROBABILITIES))
 
 
+def row_labels(op: str, name: str, labels: object, rows: Tensor, rows_name: str, wanted: str, hint: str = "") -> Tensor:
+    """Checks labels (...), integer or bool, of rows (..., M): an index from 0 to M - 1 each, which the error calls
+    ``wanted``. Returns them as int64."""
+    if not (isinstance(labels, Tensor) and labels.dtype is torch.bool):
+        checks.integer_tensor(op, name, labels, "labels.long() if all are whole numbers")
+    assert isinstance(labels, Tensor)
+    checks.shape(op, name, labels, rows.shape[:-1], f"(one label for each entry of '{rows_name}')")
+    checks.same_device(op, name, labels, rows, rows_name)
+    labels, count = labels.long(), rows.shape[-1]
+    wrong = (labels < 0) | (labels >= count)
+    if wrong.any():
+        raise ValueError(message(op, name, f"{wanted} 0 to {count - 1}", checks.offender(labels, wrong), hint))
+    return labels
+
+
 def class_labels(op: str, labels: object, values: Tensor, name: str) -> Tensor:
     """Checks labels (N,), integer or bool, of values (N,) of two classes or (N, C), and returns them as int64."""
-    if not (isinstance(labels, Tensor) and labels.dtype is torch.bool):
-        checks.integer_tensor(op, "labels", labels, "labels.long() if all are whole numbers")
-    assert isinstance(labels, Tensor)
-    checks.shape(op, "labels", labels, (len(values),), f"(one label for each entry of '{name}')")
-    checks.same_device(op, "labels", labels, values, name)
-    labels, classes = labels.long(), values.shape[1] if values.ndim == 2 else 2
-    wrong = (labels < 0) | (labels >= classes)
-    if wrong.any():
-        hint = f"'{name}' of shape (N,) are probabilities of class 1" if values.ndim == 1 else "drop ignored samples"
-        got = checks.offender(labels, wrong)
-        raise ValueError(message(op, "labels", f"classes 0 to {classes - 1}", got, hint))
-    return labels
+    if values.ndim == 2:
+        return row_labels(op, "labels", labels, values, name, "classes", "drop ignored samples")
+    hint = f"'{name}' of shape (N,) are probabilities of class 1"
+    return row_labels(op, "labels", labels, values[:, None].expand(-1, 2), name, "classes", hint)
 
 
 def check_weight(op: str, weight: Tensor | None, values: Tensor, name: str) -> Tensor:
@@ -171,9 +171,13 @@ def top_label(probs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """The largest probability of each row (N, C), and whether its class (the first one of a tie) is the label."""
     top = probs.amax(1)
     hit = probs.gather(1, labels[:, None])[:, 0] == top
-    # Equal largest entries are at most one half. Only these rows need argmax, which no CPU kernel vectorizes.
+    # Equal largest entries are at most one half. Only where there are some, argmax is needed, which no CPU vectorizes.
     unsure = (hit & (top <= 0.51)).nonzero()[:, 0]
-    hit[unsure] = probs[unsure].argmax(1) == labels[unsure]
+    for rows in blocks(probs[: len(unsure)]):
+        some = unsure[rows]
+        own = probs[some]
+        tied = some[torch.eq(own, top[some, None], out=torch.empty_like(own)).sum(1) > 1]
+        hit[tied] = probs[tied].argmax(1) == labels[tied]
     return top, hit
 
 

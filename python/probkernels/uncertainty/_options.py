@@ -7,7 +7,8 @@ from torch import Tensor
 
 from .._core import checks
 from .._core.errors import message
-from ._inputs import HALF, readable, widened
+from .._core.registry import numbers_known
+from ._inputs import HALF, row_labels, widened
 
 NO_OPTION = "leave such rows out, or allow one option"
 
@@ -34,7 +35,7 @@ def masked(op: str, name: str, wide: Tensor, mask: Tensor | None) -> Tensor:
     if mask is not None:
         check_mask(op, "mask", mask, wide, name)
         wide = wide.masked_fill(~mask, -torch.inf)
-    if not readable(wide):
+    if not numbers_known(wide):
         return wide
     wrong = wide.isnan() | (wide == torch.inf)
     if wrong.any():
@@ -57,7 +58,7 @@ def check_log_probs(op: str, log_probs: object, mask: Tensor | None) -> Tensor:
     """Checks log-probabilities (..., M) of all options that are not masked: their sum is 1."""
     hint = "gibbs(utility) makes log-probabilities of logits; give it the same mask"
     wide = masked(op, "log_probs", check_shape(op, "log_probs", log_probs, hint), mask)
-    if not readable(wide):
+    if not numbers_known(wide):
         return wide
     assert isinstance(log_probs, Tensor)
     tolerance = 1e-2 if log_probs.dtype in HALF else 1e-4
@@ -71,17 +72,11 @@ def check_log_probs(op: str, log_probs: object, mask: Tensor | None) -> Tensor:
 
 def check_labels(op: str, labels: object, wide: Tensor, name: str = "labels") -> Tensor:
     """Checks labels (...), the index of an allowed option each."""
-    checks.integer_tensor(op, name, labels)
-    assert isinstance(labels, Tensor)
-    checks.shape(op, name, labels, wide.shape[:-1], "(one label for each row of options)")
-    checks.same_device(op, name, labels, wide, "utility")
-    wrong = (labels < 0) | (labels >= wide.shape[-1])
+    given = row_labels(op, name, labels, wide, "utility", "options")
+    wrong = chosen(wide.detach(), given) == -torch.inf
     if wrong.any():
-        raise ValueError(message(op, name, f"options 0 to {wide.shape[-1] - 1}", checks.offender(labels, wrong)))
-    wrong = chosen(wide.detach(), labels.long()) == -torch.inf
-    if wrong.any():
-        raise ValueError(message(op, name, "options that are allowed", checks.offender(labels, wrong)))
-    return labels.long()
+        raise ValueError(message(op, name, "options that are allowed", checks.offender(given, wrong)))
+    return given
 
 
 def chosen(values: Tensor, choice: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .._core import checks
 from .._core.errors import message
-from ._inputs import readable
+from .._core.registry import numbers_known
 
 KINDS = ("cos01", "abscos")
 ASYMMETRY = {torch.float64: 1e-4, torch.float32: 1e-4}  # of the largest entry; what rounding and gradcheck make
@@ -21,7 +21,7 @@ def similarities(op: str, name: str, value: object, least: int = 2) -> Tensor:
         wanted = f"square matrices (..., N, N) with N >= {least}"
         hint = "one row for each text; paraphrases are needed, as the original alone scores 0" if least > 1 else ""
         raise ValueError(message(op, name, wanted, f"shape {tuple(value.shape)}", hint))
-    if readable(value):
+    if numbers_known(value):
         _check_entries(op, name, value.detach())
     return value.double()
 
@@ -70,11 +70,11 @@ def similarity_matrix(embeddings: Tensor, kind: str = "cos01") -> Tensor:
         got = f"shape {tuple(embeddings.shape)}"
         raise ValueError(message(op, "embeddings", "shape (..., N, D), one row for each text", got))
     wide = embeddings.double()
-    if readable(embeddings):
+    if numbers_known(embeddings):
         checks.finite(op, "embeddings", embeddings.detach())
     # Divided by the largest entry first, whose square could overflow.
     largest = wide.detach().abs().amax(-1, keepdim=True)
-    if readable(embeddings) and (largest < torch.finfo(wide.dtype).tiny).any():
+    if numbers_known(embeddings) and (largest < torch.finfo(wide.dtype).tiny).any():
         got = f"zeros in row {checks.offender(largest[..., 0], largest[..., 0] == 0)}"
         raise ValueError(message(op, "embeddings", "vectors with a direction", got, "is a text empty?"))
     unit = torch.nn.functional.normalize(wide / largest, dim=-1)

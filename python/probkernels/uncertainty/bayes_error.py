@@ -11,9 +11,9 @@ from torch.utils.checkpoint import checkpoint
 
 from .._core import checks
 from .._core.errors import message
+from .._core.registry import numbers_known
 from ..ops import pairwise_softmax
 from ..training import Loop
-from ._inputs import readable
 
 REDUCTIONS = ("mean", "sum", "none")
 RULES = ("neighbors", "median")
@@ -29,7 +29,7 @@ def _points(op: str, features: object) -> Tensor:
         raise ValueError(
             message(op, "features", expected, f"shape {tuple(features.shape)}", "flatten(1) flattens images")
         )
-    if readable(features):
+    if numbers_known(features):
         checks.finite(op, "features", features.detach())
     return features
 

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from .._core import checks
 from .._core.errors import message
 from ..training import EarlyStopping, Loop
+from ._fitted import not_fitted
 from .calibration import debiased_ece, ece
 from .h_calibration import Settings, check_settings, value_and_gradient
 from .mappings import CANDIDATES, MAPPINGS, SIZES, MonotoneNetwork, build
-from .scaling import check_calibration_set, check_logits, not_fitted
+from .scaling import check_calibration_set, check_logits
 
 KINDS = tuple(MAPPINGS)
 SCALE = 1e5  # of the loss, as in the authors' code: keeps small gradients above Adam's own eps of 1e-8

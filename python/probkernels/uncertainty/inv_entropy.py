@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .._core import checks
 from .._core.errors import message
-from ._inputs import readable
+from .._core.registry import numbers_known
 from ._similarity import similarities
 
 MEASURES = ("inv", "ni", "wd", "max")
@@ -254,7 +254,7 @@ def tsu(scores: Tensor) -> Tensor:
     if scores.ndim < 2 or scores.shape[-1] < 2 or scores.shape[-2] == 0:
         wanted = "shape (..., questions, temperatures) with at least one question and two temperatures"
         raise ValueError(message("tsu", "scores", wanted, f"shape {tuple(scores.shape)}"))
-    if readable(scores) and scores.isnan().any():
+    if numbers_known(scores) and scores.isnan().any():
         raise ValueError(message("tsu", "scores", "numbers", checks.offender(scores, scores.isnan())))
     rising = (scores[..., 1:] > scores[..., :-1]).all(-1)
     return rising.double().mean(-1).to(torch.float64 if scores.dtype is torch.float64 else torch.float32)

@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from .._core import checks
+from ._fitted import FittedMap
 from .conversions import revealed_gap
-from .scaling import _Scaling, check_calibration_set, check_logits
+from .scaling import check_calibration_set, check_logits
 
 SCORES = ("gap", "utility")
 
 
-class IsotonicConversion(_Scaling):
+class IsotonicConversion(FittedMap):
     """Makes probabilities of utilities by their order: how often an option of such a score is right.
 
     A non-decreasing piecewise linear map, fitted with scikit-learn's ``IsotonicRegression`` to all N * C options of

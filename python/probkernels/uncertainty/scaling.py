@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from .._core import checks
 from .._core.errors import message
+from ._fitted import FittedMap
 from ._inputs import class_labels, widened
 
 STEPS = 200  # of L-BFGS; it stops earlier where the gradient is 0
@@ -36,11 +37,6 @@ def check_calibration_set(op: str, logits: object, labels: object, name: str = "
     return given, classes.clone()
 
 
-def not_fitted(op: str) -> RuntimeError:
-    """The error of a calibrator that is used before it is fitted."""
-    return RuntimeError(f"{op}: no parameters yet. Hint: call fit(logits, labels), or load_state_dict first")
-
-
 def _minimize(loss: Any, *parameters: Tensor) -> None:
     """Minimizes a convex loss of float64 parameters in place."""
     for parameter in parameters:
@@ -66,32 +62,7 @@ def _standardized(wide: Tensor, dim: int | None) -> tuple[Tensor, Tensor, Tensor
     return (wide - mean) / std, mean, std
 
 
-class _Scaling(nn.Module):
-    """Keeps fitted parameters as buffers of the logits' dtype and device, one tensor each."""
-
-    def __init__(self, *names: str) -> None:
-        super().__init__()
-        self.names = names
-        for name in names:
-            self.register_buffer(name, None)
-
-    def _keep(self, like: Tensor, **fitted: Tensor) -> None:
-        for name, value in fitted.items():
-            setattr(self, name, value.detach().to(like))
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        for name in self.names:  # one that is not fitted yet takes any shape
-            found = state_dict.get(prefix + name)
-            if getattr(self, name) is None and isinstance(found, Tensor):
-                setattr(self, name, torch.empty_like(found))
-        super()._load_from_state_dict(state_dict, prefix, *rest)
-
-    def _check_fitted(self) -> None:
-        if getattr(self, self.names[0]) is None:
-            raise not_fitted(type(self).__name__)
-
-
-class TemperatureScaling(_Scaling):
+class TemperatureScaling(FittedMap):
     """Divides logits by the temperature of the largest likelihood. The predicted class stays the same.
 
     From Guo et al., *On Calibration of Modern Neural Networks*, ICML 2017, https://arxiv.org/abs/1706.04599.
@@ -131,7 +102,7 @@ class TemperatureScaling(_Scaling):
         return (check_logits("TemperatureScaling", logits) / self.temperature).log_softmax(1)
 
 
-class VectorScaling(_Scaling):
+class VectorScaling(FittedMap):
     """A factor and an offset for the logit of each class, of the largest likelihood. The predicted class may change.
 
     From Guo et al., *On Calibration of Modern Neural Networks*, ICML 2017, https://arxiv.org/abs/1706.04599.
@@ -180,7 +151,7 @@ class VectorScaling(_Scaling):
         return (self.scale * check_logits("VectorScaling", logits, len(self.scale)) + self.bias).log_softmax(1)
 
 
-class PlattScaling(_Scaling):
+class PlattScaling(FittedMap):
     """A logistic regression of the label on one score, for two classes.
 
     From Platt, *Probabilistic Outputs for Support Vector Machines*, 1999. The targets are Platt's, a little inside of
