@@ -45,7 +45,7 @@ def fit_noprop(
         y: (N,) classes.
         epochs: number of passes over the data.
         batch_size: rows of a batch. A last batch of one row joins the one before.
-        lr: learning rate.
+        lr: learning rate. What blocks share takes one step a batch instead of the T of the paper, at T times this rate.
         weight_decay: weight decay, of the vectors of classes too if they are learned.
         stacked: whether all T blocks of a NoPropDT train as one batched product. They must be alike and must not depend
             on Python values that differ. Else one after the other, which keeps one block's activations at a time.
@@ -86,7 +86,7 @@ def fit_noprop(
     batches = _batches(len(x), batch_size, epochs, generator)
     steps = epochs * len(_parts(torch.arange(len(x)), batch_size))
     team = DataParallel(group)
-    work = _Blocks(model, team, stacked, generator) if isinstance(model, NoPropDT) else _OneNet(model, generator)
+    work = _Blocks(model, team, stacked, lr, generator) if isinstance(model, NoPropDT) else _OneNet(model, generator)
     kind = torch.optim.AdamW if isinstance(model, NoPropDT) else torch.optim.Adam
     optimizer = kind(work.parameters, lr=lr, weight_decay=weight_decay, fused=x.device.type in ("cpu", "cuda"))
     losses: list[float] = []
@@ -149,7 +149,9 @@ class _OneNet:
 class _Blocks:
     """The blocks of a NoPropDT that this process trains, and what all blocks share."""
 
-    def __init__(self, model: NoPropDT, team: DataParallel, stacked: bool, generator: torch.Generator | None) -> None:
+    def __init__(
+        self, model: NoPropDT, team: DataParallel, stacked: bool, lr: float, generator: torch.Generator | None
+    ) -> None:
         count = len(model.blocks)
         if team.size > count:
             raise ValueError(message(OP, "group", f"at most {count} processes, one a block", f"{team.size}"))
@@ -162,7 +164,8 @@ class _Blocks:
         values = list(self.stacked.values()) if self.stack else [p for block in own for p in block.parameters()]
         of_blocks = set(model.blocks.parameters())
         self.shared = [p for p in model.parameters() if p.requires_grad and p not in of_blocks]
-        self.parameters = [p for p in dict.fromkeys(values) if p.requires_grad] + self.shared
+        of_own = [p for p in dict.fromkeys(values) if p.requires_grad]
+        self.parameters = [{"params": of_own, "lr": lr}, {"params": self.shared, "lr": lr * count}]
 
     def backward(self, x: Tensor, y: Tensor) -> float:
         """Adds the gradients of a batch; returns the mean loss of all blocks."""
