@@ -100,7 +100,8 @@ def fit_noprop(
                 optimizer.step()
                 loop.show(loss=losses[-1])
     finally:  # also after Ctrl-C
-        work.finish()
+        work.write()
+    work.exchange()  # not after an error: the other processes might not come
     return losses
 
 
@@ -142,8 +143,11 @@ class _OneNet:
         loss.backward()
         return loss.item()
 
-    def finish(self) -> None:
-        pass
+    def write(self) -> None:
+        """The network itself was trained."""
+
+    def exchange(self) -> None:
+        """There are no other processes."""
 
 
 class _Blocks:
@@ -184,10 +188,13 @@ class _Blocks:
         for t, source in zip(self.numbers, self.sources, strict=True):
             yield self.model.block_loss(t, x, y, source)  # its activations end with its backward pass
 
-    def finish(self) -> None:
-        """Writes stacked numbers back to the blocks; then every process gets the blocks of all."""
+    def write(self) -> None:
+        """Writes stacked numbers back to the blocks."""
         if self.stack is not None:
             self.stack.write(self.stacked)
+
+    def exchange(self) -> None:
+        """Every process gets the blocks of all."""
         if self.team.size > 1:
             _exchange(self.model.blocks, self.numbers, self.team)
 
