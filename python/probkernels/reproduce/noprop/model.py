@@ -81,6 +81,8 @@ class Block(nn.Module):
 class TimeNet(nn.Module):
     """The network of CT and FM: paths of x, z and the time, no batch normalization."""
 
+    rates: Tensor
+
     def __init__(self, inputs: int, width: int = 128, frequencies: int = 32) -> None:
         super().__init__()
         self.of_x, self.of_z, self.of_t = (
