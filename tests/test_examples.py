@@ -54,6 +54,12 @@ def other_wordings_show_what_is_not_known(printed: str) -> None:
     assert max(scores[:2]) < min(scores[2:])
 
 
+@check_of("noprop_digits")
+def blocks_that_learn_alone_keep_up(printed: str) -> None:
+    ours, quiet, theirs = (float(figure) for figure in re.findall(r"(\d+\.\d) % right", printed))
+    assert min(ours, quiet) > 95 and quiet > theirs - 1
+
+
 @check_of("power_norm_transformer")
 def transformer_learns_and_folds(printed: str) -> None:
     accuracies = [float(figure) for figure in re.findall(r"accuracy (\d\.\d+)", printed)]

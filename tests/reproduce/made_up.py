@@ -10,6 +10,7 @@ from probkernels.reproduce.cape import records as cape
 from probkernels.reproduce.circuits import records as circuits
 from probkernels.reproduce.h_calibration import records as calibration
 from probkernels.reproduce.inv_entropy import records as inv_entropy
+from probkernels.reproduce.noprop import records as noprop
 from probkernels.reproduce.pc_compression import records as compression
 from probkernels.reproduce.powernorm import records as powernorm
 from probkernels.reproduce.powernorm.experiment import NORMS
@@ -214,6 +215,16 @@ def of_unlearnable(worse: bool) -> list[Any]:
         for seed in unlearnable.SEEDS:
             found.append(unlearnable.Attack(way, seed, change, errors, None, 0.965, 0.962, accuracy, mixed))
     return found
+
+
+def of_noprop(worse: bool) -> list[Any]:
+    """Classifiers at the expected accuracies; or with NoProp-DT as poor as NoProp-CT, and memory that is swapped."""
+    accuracies = noprop.EXPECTED | {noprop.LINEAR: 0.95} | ({noprop.DT: noprop.EXPECTED[noprop.CT]} if worse else {})
+    growth = {noprop.ONE_BLOCK: worse, noprop.CHAIN: not worse}
+    return [
+        *(noprop.Trained("digits", way, seed, 60, [value] * 3) for way, value in accuracies.items() for seed in (0, 1)),
+        *(noprop.Kept(way, n, 1000 * (n if grows else 1)) for way, grows in growth.items() for n in noprop.DEPTHS),
+    ]
 
 
 MADE_UP = {name.removeprefix("of_"): function for name, function in list(globals().items()) if name.startswith("of_")}
