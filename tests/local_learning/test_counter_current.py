@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -31,8 +32,8 @@ def net(*widths: int, bias: bool = False, activation: nn.Module | None = None) -
     return nn.Sequential(*modules[:-1]).double()
 
 
-def small(**options: object) -> CounterCurrent:
-    model = CounterCurrent(net(2, 3, 2), **options)  # type: ignore[arg-type]
+def small(**options: Any) -> CounterCurrent:
+    model = CounterCurrent(net(2, 3, 2), **options)
     layers = [
         layer for part in (model.forward_net, model.feedback_net) for layer in part if isinstance(layer, nn.Linear)
     ]
@@ -248,9 +249,9 @@ def test_there_is_one_warm_up() -> None:
     factors: list[float] = []
 
     class Watched(CounterCurrent):
-        def step(self, *args: object, factor: float = 1.0, **options: object) -> list[Tensor]:
+        def step(self, *args: Any, factor: float = 1.0, **options: Any) -> list[Tensor]:
             factors.append(factor)
-            return super().step(*args, factor=factor, **options)  # type: ignore[arg-type]
+            return super().step(*args, factor=factor, **options)
 
     model = Watched(net(4, 5, 3))
     x, y = batch(8, 4, 3)

@@ -11,7 +11,7 @@ from torch import nn
 
 from .._core import checks
 from .._core.errors import message
-from ._blocks import BATCH_NORMS, KNOWN, Dense, block, dense, layer_of, spans
+from ._blocks import BATCH_NORMS, KNOWN, block, layer_of, spans
 
 CONVS: dict[type[nn.Module], type[nn.Module]] = {
     nn.Conv1d: nn.Conv1d, nn.Conv2d: nn.Conv2d, nn.Conv3d: nn.Conv3d
@@ -83,9 +83,9 @@ def _shapes(
     net: nn.Sequential, parts: Sequence[Sequence[nn.Module]], input_shape: Sequence[int] | None
 ) -> list[tuple[int, ...]]:
     """The shapes of all states, without the batch."""
-    linear: list[Dense] = [part for part in map(dense, parts) if part is not None]
+    linear = [layer for layer in map(layer_of, parts) if isinstance(layer, nn.Linear)]
     if input_shape is None and len(linear) == len(parts):
-        return [(linear[0].layer.in_features,), *((part.layer.out_features,) for part in linear)]
+        return [(linear[0].in_features,), *((layer.out_features,) for layer in linear)]
     if input_shape is None:
         hint = "the shape of one input, such as (3, 32, 32)"
         raise ValueError(message("mirror", "input_shape", "a shape, as not all layers are linear", "None", hint))
