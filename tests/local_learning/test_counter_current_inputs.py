@@ -173,6 +173,8 @@ def test_diagnostics_check_their_inputs() -> None:
         linear_cka(X[:1], X[:1])
     with pytest.raises(ValueError, match=r"'feedback_layer': expected weights of shape \(4, 3\)"):
         weight_cosine(nn.Linear(4, 3), nn.Linear(4, 3))
+    with pytest.raises(ValueError, match="'forward_layer': expected a linear layer or a convolution, got Sequential"):
+        weight_cosine(nn.Sequential(nn.Linear(4, 3)), nn.Linear(3, 4))
 
 
 def test_models_are_copied_and_stored() -> None:

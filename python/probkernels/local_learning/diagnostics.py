@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 from torch import Tensor, nn
 
@@ -62,7 +60,7 @@ def weight_cosine(forward_layer: nn.Module, feedback_layer: nn.Module) -> Tensor
         0-d tensor in [-1, 1]; its ``acos()`` is the angle.
 
     Raises:
-        ValueError: the shapes do not fit.
+        ValueError: a module has no matrix of weights, or the shapes do not fit.
 
     Example:
         >>> import torch
@@ -73,7 +71,13 @@ def weight_cosine(forward_layer: nn.Module, feedback_layer: nn.Module) -> Tensor
         >>> round(float(weight_cosine(one, other)), 4)
         1.0
     """
-    u, v = (cast(Tensor, layer.weight).detach() for layer in (forward_layer, feedback_layer))
+    found: list[Tensor] = []
+    for name, layer in (("forward_layer", forward_layer), ("feedback_layer", feedback_layer)):
+        weight = getattr(layer, "weight", None)
+        if not isinstance(weight, Tensor) or weight.ndim < 2:
+            raise ValueError(message("weight_cosine", name, "a linear layer or a convolution", type(layer).__name__))
+        found.append(weight.detach())
+    u, v = found
     turned = v.transpose(0, 1).flip(tuple(range(2, v.ndim)))
     if u.shape != turned.shape:
         wanted = f"weights of shape {tuple(u.transpose(0, 1).shape)}"
