@@ -8,6 +8,7 @@ import torch
 from probkernels.reproduce.adjoint_dpm import records as adjoint
 from probkernels.reproduce.cape import records as cape
 from probkernels.reproduce.circuits import records as circuits
+from probkernels.reproduce.counter_current import records as counter
 from probkernels.reproduce.h_calibration import records as calibration
 from probkernels.reproduce.inv_entropy import records as inv_entropy
 from probkernels.reproduce.noprop import records as noprop
@@ -228,3 +229,17 @@ def of_noprop(worse: bool) -> list[Any]:
 
 
 MADE_UP = {name.removeprefix("of_"): function for name, function in list(globals().items()) if name.startswith("of_")}
+
+
+def of_counter_current(worse: bool) -> list[Any]:
+    """Networks at the expected accuracies, or local rules at half of back-propagation and memory that is kept."""
+    found: list[Any] = []
+    for (source, rule), values in counter.EXPECTED.items():
+        for seed, value in enumerate(values):
+            accuracy = value / 2 if worse and rule == counter.CODE else value
+            alike = [0.05, 0.5] if "counter" in rule else []
+            found.append(counter.Trained(source, rule, seed, accuracy, [0.5, accuracy], alike, alike))
+    sizes = {counter.CLOSED: 100 * worse}
+    return found + [
+        counter.Kept(form, depth, sizes.get(form, 1000 * depth)) for form in counter.FORMS for depth in counter.DEPTHS
+    ]
