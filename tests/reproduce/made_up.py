@@ -9,6 +9,7 @@ from probkernels.reproduce.adjoint_dpm import records as adjoint
 from probkernels.reproduce.cape import records as cape
 from probkernels.reproduce.circuits import records as circuits
 from probkernels.reproduce.counter_current import records as counter
+from probkernels.reproduce.forward_gnn import records as forward_gnn
 from probkernels.reproduce.h_calibration import records as calibration
 from probkernels.reproduce.inv_entropy import records as inv_entropy
 from probkernels.reproduce.noprop import records as noprop
@@ -243,3 +244,24 @@ def of_counter_current(worse: bool) -> list[Any]:
     return found + [
         counter.Kept(form, depth, sizes.get(form, 1000 * depth)) for form in counter.FORMS for depth in counter.DEPTHS
     ]
+
+
+def of_forward_gnn(worse: bool) -> list[Any]:
+    """Networks at the expected figures, or layers that learn nothing, and memory that grows with the wrong way."""
+    found: list[Any] = []
+    for data, splits in forward_gnn.SPLITS.items():
+        for split in splits:
+            for place, depth in enumerate(forward_gnn.DEPTHS):
+                forward, backward = (
+                    forward_gnn.EXPECTED[forward_gnn.CORA_ML, way][place] for way in (forward_gnn.SF, forward_gnn.BP)
+                )
+                values = (30.0, backward + 20) if worse else (forward, backward)
+                for way, value in zip((forward_gnn.SF, forward_gnn.BP), values, strict=True):
+                    found.append(forward_gnn.Trained(data, split, way, depth, value))
+            found.append(forward_gnn.Trained(data, split, forward_gnn.LINEAR, 1, 55.0))
+    for depth in forward_gnn.MEMORY_DEPTHS:
+        growing = 1000 * depth
+        kept = (growing, 1000) if worse else (1000, growing)
+        ways = zip((forward_gnn.SF, forward_gnn.BP), kept, strict=True)
+        found += [forward_gnn.Memory(way, depth, count) for way, count in ways]
+    return found
