@@ -49,7 +49,7 @@ struct Decide {
   PK_HD static void run(Gate mode, bool sampled, const std::uint32_t* words, const A* noise, A by, int count,
                         GateBlock<A>* block) {
     for_mode(mode, [&](auto kind) PK_INLINE {
-      const A *const a = block->a;
+      const A* const a = block->a;
       A *const h = block->h, *const slope = block->slope;
       const auto loop = [&](auto draws) PK_INLINE {
 #pragma GCC ivdep

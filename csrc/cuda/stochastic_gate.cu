@@ -17,8 +17,7 @@ __device__ __forceinline__ void gates(const GateRule& rule, const Quad& at, cons
   for_mode(rule.mode, [&](auto kind) {
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
-      const Gated<A> one =
-          gate_of<decltype(kind)::value>(a[k], words.word[k], noise[k], A(rule.slope), rule.sampled);
+      const Gated<A> one = gate_of<decltype(kind)::value>(a[k], words.word[k], noise[k], A(rule.slope), rule.sampled);
       h[k] = one.h;
       slope[k] = one.slope;
     }

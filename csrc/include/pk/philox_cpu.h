@@ -102,7 +102,8 @@ class NoiseBlock {
   }
 
  private:
-  static constexpr int kCounters = kBlock + 16;  // rows of one element, or one that begins inside a counter; whole vectors
+  static constexpr int kCounters =
+      kBlock + 16;  // rows of one element, or one that begins inside a counter; whole vectors
 
   template <int B>
   PK_HD void words(int counters, std::int64_t step) {
@@ -139,7 +140,8 @@ class NoiseBlock {
     return packed_;
   }
 
-  alignas(64) std::uint64_t counter_[kCounters] = {}, row_[kCounters] = {}, key0_[kCounters] = {}, key1_[kCounters] = {};
+  alignas(64) std::uint64_t counter_[kCounters] = {}, row_[kCounters] = {}, key0_[kCounters] = {},
+                            key1_[kCounters] = {};
   alignas(64) std::uint32_t word_[4][kCounters];
   alignas(64) A four_[4 * kCounters];
   alignas(64) A packed_[kBlock + kLanes];

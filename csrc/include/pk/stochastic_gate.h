@@ -36,9 +36,7 @@ struct GateRule {
   Seeds seeds;
   bool shared;  // seeds.of_rows is a single seed, of all rows: where it lies is read by the kernel
 
-  PK_HD Seeds resolved() const {
-    return shared ? Seeds{nullptr, seeds.of_rows[0], seeds.row, seeds.step} : seeds;
-  }
+  PK_HD Seeds resolved() const { return shared ? Seeds{nullptr, seeds.of_rows[0], seeds.row, seeds.step} : seeds; }
   // The same without noise, where only slopes are asked for that do not depend on it.
   GateRule for_slopes() const {
     GateRule rule = *this;
@@ -76,11 +74,10 @@ template <class A>
 PK_HD A exp_below(A x) {
   using M = NormalMath<A>;
   using E = ExpMath<A>;
-  constexpr double kSeries[] = {inverse_factorial(0),  inverse_factorial(1),  inverse_factorial(2),
-                                inverse_factorial(3),  inverse_factorial(4),  inverse_factorial(5),
-                                inverse_factorial(6),  inverse_factorial(7),  inverse_factorial(8),
-                                inverse_factorial(9),  inverse_factorial(10), inverse_factorial(11),
-                                inverse_factorial(12), inverse_factorial(13)};
+  constexpr double kSeries[] = {
+      inverse_factorial(0),  inverse_factorial(1),  inverse_factorial(2),  inverse_factorial(3), inverse_factorial(4),
+      inverse_factorial(5),  inverse_factorial(6),  inverse_factorial(7),  inverse_factorial(8), inverse_factorial(9),
+      inverse_factorial(10), inverse_factorial(11), inverse_factorial(12), inverse_factorial(13)};
   const BitsOf<A> inside = mask_of<A>(x > E::kLow);
   const A t = select(inside, x, E::kLow);
   const A shifted = mul(t, A(1.4426950408889634)) + E::kRound, n = shifted - E::kRound;

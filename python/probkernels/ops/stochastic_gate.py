@@ -26,7 +26,9 @@ RULE = "Tensor? seeds, int seed, int row, int step, str mode, bool sampled, floa
 # --- kernels ---
 
 
-def _rule(a: Tensor, seeds: Tensor | None, seed: int, row: int, step: int, mode: str, sampled: bool, slope: float) -> Any:
+def _rule(
+    a: Tensor, seeds: Tensor | None, seed: int, row: int, step: int, mode: str, sampled: bool, slope: float
+) -> Any:
     """The arguments of a launcher after its tensors."""
     rows = a.shape[0] if a.dim() else 1
     shared = seeds is not None and seeds.dim() == 0
