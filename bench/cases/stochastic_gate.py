@@ -1,4 +1,4 @@
-"""Stochastic gates of 2000 experts, drawn, applied and differentiated, against the same in torch; floor: their noise."""
+"""Stochastic gates of 2000 experts: drawn, applied and differentiated; against torch; floor: their noise."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The cases of a sampler's step, of random numbers and of stochastic gates: every provider against its oracle, and the traffic."""
+"""The cases of samplers, random numbers and stochastic gates: every provider against its oracle, and the traffic."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stochastic gates on every backend: bits, the paper's probabilities and estimators, what noise may depend on, errors."""
+"""Stochastic gates on every backend: bits, the paper's means and estimators, what noise depends on, errors."""
 
 from __future__ import annotations
 
