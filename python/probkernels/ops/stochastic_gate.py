@@ -80,6 +80,10 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     return (into_a, None if v is None else into_v, *rest)
 
 
+def _no_forward_mode(*_: Any) -> Any:
+    raise NotImplementedError("stochastic_gate has no forward-mode derivative. Hint: use reverse mode")
+
+
 # --- the ops ---
 
 
@@ -108,6 +112,7 @@ OP = Op(
     fake=lambda a, *_: a.new_empty(a.shape),
     setup=_setup,
     backward=_backward,
+    forward_mode=_no_forward_mode,
     examples=_examples,
 )
 
@@ -118,6 +123,7 @@ BACKWARD = Op(
     reference=reference.stochastic_gate_bwd,
     kernels=dict.fromkeys(KINDS, _bwd_kernel),
     fake=_bwd_fake,
+    forward_mode=_no_forward_mode,
     examples=_bwd_examples,
 )
 
@@ -214,7 +220,7 @@ def stochastic_gate(
         generator: draws the seed; torch's own if None. Of the device of ``a``.
 
     Returns:
-        h or h v, of the shape and dtype of ``a``. Differentiable in ``a`` and ``v``, any number of times.
+        h or h v, of the shape and dtype of ``a``. Differentiable in ``a`` and ``v`` in reverse mode.
 
     Raises:
         TypeError: a dtype or kind of argument is wrong.
