@@ -5,7 +5,6 @@ the bit what csrc/include/pk/stochastic_gate.h gives: fused multiply-adds are ex
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -55,30 +54,6 @@ def logistic(word: Tensor, dtype: torch.dtype) -> Tensor:
     return philox.log_of_parts(*philox.parts_of(odds))
 
 
-class _Estimate(torch.autograd.Function):
-    """``h``, of which ``slope`` counts as the derivative in ``a``; the derivatives of ``slope`` are its own."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(h: Tensor, slope: Tensor, a: Tensor) -> Tensor:
-        return h.clone()
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        ctx.save_for_backward(inputs[1])
-        ctx.save_for_forward(inputs[1])
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[None, None, Tensor]:
-        return None, None, grad * ctx.saved_tensors[0]
-
-    @staticmethod
-    def jvp(ctx: Any, h: Any, slope: Any, a: Tensor | None) -> Tensor:
-        (slope,) = ctx.saved_tensors
-        return torch.zeros_like(slope) if a is None else a * slope
-
-
 def _rows(a: Tensor) -> tuple[int, int]:
     rows = a.shape[0] if a.dim() else 1
     return rows, a.numel() // rows if rows else 0
@@ -110,7 +85,7 @@ def _gates(a: Tensor, words: Tensor | None, mode: str, slope: float) -> tuple[Te
 
 
 def _curvature(a: Tensor, h: Tensor, mode: str, slope: float) -> Tensor:
-    """The derivative of dh/da, in differentiable torch."""
+    """The derivative of dh/da."""
     p = torch.sigmoid(a * slope)
     if mode == STRAIGHT[1]:
         return slope**2 * p * (1 - p) * (1 - 2 * p)
@@ -127,8 +102,9 @@ def _parts(
     with torch.no_grad():
         words = philox.row_words(*_rows(a), a.device, seeds, seed, row, step) if sampled else None
         h, estimate = _gates(wide.detach(), words, mode, slope)
-    estimate = _Estimate.apply(estimate, _curvature(wide, h, mode, slope), wide)
-    return _Estimate.apply(h, estimate, wide), estimate
+        bend = _curvature(wide.detach(), h, mode, slope)
+    zero = torch.where(wide.isfinite(), wide - wide.detach(), 0.0)  # carries derivatives, to second order
+    return h + estimate * zero + 0.5 * bend * zero * zero, estimate + bend * zero
 
 
 def stochastic_gate(
