@@ -1,16 +1,16 @@
-"""The cases of a sampler's step and of random numbers: every provider against its oracle, and the traffic."""
+"""The cases of samplers, random numbers and stochastic gates: every provider against its oracle, and the traffic."""
 
 from __future__ import annotations
 
 import pytest
 from probkernels.bench.case import Case
-from probkernels.bench.cases import linear_step, philox
+from probkernels.bench.cases import linear_step, philox, stochastic_gate
 from probkernels.bench.runner import Point
 
 SMALL = {"device": "cpu", "dtype": "float32", "threads": 1, "rows": 3, "elements": 70}
 
 
-@pytest.mark.parametrize("case", [linear_step.CASE, philox.CASE], ids=lambda c: c.name)
+@pytest.mark.parametrize("case", [linear_step.CASE, philox.CASE, stochastic_gate.CASE], ids=lambda c: c.name)
 def test_every_provider_is_right(case: Case) -> None:
     point = Point(case, SMALL)
     for provider in (p for p in case.providers if "cpu" in p.devices):
@@ -22,3 +22,4 @@ def test_traffic() -> None:
     tensor = 4 * 3 * 70
     assert [linear_step.traffic(SMALL, mode) // tensor for mode in linear_step.MODES] == [5, 6, 3, 5]
     assert philox.CASE.bytes(SMALL, "normal") == tensor
+    assert [stochastic_gate.traffic(SMALL, mode) // tensor for mode in stochastic_gate.CASE.modes] == [8] * 5 + [2]
