@@ -224,6 +224,11 @@ PK_OP(philox,              DType, Out,     Maybe, Int, Int, Int,  Int, Int,  boo
 PK_OP(linear_step,         DType, Tensors,         In,                       Maybe,           Maybe, Out,       Int, Int, Int, Int, Int,  Int, Int)
 //                         dtype  inputs (I)(B,n)  y (O,B,n)  seeds  sums (G,O,I+noisy) f64  scratch (G,chunks,O,I+noisy) f64  G    B    n    O    noisy  seed  row  step
 PK_OP(linear_step_dots,    DType, Tensors,         In,        Maybe, Out,                    Out,                              Int, Int, Int, Int, bool,  Int,  Int, Int)
+// B rows of n elements; v and its gradient may be absent; seeds (B) i64, or one that rows share, or none beside an int
+//                          dtype  a (B,n)  v (B,n)  seeds  y (B,n)  B    n    mode  sampled  slope   shared  seed  row  step
+PK_OP(stochastic_gate,      DType, In,      Maybe,   Maybe, Out,     Int, Int, Int,  bool,    double, bool,   Int,  Int, Int)
+//                          dtype  grad_y (B,n)  a (B,n)  v (B,n)  seeds  grad_a, grad_v (1 or 2)(B,n)  B    n    mode  sampled  slope   shared  seed  row  step
+PK_OP(stochastic_gate_bwd,  DType, In,           In,      Maybe,   Maybe, Tensors,                      Int, Int, Int,  bool,    double, bool,   Int,  Int, Int)
 // A tile (R,C) of inner products of N points, sorted into K classes; row, col: the first points of the tile
 //                             dtype  products (R,C)  half (N)  bounds (K+1) i64  best (N)  sums (N,K)  R    C    row  col  K
 PK_CPU_OP(pairwise_softmax,    DType, Out,            In,       In,               Out,      Out,        Int, Int, Int, Int, Int)

@@ -15,7 +15,7 @@ template <class Make>
 struct DrawBlock {
   template <int B, class A>
   PK_HD static void run(NoiseBlock<A>* noise, const Seeds& seeds, Int n, Int first, Int last, const A** drawn) {
-    *drawn = noise->draw(seeds, n, first, last, Make{});
+    *drawn = noise->template draw<B>(seeds, n, first, last, Make{});
   }
 };
 template <class Make, class A>

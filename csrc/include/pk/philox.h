@@ -144,19 +144,10 @@ PK_HD constexpr double taylor(int n) {
   return (n / 2 % 2 ? -1.0 : 1.0) / factorial;
 }
 
-// sqrt(-2 log u) of a word's u = (its 31 leading bits + 1/2) / 2^31, in (0, 1].
+// Log of 2^k (1 + f) with 1 + f between the roots of 1/2 and 2.
 template <class A>
-PK_HD A radius(std::uint32_t word) {
+PK_HD A log_of_parts(A k, A f) {
   using M = NormalMath<A>;
-  using Bits = typename M::Bits;
-  const A u = mul(A(std::int32_t(word >> 1)) + A(0.5), A(0x1p-31));
-  // u = 2^k (1 + f) with 1 + f between the roots of 1/2 and 2
-  const Bits bits = bit_cast<Bits>(u) + (M::kOne - M::kRootHalf);
-  const std::int32_t exponent = std::int32_t(bits >> M::kMantissa) - M::kBias;  // at most 0
-  const A k = A(exponent);
-  const A near = bit_cast<A>(Bits((bits & ((Bits(1) << M::kMantissa) - 1)) + M::kRootHalf)) - A(1);
-  const A below = mul(A(std::int32_t(~word >> 1)) + A(0.5), A(0x1p-31));  // 1 - u, of which u near 1 has lost digits
-  const A f = select(Bits(exponent >> 31), near, -below);
   const A s = quotient(f, f + A(2)), z = mul(s, s), half_square = mul(mul(f, f), A(0.5));
   A sum = M::log_term(M::kLogTerms - 1);
 #ifdef __CUDACC__
@@ -166,8 +157,33 @@ PK_HD A radius(std::uint32_t word) {
 #endif
   for (int i = M::kLogTerms - 2; i >= 0; --i) sum = fused(sum, z, M::log_term(i));
   const A rest = fused(s, fused(sum, z, half_square), mul(k, M::kLn2Low));
-  const A log = fused(k, M::kLn2High, f - (half_square - rest));
-  return root(mul(log, A(-2)));
+  return fused(k, M::kLn2High, f - (half_square - rest));
+}
+
+// A positive normal number as 2^k (1 + f), as above; returns k.
+template <class A>
+PK_HD std::int32_t parts_of(A value, A* f) {
+  using M = NormalMath<A>;
+  using Bits = typename M::Bits;
+  const Bits bits = bit_cast<Bits>(value) + (M::kOne - M::kRootHalf);
+  *f = bit_cast<A>(Bits((bits & ((Bits(1) << M::kMantissa) - 1)) + M::kRootHalf)) - A(1);
+  return std::int32_t(bits >> M::kMantissa) - M::kBias;
+}
+
+// (A word's 31 leading bits + 1/2) / 2^31, in (0, 1]; of ~word it is 1 minus that, of which u near 1 has lost digits.
+template <class A>
+PK_HD A middle(std::uint32_t word) {
+  return mul(A(std::int32_t(word >> 1)) + A(0.5), A(0x1p-31));
+}
+
+// sqrt(-2 log u) of a word's u.
+template <class A>
+PK_HD A radius(std::uint32_t word) {
+  A near;
+  const std::int32_t exponent = parts_of(middle<A>(word), &near);  // at most 0
+  using Bits = typename NormalMath<A>::Bits;
+  const A f = select(Bits(exponent >> 31), near, -middle<A>(~word));
+  return root(mul(log_of_parts(A(exponent), f), A(-2)));
 }
 
 // Cosine and sine of word / 2^32 turns.

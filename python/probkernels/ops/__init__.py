@@ -18,6 +18,7 @@ from .rans import quantize_cdf, rans_decode, rans_decode_pmf, rans_encode, rans_
 from .sampled_matmul import sampled_conv, sampled_matmul
 from .selection import Selection
 from .sparse_adamw import dequantize_blocks, quantize_blocks, sparse_adamw_
+from .stochastic_gate import stochastic_gate
 from .sum_layer import sum_layer, sum_layer_bwd
 
 __all__ = [
@@ -51,6 +52,7 @@ __all__ = [
     "sampled_conv",
     "sampled_matmul",
     "sparse_adamw_",
+    "stochastic_gate",
     "sum_layer",
     "sum_layer_bwd",
 ]

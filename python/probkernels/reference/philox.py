@@ -31,11 +31,11 @@ def philox_words(counter: tuple[Tensor, ...], key: tuple[Tensor, Tensor]) -> tup
 def row_words(
     rows: int, elements: int, device: torch.device, seeds: Tensor | None, seed: int, row: int, step: int
 ) -> Tensor:
-    """(rows, ceil(elements / 4), 4): the words of a tensor's rows."""
+    """(rows, ceil(elements / 4), 4): the words of a tensor's rows. ``seeds`` () takes the place of ``seed``."""
     blocks = torch.arange((elements + 3) // 4, device=device)
-    if seeds is None:
+    if seeds is None or seeds.dim() == 0:
         numbers = (row + torch.arange(rows, device=device)[:, None]) & WORD
-        seeds = torch.tensor(seed, device=device)
+        seeds = torch.tensor(seed, device=device) if seeds is None else seeds
     else:
         numbers, seeds = torch.zeros(rows, 1, dtype=torch.int64, device=device), seeds[:, None]
     steps = (torch.tensor(part, device=device) for part in (step & WORD, step >> 32 & WORD))
@@ -109,7 +109,7 @@ LOG = {
 TERMS = {torch.float32: (4, 5), torch.float64: (8, 8)}  # of sine and cosine
 
 
-def _horner(terms: list[float], z: Tensor) -> Tensor:
+def horner(terms: list[float], z: Tensor) -> Tensor:
     """sum_k terms[k] z^k by fused multiply-adds, the last term first."""
     total = torch.full_like(z, terms[-1])
     for term in reversed(terms[:-1]):
@@ -121,21 +121,34 @@ def _taylor(n: int) -> float:
     return (-1.0 if n // 2 % 2 else 1.0) / math.factorial(n)
 
 
-def radius(word: Tensor, dtype: torch.dtype) -> Tensor:
-    """sqrt(-2 log u) of u = (the 31 leading bits + 1/2) / 2^31."""
-    integer, mantissa, bias = LAYOUT[dtype]
-    u = ((word >> 1).to(dtype) + 0.5) * 2.0**-31
-    bits = u.view(integer) + (ONE[dtype] - ROOT_HALF[dtype])
-    k = ((bits >> mantissa) - bias).to(dtype)
-    near = ((bits & ((1 << mantissa) - 1)) + ROOT_HALF[dtype]).view(dtype) - 1
-    below = (((word ^ WORD) >> 1).to(dtype) + 0.5) * 2.0**-31  # 1 - u, of which u near 1 has lost digits
-    f = torch.where(k == 0, -below, near)
+def log_of_parts(k: Tensor, f: Tensor) -> Tensor:
+    """Log of 2^k (1 + f) with 1 + f between the roots of 1/2 and 2."""
     s = f / (f + 2)
     z, half_square = s * s, (f * f) * 0.5
-    high, low = (torch.full_like(k, float.fromhex(text)) for text in LN2[dtype])
-    series = _horner([float.fromhex(text) for text in LOG[dtype]], z)
+    high, low = (torch.full_like(k, float.fromhex(text)) for text in LN2[f.dtype])
+    series = horner([float.fromhex(text) for text in LOG[f.dtype]], z)
     rest = fused(s, fused(series, z, half_square), k * low)
-    return root(fused(k, high, f - (half_square - rest)) * -2)
+    return fused(k, high, f - (half_square - rest))
+
+
+def parts_of(value: Tensor) -> tuple[Tensor, Tensor]:
+    """k and f of positive normal numbers 2^k (1 + f), as above."""
+    integer, mantissa, bias = LAYOUT[value.dtype]
+    bits = value.view(integer) + (ONE[value.dtype] - ROOT_HALF[value.dtype])
+    k = ((bits >> mantissa) - bias).to(value.dtype)
+    return k, ((bits & ((1 << mantissa) - 1)) + ROOT_HALF[value.dtype]).view(value.dtype) - 1
+
+
+def middle(word: Tensor, dtype: torch.dtype) -> Tensor:
+    """u = (the 31 leading bits + 1/2) / 2^31; of word ^ WORD it is 1 - u, of which u near 1 has lost digits."""
+    return ((word >> 1).to(dtype) + 0.5) * 2.0**-31
+
+
+def radius(word: Tensor, dtype: torch.dtype) -> Tensor:
+    """sqrt(-2 log u) of a word's u."""
+    k, near = parts_of(middle(word, dtype))
+    f = torch.where(k == 0, -middle(word ^ WORD, dtype), near)
+    return root(log_of_parts(k, f) * -2)
 
 
 def turn(word: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -144,8 +157,8 @@ def turn(word: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     inside = word - (quarters << 30)
     r = torch.where(inside >= 1 << 31, inside - (1 << 32), inside).to(dtype) * 1.4629180792671596e-09
     z, (sines, cosines) = r * r, TERMS[dtype]
-    s = _horner([_taylor(2 * k + 1) for k in range(1, sines + 1)], z)
-    c = _horner([_taylor(2 * k) for k in range(cosines + 1)], z)
+    s = horner([_taylor(2 * k + 1) for k in range(1, sines + 1)], z)
+    c = horner([_taylor(2 * k) for k in range(cosines + 1)], z)
     s = fused(s * z, r, r)
     swaps = quarters & 1 != 0
     along, across = torch.where(swaps, s, c), torch.where(swaps, c, s)
