@@ -8,32 +8,22 @@ import torch
 from torch import Tensor, nn
 
 from .._core import checks
-from ._noise import check_generator, draw_seed, normal, uniform, wide
+from ..ops.stochastic_gate import stochastic_gate
+from ._noise import check_generator, draw_seed, wide
 
 NOISES = ("gauss", "logistic")
 MODES = ("identity", "sigmoid")
+GATES = {"identity": "straight_through", "sigmoid": "straight_through_sigmoid"}  # modes of the op
 HARD = ("sample", "threshold")
 
-# --- the units, given a seed ---
 
-
-def _noisy_rectifier(a: Tensor, seed: Tensor, noise: str) -> Tensor:
-    z = normal(a, seed) if noise == "gauss" else uniform(a, seed).clamp_min(2.0**-33).logit()
-    return (a.to(z.dtype) + z).relu().to(a.dtype)
-
-
-def _stochastic_times_smooth(a: Tensor, seed: Tensor) -> Tensor:
-    root = (nn.functional.logsigmoid(a.to(wide(a))) / 2).exp()  # the root's own derivative is infinite at p = 0
-    return _marked((uniform(a, seed) < root) * root, a).to(a.dtype)
-
-
-class _Bit(torch.autograd.Function):
-    """1 where ``u`` < sigmoid(slope a), else 0; the gradient goes through as if the bit were a smooth function."""
+class _Step(torch.autograd.Function):
+    """1 where sigmoid(slope a) > threshold, else 0; the gradient goes through as if it were a smooth function."""
 
     @staticmethod
-    def forward(a: Tensor, u: Tensor | float, mode: str, slope: float) -> Tensor:
+    def forward(a: Tensor, threshold: float | Tensor, mode: str, slope: float) -> Tensor:
         p = (slope * a.to(wide(a))).sigmoid()
-        return _marked((u < p).to(p.dtype), a).to(a.dtype)
+        return torch.where(a.isnan(), torch.nan, (p > threshold).to(p.dtype)).to(a.dtype)  # a comparison hides NaN
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -47,11 +37,6 @@ class _Bit(torch.autograd.Function):
         (a,) = ctx.saved_tensors
         p = (ctx.slope * a.to(wide(a))).sigmoid()
         return (grad * (ctx.slope * p * (1 - p))).to(a.dtype), None, None, None
-
-
-def _marked(h: Tensor, a: Tensor) -> Tensor:
-    """h, and NaN where a is NaN: a comparison with NaN would turn it into a unit that is off."""
-    return torch.where(a.isnan(), torch.nan, h)
 
 
 # --- functions ---
@@ -88,7 +73,7 @@ def noisy_rectifier(a: Tensor, noise: str = "gauss", *, generator: torch.Generat
     op = "noisy_rectifier"
     checks.float_tensor(op, "a", a)
     checks.one_of(op, "noise", noise, NOISES)
-    return _noisy_rectifier(a, draw_seed(op, a.device, generator), noise)
+    return stochastic_gate(a, mode=f"rectifier_{noise}", seeds=draw_seed(op, a.device, generator)[0])
 
 
 def stochastic_times_smooth(a: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
@@ -118,7 +103,7 @@ def stochastic_times_smooth(a: Tensor, *, generator: torch.Generator | None = No
     """
     op = "stochastic_times_smooth"
     checks.float_tensor(op, "a", a)
-    return _stochastic_times_smooth(a, draw_seed(op, a.device, generator))
+    return stochastic_gate(a, mode="times_smooth", seeds=draw_seed(op, a.device, generator)[0])
 
 
 def straight_through(
@@ -167,8 +152,10 @@ def straight_through(
     checks.positive(op, "slope", slope)
     if not isinstance(threshold, Tensor):
         checks.unit_interval(op, "threshold", threshold)
-    u = threshold if hard == "threshold" else uniform(a, draw_seed(op, a.device, generator))
-    return _Bit.apply(a, u, mode, slope)
+    if hard == "threshold":
+        return _Step.apply(a, threshold, mode, slope)
+    seed = draw_seed(op, a.device, generator)[0]
+    return stochastic_gate(a, mode=GATES[mode], slope=float(slope), seeds=seed)
 
 
 # --- modules ---
