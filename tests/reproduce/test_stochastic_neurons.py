@@ -40,7 +40,7 @@ def test_settings_are_those_of_the_sheet() -> None:
 def test_miniature_run_is_deterministic_and_complete(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("sklearn")
     monkeypatch.setattr(experiment, "run_jobs", run_here)
-    monkeypatch.setattr(experiment, "EPOCHS", {DIGITS: 4, PARITY: 2, MNIST: 1})
+    monkeypatch.setattr(experiment, "QUICK_EPOCHS", {DIGITS: 2, PARITY: 1})
     monkeypatch.setattr(experiment, "jobs", lambda quick: [(DIGITS, STS, 0), (DIGITS, SBN, 0), (PARITY, LINEAR, 0)])
     progress = Sum()
     records = experiment.measure(True, None, progress)
