@@ -11,7 +11,8 @@ from ..harness.workers import run_jobs
 from . import model
 from .records import DIGITS, LINEAR, MNIST, NR, PARITY, RELU, SBN, SEEDS, SLOPE, ST, STS, UNITS, Trained
 
-EPOCHS = {DIGITS: 120, PARITY: 100, MNIST: 5}QUICK_EPOCHS = {DIGITS: 40, PARITY: 100}  # ten classes are learned early
+EPOCHS = {DIGITS: 120, PARITY: 100, MNIST: 5}
+QUICK_EPOCHS = {DIGITS: 40, PARITY: 100}  # ten classes are learned early
 QUICK = (
     *((DIGITS, unit, 0) for unit in (NR, STS, ST, RELU)), *((PARITY, unit, 0) for unit in (NR, SLOPE, LINEAR))
 )  # fmt: skip
@@ -29,7 +30,8 @@ def jobs(quick: bool) -> list[tuple[str, str, int]]:
 def measure(quick: bool, data: Path | None, progress: Progress) -> list[Trained]:
     """Runs all jobs in parallel; those of MNIST if ``data`` is given."""
     datasets.require_sklearn()
-    todo = [(*job, EPOCHS[job[0]] // (1 + quick), data) for job in jobs(quick) if job[0] != MNIST or data is not None]
+    epochs_of = QUICK_EPOCHS if quick else EPOCHS
+    todo = [(*job, epochs_of[job[0]], data) for job in jobs(quick) if job[0] != MNIST or data is not None]
     if data is not None and not quick:
         data_files.load(data, "mnist")  # a missing file shows before training
     total = sum(1 if unit == LINEAR else epochs for _, unit, _, epochs, _ in todo)
