@@ -152,3 +152,10 @@ def calibration_makes_a_network_honest(printed: str) -> None:
 def proposals_beat_all_given_sequences(printed: str) -> None:
     given, best = (float(figure) for figure in re.findall(r"the best scores (\d\.\d+)", printed))
     assert given < 0.4 and best > 0.5
+
+
+@check_of("stochastic_gates")
+def sparse_gates_learn(printed: str) -> None:
+    rows = re.findall(r"accuracy (\S+), (\S+) of the gates on", printed)
+    assert len(rows) == 3
+    assert all(float(accuracy) > 0.75 and float(on) < 0.2 for accuracy, on in rows)

@@ -19,6 +19,7 @@ from probkernels.reproduce.powernorm.experiment import NORMS
 from probkernels.reproduce.prob_psenn import records as psenn
 from probkernels.reproduce.root import records as root
 from probkernels.reproduce.sara import records as sara
+from probkernels.reproduce.stochastic_neurons import records as neurons
 from probkernels.reproduce.unlearnable import records as unlearnable
 from probkernels.reproduce.utility_duality import records as duality
 
@@ -265,3 +266,15 @@ def of_forward_gnn(worse: bool) -> list[Any]:
         ways = zip((forward_gnn.SF, forward_gnn.BP), kept, strict=True)
         found += [forward_gnn.Memory(way, depth, count) for way, count in ways]
     return found
+
+
+def of_stochastic_neurons(worse: bool) -> list[Any]:
+    """Networks at the expected accuracies, or with gates that are mostly on and no better than a linear model."""
+    found = []
+    for (task, unit), accuracies in neurons.EXPECTED.items():
+        noiseless = unit in (neurons.RELU, neurons.LINEAR)
+        for seed, accuracy in enumerate(accuracies):
+            value = accuracy - 0.1 * (worse and not noiseless)
+            active = 0.1 + 0.4 * worse
+            found.append(neurons.Trained(task, unit, seed, value, active, 0.01, [0.7, 0.8, value]))
+    return [*found, neurons.Trained(neurons.MNIST, neurons.ST, 0, 0.98, 0.1, 0.003, [0.97, 0.98])]
