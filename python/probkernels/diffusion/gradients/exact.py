@@ -197,7 +197,7 @@ class Plan:
         self.refuse_infinite(finite)
         self.finish()
         assert registers[0] is not None
-        return registers[0], inputs, states
+        return registers[0].clone(), inputs, states  # no view, which could not be changed in place
 
     def finish(self) -> None:
         """All evaluations of the forward pass are done."""
