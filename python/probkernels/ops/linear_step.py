@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -179,13 +179,13 @@ DOTS = Op(
 
 def apply(inputs: Sequence[Tensor], coefficients: Tensor) -> Tensor:
     """The step (outputs, rows, ...) of :func:`linear_step`, unchecked and without noise."""
-    call = OP.call if inputs[0].device.type in SERVED else reference.linear_step
+    call: Callable[..., Tensor] = OP.call if inputs[0].device.type in SERVED else reference.linear_step
     return call(*padded(inputs), coefficients, None, None, 0, 0, 0)
 
 
 def dots(cotangents: Tensor, inputs: Sequence[Tensor], by_row: bool) -> Tensor:
     """Gradient of the step's coefficients, float64, from cotangents (outputs, rows, ...) of its outputs."""
-    call = DOTS.call if inputs[0].device.type in SERVED else reference.linear_step_dots
+    call: Callable[..., Tensor] = DOTS.call if inputs[0].device.type in SERVED else reference.linear_step_dots
     return call(cotangents, *padded(inputs), False, by_row, None, 0, 0, 0)
 
 

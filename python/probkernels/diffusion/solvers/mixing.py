@@ -53,7 +53,8 @@ def fold(scheme: Scheme, prediction: Prediction, constant: int = 0) -> tuple[Ten
 
     on_x, on_output = (part.expand(steps, stages) for part in prediction[:2])
     on_outputs = on_output[:, None, :, None] * prediction.share[None, :, None]  # (N, b, S, G)
-    inputs, predicted = list(of_values(scheme.inputs, scheme.input_noise).unbind(2)), []  # (N, b, W) each
+    inputs = list(of_values(scheme.inputs, scheme.input_noise).unbind(2))  # (N, b, W) each
+    predicted: list[Tensor] = []
     for s in range(stages):
         for q in range(s):
             inputs[s] = inputs[s] + scheme.stages[:, s, q, None, None] * predicted[q]
