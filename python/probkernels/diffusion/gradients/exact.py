@@ -82,8 +82,8 @@ class Plan:
         self.kept: dict[int, Call] = {}  # evaluations of which the graph is kept
         self.graphs = 0  # of how many evaluations, the last ones, the graph is kept
         self.mixing = made.coefficients(self.first_step)
-        inputs, after = self.mixing
-        self.steps = plan(self.scheme, inputs.detach(), after.detach(), made.x)
+        of_inputs, of_registers = self.mixing
+        self.steps = plan(self.scheme, of_inputs.detach(), of_registers.detach(), made.x)
         self.learns = any(c.requires_grad for c in self.mixing)
         learned = any(c.requires_grad for c in self.scheme.parts())
         self.returns_to = 0 if learned else self.first_step  # the first step that the backward pass needs
