@@ -317,3 +317,22 @@ def test_second_derivatives_and_batch_norm_are_refused() -> None:
 def test_bad_arguments(change: dict[str, Any], error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=text):
         sample(denoiser(), leaf(2, DIMS), **{"solver": "ddim", "steps": 3, "grad": "exact", **change})
+
+
+@pytest.mark.parametrize("solver", ["dpmpp_2m", "heun"])
+def test_each_row_has_its_own_guidance(solver: str) -> None:
+    """Rows with other weights do not matter, and each weight has its gradient, also where a coefficient is 0."""
+    model, x, cond = denoiser(), leaf(3, DIMS), leaf(3, 4, seed=1)
+    how = {"solver": solver, "steps": 4, "uncond": torch.zeros(1, 4).double()}
+    weights = torch.tensor([1.0, 0.0, -2.5], dtype=torch.float64, requires_grad=True)
+    found = {}
+    for grad in ("autograd", "exact"):
+        y = sample(model, x, cond=cond, guidance=weights, grad=grad, **how)
+        found[grad] = torch.autograd.grad(y.square().sum(), [x, cond, weights])
+        y.add_(1)  # the sample is no view
+    for exact, autograd in zip(found["exact"], found["autograd"], strict=True):
+        assert torch.allclose(exact, autograd, rtol=1e-12, atol=1e-14)
+    rows = [
+        sample(model, x[i : i + 1], cond=cond[i : i + 1], guidance=w, **how) for i, w in enumerate(weights.tolist())
+    ]
+    assert torch.allclose(sample(model, x, cond=cond, guidance=weights, **how), torch.cat(rows), rtol=1e-12)

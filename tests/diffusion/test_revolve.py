@@ -10,7 +10,7 @@ import torch
 from probkernels.diffusion import VP, grid, sample, scheme
 from probkernels.diffusion.gradients.revolve import Snapshots, advances, least_states
 from probkernels.diffusion.solvers import SOLVERS
-from probkernels.diffusion.solvers.scheme import Registers
+from probkernels.diffusion.solvers.mixing import Registers
 from torch import Tensor
 
 from tests.diffusion.test_gradients import DIMS, denoiser, everything, gradients, leaf

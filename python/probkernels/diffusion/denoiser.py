@@ -202,7 +202,9 @@ class Denoiser(nn.Module):
         return value.to(x.dtype)
 
     def point(self, kind: str, t: Tensor) -> Point:
-        """The coefficients for predicting ``kind`` at times of any shape, in float64."""
+        """The coefficients for predicting ``kind`` at times of any shape, in float64; "" asks for the output alone."""
+        if not kind:
+            return self._inputs(t)
         a, s = self.process.alpha(t), self.process.sigma(t)
         on_x, on_output = conversion(kind if self.clip is None else "x0", self.pred, a, s, self.sigma_data)
         back = conversion(kind, "x0", a, s, self.sigma_data)
@@ -287,53 +289,46 @@ class Denoiser(nn.Module):
         return self.both_at(self.point("x0", times_of(t, x)), x, cond, uncond=uncond, guidance=guidance)
 
     def both_at(
-        self,
-        point: Point,
-        x: Tensor,
-        cond: Any = None,
-        *,
-        uncond: Any = None,
-        guidance: float | Tensor | None = None,
-        setting: Setting = PLAIN,
+        self, point: Point, x: Tensor, cond: Any = None, *, guidance: float | Tensor | None = None, **how: Any
     ) -> tuple[Tensor, Tensor]:
         """:meth:`both` with coefficients that were computed before."""
-        u, c = self._outputs(point, x, cond, uncond, guidance, setting)
-        output, part = c.chunk(2, 1)
-        return (output if u is None else _mixed(u.chunk(2, 1)[0], output, guidance)), part
+        outputs = self._outputs(point, x, cond, guidance=guidance, **how)
+        return mixed(outputs.chunk(2, 2)[0], guidance), outputs[-1].chunk(2, 1)[1]
 
     def output_at(
+        self, point: Point, x: Tensor, cond: Any = None, *, guidance: float | Tensor | None = None, **how: Any
+    ) -> Tensor:
+        """:meth:`forward` with coefficients that were computed before."""
+        return mixed(self.outputs_at(point, x, cond, guidance=guidance, **how), guidance)
+
+    def outputs_at(self, point: Point, x: Tensor, cond: Any = None, **how: Any) -> Tensor:
+        """The net's outputs (G, B, *S) that guidance combines: with ``uncond`` and ``cond``, or with ``cond`` alone."""
+        outputs = self._outputs(point, x, cond, **how)
+        return outputs.chunk(2, 2)[0] if self.variance else outputs
+
+    def _outputs(
         self,
         point: Point,
         x: Tensor,
-        cond: Any = None,
+        cond: Any,
         *,
         uncond: Any = None,
         guidance: float | Tensor | None = None,
         setting: Setting = PLAIN,
     ) -> Tensor:
-        """:meth:`forward` with coefficients that were computed before."""
-        u, c = self._outputs(point, x, cond, uncond, guidance, setting)
-        if self.variance:
-            u, c = None if u is None else u.chunk(2, 1)[0], c.chunk(2, 1)[0]
-        return c if u is None else _mixed(u, c, guidance)
-
-    def _outputs(
-        self, point: Point, x: Tensor, cond: Any, uncond: Any, guidance: float | Tensor | None, setting: Setting
-    ) -> tuple[Tensor | None, Tensor]:
-        """The net's outputs with ``uncond``, if there is guidance, and with ``cond``, in one call."""
+        """:meth:`outputs_at` with the half for variances, in one call of the net."""
         if guidance is None:
             if uncond is not None:
                 hint = "guidance=1.0 is 'cond' alone; leave out uncond for that"
                 raise ValueError(message("Denoiser", "guidance", "its strength, as uncond is given", "None", hint))
-            return None, self._whole(point, x, cond, setting)
+            return self._whole(point, x, cond, setting)[None]
         if cond is None or uncond is None:
             hint = "guidance compares the two; uncond is for instance the null token"
             missing = "cond" if cond is None else "uncond"
             raise ValueError(message("Denoiser", missing, "a condition, as guidance is given", "None", hint))
-        _check_guidance(guidance, x.shape[0])
+        check_guidance(guidance, x.shape[0])
         doubled = Point(*(c.repeat(2) if isinstance(c, Tensor) and c.ndim else c for c in point))  # type: ignore[arg-type]
-        u, c = self._whole(doubled, torch.cat([x, x]), join(uncond, cond, x), setting).chunk(2)
-        return u, c
+        return self._whole(doubled, torch.cat([x, x]), join(uncond, cond, x), setting).unflatten(0, (2, x.shape[0]))
 
     def _whole(self, point: Point, x: Tensor, cond: Any, setting: Setting) -> Tensor:
         rows, precise, narrow = x.shape[0], wide(x.dtype), setting.dtype or x.dtype
@@ -365,17 +360,19 @@ class Denoiser(nn.Module):
             checks.shape("Denoiser", "t", t, x.shape[:1], "(or 0-d): one time a sample")
 
 
-def _check_guidance(guidance: object, rows: int) -> None:
+def check_guidance(guidance: object, rows: int) -> None:
+    """Checks that guidance is a number or a tensor, of one weight or one a row."""
     if isinstance(guidance, Tensor) and guidance.numel() not in (1, rows):
         checks.shape("Denoiser", "guidance", guidance, (rows,), "(or 0-d): one weight a sample")
     if not isinstance(guidance, (Tensor, Real)) or isinstance(guidance, bool):
         raise TypeError(message("Denoiser", "guidance", "a number or a tensor", checks.describe(guidance)))
 
 
-def _mixed(u: Tensor, c: Tensor, guidance: float | Tensor | None) -> Tensor:
-    """u + w (c - u) (B, *S), float32 at least."""
-    assert guidance is not None
-    u, c = u.to(wide(u.dtype)), c.to(wide(c.dtype))
+def mixed(outputs: Tensor, guidance: float | Tensor | None) -> Tensor:
+    """u + w (c - u) (B, *S) of u and c in (2, B, *S), float32 at least; without guidance the output as it is."""
+    if guidance is None:
+        return outputs[0]
+    u, c = outputs.to(wide(outputs.dtype))
     return u + spread(guidance if isinstance(guidance, Tensor) else float(guidance), c) * (c - u)
 
 

@@ -17,8 +17,9 @@ from .denoiser import Denoiser
 from .gradients._inputs import reaches, refuse_undeclared, undeclared
 from .gradients.continuous import TABLEAUX
 from .inversion import check_data, ode_times
+from .solvers.mixing import AS_IT_IS, fold, plan, run
 from .solvers.runge_kutta import explicit
-from .solvers.scheme import Scheme, run
+from .solvers.scheme import Scheme
 
 TRACES = ("exact", "hutchinson")
 
@@ -129,13 +130,14 @@ def _integrated(
         if enabled and not graph:
             refuse_undeclared(undeclared(eps, [u]))
         traces.append(weights[n, s] * _trace(eps, u, signs, graph))
-        return eps if graph else eps.detach()
+        return eps[None] if graph else eps.detach()[None]
 
     with (
         torch.set_grad_enabled(graph),
         tqdm(total=scheme.steps, desc="log_prob", disable=checks.hidden(progress)) as bar,
     ):
-        x_T = run(scheme, evaluate, x0, lambda n: x0, lambda n, x: bar.update() and None)
+        steps = plan(scheme, *fold(scheme, AS_IT_IS), x0)
+        x_T = run(scheme, steps, evaluate, x0, lambda n: x0, lambda n, x: bar.update() and None)
         last, std = flat(x_T.double()), process.sigma(rising[-1])
         prior = -0.5 * (last / std).square().sum(1) - size * (std.log() + 0.5 * math.log(2 * math.pi))
         stretch = process.log_alpha(rising[-1]) - process.log_alpha(rising[0])

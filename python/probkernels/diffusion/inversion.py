@@ -164,7 +164,8 @@ def decode(model: Denoiser, latent: Tensor | Latent, **options: Any) -> Tensor:
         torch.no_grad(),
         tqdm(total=len(latent.times) - 1, disable=checks.hidden(options.pop("progress", False))) as bar,
     ):
-        frog = _leapfrog(prepare(model, latent.x, solver="alf", times=latent.times, ode="decode", **options))
+        given = {**options, "solver": "alf", "times": latent.times, "ode": "decode", "converts": True}
+        frog = _leapfrog(prepare(model, latent.x, **given))
         y, p = latent.y, latent.p
         for n, (h, alpha) in enumerate(zip(frog.h, frog.middle, strict=True)):
             y = frog.moved(y, p, h)
@@ -230,7 +231,7 @@ def invert(
     times = ode_times("invert", model, steps, times, grid).detach()
     with torch.no_grad(), tqdm(total=len(times) - 1, desc="invert", disable=checks.hidden(progress)) as bar:
         given = {"cond": cond, "uncond": uncond, "guidance": guidance}
-        made = prepare(model, x0, solver="alf", times=times, ode="invert", **given)
+        made = prepare(model, x0, solver="alf", times=times, ode="invert", converts=True, **given)
         frog = _leapfrog(made)
         y = frog.rounded(x0.double() * (ONE / frog.last))
         p = frog.rounded(model.eps(made.x.detach(), float(times[-1]), **made.guide).double() * ONE)
@@ -249,4 +250,4 @@ def _leapfrog(made: Run) -> Leapfrog:
 
 def _noise(frog: Leapfrog, n: int, u: Tensor) -> Tensor:
     """The net's noise (B, *S) in the middle of step n, whose row in ALF's scheme is n + 1."""
-    return frog.plan.call((n + 1, 0), u, graph=False).k
+    return frog.plan.call((n + 1, 0), u, graph=False).k[0]

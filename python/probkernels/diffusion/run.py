@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,10 +12,11 @@ from torch import Tensor
 from .._core import checks
 from .._core.errors import message
 from ._net import check_state, outside_inference, refuse_running_statistics, replaced, setting_of, wide
-from .denoiser import Denoiser, Point
+from .denoiser import Denoiser, Point, check_guidance
 from .grids import one_of_both
 from .noise import StepNoise
 from .solvers.build import scheme as make_scheme
+from .solvers.mixing import AS_IT_IS, ONE, Prediction, fold
 from .solvers.scheme import Scheme, from_table
 from .table import Table
 
@@ -28,11 +30,35 @@ class Run:
     x: Tensor  # x_T (B, *S), float32 at least
     noise: StepNoise
     guide: dict[str, Any]  # cond, uncond, guidance, and the setting of all calls
-    points: dict[tuple[int, int], Point]  # of every step and stage at which the net is called
+    converts: bool  # whether calls return the prediction; otherwise steps do with the net's outputs, in their sums
 
-    def predict(self, n: int, s: int, x: Tensor) -> Tensor:
-        """The model's prediction (B, *S) of ``scheme.kind`` at the time of step n and stage s."""
-        return self.model.predict_at(self.points[n, s], self.scheme.kind, x, **self.guide)
+    @functools.cached_property
+    def points(self) -> dict[tuple[int, int], Point]:
+        """The coefficients of every step and stage at which the net is called: elsewhere some may be infinite."""
+        kind = self.scheme.kind if self.converts else ""
+        return dict(zip(self.scheme.places, self.model.points(kind, self.scheme.t[self.scheme.used]), strict=True))
+
+    def coefficients(self, constant: int = 0) -> tuple[Tensor, Tensor]:
+        """Those of the stages' inputs and of the registers, see :func:`fold`."""
+        used, guidance = self.scheme.used, self.guide["guidance"]
+        if self.converts:
+            return fold(self.scheme, AS_IT_IS, constant)
+        p, q = (
+            torch.zeros_like(self.scheme.t).masked_scatter(used, part.to(used.device))
+            for part in self.model.coefficients(self.scheme.kind, self.scheme.t[used])
+        )
+        share = ONE
+        if guidance is not None:
+            check_guidance(guidance, self.x.shape[0])
+            w = torch.as_tensor(guidance, dtype=torch.float64, device="cpu").view(-1)
+            share = torch.stack([1 - w, w], 1)
+        return fold(self.scheme, Prediction(p, q, share), constant)
+
+    def outputs(self, n: int, s: int, x: Tensor) -> Tensor:
+        """The net's outputs (G, B, *S) at step n and stage s; (1, B, *S) of its prediction if the run ``converts``."""
+        if self.converts:
+            return self.model.predict_at(self.points[n, s], self.scheme.kind, x, **self.guide)[None]
+        return self.model.outputs_at(self.points[n, s], x, **self.guide)
 
 
 def prepare(
@@ -49,11 +75,13 @@ def prepare(
     generator: torch.Generator | None = None,
     noise: Tensor | None = None,
     ode: str = "",
+    converts: bool = False,
     **options: Any,
 ) -> Run:
     """Checks the arguments of :func:`sample` and makes a :class:`Run` of them.
 
-    ``ode`` names the calling function if it solves an ODE; its net may not draw random numbers.
+    ``ode`` names the calling function if it solves an ODE; its net may not draw random numbers. ``converts``: see
+    :class:`Run`; clipped predictions are always converted in the call.
     """
     if not isinstance(model, Denoiser):
         hint = "wrap the network: Denoiser(net, process, pred=...)"
@@ -72,12 +100,7 @@ def prepare(
     source = StepNoise(x, generator, None if noise is None else outside_inference(noise), draws=any(made.draws))
     given = {"cond": cond, "uncond": uncond, "guidance": guidance}
     guide = {**replaced(given, outside_inference), "setting": setting_of(model, x_T, ode)}
-    return Run(made, model, x, source, guide, _points(model, made))
-
-
-def _points(model: Denoiser, scheme: Scheme) -> dict[tuple[int, int], Point]:
-    """The coefficients of the net at the times of its calls only: elsewhere derivatives may be infinite."""
-    return dict(zip(scheme.places, model.points(scheme.kind, scheme.t[scheme.used]), strict=True))
+    return Run(made, model, x, source, guide, converts or model.clip is not None)
 
 
 def _resolve(

@@ -14,7 +14,8 @@ from . import gradients
 from ._callback import Callback, show
 from .denoiser import Denoiser
 from .run import Run, prepare
-from .solvers.scheme import Scheme, run
+from .solvers.mixing import plan, run
+from .solvers.scheme import Scheme
 from .table import Table
 
 MODES = (None, "autograd", "exact", "reversible", "continuous")
@@ -103,7 +104,8 @@ def sample(
     """
     made = prepare(
         model, x_T, solver=solver, steps=steps, times=times, grid=grid, cond=cond, uncond=uncond, guidance=guidance,
-        generator=generator, noise=noise, ode="sample" if grad == "continuous" else "", **options,
+        generator=generator, noise=noise, ode="sample" if grad == "continuous" else "",
+        converts=grad in ("reversible", "continuous"), **options,
     )  # fmt: skip
     damping = options.get("damping", 1.0)
     return execute(made, grad, store, last_k, progress, callback, solver, damping).to(x_T.dtype)
@@ -137,4 +139,5 @@ def execute(
         if grad == "continuous":
             return gradients.continuous(made, after, solver)
         with torch.set_grad_enabled(grad is not None and torch.is_grad_enabled()):
-            return run(made.scheme, made.predict, made.x, made.noise, after)
+            steps = plan(made.scheme, *made.coefficients(), made.x)
+            return run(made.scheme, steps, made.outputs, made.x, made.noise, after)

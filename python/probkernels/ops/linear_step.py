@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ __all__ = ["linear_step"]
 
 KINDS = ("cpu", "cuda")
 MOST = 8  # inputs, and outputs: kMostTensors of csrc/include/pk/linear_step.h
+SERVED = (*KINDS, "meta")  # kinds of device with a registered op
 CHUNK_QUADS = 4096  # a partial sum of dots is of that many groups of four elements, or of four times as many elements
 INPUTS = "Tensor x0" + "".join(f", Tensor? x{i}" for i in range(1, MOST))
 COUNTER = "Tensor? seeds, int seed, int row, int step"
@@ -173,7 +174,19 @@ DOTS = Op(
     examples=_dots_examples,
 )
 
-# --- the public function ---
+# --- for callers inside the package, whose arguments are known to fit; and the public function ---
+
+
+def apply(inputs: Sequence[Tensor], coefficients: Tensor) -> Tensor:
+    """The step (outputs, rows, ...) of :func:`linear_step`, unchecked and without noise."""
+    call: Callable[..., Tensor] = OP.call if inputs[0].device.type in SERVED else reference.linear_step
+    return call(*padded(inputs), coefficients, None, None, 0, 0, 0)
+
+
+def dots(cotangents: Tensor, inputs: Sequence[Tensor], by_row: bool) -> Tensor:
+    """Gradient of the step's coefficients, float64, from cotangents (outputs, rows, ...) of its outputs."""
+    call: Callable[..., Tensor] = DOTS.call if inputs[0].device.type in SERVED else reference.linear_step_dots
+    return call(cotangents, *padded(inputs), False, by_row, None, 0, 0, 0)
 
 
 def _check_inputs(inputs: Sequence[Tensor]) -> None:

@@ -18,7 +18,6 @@ from torch import Tensor
 from ..._core import checks
 from ..._core.errors import message
 from ..solvers.runge_kutta import HEUN, MIDPOINT, RK4, Tableau, explicit
-from ..solvers.scheme import combine, terms
 from ._sums import Gradients
 from .exact import Plan
 
@@ -42,8 +41,7 @@ class Adjoint:
         process, times = made.model.process, made.scheme.times.detach()
         self.plan, self.rows, self.weights = plan, tableau[1], tableau[2]
         scheme = explicit(tableau)(process, times.flip(0))
-        points = dict(zip(scheme.places, made.model.points("eps", scheme.t[scheme.used]), strict=True))
-        self.back = Plan(replace(made, scheme=scheme, points=points), plan.after, 0, None)
+        self.back = Plan(replace(made, scheme=scheme), plan.after, 0, None)
         self.back.surroundings, self.back.net, self.back.outputs = plan.surroundings, plan.net, plan.outputs
         last = scheme.steps
         starts = {(i, 0): plan.index[last - i, 0] for i in range(1, last)} if made.scheme.kind == scheme.kind else {}
@@ -68,17 +66,17 @@ class Adjoint:
 
     def interval(self, i: int, h: float, x: Tensor, a: Tensor, found: Gradients) -> Tensor:
         """a (B, *S) at the far end of interval i, whose near end has the state x (B, *S)."""
-        scheme = self.back.scheme
-        noises: list[Tensor | None] = []  # eps at the stages
+        values: list[Tensor | None] = [x, *[None] * len(self.rows), None, None]  # with eps at the stages; no noise
         slopes: list[Tensor] = []  # of a, for rho that grows
         for s, row in enumerate(self.rows):
-            u = combine([(terms(scheme.inputs[i, s]), [x]), (terms(scheme.stages[i, s]), noises)], x)
+            mix = self.back.steps[i].stages[s]
+            assert mix is not None
+            (u,) = mix(values)
             assert u is not None
             along = a
             for q, weight in enumerate(row):
                 along = along + (h * weight) * slopes[q]
-            k, slope = self.pull((i, s), u, along, -h * self.weights[s], found)
-            noises.append(k)
+            values[1 + s], slope = self.pull((i, s), u, along, -h * self.weights[s], found)
             slopes.append(slope * -self.alpha[i][s])
         for s, weight in enumerate(self.weights):
             a = a + (h * weight) * slopes[s]
@@ -91,11 +89,11 @@ class Adjoint:
         call = self.back.call(place, u, graph=True)
         self.back.refuse_undeclared(call)
         if not call.k.requires_grad:
-            return call.k.detach(), torch.zeros_like(u)
+            return call.k[0].detach(), torch.zeros_like(u)
         active = found.active if share else []
-        own, *others = torch.autograd.grad(call.k, [call.u, *active], along.to(call.k.dtype), allow_unused=True)
+        own, *others = torch.autograd.grad(call.k, [call.u, *active], along[None].to(call.k.dtype), allow_unused=True)
         found.add([None if other is None else other * share for other in others])
-        return call.k.detach(), torch.zeros_like(u) if own is None else own
+        return call.k[0].detach(), torch.zeros_like(u) if own is None else own
 
 
 class Continuous(torch.autograd.Function):

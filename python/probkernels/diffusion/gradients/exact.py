@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 
 from .._net import replaced, tensors_in
-from ..solvers.scheme import Model, Registers, Term, advance, all_terms, combine, plan
+from ..denoiser import mixed
+from ..solvers.mixing import ONE, Mix, Model, Prediction, Registers, fold, mixes, plan, start
+from ..solvers.scheme import Scheme
 from ._inputs import counting_bytes, refuse_undeclared, undeclared
 from ._model_state import Net, version
 from ._outputs import SAME, Outputs, tolerance
@@ -28,14 +30,16 @@ if TYPE_CHECKING:
 
 
 class Call(NamedTuple):
-    """One evaluation with a graph: the output k (B, *S) and the leaves of its graph.
+    """One evaluation with a graph: the outputs k (G, B, *S) and the leaves of its graph.
 
     These are u (B, *S) and ``live``: what of its :class:`Point` carries a gradient, to times, process or ``time``.
+    ``raw`` are the net's own outputs, which k is unless the call converts them.
     """
 
     k: Tensor
     u: Tensor
     live: Tensor
+    raw: Tensor
 
 
 class Plan:
@@ -66,7 +70,7 @@ class Plan:
         self.arguments = replaced(made.guide, lambda _: next(fresh))
         self.parameters, cast = self.net.parameters, self.surroundings.dtype if self.surroundings.autocast else None
         floats = [*(m.tensor for m in self.net.tensors), *self.parameters, made.x]
-        self.outputs = Outputs(tolerance(floats, cast, made.x.device), made.guide["guidance"])
+        self.outputs = Outputs(tolerance(floats, cast, made.x.device))
         self.again = False  # whether calls are those of a backward pass
         self.places = self.scheme.places
         given = {"x_T": made.x, "noise": made.noise.given}
@@ -74,16 +78,20 @@ class Plan:
         self.index = {place: i for i, place in enumerate(self.places)}
         self.first_step = 0 if last_k is None else max(self.scheme.steps - last_k, 0)
         self.budget, self.snapshots = budget, snapshots
-        self.steps, self.draws = plan(self.scheme), self.scheme.draws
+        self.draws = self.scheme.draws
         self.kept: dict[int, Call] = {}  # evaluations of which the graph is kept
         self.graphs = 0  # of how many evaluations, the last ones, the graph is kept
-        self.learns = any(c.requires_grad for c in self.scheme.parts())
-        self.returns_to = 0 if self.learns else self.first_step  # the first step that the backward pass needs
+        self.mixing = made.coefficients(self.first_step)
+        of_inputs, of_registers = self.mixing
+        self.steps = plan(self.scheme, of_inputs.detach(), of_registers.detach(), made.x)
+        self.learns = any(c.requires_grad for c in self.mixing)
+        learned = any(c.requires_grad for c in self.scheme.parts())
+        self.returns_to = 0 if learned else self.first_step  # the first step that the backward pass needs
         self.skipped = sum(n < self.returns_to for n, _ in self.places)  # evaluations before it
         live = [made.points[place].live() for place in self.places]
         none = torch.zeros(len(live), 0, device="cpu")
         self.live = torch.stack([torch.stack(row).double() for row in live]) if any(live) else none
-        self.coefficients = (self.live, *self.scheme.parts())
+        self.coefficients = (self.live, *self.mixing)
 
     def inputs(self) -> list[Tensor]:
         """The differentiable inputs of the sample: x_T, noise, coefficients, conditions, parameters."""
@@ -93,11 +101,11 @@ class Plan:
 
     def gradients(self) -> Gradients:
         """Empty sums for the gradients of :meth:`inputs`."""
-        return Gradients(self.scheme, [*self.leaves, *self.net.leaves], self.coefficients, self.made.noise.given)
+        return Gradients([*self.leaves, *self.net.leaves], self.coefficients, self.made.noise.given, self.made.x)
 
     def z(self, n: int, draws: bool) -> Tensor | None:
         """The noise (B, *S) of a step that has any."""
-        return self.made.noise(n).detach() if draws else None
+        return self.made.noise(n).detach().to(self.made.x.dtype) if draws else None
 
     def call(self, place: tuple[int, int], u: Tensor, graph: bool) -> Call:
         """The net at u (B, *S)."""
@@ -110,17 +118,12 @@ class Plan:
             point, live = self.made.points[place], self.live[i].detach()
             if self.live.requires_grad:
                 point = point.with_live(live.requires_grad_(graph))
-            k = self.made.model.predict_at(point, self.scheme.kind, u, **self.arguments)
+            k = raw = self.made.model.outputs_at(point, u, **self.arguments)
+            if self.made.converts:
+                k = self.made.model.convert(point, self.scheme.kind, mixed(raw, self.arguments["guidance"]), u)[None]
         if self.again:
-            self.outputs.add(i, k, u, self.slope(place), again=True)
-        return Call(k, u, live)
-
-    def slope(self, place: tuple[int, int]) -> float:
-        """The factor of u in the prediction. Its rounding is not the net's."""
-        point = self.made.points[place]
-        of_data = self.made.model.clip is not None and self.scheme.kind == "eps"
-        factor = point.back_x if of_data else point.on_x
-        return float(factor.detach() if isinstance(factor, Tensor) else factor)
+            self.outputs.add(i, raw, again=True)
+        return Call(k, u, live, raw.detach())
 
     def first_call(self, u: Tensor) -> Call:
         """The first evaluation, which finds the tensors that the net depends on and the size of its graph."""
@@ -148,14 +151,14 @@ class Plan:
             refuse_undeclared(undeclared(call.k, [call.u, call.live, *self.leaves, *self.net.leaves]))
 
     def evaluate(self, place: tuple[int, int], u: Tensor) -> Tensor:
-        """The net's output (B, *S) in the forward pass."""
+        """The net's outputs (G, B, *S) in the forward pass."""
         i = self.index[place]
         keeps = i >= len(self.places) - self.graphs
         if keeps and i and self.net.attributes.filled():
             keeps = False  # its graph would run into that of an earlier call, or miss what was computed without one
         with self.surroundings.recording(i):
             call = self.first_call(u) if i == 0 else self.call(place, u, graph=keeps)
-        self.outputs.add(i, call.k, u, self.slope(place), again=False)
+        self.outputs.add(i, call.raw, again=False)
         if i == 0:
             self.net.called()
             keeps = self.graphs == len(self.places)  # known since this call
@@ -175,18 +178,18 @@ class Plan:
             k = self.evaluate((n, s), u)
             finite.append(k.isfinite().all())
             if self.snapshots is None and n >= self.returns_to:
-                inputs.append(u)
+                inputs.append(u if self.learns or u.untyped_storage().nbytes() == u.nbytes else u.clone())
             return k
 
         def step(n: int, registers: Registers) -> Registers:
             if self.learns and self.snapshots is None:
                 states.append(registers)
-            registers = advance(self.steps[n], n, registers, model, self.z(n, self.draws[n]), x)
+            registers = self.steps[n](n, registers, model, self.z(n, self.draws[n]))
             assert registers[0] is not None
             self.after(n, registers[0])
             return registers
 
-        registers: Registers = [x, *[None] * (scheme.carry.shape[1] - 1)]
+        registers = start(scheme, x)
         for n in range(self.returns_to if self.snapshots is not None else scheme.steps):
             registers = step(n, registers)
         if self.snapshots is not None:
@@ -195,7 +198,7 @@ class Plan:
         self.refuse_infinite(finite)
         self.finish()
         assert registers[0] is not None
-        return registers[0], inputs, states
+        return registers[0].clone(), inputs, states  # no view, which could not be changed in place
 
     def finish(self) -> None:
         """All evaluations of the forward pass are done."""
@@ -214,7 +217,7 @@ class Plan:
             return call.k.detach()
 
         def step(i: int, registers: Registers, evaluate: Model = model) -> Registers:
-            return advance(self.steps[i], i, registers, evaluate, self.z(i, self.draws[i]), self.made.x)
+            return self.steps[i](i, registers, evaluate, self.z(i, self.draws[i]))
 
         registers = self.snapshots.reach(n, step)
         step(n, registers, differentiable)
@@ -259,27 +262,27 @@ class Plan:
     def sweep(self, grad: Tensor, inputs: list[Tensor], states: list[Registers]) -> Gradients:
         """:meth:`backward` from step to step."""
         found, scheme = self.gradients(), self.scheme
-        registers, stages = scheme.carry.shape[1], scheme.t.shape[1]
-        draws = self.draws if self.learns or found.noise is not None else [False] * scheme.steps
-        of_output = list(zip(*(transposed(c) for c in (scheme.gather, scheme.stages)), strict=True))
-        of_register = list(zip(*(transposed(c) for c in (scheme.carry, scheme.inputs)), strict=True))
-        cotangents: Registers = [grad, *[None] * (registers - 1)]  # of the registers after the step
+        stages = scheme.t.shape[1]
+        back = transposed(scheme, *self.mixing, self.first_step, grad)
+        cotangents = start(scheme, grad)  # of the registers after the step
         for n in reversed(range(scheme.steps)):
             calls = n >= self.returns_to
             registers_before = self.revisit(n) if calls and self.snapshots is not None else []
             inner: list[Tensor | None] = [None] * stages  # cotangents of the u_s
-            outputs: list[Tensor | None] = [None] * stages  # the k_s
+            outputs: Registers = [None] * (stages * self.steps[n].outputs)
             for s in reversed(range(stages)):
                 if not calls or (n, s) not in self.index:
                     continue
-                along = combine(zip(of_output[n * stages + s], (cotangents, inner), strict=True), grad)
-                inner[s], outputs[s] = self.pull((n, s), self.input(n, s, inputs), along, found)
-            z = self.z(n, draws[n])
-            found.add_noise(n, z, cotangents, inner)
-            if self.learns:
-                found.add_coefficients(n, registers_before or states[n], outputs, z, cotangents, inner)
-            rows = of_register[n * registers : (n + 1) * registers]
-            cotangents = [combine(zip(row, (cotangents, inner), strict=True), grad) for row in rows]
+                along = back.outputs[s][n].stacked([*cotangents, *inner])
+                inner[s], k = self.pull((n, s), self.input(n, s, inputs), along, found)
+                if self.learns:
+                    outputs[s * len(k) : (s + 1) * len(k)] = k.to(grad.dtype).unbind(0)
+            if self.learns and n >= self.returns_to:
+                values = [*(registers_before or states[n]), *outputs, self.z(n, self.draws[n])]
+                found.add_coefficients(n, values, inner, cotangents)
+            if found.noise is not None and self.draws[n]:
+                found.add_noise(n, back.noise[n]([*cotangents, *inner, None])[0])
+            cotangents = back.registers[n]([*cotangents, *inner, None])
         found.x = cotangents[0]
         return found
 
@@ -290,7 +293,7 @@ class Plan:
 
     def pull(
         self, place: tuple[int, int], u: Tensor, along: Tensor | None, found: Gradients
-    ) -> tuple[Tensor | None, Tensor | None]:
+    ) -> tuple[Tensor | None, Tensor]:
         """The cotangent of u, and k, for the cotangent ``along`` of k. Adds all other gradients to ``found``."""
         call = self.kept.pop(self.index[place], None) or self.call(place, u, graph=True)
         if along is None or not call.k.requires_grad or place[0] < self.first_step:
@@ -313,9 +316,27 @@ class Plan:
         return own, call.k.detach()
 
 
-def transposed(coefficients: Tensor) -> list[list[Term]]:
-    """The terms of every column of (N, R, n): N n lists, in numbers."""
-    return all_terms(coefficients.detach().transpose(1, 2))
+class Transposed(NamedTuple):
+    """Cotangents of a step's values, as sums of those of the registers after it and of the stages' inputs."""
+
+    outputs: list[list[Mix]]  # of every stage, in every step
+    registers: list[Mix]
+    noise: list[Mix]
+
+
+def transposed(scheme: Scheme, inputs: Tensor, after: Tensor, constant: int, like: Tensor) -> Transposed:
+    """The steps backwards, of coefficients made by :func:`fold`; predictions of the first ``constant`` ones have no
+    cotangent."""
+    stages, registers = scheme.inputs.shape[1:]
+    b, outputs_each = after.shape[1], (after.shape[3] - registers - 1) // stages
+    linear = fold(scheme, Prediction(0 * ONE, ONE, ONE.expand(b, outputs_each)))
+    inputs, after = (
+        torch.cat([old[:constant], new[constant:]]) for old, new in zip(linear, (inputs, after), strict=True)
+    )
+    c = torch.cat([after, inputs], 2).detach().transpose(2, 3)  # (N, b, W, R + S)
+    outputs = [mixes(part, like, 0) for part in c[:, :, registers:-1].tensor_split(stages, 2)]
+    alone = registers + stages
+    return Transposed(outputs, mixes(c[:, :, :registers], like, alone), mixes(c[:, :, -1:], like, alone))
 
 
 class Exact(torch.autograd.Function):

@@ -98,11 +98,11 @@ class Leapfrog:
     def forward(self) -> State:
         """Runs forward and returns the end of the run."""
         y = self.start()
-        p = self.rounded(self.plan.evaluate((0, 0), self.input(y, self.first)).double() * ONE)
+        p = self.rounded(self.plan.evaluate((0, 0), self.input(y, self.first))[0].double() * ONE)
         rest = None if self.keep == 2**SHIFT else torch.zeros_like(p)
         for n, (h, alpha) in enumerate(zip(self.h, self.middle, strict=True)):
             y = self.moved(y, p, h)
-            p, rest = self.kicked(p, rest, self.plan.evaluate((n + 1, 0), self.input(y, alpha)))
+            p, rest = self.kicked(p, rest, self.plan.evaluate((n + 1, 0), self.input(y, alpha))[0])
             y = self.moved(y, p, h)
             self.plan.after(n, self.input(y, self.last))
         self.refuse_overflow()
@@ -129,17 +129,20 @@ class Leapfrog:
             h, alpha = self.h[n], self.middle[n]
             to_p = to_p + (h / 2) * to_y
             y = self.moved(y, p, -h)
-            along, e = self.plan.pull((n + 1, 0), self.input(y, alpha), 2 * self.damping * to_p, found)
-            assert e is not None
+            along, e = self.pull((n + 1, 0), self.input(y, alpha), 2 * self.damping * to_p, found)
             p, rest = self.unkicked(p, rest, e)
             to_y = to_y if along is None else to_y + alpha * along
             to_p = (h / 2) * to_y - (2 * self.damping - 1) * to_p
             y = self.moved(y, p, -h)
-        along, e = self.plan.pull((0, 0), self.input(y, self.first), to_p, found)
-        assert e is not None
+        along, e = self.pull((0, 0), self.input(y, self.first), to_p, found)
         self.refuse_other_start(y, p, e)
         found.x = (to_y if along is None else to_y + self.first * along) / self.first
         return found
+
+    def pull(self, place: tuple[int, int], u: Tensor, along: Tensor, found: Gradients) -> tuple[Tensor | None, Tensor]:
+        """The cotangent of u (B, *S), and eps there, for the cotangent ``along`` of eps."""
+        own, e = self.plan.pull(place, u, along[None], found)
+        return own, e[0]
 
     def refuse_other_start(self, y: Tensor, p: Tensor, e: Tensor) -> None:
         """Raises unless the run came back to its start to the bit: otherwise the net's function has changed."""

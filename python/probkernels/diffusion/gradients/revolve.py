@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from ..solvers.scheme import Registers
+from ..solvers.mixing import Registers
 
 REPEATS = 2  # how often a step is taken again at most, where the number of states is not given
 

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from .._device import on_cpu
-from ..process import spread
 from ..table import Table
-
-Model = Callable[[int, int, Tensor], Tensor]  # step n, stage s, x (B, *S) -> the prediction (B, *S) at t[n, s]
-Noise = Callable[[int], Tensor]  # step -> z (B, *S)
-Registers = list[Tensor | None]  # None is zero
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,94 +85,6 @@ class Scheme:
     def parts(self) -> Iterator[Tensor]:
         """The coefficients."""
         yield from (self.inputs, self.stages, self.input_noise, self.carry, self.gather, self.noise)
-
-
-Term = tuple[float | Tensor, int]  # coefficient and place
-
-
-def terms(row: Tensor) -> list[Term]:
-    """The coefficients (n,) that count: numbers but 0; all, as tensors, if they carry a gradient, as 0 has one too."""
-    if row.requires_grad:
-        return list(zip(row, range(len(row)), strict=True))
-    return [(c, i) for i, c in enumerate(row.tolist()) if c]
-
-
-def combine(sums: Iterable[tuple[list[Term], Sequence[Tensor | None]]], like: Tensor) -> Tensor | None:
-    """The sum of coefficient times value; None for nothing. A value alone with coefficient 1 is itself, not a copy."""
-    total: Tensor | None = None
-    for weights, values in sums:
-        for c, i in weights:
-            value = values[i] if i < len(values) else None  # of a stage yet to come
-            if value is None:
-                continue
-            part = value if isinstance(c, float) and c == 1.0 else spread(c, like) * value
-            total = part if total is None else total + part
-    return total
-
-
-class Row(NamedTuple):
-    """What one sum of a step is made of."""
-
-    registers: list[Term]
-    outputs: list[Term]
-    noise: list[Term]
-
-
-class Step(NamedTuple):
-    """One step: the inputs of its stages, None for those not evaluated, and the registers after it."""
-
-    stages: list[Row | None]
-    registers: list[Row]
-
-
-def plan(scheme: Scheme) -> list[Step]:
-    """The steps with their coefficients as terms."""
-    steps, stages = scheme.t.shape
-    registers = scheme.carry.shape[1]
-    inputs = list(map(Row, *map(all_terms, (scheme.inputs, scheme.stages, scheme.input_noise[..., None]))))
-    after = list(map(Row, *map(all_terms, (scheme.carry, scheme.gather, scheme.noise[..., None]))))
-    used = scheme.used.tolist()
-    return [
-        Step(
-            [inputs[n * stages + s] if used[n][s] else None for s in range(stages)],
-            after[n * registers : (n + 1) * registers],
-        )
-        for n in range(steps)
-    ]
-
-
-def all_terms(coefficients: Tensor) -> list[list[Term]]:
-    """:func:`terms` of every row of (N, R, n): N R lists."""
-    rows = coefficients.flatten(0, 1)
-    if rows.requires_grad:
-        return [terms(row) for row in rows]
-    return [[(c, i) for i, c in enumerate(numbers) if c] for numbers in rows.tolist()]
-
-
-def advance(step: Step, n: int, registers: Registers, model: Model, z: Tensor | None, like: Tensor) -> Registers:
-    """The registers after step n; ``z`` (B, *S) where the step has noise."""
-    outputs: Registers = []
-
-    def value(row: Row) -> Tensor | None:
-        return combine([(row.registers, registers), (row.outputs, outputs), (row.noise, [z])], like)
-
-    for s, row in enumerate(step.stages):
-        u = None if row is None else value(row)
-        outputs.append(None if u is None else model(n, s, u))
-    return [value(row) for row in step.registers]
-
-
-def run(scheme: Scheme, model: Model, x: Tensor, noise: Noise, after: Callable[[int, Tensor], None]) -> Tensor:
-    """The sample (B, *S) from x_T (B, *S), in whatever gradient mode is on; ``after(n, x)`` follows every step."""
-    registers: Registers = [x, *[None] * (scheme.carry.shape[1] - 1)]
-    now: Tensor | None = x
-    for n, (step, draws) in enumerate(zip(plan(scheme), scheme.draws, strict=True)):
-        registers = advance(step, n, registers, model, noise(n) if draws else None, x)
-        now = registers[0]
-        assert now is not None
-        after(n, now)
-    assert now is not None
-    return now
 
 
 @on_cpu
