@@ -6,7 +6,7 @@ import copy
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Distribution
 
 from .._core import checks
@@ -371,17 +371,17 @@ def _hyperparameter(op: str, name: str, value: float | Tensor, X: Tensor) -> Ten
     return found
 
 
-def check_data(op: str, X: Tensor, y: Tensor) -> None:
+def check_data(op: str, X: Tensor, y: Tensor, name_y: str = "y") -> None:
     """Checks points (N, D) and values (N,) or (F, N)."""
-    for name, value in (("X", X), ("y", y)):
+    for name, value in (("X", X), (name_y, y)):
         checks.wide_float_tensor(op, name, value, checks.AS_TENSOR)
         checks.finite(op, name, value.detach())
     if X.ndim != 2 or 0 in X.shape:
         raise ValueError(message(op, "X", "shape (N, D)", f"shape {tuple(X.shape)}"))
     if y.dtype != X.dtype:
-        raise TypeError(message(op, "y", f"the dtype of 'X' ({X.dtype})", str(y.dtype)))
+        raise TypeError(message(op, name_y, f"the dtype of 'X' ({X.dtype})", str(y.dtype)))
     if y.ndim not in (1, 2) or y.shape[-1] != len(X):
         hint = "y.squeeze(-1) makes (N,) of (N, 1)" if tuple(y.shape) == (len(X), 1) else ""
         got = f"shape {tuple(y.shape)}"
-        raise ValueError(message(op, "y", f"shape ({len(X)},) or (F, {len(X)})", got, hint))
-    checks.same_device(op, "y", y, X, "X")
+        raise ValueError(message(op, name_y, f"shape ({len(X)},) or (F, {len(X)})", got, hint))
+    checks.same_device(op, name_y, y, X, "X")
