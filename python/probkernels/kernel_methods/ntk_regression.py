@@ -106,9 +106,9 @@ class NTKRegressor:
         mean = mean[:, 0] if self._single else mean
         if not cov:
             return mean
-        w = torch.cholesky_solve(cross.mT, self._factor).mT
-        mixed = w @ self._matrix("nngp", x, wide).mT
-        found = self._matrix("nngp", x, x) + w @ self._own @ w.mT - mixed - mixed.mT
+        w = torch.cholesky_solve(cross.mT, self._factor)  # (N, M)
+        mixed = self._matrix("nngp", x, wide) @ w
+        found = self._matrix("nngp", x, x) + w.mT @ self._own @ w - mixed - mixed.mT
         return mean, ((found + found.mT) / 2).to(X)
 
     def _theta(self, x: Tensor, z: Tensor) -> Tensor:

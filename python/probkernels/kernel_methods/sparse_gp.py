@@ -12,19 +12,8 @@ from torch.utils.checkpoint import checkpoint
 
 from .._core import checks
 from .._core.errors import message
+from . import _posterior as posterior
 from ._cholesky import factor_or_raise
-from ._posterior import (
-    check_points,
-    cross_covariance,
-    independent_normals,
-    joint_normal,
-    kernel_sums,
-    kernel_sums_and_grad,
-    log_parameter,
-    maximize,
-    own_covariance,
-    own_variance,
-)
 from .gp_regression import check_data
 from .kernel import RBF, Kernel, as_kernel
 
@@ -95,7 +84,8 @@ class SparseGPRegression:
         self._inner = factor_or_raise(op, "noise", eye + self._gram / self.noise, hint="raise the noise")
         self._coefficients = torch.linalg.solve_triangular(self._inner, self._projected / self.noise, upper=False)
         back = torch.linalg.solve_triangular(self._inner.mT, self._coefficients, upper=True)
-        self._weights = torch.linalg.solve_triangular(self._outer.mT, back, upper=True).mT  # (F, M)
+        weights = torch.linalg.solve_triangular(self._outer.mT, back, upper=True)
+        self._weights = weights.mT  # (F, M)
 
     def _sums(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """With A = L^-1 k(Z, X) and L the factor of k(Z, Z): A A^T (M, M), A y (M, F), and the trace of k(X, X)."""
@@ -129,14 +119,14 @@ class SparseGPRegression:
 
     def mean(self, x: Tensor) -> Tensor:
         """The posterior mean at x (M', D) or (F, M', D): (F, M'), or (M',) for one function."""
-        check_points(f"{type(self).__name__}.mean", x, self.X, len(self.y))
-        found = kernel_sums(self.kernel, x.double(), self.inducing.double(), self._weights).to(self.X)
+        posterior.check_points(f"{type(self).__name__}.mean", x, self.X, len(self.y))
+        found = posterior.kernel_sums(self.kernel, x.double(), self.inducing.double(), self._weights).to(self.X)
         return found[0] if self.single else found
 
     def value_and_grad(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The posterior mean and its gradient with respect to x, (F, M', D), or (M', D) for one function."""
-        check_points(f"{type(self).__name__}.value_and_grad", x, self.X, len(self.y))
-        found = kernel_sums_and_grad(self.kernel, x.double(), self.inducing.double(), self._weights)
+        posterior.check_points(f"{type(self).__name__}.value_and_grad", x, self.X, len(self.y))
+        found = posterior.kernel_sums_and_grad(self.kernel, x.double(), self.inducing.double(), self._weights)
         value, grad = (t.to(self.X) for t in found)
         return (value[0], grad[0]) if self.single else (value, grad)
 
@@ -144,16 +134,16 @@ class SparseGPRegression:
         """The posterior at x (M', D) or (F, M', D); ``joint`` and ``noisy`` as in :meth:`GPRegression.predict`."""
         op = f"{type(self).__name__}.predict"
         mean, wide = self.mean(x), x.double()
-        cross = cross_covariance(self.kernel, wide, self.inducing.double()).mT
+        cross = posterior.cross_covariance(self.kernel, wide, self.inducing.double()).mT
         prior = torch.linalg.solve_triangular(self._outer, cross, upper=False)
         known = torch.linalg.solve_triangular(self._inner, prior, upper=False)
-        variance, noise = own_variance(self.kernel, wide), self.noise * float(noisy)
+        variance, noise = posterior.own_variance(self.kernel, wide), self.noise * float(noisy)
         if not joint:
             left = variance - prior.square().sum(-2) + known.square().sum(-2) + noise
-            return independent_normals(mean, left.expand(mean.shape), self.X.dtype)
+            return posterior.independent_normals(mean, left.expand(mean.shape), self.X.dtype)
         eye = torch.eye(x.shape[-2], dtype=torch.float64, device=x.device)
-        left = own_covariance(self.kernel, wide) - prior.mT @ prior + known.mT @ known + noise * eye
-        return joint_normal(op, mean, left, variance.mean(-1), self.X.dtype)
+        left = posterior.own_covariance(self.kernel, wide) - prior.mT @ prior + known.mT @ known + noise * eye
+        return posterior.joint_normal(op, mean, left, variance.mean(-1), self.X.dtype)
 
     def fit(
         self,
@@ -182,14 +172,14 @@ class SparseGPRegression:
         op = f"{type(self).__name__}.fit"
         kernel = copy.deepcopy(self.kernel)
         z = nn.Parameter(self.inducing.detach().double().clone(), requires_grad=fit_inducing)
-        log_noise = log_parameter(op, self.noise).requires_grad_(fit_noise)
+        log_noise = posterior.log_parameter(op, self.noise).requires_grad_(fit_noise)
 
         def made() -> SparseGPRegression:
             noise = log_noise.exp() if fit_noise else self.noise.detach()
             return type(self)(self.X, self.y[0] if self.single else self.y, z.to(self.X), kernel, noise)
 
         parameters = [p for p in (z, log_noise, *kernel.parameters()) if p.requires_grad]
-        history = maximize(op, lambda: made()._bound().sum(), parameters, steps, lr, progress)
+        history = posterior.maximize(op, lambda: made()._bound().sum(), parameters, steps, lr, progress)
         with torch.no_grad():
             found = made()
         found.inducing, found.history = found.inducing.detach(), history
