@@ -234,6 +234,9 @@ PK_OP(stochastic_gate_bwd,  DType, In,           In,      Maybe,   Maybe, Tensor
 PK_CPU_OP(pairwise_softmax,    DType, Out,            In,       In,               Out,      Out,        Int, Int, Int, Int, Int)
 //                             dtype  products (R,C)  half (N)  bounds (K+1) i64  grads (N,K)  grads_t (K,N)  delta (N)  shift (N)  total (N)  R    C    row  col  K    N
 PK_CPU_OP(pairwise_softmax_bwd, DType, Out,           In,       In,               In,          In,            In,        In,        Out,       Int, Int, Int, Int, Int, Int)
+// F functions of N points in T tiles of 128; S numbers of a row and a point make an exponent; W sums
+//                             dtype  left (F,M,S)  right (F,T,S,128)  columns (F,T,128,W)  sums (F,M,W)  F    M    T    S    W
+PK_CPU_OP(rbf_mean,            DType, In,           In,                In,                  Out,          Int, Int, Int, Int, Int)
 // clang-format on
 
 }  // namespace pk

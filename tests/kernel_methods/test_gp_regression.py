@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 
 import pytest
 import torch
-from probkernels.kernel_methods import GPPosteriorMean, GPRegression, rbf, rbf_kernel, rbf_mean
+from probkernels.kernel_methods import GPPosteriorMean, GPRegression, rbf_kernel, rbf_mean
 from probkernels.kernel_methods import gp_regression as gp_module
 from torch import Tensor
+
+rbf = importlib.import_module("probkernels.ops.rbf_mean")  # the module; ops.rbf_mean is the function
 
 X = torch.tensor([[-1.0], [0.0], [2.0]], dtype=torch.float64)
 Y = torch.tensor([-0.5, 0.3, 1.0], dtype=torch.float64)
@@ -56,18 +59,20 @@ def test_the_mean_ascends_along_its_gradient() -> None:
 def test_tiles_equal_the_whole_kernel(
     dtype: torch.dtype, shape: tuple[int, int, int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("probkernels.kernel_methods.rbf.ROWS", 4)
-    monkeypatch.setattr("probkernels.kernel_methods.rbf.COLUMNS", 16)
+    monkeypatch.setattr(rbf, "ROWS", 4)
+    monkeypatch.setattr(rbf, "COLUMNS", 16)
     f, m, n, d = shape
     x, points, weights = drawn(f, m, d), drawn(n, d, seed=1) + 3, drawn(f, n, seed=2)
     scale, variance = torch.linspace(0.5, 2, f).double(), torch.linspace(1, 3, f).double()
     k = variance[:, None, None] * (-torch.cdist(x, points).square() / 2 / scale[:, None, None] ** 2).exp()
     pull = (points - x[:, :, None]) / scale[:, None, None, None] ** 2
     expected = (k @ weights[..., None])[..., 0], (k[..., None] * weights[:, None, :, None] * pull).sum(2)
-    found = rbf_mean(*(t.to(dtype) for t in (x, points, weights, scale, variance)))
+    inputs = [t.to(dtype) for t in (x, points, weights, scale, variance)]
     tolerance = 1e-4 if dtype is torch.float32 else 1e-10
-    for got, right in zip(found, expected, strict=True):
-        torch.testing.assert_close(got, right.to(dtype), atol=tolerance, rtol=tolerance)
+    for differentiable in (False, True):  # by the op, and by torch
+        inputs[0].requires_grad_(differentiable)
+        for got, right in zip(rbf_mean(*inputs), expected, strict=True):
+            torch.testing.assert_close(got, right.to(dtype), atol=tolerance, rtol=tolerance)
 
 
 def test_far_points_keep_their_digits() -> None:
@@ -89,8 +94,8 @@ def test_one_set_of_points_serves_all_functions() -> None:
 @pytest.mark.parametrize("expand", [True, False])
 def test_derivatives(expand: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of both outputs, with respect to all inputs, on both ways to compute distances."""
-    monkeypatch.setattr("probkernels.kernel_methods.rbf.COLUMNS", 2)
-    monkeypatch.setattr("probkernels.kernel_methods.rbf._can_expand", lambda *_: expand)
+    monkeypatch.setattr(rbf, "COLUMNS", 2)
+    monkeypatch.setattr(rbf, "can_expand", lambda *_: expand)
     points, weights, scales = drawn(4, 2, seed=1), drawn(2, 4, seed=2), torch.tensor([1.0, 2.0]).double()
     x = torch.cat([drawn(2, 2, 2), points[None, :1].expand(2, -1, -1)], 1)  # the last is one of the points
     inputs = [t.clone().requires_grad_() for t in (x, points, weights, scales, scales)]
@@ -98,20 +103,18 @@ def test_derivatives(expand: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.autograd.gradgradcheck(lambda *a: rbf_mean(*a)[0], inputs)
 
 
-@pytest.mark.parametrize("differentiable", [False, True])
-def test_no_more_than_a_tile_is_stored(differentiable: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("probkernels.kernel_methods.rbf.ROWS", 8)
-    monkeypatch.setattr("probkernels.kernel_methods.rbf.COLUMNS", 16)
+def test_no_more_than_a_tile_is_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rbf, "ROWS", 8)
+    monkeypatch.setattr(rbf, "COLUMNS", 16)
     made, kept = [], []
-    plain = rbf._exponent
-    monkeypatch.setattr(rbf, "_exponent", lambda *a: made.append(plain(*a)) or made[-1])
-    x = drawn(3, 50, 2).requires_grad_(differentiable)
+    plain = rbf.exponents
+    monkeypatch.setattr(rbf, "exponents", lambda *a: made.append(plain(*a)) or made[-1])
+    x = drawn(3, 50, 2).requires_grad_()
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
         value, _ = rbf_mean(x, drawn(70, 2, seed=1), drawn(3, 70, seed=2), 1.0, 1.0)
     assert len(made) == 3 * 7 * 5 and max(t.numel() for t in made) == 8 * 16
-    assert max(kept, default=0) <= 3 * 70 * 2  # points and weights, no kernels
-    if differentiable:
-        value.sum().backward()
+    assert max(kept) <= 3 * 70 * 2  # points and weights, no kernels
+    value.sum().backward()
 
 
 def test_batches_equal_single_functions() -> None:

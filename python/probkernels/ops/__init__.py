@@ -5,6 +5,7 @@ This file is written by ``python docs/lists.py``, from the ``__all__`` of all ot
 
 from ._rans_coder import RansCoder
 from .adaptive_code import adaptive_decode, adaptive_encode
+from .arc_cosine import arc_cosine, arc_cosine_diagonal
 from .em_update import em_update_
 from .latent_tree import latent_tree, latent_tree_flows
 from .leaf_gather import leaf_gather, leaf_histogram
@@ -15,6 +16,7 @@ from .philox import philox_normal, philox_uniform
 from .power_norm import power_norm, power_norm_v
 from .program_code import program_decode, program_encode
 from .rans import quantize_cdf, rans_decode, rans_decode_pmf, rans_encode, rans_encode_pmf
+from .rbf_mean import rbf_mean
 from .sampled_matmul import sampled_conv, sampled_matmul
 from .selection import Selection
 from .sparse_adamw import dequantize_blocks, quantize_blocks, sparse_adamw_
@@ -26,6 +28,8 @@ __all__ = [
     "Selection",
     "adaptive_decode",
     "adaptive_encode",
+    "arc_cosine",
+    "arc_cosine_diagonal",
     "dequantize_blocks",
     "em_update_",
     "latent_tree",
@@ -49,6 +53,7 @@ __all__ = [
     "rans_decode_pmf",
     "rans_encode",
     "rans_encode_pmf",
+    "rbf_mean",
     "sampled_conv",
     "sampled_matmul",
     "sparse_adamw_",
