@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._core import checks
-from .._core.backend import Backend
+from .._core import backend, checks
 from .._core.errors import message
 from .._core.native import DTYPE_CODE
 from .._core.registry import Op
@@ -34,45 +33,26 @@ def _pairs(k: Tensor, left: Tensor, right: Tensor, weights: Tensor, biases: Tens
     return [t.contiguous() for t in (k, *lengths, weights, biases)]
 
 
-def _kernel(
-    run: Backend,
-    k: Tensor,
-    left: Tensor,
-    right: Tensor,
-    weights: Tensor,
-    biases: Tensor,
-    diagonal: Tensor,
-    activation: int,
-    residual: bool,
-    ntk: bool,
-) -> tuple[Tensor, Tensor]:
+def _kernel(run: backend.Backend, *args: Any) -> tuple[Tensor, Tensor]:
+    *tensors, diagonal, activation, residual, ntk = args
+    given = _pairs(*tensors)
+    k, weights = given[0], given[-1]
     nngp, tangent = _fake(k, ntk)
-    given = (*_pairs(k, left, right, weights, biases), diagonal.contiguous() if diagonal.shape[-1] else None)
+    on_diagonal = diagonal.contiguous() if diagonal.shape[-1] else None
     sizes = (*k.shape, len(weights) - 1, activation, residual, ntk)
-    run.launch("arc_cosine", DTYPE_CODE[k.dtype], *given, nngp, tangent, *sizes)
+    run.launch("arc_cosine", DTYPE_CODE[k.dtype], *given, on_diagonal, nngp, tangent, *sizes)
     return nngp, tangent
 
 
-def _bwd_kernel(
-    run: Backend,
-    k: Tensor,
-    left: Tensor,
-    right: Tensor,
-    weights: Tensor,
-    biases: Tensor,
-    diagonal: Tensor,
-    grad_nngp: Tensor,
-    grad_ntk: Tensor,
-    activation: int,
-    residual: bool,
-    ntk: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    (batch, rows, columns), layers = k.shape, len(weights) - 1
+def _bwd_kernel(run: backend.Backend, *args: Any) -> tuple[Tensor, ...]:
+    *tensors, diagonal, grad_nngp, grad_ntk, activation, residual, ntk = args
+    given = [*_pairs(*tensors), grad_nngp.contiguous(), grad_ntk.contiguous()]
+    k, layers = given[0], len(tensors[-1]) - 1
+    batch, rows, columns = k.shape
     down, across = -(-rows // BLOCK_ROWS), -(-columns // COLUMNS) if run.kind == "cuda" else 1
-    grad_k = k.new_empty(k.shape)
+    grad_k = torch.empty_like(k)
     of_left, of_right = k.new_empty(batch, across, layers, rows), k.new_empty(batch, down, layers, columns)
     of_layers = k.new_empty(batch * down * across, 2, layers + 1, dtype=torch.float64)
-    given = (*_pairs(k, left, right, weights, biases), grad_nngp.contiguous(), grad_ntk.contiguous())
     sizes = (*k.shape, layers, activation, residual, ntk, diagonal.shape[-1] > 0, BLOCK_ROWS)
     run.launch("arc_cosine_bwd", DTYPE_CODE[k.dtype], *given, grad_k, of_left, of_right, of_layers, *sizes)
     of_weights, of_biases = of_layers.sum(0).to(k.dtype).unbind()
