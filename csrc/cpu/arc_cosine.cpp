@@ -33,47 +33,74 @@ namespace {
 
 using Int = std::int64_t;
 
-// Row i of batch b, for the layers: where the lengths of its point and of the columns' points are.
+constexpr int kTogether = 2;  // rows: what one has to wait for, the other fills
+
+// Some rows from row i of batch b on: where the lengths of their points and of the columns' points are.
 template <class A>
-struct Row {
-  const A *k, *left, *left_inverse, *right, *right_inverse;  // left: of the first layer, the next one `rows` further
-  Int rows, columns;
-  Row(const Pairs<A>& in, int layers, Int b, Int i)
-      : k(in.k + (b * in.rows + i) * in.columns),
-        left(in.left + b * layers * in.rows + i),
+struct Rows {
+  const A *k, *left, *left_inverse, *right, *right_inverse;
+  Int rows, columns, offset;  // offset: of row i in a matrix
+  PK_HD Rows(const Pairs<A>& in, int layers, Int b, Int i)
+      : left(in.left + b * layers * in.rows + i),
         left_inverse(in.left_inverse + b * layers * in.rows + i),
         right(in.right + b * layers * in.columns),
         right_inverse(in.right_inverse + b * layers * in.columns),
         rows(in.rows),
-        columns(in.columns) {}
+        columns(in.columns),
+        offset((b * in.rows + i) * in.columns) {
+    k = in.k + offset;
+  }
 };
+
+// Calls body(row, rows as a Const, column, lanes) for all pairs in rows [first, last): several rows and whole registers
+// where there are enough, else a row and a number of lanes.
+template <class Body>
+PK_HD void for_pairs(Int first, Int last, Int columns, Body&& body) {
+  const Int whole = last - first == kTogether ? columns / kLanes * kLanes : 0;
+  for (Int j = 0; j < whole; j += kLanes) body(first, Const<kTogether>{}, j, Full{});
+  for (Int i = first; i < last; ++i)
+    for (Int j = whole; j < columns; j += kLanes) body(i, Const<1>{}, j, int(std::min<Int>(kLanes, columns - j)));
+}
 
 template <int kActivation>
 struct Forward {
+  template <int R, int B, class A, class Lanes>
+  PK_HD static void pairs(const Rows<A>& at, const Network<A>& net, A* nngp, A* ntk, Int j, Lanes lanes) {
+    Vec<A, B> k[R], t[R];
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r)
+      k[r] = t[r] = load_vec<B>(at.k + r * at.columns + j, lanes) * net.weight[0] + net.bias[0];
+    for (int l = 0; l < net.layers; ++l) {
+      const auto right = load_vec<B>(at.right + l * at.columns + j, lanes);
+      const auto right_inverse = load_vec<B>(at.right_inverse + l * at.columns + j, lanes);
+#pragma GCC unroll 4
+      for (int r = 0; r < R; ++r) {
+        const Vec<A, B> scale = right * at.left[l * at.rows + r];
+        const Vec<A, B> inverse = right_inverse * at.left_inverse[l * at.rows + r];
+        Vec<A, B> value, slope;
+        activate<kActivation, A>(angle_of<kActivation, A>(k[r], inverse), scale, inverse, value, slope);
+        dense(net, l, value, slope, k[r], t[r]);
+      }
+    }
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) {
+      store_vec(nngp + at.offset + r * at.columns + j, k[r], lanes);
+      if (net.tangent) store_vec(ntk + at.offset + r * at.columns + j, t[r], lanes);
+    }
+  }
+
   // Rows [first, last) of batch b. diagonal (B, 2, M) may be null.
   template <int B, class A>
   PK_HD static void run(const Pairs<A>& in, const Network<A>& net, const A* diagonal, A* nngp, A* ntk, Int b, Int first,
                         Int last) {
-    for (Int i = first; i < last; ++i) {
-      const Row<A> row(in, net.layers, b, i);
-      const Int offset = (b * in.rows + i) * in.columns;
-      for_lanes(in.columns, [&](Int j, auto lanes) PK_INLINE {
-        Vec<A, B> k = load_vec<B>(row.k + j, lanes) * net.weight[0] + net.bias[0], t = k;
-        for (int l = 0; l < net.layers; ++l) {
-          const auto right = load_vec<B>(row.right + l * in.columns + j, lanes);
-          const auto right_inverse = load_vec<B>(row.right_inverse + l * in.columns + j, lanes);
-          const Vec<A, B> scale = right * row.left[l * in.rows],
-                          inverse = right_inverse * row.left_inverse[l * in.rows];
-          Vec<A, B> value, slope;
-          activate<kActivation, A>(angle_of<kActivation, A>(k, inverse), scale, inverse, value, slope);
-          dense(net, l, value, slope, k, t);
-        }
-        store_vec(nngp + offset + j, k, lanes);
-        if (net.tangent) store_vec(ntk + offset + j, t, lanes);
+    for (Int i = first; i < last; i += kTogether)
+      for_pairs(i, std::min(last, i + kTogether), in.columns, [&](Int row, auto rows, Int j, auto lanes) PK_INLINE {
+        pairs<decltype(rows)::value, B>(Rows<A>(in, net.layers, b, row), net, nngp, ntk, j, lanes);
       });
-      if (!diagonal) continue;
-      nngp[offset + i] = diagonal[2 * b * in.rows + i];
-      if (net.tangent) ntk[offset + i] = diagonal[(2 * b + 1) * in.rows + i];
+    for (Int i = first; i < last && diagonal; ++i) {
+      const Int place = (b * in.rows + i) * in.columns + i;
+      nngp[place] = diagonal[2 * b * in.rows + i];
+      if (net.tangent) ntk[place] = diagonal[(2 * b + 1) * in.rows + i];
     }
   }
 };
@@ -87,57 +114,83 @@ struct Gradients {
   bool same;  // the diagonal is none of the kernel's business
 };
 
-// Gradients of one row, but for those of the columns' points, kept in sixteen lanes.
+// Gradients of some rows, but for those of the columns' points, kept in sixteen lanes.
 template <class A, int B>
 struct RowSums {
-  Vec<A, B> left[kMostLayers], weight[kMostLayers + 1], bias[kMostLayers + 1];
+  Vec<A, B> left[kMostLayers][kTogether], weight[kMostLayers + 1], bias[kMostLayers + 1];
   PK_HD void clear(int layers) {
-    for (int l = 0; l <= layers; ++l) left[l % kMostLayers] = weight[l] = bias[l] = Vec<A, B>{};
+    for (int l = 0; l <= layers; ++l) weight[l] = bias[l] = Vec<A, B>{};
+    for (int l = 0; l < layers; ++l)
+      for (auto& sum : left[l]) sum = Vec<A, B>{};
   }
 };
 
 template <int kActivation>
 struct Backward {
-  template <int B, class A, class Lanes>
-  PK_HD static void pairs(const Row<A>& row, const Network<A>& net, const Gradients<A>& g, Int offset, Int self,
-                          A* right, RowSums<A, B>& sums, Int j, Lanes lanes) {
-    Kept<Vec<A, B>> kept[kMostLayers];
-    const auto input = load_vec<B>(row.k + j, lanes);
-    Vec<A, B> k = input * net.weight[0] + net.bias[0], t = k;
+  // kept = what each layer gets, forward.
+  template <int R, int B, class A, class Lanes>
+  PK_HD static void forward(const Rows<A>& at, const Network<A>& net, Kept<Vec<A, B>> (*kept)[kTogether], Int j,
+                            Lanes lanes) {
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r)
+      kept[0][r].k = kept[0][r].t = load_vec<B>(at.k + r * at.columns + j, lanes) * net.weight[0] + net.bias[0];
     for (int l = 0; l < net.layers; ++l) {
-      const auto of_point = load_vec<B>(row.right + l * row.columns + j, lanes);
-      const auto inverse_of_point = load_vec<B>(row.right_inverse + l * row.columns + j, lanes);
-      const Vec<A, B> scale = of_point * row.left[l * row.rows];
-      const Vec<A, B> inverse = inverse_of_point * row.left_inverse[l * row.rows];
-      const auto at = angle_of<kActivation, A>(k, inverse);
-      kept[l] = {k, t, at.sine, at.arc};
-      if (l + 1 == net.layers) break;
-      Vec<A, B> value, slope;
-      activate<kActivation, A>(at, scale, inverse, value, slope);
-      dense(net, l, value, slope, k, t);
+      const auto right = load_vec<B>(at.right + l * at.columns + j, lanes);
+      const auto right_inverse = load_vec<B>(at.right_inverse + l * at.columns + j, lanes);
+#pragma GCC unroll 4
+      for (int r = 0; r < R; ++r) {
+        const Vec<A, B> scale = right * at.left[l * at.rows + r];
+        const Vec<A, B> inverse = right_inverse * at.left_inverse[l * at.rows + r];
+        Vec<A, B> k = kept[l][r].k, t = kept[l][r].t, value, slope;
+        const auto angle = angle_of<kActivation, A>(k, inverse);
+        kept[l][r].sine = angle.sine, kept[l][r].arc = angle.arc;
+        if (l + 1 == net.layers) continue;
+        activate<kActivation, A>(angle, scale, inverse, value, slope);
+        dense(net, l, value, slope, k, t);
+        kept[l + 1][r].k = k, kept[l + 1][r].t = t;
+      }
     }
-    Vec<A, B> grad_k = load_vec<B>(g.nngp + offset + j, lanes), grad_t{};
-    if (net.tangent) grad_t = load_vec<B>(g.ntk + offset + j, lanes);
-    if (g.same && self >= j && self < j + kLanes) {
-      const int lane = int(self - j), width = grad_k.kWidth;
-      grad_k.part[lane / width][lane % width] = grad_t.part[lane / width][lane % width] = A(0);
+  }
+
+  template <int R, int B, class A, class Lanes>
+  PK_HD static void pairs(const Rows<A>& at, const Network<A>& net, const Gradients<A>& g, Int self, int slot,
+                          A* right_sums, RowSums<A, B>& sums, Int j, Lanes lanes) {
+    Kept<Vec<A, B>> kept[kMostLayers][kTogether];
+    forward<R, B>(at, net, kept, j, lanes);
+    Vec<A, B> grad_k[R], grad_t[R];
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) {
+      const Int place = at.offset + r * at.columns + j, lane = self + r - j;
+      grad_k[r] = load_vec<B>(g.nngp + place, lanes), grad_t[r] = Vec<A, B>{};
+      if (net.tangent) grad_t[r] = load_vec<B>(g.ntk + place, lanes);
+      if (!g.same || lane < 0 || lane >= kLanes) continue;
+      constexpr int kWidth = Vec<A, B>::kWidth;
+      grad_k[r].part[lane / kWidth][lane % kWidth] = grad_t[r].part[lane / kWidth][lane % kWidth] = A(0);
     }
     for (int l = net.layers - 1; l >= 0; --l) {
-      A* const to = right + l * row.columns + j;
-      const auto of_point = load_vec<B>(row.right + l * row.columns + j, lanes);
-      const auto inverse_of_point = load_vec<B>(row.right_inverse + l * row.columns + j, lanes);
-      const auto found =
-          dense_backward<kActivation, A>(net, l, kept[l], row.left[l * row.rows], row.left_inverse[l * row.rows],
-                                         of_point, inverse_of_point, grad_k, grad_t);
-      sums.left[l] += found.left;
-      sums.weight[l + 1] += found.weight;
-      sums.bias[l + 1] += found.bias;
-      store_vec(to, load_vec<B>(static_cast<const A*>(to), lanes) + found.right, lanes);
+      A* const to = right_sums + l * at.columns + j;
+      const auto right = load_vec<B>(at.right + l * at.columns + j, lanes);
+      const auto right_inverse = load_vec<B>(at.right_inverse + l * at.columns + j, lanes);
+      auto of_right = load_vec<B>(static_cast<const A*>(to), lanes);
+#pragma GCC unroll 4
+      for (int r = 0; r < R; ++r) {
+        const A left = at.left[l * at.rows + r], left_inverse = at.left_inverse[l * at.rows + r];
+        const auto found = dense_backward<kActivation, A>(net, l, kept[l][r], left, left_inverse, right, right_inverse,
+                                                          grad_k[r], grad_t[r]);
+        of_right += found.right;
+        sums.left[l][slot + r] += found.left;
+        sums.weight[l + 1] += found.weight;
+        sums.bias[l + 1] += found.bias;
+      }
+      store_vec(to, of_right, lanes);
     }
-    if (net.tangent) grad_k += grad_t;
-    sums.weight[0] += grad_k * input;
-    sums.bias[0] += grad_k;
-    store_vec(g.k + offset + j, grad_k * net.weight[0], lanes);
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) {
+      if (net.tangent) grad_k[r] += grad_t[r];
+      sums.weight[0] += grad_k[r] * load_vec<B>(at.k + r * at.columns + j, lanes);
+      sums.bias[0] += grad_k[r];
+      store_vec(g.k + at.offset + r * at.columns + j, grad_k[r] * net.weight[0], lanes);
+    }
   }
 
   // A block of rows of batch b.
@@ -149,13 +202,16 @@ struct Backward {
     std::fill(right, right + layers * in.columns, A(0));
     std::fill(of_layers, of_layers + 2 * (layers + 1), 0.0);
     RowSums<A, B> sums;
-    for (Int i = block * g.block_rows; i < std::min(in.rows, (block + 1) * g.block_rows); ++i) {
-      const Row<A> row(in, layers, b, i);
+    const Int first = block * g.block_rows;
+    const Int last = std::min(in.rows, first + g.block_rows);
+    for (Int i = first; i < last; i += kTogether) {
+      const Int end = std::min(last, i + kTogether);
       sums.clear(layers);
-      for_lanes(in.columns, [&](Int j, auto lanes) PK_INLINE {
-        pairs<B>(row, net, g, (b * in.rows + i) * in.columns, i, right, sums, j, lanes);
+      for_pairs(i, end, in.columns, [&](Int row, auto rows, Int j, auto lanes) PK_INLINE {
+        pairs<decltype(rows)::value, B>(Rows<A>(in, layers, b, row), net, g, row, int(row - i), right, sums, j, lanes);
       });
-      for (int l = 0; l < layers; ++l) g.left[(b * layers + l) * in.rows + i] = sum_lanes(sums.left[l]);
+      for (int l = 0; l < layers; ++l)
+        for (Int row = i; row < end; ++row) g.left[(b * layers + l) * in.rows + row] = sum_lanes(sums.left[l][row - i]);
       for (int l = 0; l <= layers; ++l) {
         of_layers[l] += sum_lanes(sums.weight[l]);
         of_layers[layers + 1 + l] += sum_lanes(sums.bias[l]);
