@@ -1,5 +1,6 @@
 // exp, log, asin, square roots and max of Vec, without branches or calls, so that they are compiled for the kernel's
-// instruction set. Errors are below 1.5 units in the last place (asin: 2.5; tests/core/test_vec_math.py); NaN gives NaN.
+// instruction set. Errors are below 1.5 units in the last place (asin: 2.5; tests/core/test_vec_math.py); NaN gives
+// NaN.
 #pragma once
 #include <limits>
 
