@@ -237,6 +237,12 @@ PK_CPU_OP(pairwise_softmax_bwd, DType, Out,           In,       In,             
 // F functions of N points in T tiles of 128; S numbers of a row and a point make an exponent; W sums
 //                             dtype  left (F,M,S)  right (F,T,S,128)  columns (F,T,128,W)  sums (F,M,W)  F    M    T    S    W
 PK_CPU_OP(rbf_mean,            DType, In,           In,                In,                  Out,          Int, Int, Int, Int, Int)
+// B blocks (M,N) of pairs of points, L layers; lengths of the points and their inverses; 2 numbers (M) on the diagonal
+//                       dtype  k (B,M,N)  left (B,L,M)  its inverse  right (B,L,N)  its inverse  weights, biases (L+1)  diagonal (B,2,M)  nngp, ntk (B,M,N)  B    M    N    L    activation  residual  tangent
+PK_OP(arc_cosine,        DType, In,        In,           In,          In,            In,          In, In,                Maybe,            Out, Out,          Int, Int, Int, Int, Int,        bool,     bool)
+// Sums over blocks of rows (R) and of columns (C)
+//                       dtype  k (B,M,N)  left (B,L,M)  its inverse  right (B,L,N)  its inverse  weights, biases (L+1)  grad_nngp, grad_ntk  grad_k (B,M,N)  grad_left (B,C,L,M)  grad_right (B,R,L,N)  grad_layers (B,RC,2,L+1) f64  B    M    N    L    activation  residual  tangent  same  rows of a block
+PK_OP(arc_cosine_bwd,    DType, In,        In,           In,          In,            In,          In, In,                In, In,              Out,            Out,                 Out,                  Out,                          Int, Int, Int, Int, Int,        bool,     bool,    bool, Int)
 // clang-format on
 
 }  // namespace pk

@@ -1,4 +1,4 @@
-"""exp and log of the CPU kernels' vectors, against float64 (float64's against Python's own decimals)."""
+"""exp, log and asin of the CPU kernels' vectors, against float64 (float64's against Python's own decimals)."""
 
 from __future__ import annotations
 
@@ -80,3 +80,23 @@ def test_ends_infinities_and_nan(library: ctypes.CDLL, dtype: torch.dtype, build
     assert got[:4].tolist() == [-INF, -INF, -INF, INF]
     assert got[4].isnan()
     torch.testing.assert_close(got[5], torch.tensor(tiny, dtype=dtype).log())
+
+
+@pytest.mark.parametrize("build", BUILDS)
+def test_asin_within_two_and_a_half_units(library: ctypes.CDLL, build: str) -> None:
+    near = torch.logspace(-12, -1, 2001, dtype=torch.float64)
+    x = torch.cat([torch.linspace(-1, 1, 100_003, dtype=torch.float64), near, 1 - near, near - 1, near + 0.5]).float()
+    exact = x.double().asin()
+    error = (apply(library, "asin", x, build).double() - exact).abs() / last_place(exact, torch.float32)
+    assert error.max() < 2.5
+    mpmath = pytest.importorskip("mpmath")
+    some = torch.cat([torch.linspace(-1, 1, 801).double(), near[::20], 1 - near[::20], 0.5 + near[::40]])
+    for value, got in zip(some.tolist(), apply(library, "asin", some, build).tolist(), strict=True):
+        with mpmath.workdps(40):
+            right = mpmath.asin(value)
+            assert abs(got - right) <= 2.5 * math.ulp(float(right)), value
+    for dtype in (torch.float32, torch.float64):
+        x = torch.tensor([0.0, -0.0, 1.0, -1.0, 1.1, -2.0, math.nan], dtype=dtype)
+        found = apply(library, "asin", x, build)
+        assert torch.equal(found[:4], x[:4].asin()) and found[1].signbit()
+        assert found[4:].isnan().all()

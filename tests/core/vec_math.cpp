@@ -1,4 +1,4 @@
-// exp and log of csrc/include/pk/vec_math.h as functions of arrays, for tests/core/test_vec_math.py.
+// exp, log and asin of csrc/include/pk/vec_math.h as functions of arrays, for tests/core/test_vec_math.py.
 #include "pk/vec_math.h"
 
 using namespace pk;
@@ -17,6 +17,13 @@ struct Log {
         n, [&](std::int64_t i, auto lanes) PK_INLINE { store_vec(y + i, vec_log(load_vec<B>(x + i, lanes)), lanes); });
   }
 };
+struct Asin {
+  template <int B, class A>
+  PK_HD static void run(const A* x, A* y, int n) {
+    for_lanes(
+        n, [&](std::int64_t i, auto lanes) PK_INLINE { store_vec(y + i, vec_asin(load_vec<B>(x + i, lanes)), lanes); });
+  }
+};
 
 // With the best instruction set, and with the baseline that every machine has.
 extern "C" {
@@ -28,4 +35,8 @@ void exp_float_baseline(const float* x, float* y, int n) { run_baseline<Exp>(x, 
 void log_float_baseline(const float* x, float* y, int n) { run_baseline<Log>(x, y, n); }
 void exp_double_baseline(const double* x, double* y, int n) { run_baseline<Exp>(x, y, n); }
 void log_double_baseline(const double* x, double* y, int n) { run_baseline<Log>(x, y, n); }
+void asin_float(const float* x, float* y, int n) { run_best<Asin>(x, y, n); }
+void asin_double(const double* x, double* y, int n) { run_best<Asin>(x, y, n); }
+void asin_float_baseline(const float* x, float* y, int n) { run_baseline<Asin>(x, y, n); }
+void asin_double_baseline(const double* x, double* y, int n) { run_baseline<Asin>(x, y, n); }
 }

@@ -1,5 +1,6 @@
-// exp, log and max of Vec, without branches or calls, so that they are compiled for the kernel's instruction set.
-// Errors are below 1.5 units in the last place (tests/core/test_vec_math.py); NaN gives NaN.
+// exp, log, asin, square roots and max of Vec, without branches or calls, so that they are compiled for the kernel's
+// instruction set. Errors are below 1.5 units in the last place (asin: 2.5; tests/core/test_vec_math.py); NaN gives
+// NaN.
 #pragma once
 #include <limits>
 
@@ -19,6 +20,9 @@ struct MathOf<float> {
   static constexpr float kLn2High = 0x1.62e000p-1f, kLn2Low = 0x1.0bfbe8p-15f;
   static constexpr Bits kRootHalf = 0x3f3504f3u, kOne = 0x3f800000u;
   static constexpr float kLog[4] = {0xaaaaaa.0p-24f, 0xccce13.0p-25f, 0x91e9ee.0p-25f, 0xf89e26.0p-26f};
+  static constexpr float kHalfPiHigh = 0x1.921fb6p+0f, kHalfPiLow = -0x1.777a5cp-25f;
+  static constexpr float kAsin[6] = {0x1.555554p-3f, 0x1.333432p-4f, 0x1.6d5b8ep-5f,
+                                     0x1.fd921ap-6f, 0x1.18e1f6p-6f, 0x1.14138cp-5f};
 };
 template <>
 struct MathOf<double> {
@@ -31,6 +35,11 @@ struct MathOf<double> {
   static constexpr double kLog[7] = {0x1.5555555555593p-1, 0x1.999999997fa04p-2, 0x1.2492494229359p-2,
                                      0x1.c71c51d8e78afp-3, 0x1.7466496cb03dep-3, 0x1.39a09d078c69fp-3,
                                      0x1.2f112df3e5244p-3};
+  static constexpr double kHalfPiHigh = 0x1.921fb54442d18p+0, kHalfPiLow = 0x1.1a62633145c07p-54;
+  static constexpr double kAsin[13] = {
+      0x1.5555555555556p-3, 0x1.3333333332ec4p-4,  0x1.6db6db6e3292ep-5, 0x1.f1c71c1d4aa0dp-6, 0x1.6e8bb1d89492bp-6,
+      0x1.1c4d343fa57f6p-6, 0x1.c9cf3759fd8ffp-7,  0x1.78246f32d075cp-7, 0x1.524ea8b3aad31p-7, 0x1.653a8f8cfd43cp-8,
+      0x1.1d661531b222ep-6, -0x1.e7a24f548c99fp-7, 0x1.d78189767524ep-6};
 };
 
 // A register of B bytes as integers. (A typedef inside a function template would lose its size.)
@@ -110,6 +119,44 @@ PK_HD Vec<A, B> vec_log(const Vec<A, B>& v) {
     const R normal = x >= std::numeric_limits<A>::min() ? result : -infinite;
     return x < infinite ? normal : x;
   });
+}
+
+// Through an array, which compilers turn into packed square roots.
+template <class A, int B>
+PK_HD Vec<A, B> vec_sqrt(const Vec<A, B>& v) {
+  return map_registers(v, [](auto x) PK_INLINE {
+    constexpr int kWidth = B / int(sizeof(A));
+    A lanes[kWidth];
+    memcpy(lanes, &x, B);
+    for (int k = 0; k < kWidth; ++k) lanes[k] = sizeof(A) == 4 ? __builtin_sqrtf(lanes[k]) : __builtin_sqrt(lanes[k]);
+    memcpy(&x, lanes, B);
+    return x;
+  });
+}
+
+// asin(y) = y + y z P(z) with z = y^2 <= 1/4; above 1/2, asin(a) = pi / 2 - 2 asin(y) with z = (1 - a) / 2. NaN
+// beyond 1.
+template <class A, int B>
+PK_HD Vec<A, B> vec_asin(const Vec<A, B>& v) {
+  using M = MathOf<A>;
+  using U = typename M::Bits;
+  using Bits = typename Integers<U, B>::Register;
+  constexpr U kSign = U(1) << (8 * sizeof(U) - 1);
+  Vec<A, B> size = map_registers(v, [](auto x) PK_INLINE { return decltype(x)((Bits)x & (Bits{} + ~kSign)); });
+  Vec<A, B> z = map_registers(size, [](auto a) PK_INLINE { return a > A(0.5) ? (A(1) - a) * A(0.5) : a * a; });
+  const Vec<A, B> root = vec_sqrt(z);
+  Vec<A, B> result;
+  for (int i = 0; i < v.kRegisters; ++i) {
+    const auto a = size.part[i], y = a > A(0.5) ? root.part[i] : a;
+    constexpr int kTerms = sizeof(M::kAsin) / sizeof(A);
+    auto sum = typename Vec<A, B>::Register{} + M::kAsin[kTerms - 1];
+#pragma GCC unroll 16
+    for (int k = kTerms - 2; k >= 0; --k) sum = sum * z.part[i] + M::kAsin[k];
+    const auto small = y + y * (z.part[i] * sum);
+    const auto found = a > A(0.5) ? M::kHalfPiHigh - (small + small - M::kHalfPiLow) : small;
+    result.part[i] = (typename Vec<A, B>::Register)((Bits)found | ((Bits)v.part[i] & (Bits{} + kSign)));
+  }
+  return result;
 }
 
 // Whether any lane of x is above that of y.

@@ -65,6 +65,7 @@ class MLPKernel(Kernel):
         self.log_last_w_std = _log_parameter(op, "last_w_std", last_w_std, 0)
 
     def extra_repr(self) -> str:
+        """What print shows of the kernel."""
         return f"depth={self.depth}, activation={self.activation!r}, kind={self.kind!r}"
 
     def forward(self, x: Tensor, z: Tensor | None = None) -> Tensor:

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._core import checks
+from .._core import backend, checks
 from .._core.errors import message
+from .._core.native import DTYPE_CODE
 from .._core.registry import Op
 from ..reference import arc_cosine as reference
 
@@ -18,11 +19,70 @@ __all__ = ["arc_cosine", "arc_cosine_diagonal"]
 DTYPES = (torch.float32, torch.float64)
 ACTIVATIONS = {"relu": reference.RELU, "erf": reference.ERF, "heaviside": reference.HEAVISIDE}
 
+KINDS = ("cpu", "cuda")
+MOST = 128  # layers: kMostLayers of csrc/include/pk/arc_cosine.h
+BLOCK_ROWS = 64  # of the backward: sums are those of blocks
+COLUMNS = 128  # of a block on a GPU: kColumns of csrc/cuda/arc_cosine.cu
+
+# --- kernels ---
+
+
+def _pairs(k: Tensor, left: Tensor, right: Tensor, weights: Tensor, biases: Tensor) -> list[Tensor]:
+    """What both kernels read."""
+    lengths = (left, reference.safe_inverse(left), right, reference.safe_inverse(right))
+    return [t.contiguous() for t in (k, *lengths, weights, biases)]
+
+
+def _kernel(run: backend.Backend, *args: Any) -> tuple[Tensor, Tensor]:
+    *tensors, diagonal, activation, residual, ntk = args
+    given = _pairs(*tensors)
+    k, weights = given[0], given[-1]
+    nngp, tangent = _fake(k, ntk)
+    on_diagonal = diagonal.contiguous() if diagonal.shape[-1] else None
+    sizes = (*k.shape, len(weights) - 1, activation, residual, ntk)
+    run.launch("arc_cosine", DTYPE_CODE[k.dtype], *given, on_diagonal, nngp, tangent, *sizes)
+    return nngp, tangent
+
+
+def _bwd_kernel(run: backend.Backend, *args: Any) -> tuple[Tensor, ...]:
+    *tensors, diagonal, grad_nngp, grad_ntk, activation, residual, ntk = args
+    given = [*_pairs(*tensors), grad_nngp.contiguous(), grad_ntk.contiguous()]
+    k, layers = given[0], len(tensors[-1]) - 1
+    batch, rows, columns = k.shape
+    down, across = -(-rows // BLOCK_ROWS), -(-columns // COLUMNS) if run.kind == "cuda" else 1
+    grad_k = torch.empty_like(k)
+    of_left, of_right = k.new_empty(batch, across, layers, rows), k.new_empty(batch, down, layers, columns)
+    of_layers = k.new_empty(batch * down * across, 2, layers + 1, dtype=torch.float64)
+    sizes = (*k.shape, layers, activation, residual, ntk, diagonal.shape[-1] > 0, BLOCK_ROWS)
+    run.launch("arc_cosine_bwd", DTYPE_CODE[k.dtype], *given, grad_k, of_left, of_right, of_layers, *sizes)
+    of_weights, of_biases = of_layers.sum(0).to(k.dtype).unbind()
+    return grad_k, of_left.sum(1), of_right.sum(1), of_weights.clone(), of_biases.clone()
+
+
 # --- the ops ---
 
 
 def _fake(k: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
     return k.new_empty(k.shape), k.new_empty(k.shape if args[-1] else (0,))
+
+
+def _fake_bwd(k: Tensor, left: Tensor, right: Tensor, weights: Tensor, *_: Any) -> tuple[Tensor, ...]:
+    return tuple(t.new_empty(t.shape) for t in (k, left, right, weights, weights))
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    *tensors, ctx.activation, ctx.residual, ctx.ntk = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _backward(ctx: Any, grad_nngp: Tensor, grad_ntk: Tensor) -> tuple[Tensor | None, ...]:
+    *tensors, diagonal = ctx.saved_tensors
+    grads = BWD.call(*tensors, diagonal, grad_nngp, grad_ntk, ctx.activation, ctx.residual, ctx.ntk)
+    of_diagonal = torch.zeros_like(diagonal)
+    if diagonal.shape[-1]:
+        both = (grad_nngp, grad_ntk if ctx.ntk else torch.zeros_like(grad_nngp))
+        of_diagonal = torch.stack([g.diagonal(dim1=-2, dim2=-1) for g in both], -2)
+    return *grads, of_diagonal, None, None, None
 
 
 def _forward_examples(device: torch.device, dtype: torch.dtype) -> list[tuple[Any, ...]]:
@@ -41,13 +101,37 @@ def _forward_examples(device: torch.device, dtype: torch.dtype) -> list[tuple[An
     return found
 
 
+def _backward_examples(device: torch.device, dtype: torch.dtype) -> list[tuple[Any, ...]]:
+    generator = torch.Generator().manual_seed(1)
+    found = []
+    for *tensors, activation, residual, ntk in _forward_examples(device, dtype):
+        shape = tensors[0].shape
+        grads = (torch.randn(shape, generator=generator, dtype=torch.float64).to(device, dtype) for _ in range(2))
+        found.append((*tensors, *grads, activation, residual, ntk))
+    return found
+
+
+BWD = Op(
+    "arc_cosine_bwd",
+    "(Tensor k, Tensor left, Tensor right, Tensor weights, Tensor biases, Tensor diagonal, Tensor grad_nngp, "
+    "Tensor grad_ntk, int activation, bool residual, bool ntk) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    family="arc_cosine",
+    reference=reference.arc_cosine_bwd,
+    kernels=dict.fromkeys(KINDS, _bwd_kernel),
+    fake=_fake_bwd,
+    examples=_backward_examples,
+    dtypes=DTYPES,
+)
+
 FWD = Op(
     "arc_cosine",
     "(Tensor k, Tensor left, Tensor right, Tensor weights, Tensor biases, Tensor diagonal, int activation, "
     "bool residual, bool ntk) -> (Tensor, Tensor)",
     reference=reference.arc_cosine,
-    kernels={},
+    kernels=dict.fromkeys(KINDS, _kernel),
     fake=_fake,
+    setup=_setup,
+    backward=_backward,
     examples=_forward_examples,
     dtypes=DTYPES,
 )
@@ -57,8 +141,8 @@ FWD = Op(
 
 def _variances(op: str, name: str, value: Any, like: Tensor) -> Tensor:
     found = torch.as_tensor(value, dtype=like.dtype, device=like.device)
-    if found.ndim != 1 or len(found) < 2:
-        expected = "L + 1 numbers: of the input's layer, and of the layer behind each of L >= 1 activations"
+    if found.ndim != 1 or not 2 <= len(found) <= MOST + 1:
+        expected = f"L + 1 numbers, 1 <= L <= {MOST}: of the input's layer, and of the layer behind each activation"
         raise ValueError(message(op, name, expected, checks.describe(value)))
     plain = found.detach()
     if checks.readable(plain) and not bool((plain >= 0).all() and plain.isfinite().all()):
@@ -131,7 +215,7 @@ def arc_cosine(
     Raises:
         TypeError, ValueError: a dtype, shape, device or number is wrong.
 
-    Backends: plain torch.
+    Backends: C++ (CPU), CUDA, plain torch. Deterministic.
 
     Reference: Cho, Saul, "Kernel Methods for Deep Learning", NIPS 2009; Lee, Yun, Yang, Lee, "Scale Mixtures of Neural
     Network Gaussian Processes", ICLR 2022.

@@ -104,3 +104,84 @@ def arc_cosine(
         k = torch.where(places, diagonal[:, 0, :, None], k)
         tangent = torch.where(places, diagonal[:, 1, :, None], tangent)
     return k, tangent if ntk else k.new_zeros(0)
+
+
+def arc_cosine_bwd(
+    k: Tensor,
+    left: Tensor,
+    right: Tensor,
+    weights: Tensor,
+    biases: Tensor,
+    diagonal: Tensor,
+    grad_nngp: Tensor,
+    grad_ntk: Tensor,
+    activation: int,
+    residual: bool,
+    ntk: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The gradients of k, left, right, weights and biases. That of ``diagonal`` is the diagonal of those given."""
+    inputs = [(weights[0] * k + biases[0],) * 2]
+    for layer in range(1, len(weights) - 1):
+        outputs = activated(inputs[-1][0], left[:, layer - 1], right[:, layer - 1], activation)
+        inputs.append(dense(*inputs[-1], *outputs, weights[layer], biases[layer], residual))
+    grad_k, grad_t = grad_nngp, grad_ntk if ntk else torch.zeros_like(k)
+    if diagonal.shape[-1]:
+        places = torch.eye(k.shape[-1], dtype=torch.bool, device=k.device)
+        grad_k, grad_t = grad_k.masked_fill(places, 0), grad_t.masked_fill(places, 0)
+    found = []
+    for layer in range(len(weights) - 1, 0, -1):
+        lengths_of = (left[:, layer - 1], right[:, layer - 1])
+        skip = residual and layer + 1 < len(weights)
+        grad_k, grad_t, *rest = _dense_bwd(
+            grad_k, grad_t, *inputs[layer - 1], *lengths_of, weights[layer], activation, skip
+        )
+        found.append(rest)
+    grad_k = grad_k + grad_t
+    of_left, of_right, of_weights, of_biases = zip(*reversed(found), strict=True)
+    return (
+        weights[0] * grad_k,
+        torch.stack(of_left, 1),
+        torch.stack(of_right, 1),
+        torch.stack([(grad_k * k).sum(), *of_weights]),
+        torch.stack([grad_k.sum(), *of_biases]),
+    )
+
+
+def _dense_bwd(
+    grad_k: Tensor,
+    grad_t: Tensor,
+    k: Tensor,
+    t: Tensor,
+    left: Tensor,
+    right: Tensor,
+    weight: Tensor,
+    activation: int,
+    skip: bool,
+) -> tuple[Tensor, ...]:
+    """Gradients of a layer's k, t, left, right, weight and bias."""
+    factor = 2 if activation == ERF else 1
+    scale, over_left, over_right = left[..., :, None] * right[..., None, :], safe_inverse(left), safe_inverse(right)
+    inverse = over_left[..., :, None] * over_right[..., None, :]
+    value, slope = activated(k, left, right, activation)
+    raw = factor * k * inverse
+    cosine = clamped(raw)
+    over_sine = ((1 - cosine) * (1 + cosine)).rsqrt()
+    grad_new = grad_k + grad_t
+    grad_value, grad_slope = weight * grad_new, weight * grad_t * t
+    by_scale = torch.zeros_like(k)
+    along = by_scale
+    if activation == ERF:
+        along = grad_slope * slope
+        grad_cosine = 2 / math.pi * grad_value * over_sine + along * cosine * over_sine.square()
+    elif activation == RELU:
+        grad_cosine = grad_value * scale * slope + grad_slope * over_sine / (2 * math.pi)
+        by_scale = grad_value * (1 / over_sine / (2 * math.pi) + cosine * slope)
+    else:
+        grad_cosine = grad_value * scale * slope
+        by_scale = grad_value * (math.pi / 2 + torch.asin(cosine)) / (2 * math.pi)
+    turned = grad_cosine * raw + along
+    of_left = (by_scale * right[..., None, :]).sum(-1) - turned.sum(-1) * over_left
+    of_right = (by_scale * left[..., :, None]).sum(-2) - turned.sum(-2) * over_right
+    of_k, of_t = factor * grad_cosine * inverse, weight * slope * grad_t
+    of_k, of_t = (of_k + grad_k, of_t + grad_t) if skip else (of_k, of_t)
+    return of_k, of_t, of_left, of_right, (grad_new * value + grad_t * t * slope).sum(), grad_new.sum()
