@@ -39,6 +39,15 @@ class Prior(nn.Module):
 
     Args:
         module: any module with trainable parameters, float32 or float64.
+
+    Example:
+        >>> import torch
+        >>> from probkernels.bnn import Prior
+        >>> class Zero(Prior):
+        ...     def sample(self, n, generator=None):
+        ...         return {name: torch.zeros(n, *shape) for name, shape in self.shapes.items()}
+        >>> Zero(torch.nn.Linear(3, 1)).sample_functions(torch.ones(2, 3), 4).shape
+        torch.Size([4, 2, 1])
     """
 
     def __init__(self, module: nn.Module) -> None:
