@@ -17,6 +17,7 @@ from .program_code import program_decode, program_encode
 from .rans import quantize_cdf, rans_decode, rans_decode_pmf, rans_encode, rans_encode_pmf
 from .sampled_matmul import sampled_conv, sampled_matmul
 from .selection import Selection
+from .sghmc_step import sghmc_step_
 from .sparse_adamw import dequantize_blocks, quantize_blocks, sparse_adamw_
 from .sum_layer import sum_layer, sum_layer_bwd
 
@@ -50,6 +51,7 @@ __all__ = [
     "rans_encode_pmf",
     "sampled_conv",
     "sampled_matmul",
+    "sghmc_step_",
     "sparse_adamw_",
     "sum_layer",
     "sum_layer_bwd",
