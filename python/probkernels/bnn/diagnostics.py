@@ -39,7 +39,7 @@ def rhat(draws: Tensor) -> Tensor:
         (True, True)
     """
     x = _split(_checked("rhat", draws))
-    median = x.flatten(0, 1).quantile(0.5, 0)
+    median = _quantile(x.flatten(0, 1), 0.5)
     return torch.maximum(_rhat(_normalized(x)), _rhat(_normalized((x - median).abs())))
 
 
@@ -88,7 +88,7 @@ def ess_tail(draws: Tensor) -> Tensor:
     """
     x = _checked("ess_tail", draws)
     flat = x.flatten(0, 1)
-    low, high = (_ess(_split((x <= flat.quantile(q, 0)).to(x.dtype))) for q in (0.05, 0.95))
+    low, high = (_ess(_split((x <= _quantile(flat, q)).to(x.dtype))) for q in (0.05, 0.95))
     return torch.where(flat.isfinite().all(0), torch.minimum(low, high), math.nan)
 
 
@@ -106,14 +106,21 @@ def _split(x: Tensor) -> Tensor:
     return torch.cat([x[:, :half], x[:, -half:]])
 
 
+def _quantile(x: Tensor, q: float) -> Tensor:
+    """By linear interpolation along dim 0; torch's own has a limit on the size."""
+    ascending, at = x.sort(0).values, q * (x.shape[0] - 1)
+    share = at - math.floor(at)
+    return ascending[math.floor(at)] * (1 - share) + ascending[math.ceil(at)] * share
+
+
 def _normalized(x: Tensor) -> Tensor:
     """Normal scores of the ranks among all draws; equal draws share their mean rank."""
     flat = x.flatten(0, 1)
-    ordered = flat.flatten(1).T.contiguous()  # (quantities, draws)
+    ordered = flat.reshape(len(flat), -1).T.contiguous()  # (quantities, draws)
     ascending = ordered.sort(1).values
     below = torch.searchsorted(ascending, ordered)
     upto = torch.searchsorted(ascending, ordered, right=True)
-    rank = (below + upto + 1) / 2
+    rank = (below + upto + 1).double() / 2
     scores = torch.special.ndtri((rank - 3 / 8) / (flat.shape[0] + 1 / 4))
     scores = torch.where(ordered.isfinite().all(1, keepdim=True), scores, math.nan)
     return scores.T.reshape(x.shape)
@@ -144,17 +151,15 @@ def _ess(x: Tensor) -> Tensor:
     """Geyer's initial monotone sequence of sums of neighboring autocorrelations, over all chains."""
     chains, n = x.shape[:2]
     covariance = _autocovariance(x).mean(0)
-    _, total = _variances(x)
-    rho = 1 - (covariance[0] * n / (n - 1) - covariance * n / (n - 1)) / total
+    within, total = _variances(x)
+    rho = 1 - (within - covariance) / total
     rho[0] = 1
-    pairs = n // 2
+    pairs = max((n - 3) // 2, 0)  # as many as arviz looks at
     sums = rho[0 : 2 * pairs : 2] + rho[1 : 2 * pairs : 2]  # (pairs, ...)
     going = (sums > 0).long().cumprod(0).bool()
-    going[0] = True
-    monotone = torch.where(going, sums, math.inf).cummin(0).values
-    time = -1 + 2 * torch.where(going, monotone, 0.0).sum(0)
-    count = going.sum(0)  # the first pair that is left out adds its even part if that is positive, as arviz does
-    last = rho[2 * count.clamp(max=pairs - 1)[None]] if rho.dim() == 1 else rho.gather(0, 2 * count.clamp(max=pairs - 1)[None])
-    time = time + torch.where((count < pairs) & (last.reshape(time.shape) > 0), last.reshape(time.shape), 0.0)
+    monotone = sums.cummin(0).values if pairs else sums
+    count = going.sum(0)
+    last = rho.gather(0, 2 * count[None])[0]  # of the pair where the sum ends, its even part if that is positive
+    time = -1 + 2 * torch.where(going, monotone, 0.0).sum(0) + last.clamp(min=0)
     time = time.clamp(min=1 / math.log10(chains * n))
     return torch.where(total > 0, chains * n / time, math.nan)
