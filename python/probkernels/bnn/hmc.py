@@ -52,6 +52,8 @@ class HMC:
         leapfrog_steps: steps of a trajectory.
         adapt: whether the step size adapts in the warm-up.
         target_acceptance: mean acceptance rate to adapt to, in (0, 1).
+        jitter: each trajectory's step size is the current one times a uniform number from 1 - jitter to 1 + jitter, so
+            that no trajectory returns to its start again and again.
 
     Raises:
         TypeError, ValueError: a number is out of range.
@@ -70,12 +72,20 @@ class HMC:
     """
 
     def __init__(
-        self, step_size: float = 0.01, leapfrog_steps: int = 20, *, adapt: bool = True, target_acceptance: float = 0.8
+        self,
+        step_size: float = 0.01,
+        leapfrog_steps: int = 20,
+        *,
+        adapt: bool = True,
+        target_acceptance: float = 0.8,
+        jitter: float = 0.2,
     ) -> None:
         checks.positive("HMC", "step_size", step_size)
         checks.integer("HMC", "leapfrog_steps", leapfrog_steps)
         checks.fraction("HMC", "target_acceptance", target_acceptance)
         checks.positive("HMC", "target_acceptance", target_acceptance)
+        checks.fraction("HMC", "jitter", jitter)
+        self.jitter = float(jitter)
         self.step_size, self.leapfrog_steps = float(step_size), leapfrog_steps
         self.adapt, self.target_acceptance = bool(adapt), float(target_acceptance)
 
@@ -156,11 +166,12 @@ class HMC:
         return kept.result(complete=complete, acceptance=(accepted / done).clamp(max=1), step_size=size.step_size)
 
     def _transition(
-        self, target: Target, here: Tensor, energy: Tensor, grad: Tensor, size: float, generator: torch.Generator
+        self, target: Target, here: Tensor, energy: Tensor, grad: Tensor, step_size: float, generator: torch.Generator
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The next state of all chains: position, energy, gradient; and acceptance probabilities (chains,)."""
         p = torch.randn(here.shape, generator=generator, dtype=here.dtype, device=here.device)
-        uniform = torch.rand(len(here), generator=generator, dtype=torch.float64, device=here.device)
+        uniform, spread = torch.rand(2, len(here), generator=generator, dtype=torch.float64, device=here.device)
+        size = (step_size * (1 + self.jitter * (2 * spread - 1))).to(here.dtype)[:, None]
         before = energy.double() + p.double().square().sum(1) / 2
         there, slope, p = here, grad, p - size / 2 * grad
         for k in range(self.leapfrog_steps):
