@@ -168,6 +168,9 @@ PK_OP(magnitude_histogram,   DType, In,    Out,                                 
 // Lists have an item for each of K weights with N entries of which C are selected, in blocks of 256; A = accumulation type
 //                       dtypes  weights (N)  values (C) A  grad dtypes  grads dense  grads (C or N)  m (C) A or codes  v     m_scale (blocks) A  v_scale   index (C)  words (N/64)  ranks (N/512)  N     C     steps  codes (2,2,256)  table (2,2,S)  lr      beta1   beta2   eps     weight_decay
 PK_OP(sparse_adamw,      Ints,   Tensors,     Tensors,      Ints,        Ints,        Tensors,        Tensors,          Tensors,  Tensors,          Tensors,  Tensors,   Tensors,      Tensors,       Ints, Ints, Ints,  Maybe,           Maybe,         double, double, double, double, double)
+// Lists have an item for each of K tensors with N entries
+//                       dtype  weights (N)  momentum  tau      g        v        grads    N     rows  burn_in  lr      mdecay  scale   eps     seed step
+PK_OP(sghmc_step,        DType, Tensors,     Tensors,  Tensors, Tensors, Tensors, Tensors, Ints, Ints, bool,    double, double, double, double, Int, Int)
 // op, then per parameter its shape: S samples, R rows, E entries, K selected ones
 //                       dtype  grad_y (S,R,out)  x (S,C,in)  index (K) int32  words (E/64) int64  ranks (E/512) int32  values (K) A  sizes (22) int64 on the host  K
 PK_OP(sampled_matmul,    DType, In,               In,         Maybe,           Maybe,              Maybe,               Out,          In,                            Int)

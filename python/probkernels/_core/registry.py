@@ -211,8 +211,17 @@ class Op:
             with below_autograd():
                 return self.op(*args)
 
+        def call(*args: Any) -> Any:
+            if not (torch.compiler.is_compiling() or transforms_active()) and forward_ad._current_level < 0:
+                tensors, recording = self.tensors(args), torch.is_grad_enabled()
+                plain = all(type(t) in PLAIN_TYPES and not (recording and t.requires_grad) for t in tensors)
+                if plain and tensors and (tensors[0].is_cpu or tensors[0].is_cuda) and nobody_watches():
+                    return self._run(*args)  # spares the dispatcher, which converts every list twice
+            return self.op(*args)
+
         self.call = self.op
         if HAVE_PRIVATE_NAMES:
+            self.call = call
             LIBRARY.impl(self.name, below, "Autograd")
         else:  # pragma: no cover - depends on the torch version
             self.call = below

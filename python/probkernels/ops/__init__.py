@@ -19,6 +19,7 @@ from .rans import quantize_cdf, rans_decode, rans_decode_pmf, rans_encode, rans_
 from .rbf_mean import rbf_mean
 from .sampled_matmul import sampled_conv, sampled_matmul
 from .selection import Selection
+from .sghmc_step import sghmc_step_
 from .sparse_adamw import dequantize_blocks, quantize_blocks, sparse_adamw_
 from .stochastic_gate import stochastic_gate
 from .sum_layer import sum_layer, sum_layer_bwd
@@ -56,6 +57,7 @@ __all__ = [
     "rbf_mean",
     "sampled_conv",
     "sampled_matmul",
+    "sghmc_step_",
     "sparse_adamw_",
     "stochastic_gate",
     "sum_layer",
