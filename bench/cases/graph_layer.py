@@ -38,7 +38,7 @@ def make(device: torch.device, dtype: torch.dtype, params: Params) -> Inputs:
 
 def ours(inputs: Inputs, params: Params) -> Task:
     """The library's layer on sparse features."""
-    x, graph = as_features(inputs["x"].to_sparse_csr()), Graph(inputs["edges"], params["nodes"])
+    x, graph = as_features(inputs["x"].to_sparse()), Graph(inputs["edges"], params["nodes"])
     layer = GCN(params["features"], params["outputs"]).to(inputs["x"])
     layer.weight, layer.bias = (torch.nn.Parameter(inputs[name].detach()) for name in ("weight", "bias"))
     return differentiable(lambda: layer(x, graph), [layer.weight, layer.bias], inputs["grad"])
