@@ -37,6 +37,20 @@ def test_settings_are_those_of_the_sheet() -> None:
     assert layer.read_weight.norm(dim=0).tolist() == pytest.approx([2.1] * 10, rel=1e-4)
 
 
+def test_every_step_sees_a_whole_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    whole = model.cross_entropy
+
+    def counted(y: torch.Tensor, labels: torch.Tensor, **how: str) -> torch.Tensor:
+        seen.append(len(labels))
+        return whole(y, labels, **how)
+
+    monkeypatch.setattr(model, "cross_entropy", counted)
+    part = torch.rand(67, 64), torch.randint(2, (67,))
+    model.train(PARITY, NR, 0, model.Data(part, part), 2, lambda _: None)
+    assert seen == [32] * 4
+
+
 def test_miniature_run_is_deterministic_and_complete(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("sklearn")
     monkeypatch.setattr(experiment, "run_jobs", run_here)

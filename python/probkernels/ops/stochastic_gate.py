@@ -225,6 +225,7 @@ def stochastic_gate(
     Raises:
         TypeError: a dtype or kind of argument is wrong.
         ValueError: a shape, device or name is wrong, a number out of range, or arguments do not go together.
+        NotImplementedError: forward-mode differentiation, as by ``torch.func.jvp``, which is refused.
 
     Backends: C++ (CPU), CUDA, plain torch: the same bits. Computes in float32 for half precision and rounds once.
 
