@@ -64,33 +64,37 @@ def ours(inputs: Inputs, params: Params) -> Task:
     return _task(inputs, params, step)
 
 
+def _each(name: str, *args: Any) -> Any:
+    return getattr(torch, f"_foreach_{name}")(*args)
+
+
 def foreach(inputs: Inputs, params: Params) -> Task:
     """Each operation for all tensors at once, as torch's own optimizers do."""
 
     def step(lists: dict[str, list[Tensor]]) -> None:
         w, m, tau, g, v = (lists[name] for name in STATE)
         lr2, decay = RULE["lr"] ** 2, RULE["mdecay"]
-        gradient = torch._foreach_mul(lists["grads"], RULE["scale_grad"])
-        share = torch._foreach_add(tau, 1.0)
-        torch._foreach_reciprocal_(share)
-        square = torch._foreach_mul(g, g)
-        torch._foreach_div_(square, torch._foreach_add(v, RULE["eps"]))
-        torch._foreach_mul_(square, tau)
-        torch._foreach_add_(tau, 1.0)
-        torch._foreach_sub_(tau, square)
-        torch._foreach_lerp_(g, gradient, share)
-        torch._foreach_lerp_(v, torch._foreach_mul(gradient, gradient), share)
-        scale = torch._foreach_sqrt(v)
-        torch._foreach_add_(scale, RULE["eps"])
-        torch._foreach_reciprocal_(scale)
-        std = torch._foreach_mul(scale, 2 * lr2 * decay)
-        torch._foreach_sub_(std, lr2 * lr2)
-        torch._foreach_clamp_min_(std, 1e-16)
-        torch._foreach_sqrt_(std)
-        torch._foreach_mul_(m, 1 - decay)
-        torch._foreach_addcmul_(m, scale, gradient, -lr2)
-        torch._foreach_addcmul_(m, std, [torch.randn_like(t) for t in m])
-        torch._foreach_add_(w, m)
+        gradient = _each("mul", lists["grads"], RULE["scale_grad"])
+        share = _each("add", tau, 1.0)
+        _each("reciprocal_", share)
+        square = _each("mul", g, g)
+        _each("div_", square, _each("add", v, RULE["eps"]))
+        _each("mul_", square, tau)
+        _each("add_", tau, 1.0)
+        _each("sub_", tau, square)
+        _each("lerp_", g, gradient, share)
+        _each("lerp_", v, _each("mul", gradient, gradient), share)
+        scale = _each("sqrt", v)
+        _each("add_", scale, RULE["eps"])
+        _each("reciprocal_", scale)
+        std = _each("mul", scale, 2 * lr2 * decay)
+        _each("sub_", std, lr2 * lr2)
+        _each("clamp_min_", std, 1e-16)
+        _each("sqrt_", std)
+        _each("mul_", m, 1 - decay)
+        _each("addcmul_", m, scale, gradient, -lr2)
+        _each("addcmul_", m, std, [torch.randn_like(t) for t in m])
+        _each("add_", w, m)
 
     return _task(inputs, params, step)
 
