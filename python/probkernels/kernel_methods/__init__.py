@@ -3,5 +3,20 @@
 from .gp_regression import GPPosteriorMean, GPRegression
 from .kernel import RBF, Kernel, as_kernel
 from .rbf import rbf_kernel, rbf_mean
+from .scale_mixture_gp import ScaleMixtureGP, select_scale_mixture
+from .scale_priors import Burr12, FixedScale, InverseGamma
 
-__all__ = ["RBF", "GPPosteriorMean", "GPRegression", "Kernel", "as_kernel", "rbf_kernel", "rbf_mean"]
+__all__ = [
+    "RBF",
+    "Burr12",
+    "FixedScale",
+    "GPPosteriorMean",
+    "GPRegression",
+    "InverseGamma",
+    "Kernel",
+    "ScaleMixtureGP",
+    "as_kernel",
+    "rbf_kernel",
+    "rbf_mean",
+    "select_scale_mixture",
+]
