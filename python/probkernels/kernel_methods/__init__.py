@@ -2,6 +2,7 @@
 
 from .gp_regression import GPPosteriorMean, GPRegression
 from .kernel import RBF, Kernel, as_kernel
+from .mlp_kernel import MLPKernel, ResidualMLPKernel
 from .rbf import rbf_kernel, rbf_mean
 from .scale_mixture_gp import ScaleMixtureGP, select_scale_mixture
 from .scale_priors import Burr12, FixedScale, InverseGamma
@@ -14,6 +15,8 @@ __all__ = [
     "GPRegression",
     "InverseGamma",
     "Kernel",
+    "MLPKernel",
+    "ResidualMLPKernel",
     "ScaleMixtureGP",
     "as_kernel",
     "rbf_kernel",

@@ -221,6 +221,17 @@ class ScaleMixtureGP(nn.Module):
         self._check(x, y)
         return float(-self.predict(x).log_prob(y).mean())
 
+    @torch.no_grad()
+    def losses(self, x: Tensor, y: Tensor, priors: Sequence[Any]) -> list[float]:
+        """:meth:`loss` under each of the priors; x is solved for once. The last prior stays."""
+        self._check(x, y)
+        mean, variance = self._fitted()[0].moments(x, True)
+        found = []
+        for prior in priors:
+            after = self.set_prior(prior)._fitted()[2]
+            found.append(float(-after.predictive(mean.to(x), variance).log_prob(y).mean()))
+        return found
+
     def _fitted(self) -> tuple[Conditioned, Mixing, Mixing]:
         """The process, and the distribution of sigma^2 before and after the data."""
         if self._process is None or self._before is None or self._after is None:
@@ -306,16 +317,10 @@ def select_scale_mixture(
     """
     best: tuple[float, int, Any] = (float("inf"), -1, None)
     for place, model in enumerate(models):
-        model.fit(*train)
-        with torch.no_grad():
-            model._check(*validation)
-            process = model._fitted()[0]
-            mean, variance = process.moments(validation[0], True)
-            for prior in [model.prior] if priors is None else priors:
-                after = model.set_prior(prior)._fitted()[2]
-                loss = float(-after.predictive(mean.to(validation[0]), variance).log_prob(validation[1]).mean())
-                if loss < best[0]:
-                    best = (loss, place, prior)
+        tried = [model.prior] if priors is None else priors
+        losses = model.fit(*train).losses(*validation, tried)
+        for loss, prior in zip(losses, tried, strict=True):
+            best = (loss, place, prior) if loss < best[0] else best
     if best[1] < 0:
         got = f"{len(models)} models and {'their own' if priors is None else len(priors)} priors"
         raise ValueError(message("select_scale_mixture", "models", "at least one whose validation loss is finite", got))
