@@ -146,6 +146,8 @@ class ScaleMixtureGP(nn.Module):
         self.prior = checked
         if self._process is not None:
             frozen = copy.deepcopy(self.prior)
+            if isinstance(frozen, nn.Module):
+                frozen.requires_grad_(False)
             self._before = mixing_of(self.op, frozen, self.nodes, self.draws, self.seed, self._process.X.device)
             self._after = self._before.posterior(self._process.quadratic, len(self._process.X))
         return self
