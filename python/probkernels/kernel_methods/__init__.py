@@ -1,9 +1,11 @@
 """Kernel methods: kernels, Gaussian-process regression, batched over functions."""
 
+from .finite_ensemble import ScaleMixtureEnsemble
 from .gp_regression import GPPosteriorMean, GPRegression
 from .kernel import RBF, Kernel, as_kernel
 from .mlp_kernel import MLPKernel, ResidualMLPKernel
 from .rbf import rbf_kernel, rbf_mean
+from .scale_mixture_classifier import ScaleMixtureClassifier
 from .scale_mixture_gp import ScaleMixtureGP, select_scale_mixture
 from .scale_priors import Burr12, FixedScale, InverseGamma
 
@@ -17,6 +19,8 @@ __all__ = [
     "Kernel",
     "MLPKernel",
     "ResidualMLPKernel",
+    "ScaleMixtureClassifier",
+    "ScaleMixtureEnsemble",
     "ScaleMixtureGP",
     "as_kernel",
     "rbf_kernel",
