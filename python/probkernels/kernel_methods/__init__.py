@@ -4,6 +4,14 @@ from .finite_ensemble import ScaleMixtureEnsemble
 from .gp_regression import GPPosteriorMean, GPRegression
 from .kernel import RBF, Kernel, as_kernel
 from .mlp_kernel import MLPKernel, ResidualMLPKernel
+from .permutation_ntk import (
+    PermutationMoments,
+    ensemble_size,
+    permutation_covariance,
+    permutation_moments,
+    round_sign,
+    success_probability,
+)
 from .rbf import rbf_kernel, rbf_mean
 from .scale_mixture_classifier import ScaleMixtureClassifier
 from .scale_mixture_gp import ScaleMixtureGP, select_scale_mixture
@@ -18,12 +26,18 @@ __all__ = [
     "InverseGamma",
     "Kernel",
     "MLPKernel",
+    "PermutationMoments",
     "ResidualMLPKernel",
     "ScaleMixtureClassifier",
     "ScaleMixtureEnsemble",
     "ScaleMixtureGP",
     "as_kernel",
+    "ensemble_size",
+    "permutation_covariance",
+    "permutation_moments",
     "rbf_kernel",
     "rbf_mean",
+    "round_sign",
     "select_scale_mixture",
+    "success_probability",
 ]
