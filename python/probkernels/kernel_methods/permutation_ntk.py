@@ -16,7 +16,13 @@ TOLERANCE = 1e-10  # below it, a mean in float64 is 0 up to rounding: see round_
 
 
 class PermutationMoments(NamedTuple):
-    """The law of an output: mean_one where the permuted input is 1, mean_zero where it is 0, and the variance."""
+    """The law of an output: mean_one where the permuted input is 1, mean_zero where it is 0, and the variance.
+
+    Example:
+        >>> from probkernels.kernel_methods import permutation_moments
+        >>> round(permutation_moments(5, 2).mean_one, 4)
+        0.5606
+    """
 
     mean_one: float
     mean_zero: float
