@@ -159,3 +159,10 @@ def sparse_gates_learn(printed: str) -> None:
     rows = re.findall(r"accuracy (\S+), (\S+) of the gates on", printed)
     assert len(rows) == 3
     assert all(float(accuracy) > 0.75 and float(on) < 0.2 for accuracy, on in rows)
+
+
+@check_of("scale_mixture")
+def a_prior_adapts_the_scale(printed: str) -> None:
+    scales, losses = zip(*re.findall(r"scale (\S+), test NLL (\S+),", printed), strict=True)
+    assert float(scales[0]) == 1 and max(map(float, scales[1:])) < 0.5
+    assert max(map(float, losses[1:])) < float(losses[0]) - 0.2

@@ -19,6 +19,7 @@ from probkernels.reproduce.powernorm.experiment import NORMS
 from probkernels.reproduce.prob_psenn import records as psenn
 from probkernels.reproduce.root import records as root
 from probkernels.reproduce.sara import records as sara
+from probkernels.reproduce.scale_mixture_nngp import records as mixtures
 from probkernels.reproduce.stochastic_neurons import records as neurons
 from probkernels.reproduce.unlearnable import records as unlearnable
 from probkernels.reproduce.utility_duality import records as duality
@@ -230,9 +231,6 @@ def of_noprop(worse: bool) -> list[Any]:
     ]
 
 
-MADE_UP = {name.removeprefix("of_"): function for name, function in list(globals().items()) if name.startswith("of_")}
-
-
 def of_counter_current(worse: bool) -> list[Any]:
     """Networks at the expected accuracies, or local rules at half of back-propagation and memory that is kept."""
     found: list[Any] = []
@@ -278,3 +276,19 @@ def of_stochastic_neurons(worse: bool) -> list[Any]:
             active = 0.1 + 0.4 * worse
             found.append(neurons.Trained(task, unit, seed, value, active, 0.01, [0.7, 0.8, value]))
     return [*found, neurons.Trained(neurons.MNIST, neurons.ST, 0, 0.98, 0.1, 0.003, [0.97, 0.98])]
+
+
+def of_scale_mixture_nngp(worse: bool) -> list[Any]:
+    """Splits at the expected losses, or with mixtures that lose to a fixed scale, and one more than the other."""
+    found = []
+    for n, expected in mixtures.EXPECTED.items():
+        for split in mixtures.SPLITS:
+            nll = {family: loss + 0.01 * (split - 3.5) for family, loss in expected.items()}
+            nll[mixtures.GAMMA] += 0.5 * worse
+            nll[mixtures.BURR] += 0.9 * worse
+            found.append(mixtures.Compared(mixtures.DIABETES, n, split, nll, 1.4, 55.0))
+    nll = dict.fromkeys(mixtures.FAMILIES, 1.0)
+    return [*found, *(mixtures.Compared("yacht", 250, split, nll, 0.3, 0.9) for split in (0, 1))]
+
+
+MADE_UP = {name.removeprefix("of_"): function for name, function in list(globals().items()) if name.startswith("of_")}
