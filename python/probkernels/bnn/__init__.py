@@ -1,3 +1,6 @@
 """Bayesian neural networks: priors, sampling of posteriors, sequential updates."""
 
-__all__: list[str] = []
+from .prototype_head import ProtoHead
+from .replay import Replayed, ReplayMemory
+
+__all__ = ["ProtoHead", "ReplayMemory", "Replayed"]
