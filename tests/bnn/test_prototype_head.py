@@ -239,7 +239,7 @@ BAD: list[tuple[str, type[Exception], str, Callable[[ProtoHead], object]]] = [
     ("nan in refresh", ValueError, "'z': expected finite numbers",
      lambda head: head.refresh(QUERY * float("inf"), torch.tensor([0]))),
     ("no batch", ValueError, "'z': expected at least one embedding", lambda head: head.loss(QUERY[:0], SUPPORT[1][:0])),
-    ("support", TypeError, "'support': expected a tuple", lambda head: head.loss(QUERY, SUPPORT[1][:1], support=QUERY)),
+    ("support", TypeError, "'support': expected a tuple", lambda head: head.loss(QUERY, SUPPORT[1][:1], support=QUERY)),  # type: ignore[arg-type]
     ("class without data", ValueError, r"'y': expected classes with data, got 1 at \[0\]",
      lambda head: head.loss(QUERY, torch.tensor([1]), support=(QUERY, torch.tensor([0])), seen=True)),
     ("half", TypeError, "cannot hold sums", lambda head: head.half().accumulate(*SUPPORT)),

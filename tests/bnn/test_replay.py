@@ -129,7 +129,7 @@ def test_bad_input_is_named() -> None:
         (TypeError, "'x': expected a tensor", [1.0], y),
     ):
         with pytest.raises(error, match=text):
-            memory.add(x, labels)
+            memory.add(x, labels)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"'policy': expected one of .* did you mean 'reservoir'"):
         ReplayMemory(3, "reservoirs")
     with pytest.raises(ValueError, match="'size': expected a number >= 0"):
