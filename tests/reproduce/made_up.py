@@ -19,6 +19,7 @@ from probkernels.reproduce.powernorm.experiment import NORMS
 from probkernels.reproduce.prob_psenn import records as psenn
 from probkernels.reproduce.root import records as root
 from probkernels.reproduce.sara import records as sara
+from probkernels.reproduce.sequential_bayes import records as sequential
 from probkernels.reproduce.stochastic_neurons import records as neurons
 from probkernels.reproduce.unlearnable import records as unlearnable
 from probkernels.reproduce.utility_duality import records as duality
@@ -230,9 +231,6 @@ def of_noprop(worse: bool) -> list[Any]:
     ]
 
 
-MADE_UP = {name.removeprefix("of_"): function for name, function in list(globals().items()) if name.startswith("of_")}
-
-
 def of_counter_current(worse: bool) -> list[Any]:
     """Networks at the expected accuracies, or local rules at half of back-propagation and memory that is kept."""
     found: list[Any] = []
@@ -278,3 +276,23 @@ def of_stochastic_neurons(worse: bool) -> list[Any]:
             active = 0.1 + 0.4 * worse
             found.append(neurons.Trained(task, unit, seed, value, active, 0.01, [0.7, 0.8, value]))
     return [*found, neurons.Trained(neurons.MNIST, neurons.ST, 0, 0.98, 0.1, 0.003, [0.97, 0.98])]
+
+
+def of_sequential_bayes(worse: bool) -> list[Any]:
+    """Streams and learners at the expected accuracies, or a filter that forgets nothing and ProtoCL that does."""
+    found: list[Any] = []
+    for seed in sequential.SEEDS:
+        current, last = sequential.EXPECTED_CURRENT, sequential.EXPECTED_STREAM[sequential.SEQUENTIAL]
+        rows = [[0.8 - 0.1 * seed] * t + [0.9 if worse else current[t]] for t in range(4)] + [
+            [0.9] * 5 if worse else last
+        ]
+        joint = [0.6] * 5 if worse else sequential.EXPECTED_STREAM[sequential.JOINT]
+        found.append(sequential.Stream(sequential.SEQUENTIAL, seed, rows, [1] * 5))
+        found.append(sequential.Stream(sequential.JOINT, seed, [joint], [1]))
+        for (way, memory), value in sequential.EXPECTED.items():
+            other = 1 - value if worse else value
+            found.append(sequential.Learned(sequential.DIGITS, way, memory, seed, [1.0, 0.9, 0.9, 0.9, other]))
+    return [*found, sequential.Learned(sequential.FASHION, sequential.REPLAY, 1000, 0, [0.9] * 5)]
+
+
+MADE_UP = {name.removeprefix("of_"): function for name, function in list(globals().items()) if name.startswith("of_")}
