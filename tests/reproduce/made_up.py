@@ -287,8 +287,8 @@ def of_sequential_bayes(worse: bool) -> list[Any]:
             [0.9] * 5 if worse else last
         ]
         joint = [0.6] * 5 if worse else sequential.EXPECTED_STREAM[sequential.JOINT]
-        found.append(sequential.Stream(sequential.SEQUENTIAL, seed, rows, [1] * 5))
-        found.append(sequential.Stream(sequential.JOINT, seed, [joint], [1]))
+        found.append(sequential.Stream(sequential.SEQUENTIAL, 500, seed, rows, [1] * 5))
+        found.append(sequential.Stream(sequential.JOINT, 500, seed, [joint], [1]))
         for (way, memory), value in sequential.EXPECTED.items():
             other = 1 - value if worse else value
             found.append(sequential.Learned(sequential.DIGITS, way, memory, seed, [1.0, 0.9, 0.9, 0.9, other]))

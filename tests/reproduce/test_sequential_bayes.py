@@ -50,11 +50,10 @@ def test_digits_are_split_by_class_and_seed() -> None:
 def test_miniature_run_is_deterministic_and_complete(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("sklearn")
     monkeypatch.setattr(experiment, "run_jobs", run_here)
-    for name, value in (("ITERATIONS", 24), ("BURN", 4), ("THIN", 2), ("LEAPFROG", 2)):
-        monkeypatch.setattr(model, name, value)
+    monkeypatch.setattr(model, "LEAPFROG", 1)
     small = replace(peers.Setting(), hidden=16, width=8, epochs=1, batch=64, support=32)
     monkeypatch.setattr(experiment, "setting_of", lambda data: small)
-    jobs = [("stream", way, 0, 0, "") for way in (SEQUENTIAL, JOINT)]
+    jobs = [("stream", way, 85, 0, "") for way in (SEQUENTIAL, JOINT)]
     jobs += [(DIGITS, way, 0 if way == FINE_TUNING else 20, 0, "") for way in WAYS]
     monkeypatch.setattr(experiment, "jobs", lambda quick: jobs)
     progress = Sum()

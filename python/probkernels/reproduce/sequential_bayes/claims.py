@@ -67,10 +67,10 @@ def tables(records: Sequence[Any]) -> list[Table]:
             expected = ", ".join(f"{value:.2f}" for value in EXPECTED_STREAM[run.way]) if last else ""
             after = "all" if run.way == JOINT else f"{number + 1}"
             parts = str(run.components[number]) if run.components else ""
-            rows.append([run.way, str(run.seed), after, *cells, expected, parts])
+            rows.append([run.way, str(run.iterations), str(run.seed), after, *cells, expected, parts])
     found = [
         Table("Accuracy of HMC on each task of the stream.",
-              ["posterior", "seed", "after task", "1", "2", "3", "4", "5", "expected", "components"], rows)
+              ["posterior", "iterations", "seed", "after task", "1", "2", "3", "4", "5", "expected", "components"], rows)
     ]  # fmt: skip
     for data in (DIGITS, FASHION):
         lines = _learners(records, data)

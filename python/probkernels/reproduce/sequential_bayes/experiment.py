@@ -14,34 +14,21 @@ from ..harness.method import Progress
 from ..harness.workers import run_jobs
 from . import model as toy
 from . import peers
-from .records import (
-    ACCUMULATE,
-    DIGITS,
-    FASHION,
-    FINE_TUNING,
-    JOINT,
-    MEMORIES,
-    REFRESH,
-    REPLAY,
-    SEEDS,
-    SEQUENTIAL,
-    WAYS,
-    Learned,
-    Stream,
-)
+from .records import DIGITS, FASHION, FINE_TUNING, JOINT, MEMORIES, REFRESH, SEEDS, SEQUENTIAL, WAYS, Learned, Stream
 
 FASHION_SETTING = peers.Setting(epochs=2, batch=128)
-FASHION_MEMORY = 1000
-Job = tuple[str, str, int, int, str]  # what, way, size of the memory, seed, folder of the data
+FASHION_MEMORY, QUICK_ITERATIONS = 1000, 250
+Job = tuple[str, str, int, int, str]  # what, way, iterations of HMC or size of the memory, seed, folder of the data
 
 
 def jobs(quick: bool) -> list[Job]:
-    """What, way, size of the memory, seed, and where the data are: of everything that needs no data."""
-    found: list[Job] = [("stream", way, 0, seed, "") for seed in SEEDS for way in (SEQUENTIAL, JOINT)]
+    """Of everything that needs no files. ``quick``: a shorter HMC of one stream, and the learners of the claims."""
+    chains = [(QUICK_ITERATIONS, 0)] + [(toy.ITERATIONS, seed) for seed in SEEDS]
+    found: list[Job] = [("stream", way, n, seed, "") for n, seed in chains for way in (SEQUENTIAL, JOINT)]
     found = found[:2] if quick else found
     for way in WAYS:
         sizes = (0,) if way == FINE_TUNING else MEMORIES[-1:] if quick else MEMORIES
-        if not quick or way in (FINE_TUNING, REPLAY, REFRESH, ACCUMULATE):
+        if not quick or way in (FINE_TUNING, REFRESH):
             found += [(DIGITS, way, size, seed, "") for size in sizes for seed in SEEDS]
     return found
 
@@ -59,7 +46,7 @@ def measure(quick: bool, data: Path | None, progress: Progress) -> list[Stream |
 def amount(job: Job) -> float:
     """How often a job advances the bar."""
     if job[0] == "stream":
-        return toy.ITERATIONS * (toy.TASKS if job[1] == SEQUENTIAL else 1)
+        return job[2] * (toy.TASKS if job[1] == SEQUENTIAL else 1)
     return setting_of(job[0]).epochs * peers.CLASSES // 2
 
 
@@ -68,26 +55,26 @@ def setting_of(data: str) -> peers.Setting:
     return FASHION_SETTING if data == FASHION else peers.Setting()
 
 
-def work(data: str, way: str, memory: int, seed: int, folder: str, advance: toy.Advance) -> Stream | Learned:
+def work(data: str, way: str, size: int, seed: int, folder: str, advance: toy.Advance) -> Stream | Learned:
     """Runs one job."""
     if data == "stream":
-        return stream(way, seed, advance)
+        return stream(way, size, seed, advance)
     train, test = digits(seed) if data == DIGITS else fashion(Path(folder))
-    accuracy = peers.trained(way, memory, seed, train, test, setting_of(data), advance)
-    return Learned(data, way, memory, seed, accuracy)
+    accuracy = peers.trained(way, size, seed, train, test, setting_of(data), advance)
+    return Learned(data, way, size, seed, accuracy)
 
 
-def stream(way: str, seed: int, advance: toy.Advance) -> Stream:
+def stream(way: str, iterations: int, seed: int, advance: toy.Advance) -> Stream:
     """Samples the posterior task by task, or that of all tasks at once."""
     generator = torch.Generator().manual_seed(100 + seed)
     train, test = toy.blobs(generator), toy.blobs(generator)
     if way == JOINT:
         train = [(torch.cat([x for x, _ in train]), torch.cat([y for _, y in train]))]
-    found = toy.filtered(train, seed, advance)
+    found = toy.filtered(train, iterations, seed, advance)
     components = [int(getattr(after.density, "components", 0)) for after in found]
     seen = [test] if way == JOINT else [test[: n + 1] for n in range(len(test))]
     rows = [[toy.accuracy(after.samples, task) for task in tasks] for after, tasks in zip(found, seen, strict=True)]
-    return Stream(way, seed, rows, components)
+    return Stream(way, iterations, seed, rows, components)
 
 
 def digits(seed: int) -> tuple[peers.Examples, peers.Examples]:

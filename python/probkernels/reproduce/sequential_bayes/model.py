@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from ... import bnn
 
 HIDDEN, PARAMETERS = 10, 52  # of a network 2-10-2
-CHAINS, LEAPFROG, ITERATIONS, BURN, THIN = 8, 20, 500, 200, 5
+CHAINS, LEAPFROG, ITERATIONS = 8, 20, 500
+BURN, KEPT = 0.4, 0.12  # shares of the iterations: before the first sample, and that are kept
 TARGET, FIRST_STEP = 0.8, 0.05  # rate of acceptance, size of a step before adaptation
 POINTS = 80  # of a blob
 CENTERS = (
@@ -60,7 +61,9 @@ def accuracy(w: Tensor, data: Points) -> float:
     return float((logits(w, data[0]).softmax(2).mean(0).argmax(1) == data[1]).float().mean())
 
 
-def hmc(log_density: LogDensity, start: Tensor, generator: torch.Generator, advance: Advance) -> Tensor:
+def hmc(
+    log_density: LogDensity, start: Tensor, iterations: int, generator: torch.Generator, advance: Advance
+) -> Tensor:  # fmt: skip
     """Samples (chains, kept, P) of all chains at once. The size of the step adapts during the burn-in."""
 
     def pair(w: Tensor) -> Points:
@@ -69,8 +72,9 @@ def hmc(log_density: LogDensity, start: Tensor, generator: torch.Generator, adva
         return value.detach(), torch.autograd.grad(value.sum(), w)[0]
 
     w, size, kept = start, FIRST_STEP, []
+    burn, thin = round(BURN * iterations), round((1 - BURN) / KEPT)
     value, slope = pair(w)
-    for n in range(ITERATIONS):
+    for n in range(iterations):
         momentum = torch.randn(w.shape, generator=generator)
         q, p, slope_q = w, momentum + size / 2 * slope, slope
         for _ in range(LEAPFROG):
@@ -82,22 +86,22 @@ def hmc(log_density: LogDensity, start: Tensor, generator: torch.Generator, adva
         accepted = torch.rand(len(w), generator=generator).log() < gain
         w, slope = (torch.where(accepted[:, None], a, b) for a, b in ((q, w), (slope_q, slope)))
         value = torch.where(accepted, value_q, value)
-        if n < BURN:
+        if n < burn:
             rate = gain.clamp(max=0).exp().nan_to_num(0).mean().item()
             size *= math.exp((rate - TARGET) / math.sqrt(1 + n / 10))
-        elif (n - BURN) % THIN == 0:
+        elif (n - burn) % thin == 0:
             kept.append(w)
         advance(1)
     return torch.stack(kept, 1)
 
 
-def filtered(tasks: list[Points], seed: int, advance: Advance) -> list[bnn.Filtered]:
+def filtered(tasks: list[Points], iterations: int, seed: int, advance: Advance) -> list[bnn.Filtered]:
     """The posterior after each task, carried by a Gaussian mixture."""
     generator = torch.Generator().manual_seed(seed)
     return bnn.filter_posterior(
         [log_likelihood(*task) for task in tasks],
         torch.distributions.Independent(torch.distributions.Normal(torch.zeros(PARAMETERS), 1.0), 1),
-        lambda log_density, start: hmc(log_density, start, generator, advance),
+        lambda log_density, start: hmc(log_density, start, iterations, generator, advance),
         lambda samples: bnn.fit_gaussian_mixture(samples, (1, 4, 8), generator=generator),
         start=torch.randn(CHAINS, PARAMETERS, generator=generator),
         generator=generator,

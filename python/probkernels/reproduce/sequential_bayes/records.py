@@ -34,6 +34,7 @@ class Stream:
     """A posterior over a stream of tasks."""
 
     way: str
+    iterations: int  # of HMC for each posterior
     seed: int
     accuracy: list[list[float]]  # after each task: of all tasks so far. All tasks at once: one row
     components: list[int] = field(default_factory=list)  # of the mixture after each task
@@ -51,8 +52,9 @@ class Learned:
 
 
 def stream_of(records: Sequence[Any], way: str) -> list[Stream]:
-    """The streams of one way, in order of the seeds."""
-    return sorted((r for r in of_kind(records, Stream) if r.way == way), key=lambda r: r.seed)
+    """The streams of one way, the longest runs first, in order of the seeds."""
+    own = (r for r in of_kind(records, Stream) if r.way == way)
+    return sorted(own, key=lambda r: (-r.iterations, r.seed))
 
 
 def learned_of(records: Sequence[Any], data: str, way: str, memory: int) -> list[Learned]:
