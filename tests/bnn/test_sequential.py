@@ -6,7 +6,14 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from probkernels.bnn import BayesianLinearRegression, GaussianMean, filter_posterior, fit_gaussian_mixture, fit_real_nvp
+from probkernels.bnn import (
+    BayesianLinearRegression,
+    DensityPrior,
+    GaussianMean,
+    filter_posterior,
+    fit_gaussian_mixture,
+    fit_real_nvp,
+)
 from probkernels.bnn.sequential import Density, LogDensity
 from torch import Tensor
 from torch.distributions import Independent, MultivariateNormal, Normal
@@ -155,6 +162,24 @@ def test_all_chains_count_and_start_apart() -> None:
         [lambda w: w.sum(1)] * 2, prior, lambda *_: torch.ones(1, 3), density, start=torch.zeros(4, 3)
     )
     assert len(many) == 2 and starts[1].shape == (4, 3)
+
+
+def test_a_density_is_a_prior_of_a_network() -> None:
+    net = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 1, bias=False))
+    samples = torch.randn(200, 8, generator=torch.Generator().manual_seed(0)) * torch.arange(1.0, 9.0)
+    law = fit_gaussian_mixture(samples, 1)
+    prior = DensityPrior(net, law)
+    params = prior.sample(6, torch.Generator().manual_seed(1))
+    flat = law.sample(6, torch.Generator().manual_seed(1))
+    torch.testing.assert_close(torch.cat([p.flatten(1) for p in params.values()], 1), flat)
+    assert [tuple(p.shape) for p in params.values()] == [(6, 2, 2), (6, 2), (6, 1, 2)]
+    torch.testing.assert_close(prior.log_prob(dict(reversed(params.items()))), law.log_prob(flat))
+    assert prior.sample_functions(torch.zeros(3, 2), 4).shape == (4, 3, 1)
+    assert list(prior.parameters()) == []
+    with pytest.raises(ValueError, match="'density': expected a law of the module's 3 parameters"):
+        DensityPrior(torch.nn.Linear(2, 1), law)
+    with pytest.raises(TypeError, match="'density': expected an object with log_prob"):
+        DensityPrior(net, samples)  # type: ignore[arg-type]
 
 
 def run(**options: object) -> object:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .._core import checks
 from .._core.errors import message
+from ._functional import Params, flatten, unflatten
 from .densities import LOG_2PI, fit_gaussian_mixture
+from .priors import Prior, State
 
 LogDensity = Callable[[Tensor], Tensor]
 
@@ -132,6 +134,60 @@ def _drawn(sampler: Sampler, log_density: LogDensity, start: Tensor, task: int) 
         raise ValueError(message("filter_posterior", name, wanted, f"shape {tuple(samples.shape)}"))
     checks.finite("filter_posterior", name, samples, "lower the step size")
     return samples.detach().reshape(-1, start.shape[1])
+
+
+class DensityPrior(Prior):
+    """A density of flat parameters as the prior of a network, so that samplers of networks go on from it.
+
+    Entries of a flat parameter are those of the network's trainable parameters, in their order.
+
+    Args:
+        module: the network.
+        density: a law with ``log_prob`` of (n, P) and, for :meth:`sample`, ``sample(n, generator)``, such as that which
+            :func:`fit_gaussian_mixture` or :func:`fit_real_nvp` returns.
+
+    Raises:
+        TypeError, ValueError: ``density`` has no ``log_prob``, or is of another number of parameters.
+
+    Example:
+        >>> import torch
+        >>> from probkernels.bnn import DensityPrior, fit_gaussian_mixture
+        >>> net = torch.nn.Linear(2, 1)
+        >>> prior = DensityPrior(net, fit_gaussian_mixture(torch.randn(100, 3), 1))
+        >>> params = prior.sample(5)
+        >>> params["weight"].shape, prior.log_prob(params).shape
+        (torch.Size([5, 1, 2]), torch.Size([5]))
+    """
+
+    def __init__(self, module: nn.Module, density: Density) -> None:
+        super().__init__(module)
+        if not callable(getattr(density, "log_prob", None)):
+            raise TypeError(message("DensityPrior", "density", "an object with log_prob", checks.describe(density)))
+        self._density = (density,)  # hidden from parameters(), as the network is: nobody trains a fitted density here
+        like = next(p for p in module.parameters() if p.requires_grad)
+        count = sum(math.prod(shape) for shape in self.shapes.values())
+        try:
+            values = density.log_prob(like.detach().new_zeros(2, count))
+        except (ValueError, RuntimeError) as error:
+            wanted = f"a law of the module's {count} parameters"
+            raise ValueError(message("DensityPrior", "density", wanted, str(error))) from error
+        checks.shape("DensityPrior", "density.log_prob", values, (2,), f"for parameters (2, {count})")
+
+    @property
+    def density(self) -> Density:
+        """The law of flat parameters (n, P)."""
+        return self._density[0]
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Params:
+        """Draws ``n`` parameters of the network: {name: (n, *shape)}. Needs a density that can be sampled."""
+        draw = getattr(self.density, "sample", None)
+        if draw is None:
+            raise TypeError(message("DensityPrior.sample", "density", "one with sample(n, generator)", "one without"))
+        return unflatten(draw(self._count(n), generator), self.shapes)
+
+    def log_prob(self, params: Mapping[str, Tensor], state: State | None = None) -> Tensor:
+        """Log density (n,) of stacked parameters."""
+        return self.density.log_prob(flatten({name: params[name] for name in self.shapes}))
 
 
 @dataclass(frozen=True)

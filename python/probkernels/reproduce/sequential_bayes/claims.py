@@ -70,7 +70,8 @@ def tables(records: Sequence[Any]) -> list[Table]:
             rows.append([run.way, str(run.iterations), str(run.seed), after, *cells, expected, parts])
     found = [
         Table("Accuracy of HMC on each task of the stream.",
-              ["posterior", "iterations", "seed", "after task", "1", "2", "3", "4", "5", "expected", "components"], rows)
+              ["posterior", "iterations", "seed", "after task", "1", "2", "3", "4", "5", "expected", "components"],
+              rows)
     ]  # fmt: skip
     for data in (DIGITS, FASHION):
         lines = _learners(records, data)
