@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from probkernels.bnn import ProtoHead
 from probkernels.reproduce import sequential_bayes
 from probkernels.reproduce.sequential_bayes import experiment, model, peers
 from probkernels.reproduce.sequential_bayes.records import DIGITS, FINE_TUNING, JOINT, SEQUENTIAL, WAYS, Learned, Stream
@@ -75,9 +76,11 @@ def test_accumulated_statistics_count_every_epoch() -> None:
     setting = replace(peers.Setting(), hidden=8, width=4, epochs=3, batch=8)
     learner = peers.Learner(peers.ACCUMULATE, 4, 5, setting, 0)
     learner.learn(0, (x, y), still)
+    assert isinstance(learner.head, ProtoHead)
     assert learner.head.counts.tolist() == [45, 45] + [0] * 8
     learner = peers.Learner(peers.REFRESH, 4, 6, setting, 0)
     learner.learn(0, (x, y), still)
+    assert isinstance(learner.head, ProtoHead)
     assert int(learner.head.counts.sum()) == len(learner.memory) == 6
 
 

@@ -265,7 +265,7 @@ class BayesianLinearRegression:
         >>> prior = BayesianLinearRegression(torch.zeros(2), torch.eye(2), 100.0)
         >>> after = prior.update(torch.tensor([[1.0, 0.0], [1.0, 1.0]]), torch.tensor([1.0, 3.0]))
         >>> after.mean
-        tensor([0.9998, 1.9803])
+        tensor([1.0096, 1.9707])
     """
 
     mean: Tensor
