@@ -20,6 +20,7 @@ from probkernels.reproduce.prob_psenn import records as psenn
 from probkernels.reproduce.root import records as root
 from probkernels.reproduce.sara import records as sara
 from probkernels.reproduce.scale_mixture_nngp import records as mixtures
+from probkernels.reproduce.sequential_bayes import records as sequential
 from probkernels.reproduce.stochastic_neurons import records as neurons
 from probkernels.reproduce.unlearnable import records as unlearnable
 from probkernels.reproduce.utility_duality import records as duality
@@ -292,3 +293,20 @@ def of_scale_mixture_nngp(worse: bool) -> list[Any]:
 
 
 MADE_UP = {name.removeprefix("of_"): function for name, function in list(globals().items()) if name.startswith("of_")}
+
+
+def of_sequential_bayes(worse: bool) -> list[Any]:
+    """Streams and learners at the expected accuracies, or a filter that forgets nothing and ProtoCL that does."""
+    found: list[Any] = []
+    for seed in sequential.SEEDS:
+        current, last = sequential.EXPECTED_CURRENT, sequential.EXPECTED_STREAM[sequential.SEQUENTIAL]
+        rows = [[0.8 - 0.1 * seed] * t + [0.9 if worse else current[t]] for t in range(4)] + [
+            [0.9] * 5 if worse else last
+        ]
+        joint = [0.6] * 5 if worse else sequential.EXPECTED_STREAM[sequential.JOINT]
+        found.append(sequential.Stream(sequential.SEQUENTIAL, 500, seed, rows, [1] * 5))
+        found.append(sequential.Stream(sequential.JOINT, 500, seed, [joint], [1]))
+        for (way, memory), value in sequential.EXPECTED.items():
+            other = 1 - value if worse else value
+            found.append(sequential.Learned(sequential.DIGITS, way, memory, seed, [1.0, 0.9, 0.9, 0.9, other]))
+    return [*found, sequential.Learned(sequential.FASHION, sequential.REPLAY, 1000, 0, [0.9] * 5)]
