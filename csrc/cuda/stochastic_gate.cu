@@ -84,8 +84,9 @@ void stochastic_gate_bwd_cuda(DType dtype, const void* grad, const void* a, Mayb
     using T = decltype(element);
     T *const into_a = grads.at<T>(0), *const into_v = v.ptr ? grads.at<T>(1) : nullptr;
     const bool wide = quads_are_aligned<T>(n, grad, a, v.ptr, into_a, into_v);
-    PK_LAUNCH(wide ? gate_bwd_kernel<true, T> : gate_bwd_kernel<false, T>, quad_grid(rows, n), dim3(kQuadThreads), 0,
-              stream, static_cast<const T*>(grad), static_cast<const T*>(a), v.as<T>(), into_a, into_v, rule, rows, n);
+    const auto kernel = wide ? gate_bwd_kernel<true, T> : gate_bwd_kernel<false, T>;
+    PK_LAUNCH(kernel, quad_grid(rows, n), dim3(kQuadThreads), 0, stream, static_cast<const T*>(grad),
+              static_cast<const T*>(a), v.as<T>(), into_a, into_v, rule, rows, n);
   });
 }
 
