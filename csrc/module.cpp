@@ -227,6 +227,11 @@ PK_OP(philox,              DType, Out,     Maybe, Int, Int, Int,  Int, Int,  boo
 PK_OP(linear_step,         DType, Tensors,         In,                       Maybe,           Maybe, Out,       Int, Int, Int, Int, Int,  Int, Int)
 //                         dtype  inputs (I)(B,n)  y (O,B,n)  seeds  sums (G,O,I+noisy) f64  scratch (G,chunks,O,I+noisy) f64  G    B    n    O    noisy  seed  row  step
 PK_OP(linear_step_dots,    DType, Tensors,         In,        Maybe, Out,                    Out,                              Int, Int, Int, Int, bool,  Int,  Int, Int)
+// N elements; what a step changes is first
+//                         dtype  y (N) i64  p (N) i64  rest (N) i64  e (N)  x (N)  seen (N)  bad (1) i32  N    scale   first   second  alpha   last    keep undo
+PK_OP(leapfrog_step,       DType, Out,       Out,       Maybe,        Maybe, Out,   Maybe,    Out,         Int, double, double, double, double, double, Int, bool)
+//                         dtype  to_y (N)  to_p (N)  along (N)  out (N)  N    alpha   before  after   keep    scale
+PK_OP(leapfrog_adjoint,    DType, Out,      Out,      In,        Out,     Int, double, double, double, double, double)
 // B rows of n elements; v and its gradient may be absent; seeds (B) i64, or one that rows share, or none beside an int
 //                          dtype  a (B,n)  v (B,n)  seeds  y (B,n)  B    n    mode  sampled  slope   shared  seed  row  step
 PK_OP(stochastic_gate,      DType, In,      Maybe,   Maybe, Out,     Int, Int, Int,  bool,    double, bool,   Int,  Int, Int)

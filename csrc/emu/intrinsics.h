@@ -40,6 +40,10 @@ T atomicAdd(T* address, T v) {
   return seen;
 }
 template <class T>
+T atomicOr(T* address, T v) {
+  return __atomic_fetch_or(address, v, __ATOMIC_RELAXED);
+}
+template <class T>
 T __ldg(const T* address) {
   return *address;
 }

@@ -15,7 +15,7 @@ from ._net import check_state
 from .denoiser import Denoiser
 from .gradients.continuous import TABLEAUX
 from .gradients.exact import Plan
-from .gradients.reversible import ONE, Leapfrog
+from .gradients.reversible import ONE, Evaluate, Leapfrog, State
 from .grids import check_times, one_of_both
 from .run import Run, prepare
 from .sample import execute, sample
@@ -166,14 +166,8 @@ def decode(model: Denoiser, latent: Tensor | Latent, **options: Any) -> Tensor:
     ):
         given = {**options, "solver": "alf", "times": latent.times, "ode": "decode", "converts": True}
         frog = _leapfrog(prepare(model, latent.x, **given))
-        y, p = latent.y, latent.p
-        for n, (h, alpha) in enumerate(zip(frog.h, frog.middle, strict=True)):
-            y = frog.moved(y, p, h)
-            p, _ = frog.kicked(p, None, _noise(frog, n, frog.input(y, alpha)))
-            y = frog.moved(y, p, h)
-            bar.update()
-        frog.refuse_overflow()
-        return frog.input(y, frog.last).to(latent.x.dtype)
+        state = State(latent.y.clone(), latent.p.clone(), None)
+        return frog.forth(state, _evaluate(frog, bar)).to(latent.x.dtype)
 
 
 def invert(
@@ -235,19 +229,20 @@ def invert(
         frog = _leapfrog(made)
         y = frog.rounded(x0.double() * (ONE / frog.last))
         p = frog.rounded(model.eps(made.x.detach(), float(times[-1]), **made.guide).double() * ONE)
-        for n in reversed(range(len(frog.h))):
-            y = frog.moved(y, p, -frog.h[n])
-            p, _ = frog.unkicked(p, None, _noise(frog, n, frog.input(y, frog.middle[n])))
-            y = frog.moved(y, p, -frog.h[n])
-            bar.update()
+        x = frog.back(State(y, p, None), _evaluate(frog, bar))
         frog.refuse_overflow()
-    return Latent(y, p, times.cpu(), frog.input(y, frog.first).to(x0.dtype))
+    return Latent(y, p, times.cpu(), x.to(x0.dtype))
 
 
 def _leapfrog(made: Run) -> Leapfrog:
     return Leapfrog(Plan(made, lambda n, x: None, 0, None), 1.0)
 
 
-def _noise(frog: Leapfrog, n: int, u: Tensor) -> Tensor:
-    """The net's noise (B, *S) in the middle of step n, whose row in ALF's scheme is n + 1."""
-    return frog.plan.call((n + 1, 0), u, graph=False).k[0]
+def _evaluate(frog: Leapfrog, bar: Any) -> Evaluate:
+    """The net's noise (B, *S) in the middle of a step n, whose row in ALF's scheme is n + 1."""
+
+    def noise(n: int, u: Tensor) -> Tensor:
+        bar.update()
+        return frog.plan.call((n + 1, 0), u, graph=False).k[0]
+
+    return noise

@@ -14,7 +14,7 @@ from .._core.errors import message
 from ._net import check_state, outside_inference, refuse_running_statistics, replaced, setting_of, wide
 from .denoiser import Denoiser, Point, check_guidance
 from .grids import one_of_both
-from .noise import StepNoise
+from .noise import Generators, StepNoise
 from .solvers.build import scheme as make_scheme
 from .solvers.mixing import AS_IT_IS, ONE, Prediction, fold
 from .solvers.scheme import Scheme, from_table
@@ -72,7 +72,8 @@ def prepare(
     cond: Any = None,
     uncond: Any = None,
     guidance: float | Tensor | None = None,
-    generator: torch.Generator | None = None,
+    generator: Generators = None,
+    seeds: int | Tensor | None = None,
     noise: Tensor | None = None,
     ode: str = "",
     converts: bool = False,
@@ -97,9 +98,10 @@ def prepare(
         expected = f"{made.steps} rows, one for each of the scheme's"
         raise ValueError(message("sample", "noise", expected, f"shape {tuple(noise.shape)}"))
     x = outside_inference(x_T).to(wide(x_T.dtype))
-    source = StepNoise(x, generator, None if noise is None else outside_inference(noise), draws=any(made.draws))
-    given = {"cond": cond, "uncond": uncond, "guidance": guidance}
-    guide = {**replaced(given, outside_inference), "setting": setting_of(model, x_T, ode)}
+    given = None if noise is None else outside_inference(noise)
+    source = StepNoise(x, generator, given, seeds=seeds, draws=any(made.draws))
+    condition = {"cond": cond, "uncond": uncond, "guidance": guidance}
+    guide = {**replaced(condition, outside_inference), "setting": setting_of(model, x_T, ode)}
     return Run(made, model, x, source, guide, converts or model.clip is not None)
 
 

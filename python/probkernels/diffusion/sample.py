@@ -13,6 +13,7 @@ from .._core.errors import message
 from . import gradients
 from ._callback import Callback, show
 from .denoiser import Denoiser
+from .noise import Generators
 from .run import Run, prepare
 from .solvers.mixing import plan, run
 from .solvers.scheme import Scheme
@@ -32,7 +33,8 @@ def sample(
     cond: Any = None,
     uncond: Any = None,
     guidance: float | Tensor | None = None,
-    generator: torch.Generator | None = None,
+    generator: Generators = None,
+    seeds: int | Tensor | None = None,
     noise: Tensor | None = None,
     grad: str | None = None,
     store: str | int = "states",
@@ -53,10 +55,12 @@ def sample(
         cond: condition of the whole batch, see :meth:`Denoiser.forward`.
         uncond: the null condition for guidance.
         guidance: the guidance weight w.
-        generator: draws the seed of the noise that stochastic solvers add. The noise of a step depends only on this
-            seed and the step.
+        generator: draws the seed of the noise that stochastic solvers add; or a list of B generators, one for each row.
+            The noise of a row depends only on the seed, the step and the row's number.
+        seeds: the seed itself, an int; or (B,) int64, a seed for each row, which then gets the same noise in any batch
+            and at any place in it.
         noise: (rows, B, *S), noise to use in place of draws, one row per step of the scheme. Deterministic solvers
-            ignore ``generator`` and ``noise``.
+            ignore ``generator``, ``seeds`` and ``noise``.
         grad: how to differentiate the sample. None: no gradient and no graph. "autograd": torch keeps the graph of all
             steps. "exact": the same gradient with the memory of one call's graph, because the backward pass calls the
             net again; it reaches x_T, the net's parameters, conditions, guidance, given noise and coefficients.
@@ -104,7 +108,7 @@ def sample(
     """
     made = prepare(
         model, x_T, solver=solver, steps=steps, times=times, grid=grid, cond=cond, uncond=uncond, guidance=guidance,
-        generator=generator, noise=noise, ode="sample" if grad == "continuous" else "",
+        generator=generator, seeds=seeds, noise=noise, ode="sample" if grad == "continuous" else "",
         converts=grad in ("reversible", "continuous"), **options,
     )  # fmt: skip
     damping = options.get("damping", 1.0)
@@ -140,4 +144,4 @@ def execute(
             return gradients.continuous(made, after, solver)
         with torch.set_grad_enabled(grad is not None and torch.is_grad_enabled()):
             steps = plan(made.scheme, *made.coefficients(), made.x)
-            return run(made.scheme, steps, made.outputs, made.x, made.noise, after)
+            return run(made.scheme, steps, made.outputs, made.x, made.noise.at, after)

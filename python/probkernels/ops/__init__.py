@@ -9,6 +9,7 @@ from .arc_cosine import arc_cosine, arc_cosine_diagonal
 from .em_update import em_update_
 from .latent_tree import latent_tree, latent_tree_flows
 from .leaf_gather import leaf_gather, leaf_histogram
+from .leapfrog_step import leapfrog_adjoint_, leapfrog_step_
 from .linear_step import linear_step
 from .magnitude_select import magnitude_histogram, magnitude_kth, magnitude_select
 from .pairwise_softmax import pairwise_softmax
@@ -37,6 +38,8 @@ __all__ = [
     "latent_tree_flows",
     "leaf_gather",
     "leaf_histogram",
+    "leapfrog_adjoint_",
+    "leapfrog_step_",
     "linear_step",
     "magnitude_histogram",
     "magnitude_kth",

@@ -14,13 +14,11 @@ from .._core.errors import message
 from .._core.native import DTYPE_CODE
 from .._core.registry import Op
 from ..reference import linear_step as reference
-from .philox import check_counter
+from .philox import KINDS, SERVED, check_counter
 
 __all__ = ["linear_step"]
 
-KINDS = ("cpu", "cuda")
 MOST = 8  # inputs, and outputs: kMostTensors of csrc/include/pk/linear_step.h
-SERVED = (*KINDS, "meta")  # kinds of device with a registered op
 CHUNK_QUADS = 4096  # a partial sum of dots is of that many groups of four elements, or of four times as many elements
 INPUTS = "Tensor x0" + "".join(f", Tensor? x{i}" for i in range(1, MOST))
 COUNTER = "Tensor? seeds, int seed, int row, int step"
@@ -177,10 +175,17 @@ DOTS = Op(
 # --- for callers inside the package, whose arguments are known to fit; and the public function ---
 
 
-def apply(inputs: Sequence[Tensor], coefficients: Tensor) -> Tensor:
-    """The step (outputs, rows, ...) of :func:`linear_step`, unchecked and without noise."""
+def apply(
+    inputs: Sequence[Tensor],
+    coefficients: Tensor,
+    noise: Tensor | None = None,
+    seeds: Tensor | None = None,
+    seed: int = 0,
+    step: int = 0,
+) -> Tensor:
+    """The step (outputs, rows, ...) of :func:`linear_step`, unchecked; ``seed`` counts where ``seeds`` is None."""
     call: Callable[..., Tensor] = OP.call if inputs[0].device.type in SERVED else reference.linear_step
-    return call(*padded(inputs), coefficients, None, None, 0, 0, 0)
+    return call(*padded(inputs), coefficients, noise, seeds, seed, 0, step)
 
 
 def dots(cotangents: Tensor, inputs: Sequence[Tensor], by_row: bool) -> Tensor:

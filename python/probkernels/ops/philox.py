@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -20,6 +20,8 @@ LARGEST = 2**63 - 1
 MOST_ROWS = 2**32  # a row and a quarter of an index are a word of the counter each
 MOST_ELEMENTS = 2**34
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+KINDS = ("cpu", "cuda")
+SERVED = (*KINDS, "meta")  # kinds of device with a registered op
 
 
 def _kernel(run: Backend, like: Tensor, seeds: Tensor | None, seed: int, row: int, step: int, normal: bool) -> Tensor:
@@ -39,13 +41,19 @@ OP = Op(
     "philox",
     "(Tensor like, Tensor? seeds, int seed, int row, int step, bool normal) -> Tensor",
     reference=reference.philox,
-    kernels=dict.fromkeys(("cpu", "cuda"), _kernel),
+    kernels=dict.fromkeys(KINDS, _kernel),
     fake=lambda like, *_: torch.empty(like.shape, dtype=like.dtype, device=like.device),
     examples=_examples,
     differentiable=False,
 )
 
-# --- public functions ---
+# --- for callers inside the package, whose arguments are known to fit; and the public functions ---
+
+
+def normal(like: Tensor, seeds: Tensor | None, seed: int, step: int) -> Tensor:
+    """:func:`philox_normal` as ``like`` (rows, ...), unchecked: of ``seeds`` (rows,), or of ``seed``."""
+    call: Callable[..., Tensor] = OP.call if like.device.type in SERVED else reference.philox
+    return call(like, seeds, seed, 0, step, True)
 
 
 def check_counter(op: str, seeds: int | Tensor, step: int, first_row: int, rows: int, elements: int) -> None:

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from .._net import replaced, tensors_in
 from ..denoiser import mixed
-from ..solvers.mixing import ONE, Mix, Model, Prediction, Registers, fold, mixes, plan, start
+from ..noise import Draw
+from ..solvers.mixing import ONE, Mix, Model, Prediction, Registers, Value, fold, mixes, plan, start
 from ..solvers.scheme import Scheme
 from ._inputs import counting_bytes, refuse_undeclared, undeclared
 from ._model_state import Net, version
@@ -103,9 +104,10 @@ class Plan:
         """Empty sums for the gradients of :meth:`inputs`."""
         return Gradients([*self.leaves, *self.net.leaves], self.coefficients, self.made.noise.given, self.made.x)
 
-    def z(self, n: int, draws: bool) -> Tensor | None:
+    def z(self, n: int) -> Value:
         """The noise (B, *S) of a step that has any."""
-        return self.made.noise(n).detach().to(self.made.x.dtype) if draws else None
+        z = self.made.noise.at(n) if self.draws[n] else None
+        return z.detach() if isinstance(z, Tensor) else z
 
     def call(self, place: tuple[int, int], u: Tensor, graph: bool) -> Call:
         """The net at u (B, *S)."""
@@ -184,7 +186,7 @@ class Plan:
         def step(n: int, registers: Registers) -> Registers:
             if self.learns and self.snapshots is None:
                 states.append(registers)
-            registers = self.steps[n](n, registers, model, self.z(n, self.draws[n]))
+            registers = self.steps[n](n, registers, model, self.z(n))
             assert registers[0] is not None
             self.after(n, registers[0])
             return registers
@@ -217,7 +219,7 @@ class Plan:
             return call.k.detach()
 
         def step(i: int, registers: Registers, evaluate: Model = model) -> Registers:
-            return self.steps[i](i, registers, evaluate, self.z(i, self.draws[i]))
+            return self.steps[i](i, registers, evaluate, self.z(i))
 
         registers = self.snapshots.reach(n, step)
         step(n, registers, differentiable)
@@ -278,7 +280,8 @@ class Plan:
                 if self.learns:
                     outputs[s * len(k) : (s + 1) * len(k)] = k.to(grad.dtype).unbind(0)
             if self.learns and n >= self.returns_to:
-                values = [*(registers_before or states[n]), *outputs, self.z(n, self.draws[n])]
+                z = self.z(n)
+                values = [*(registers_before or states[n]), *outputs, z.tensor() if isinstance(z, Draw) else z]
                 found.add_coefficients(n, values, inner, cotangents)
             if found.noise is not None and self.draws[n]:
                 found.add_noise(n, back.noise[n]([*cotangents, *inner, None])[0])

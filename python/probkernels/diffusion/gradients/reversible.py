@@ -1,8 +1,8 @@
 """Gradients by running backwards: asynchronous leapfrog in fixed point, where every step can be undone to the bit.
 
-The state is y = x / alpha and p, an average of eps, in int64 with 36 fractional bits. A step adds rounded multiples of
-p to y and replaces p by 2 damping eps - keep p. Both can be undone without error, so the backward pass needs only the
-end of the run, whatever the number of steps.
+The state is y = x / alpha and p, an average of eps, in int64 with 36 fractional bits. A step (:func:`leapfrog_step_`)
+adds rounded multiples of p to y and replaces p by 2 damping eps - keep p. Both can be undone without error, so the
+backward pass needs only the end of the run, whatever the number of steps.
 """
 
 from __future__ import annotations
@@ -15,19 +15,20 @@ import torch
 from torch import Tensor
 
 from ..._core.errors import message
+from ...ops.leapfrog_step import ONE, adjoint
+from ...ops.leapfrog_step import step as leapfrog
+from ...reference.leapfrog_step import LARGEST, SHIFT
 from ._sums import Gradients
 from .exact import Plan
 
 if TYPE_CHECKING:
     from ..run import Run
 
-ONE = 2.0**36  # what stands for 1
-LARGEST = 2.0**60  # of increments and states, so that no sum overflows
-SHIFT = 10  # damping is a multiple of 2^-11
+Evaluate = Callable[[int, Tensor], Tensor]  # step, x (B, *S) in its middle -> the noise that the net predicts
 
 
 class State(NamedTuple):
-    """A state of the run: (B, *S) int64 each. ``rest`` holds the bits of p that damping would lose; None without."""
+    """A state of the run: (B, *S) int64 each, changed in place. ``rest`` holds what damping would lose of p."""
 
     y: Tensor
     p: Tensor
@@ -50,7 +51,7 @@ class Leapfrog:
         self.first, self.last = float(process.alpha(times[0])), float(process.alpha(times[-1]))
         self.keep = round((2 * damping - 1) * 2**SHIFT)
         self.damping = (1 + self.keep / 2**SHIFT) / 2
-        self.fits: list[Tensor] = []  # whether numbers were finite and within range, one a conversion
+        self.bad = torch.zeros(1, dtype=torch.int32, device=plan.made.x.device)  # 1 once a number did not fit
         self.check_room()
 
     def check_room(self) -> None:
@@ -62,80 +63,93 @@ class Leapfrog:
 
     def rounded(self, value: Tensor) -> Tensor:
         """float64 (B, *S) as int64."""
-        self.fits.append((value.abs() < LARGEST).all())
+        self.bad |= ~(value.abs() < LARGEST).all()
         return value.round().long()
 
     def start(self) -> Tensor:
         """y of x_T."""
         return self.rounded(self.plan.made.x.detach().double() * (ONE / self.first))
 
-    def moved(self, y: Tensor, p: Tensor, h: float) -> Tensor:
-        y = y + self.rounded(p.double() * (h / 2))
-        self.fits.append((y.double().abs() < LARGEST).all())
-        return y
-
     def input(self, y: Tensor, alpha: float) -> Tensor:
         """x (B, *S) of the net, in the dtype of x_T."""
         return (y.double() * (alpha / ONE)).to(self.plan.made.x.dtype)
 
-    def kicked(self, p: Tensor, rest: Tensor | None, e: Tensor) -> tuple[Tensor, Tensor | None]:
-        """p after the evaluation e."""
-        if rest is not None:
-            rest = (rest << SHIFT) + (p & (2**SHIFT - 1))
-            p = (p >> SHIFT) * self.keep + rest % self.keep
-            rest = torch.div(rest, self.keep, rounding_mode="floor")
-        return self.rounded(e.double() * (2 * self.damping * ONE)) - p, rest
+    def half(self, n: int) -> float:
+        """Half of step n; 0 beyond the ends."""
+        return self.h[n] / 2 if 0 <= n < len(self.h) else 0.0
 
-    def unkicked(self, p: Tensor, rest: Tensor | None, e: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The inverse of :meth:`kicked`."""
-        p = self.rounded(e.double() * (2 * self.damping * ONE)) - p
-        if rest is not None:
-            rest = rest * self.keep + p % self.keep
-            p = (torch.div(p, self.keep, rounding_mode="floor") << SHIFT) + (rest & (2**SHIFT - 1))
-            rest = rest >> SHIFT
-        return p, rest
+    def alpha(self, n: int) -> float:
+        """alpha in the middle of step n; beyond the ends, at them."""
+        return self.first if n < 0 else self.middle[n] if n < len(self.h) else self.last
 
-    def forward(self) -> State:
-        """Runs forward and returns the end of the run."""
-        y = self.start()
-        p = self.rounded(self.plan.evaluate((0, 0), self.input(y, self.first))[0].double() * ONE)
-        rest = None if self.keep == 2**SHIFT else torch.zeros_like(p)
-        for n, (h, alpha) in enumerate(zip(self.h, self.middle, strict=True)):
-            y = self.moved(y, p, h)
-            p, rest = self.kicked(p, rest, self.plan.evaluate((n + 1, 0), self.input(y, alpha))[0])
-            y = self.moved(y, p, h)
-            self.plan.after(n, self.input(y, self.last))
+    def step(
+        self, state: State, e: Tensor | None, first: float, second: float, alpha: float, *,
+        undo: bool = False, seen: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        """Changes the state in place by :func:`leapfrog_step_`. Returns x (B, *S) of the net."""
+        x = torch.empty_like(state.y, dtype=self.plan.made.x.dtype)
+        factors = (2 * self.damping * ONE, first, second, alpha / ONE, self.last / ONE, self.keep, undo)
+        leapfrog(x, *state, None if e is None else e.to(x.dtype), seen, self.bad, *factors)
+        return x
+
+    def forth(self, state: State, evaluate: Evaluate, after: Callable[[int, Tensor], None] | None = None) -> Tensor:
+        """Takes all steps, in place; ``after(n, x)`` follows each. Returns x (B, *S) at the end."""
+        x = self.step(state, None, 0.0, self.half(0), self.alpha(0))
+        for n in range(len(self.h)):
+            seen = None if after is None else torch.empty_like(x)
+            x = self.step(state, evaluate(n, x), self.half(n), self.half(n + 1), self.alpha(n + 1), seen=seen)
+            if after is not None and seen is not None:
+                after(n, seen)
         self.refuse_overflow()
-        self.plan.finish()
-        return State(y, p, rest)
+        return x
+
+    def back(self, state: State, evaluate: Evaluate) -> Tensor:
+        """Undoes all steps, in place. Returns x (B, *S) at the start."""
+        last = len(self.h) - 1
+        x = self.step(state, None, 0.0, -self.half(last), self.alpha(last))
+        for n in reversed(range(len(self.h))):
+            e = evaluate(n, x)
+            x = self.step(state, e, -self.half(n), -self.half(n - 1), self.alpha(n - 1), undo=True)
+        return x
+
+    def forward(self) -> tuple[State, Tensor]:
+        """Runs forward. Returns the end of the run, and x (B, *S) there."""
+        y, plan = self.start(), self.plan
+        p = self.rounded(plan.evaluate((0, 0), self.input(y, self.first))[0].double() * ONE)
+        state = State(y, p, None if self.keep == 2**SHIFT else torch.zeros_like(p))
+        x = self.forth(state, lambda n, u: plan.evaluate((n + 1, 0), u)[0], plan.after)
+        plan.finish()
+        return state, x
 
     def refuse_overflow(self) -> None:
         """Raises if a number overflowed or was not finite. Looks once, at the end."""
-        if not torch.stack(self.fits).all():
+        if self.bad.item():
             largest = LARGEST / ONE
             raise FloatingPointError(f"sample: the net gave NaN or infinity, or x / alpha exceeded {largest:.3g}")
-        self.fits.clear()
 
     def backward(self, grad: Tensor, state: State) -> Gradients:
         """Undoes the run and pulls the gradient of the sample (B, *S) back along it."""
         with self.plan.replaying():
-            return self.sweep(grad, state)
+            return self.sweep(grad, State(*(None if t is None else t.clone() for t in state)))  # type: ignore[arg-type]
 
     def sweep(self, grad: Tensor, state: State) -> Gradients:
         """:meth:`backward` from step to step."""
-        found, (y, p, rest) = self.plan.gradients(), state
-        to_y, to_p = grad * self.last, torch.zeros_like(grad)
-        for n in reversed(range(len(self.h))):
-            h, alpha = self.h[n], self.middle[n]
-            to_p = to_p + (h / 2) * to_y
-            y = self.moved(y, p, -h)
-            along, e = self.pull((n + 1, 0), self.input(y, alpha), 2 * self.damping * to_p, found)
-            p, rest = self.unkicked(p, rest, e)
-            to_y = to_y if along is None else to_y + alpha * along
-            to_p = (h / 2) * to_y - (2 * self.damping - 1) * to_p
-            y = self.moved(y, p, -h)
-        along, e = self.pull((0, 0), self.input(y, self.first), to_p, found)
-        self.refuse_other_start(y, p, e)
+        found, keep = self.plan.gradients(), self.keep / 2**SHIFT
+        to_y = grad * self.last
+        to_p = self.half(len(self.h) - 1) * to_y
+        to_e = (1 + keep) * to_p
+
+        def evaluate(n: int, x: Tensor) -> Tensor:
+            nonlocal to_e
+            along, e = self.pull((n + 1, 0), x, to_e, found)
+            to_e = torch.empty_like(to_p)
+            along = torch.zeros_like(to_y) if along is None else along.to(to_y.dtype)
+            adjoint(to_y, to_p, along, to_e, self.middle[n], self.half(n), self.half(n - 1), keep, 1 + keep)
+            return e
+
+        x = self.back(state, evaluate)
+        along, e = self.pull((0, 0), x, to_p, found)
+        self.refuse_other_start(state.y, state.p, e)
         found.x = (to_y if along is None else to_y + self.first * along) / self.first
         return found
 
@@ -158,11 +172,11 @@ class Reversible(torch.autograd.Function):
     def forward(ctx: Any, leapfrog: Leapfrog, *tensors: Tensor) -> Tensor:
         """Runs the sampler."""
         plan = leapfrog.plan
-        state = leapfrog.forward()
+        state, x = leapfrog.forward()
         ctx.leapfrog, ctx.others = leapfrog, len(plan.parameters) + len(plan.leaves) + 1
         rest = [] if state.rest is None else [state.rest]
         ctx.save_for_backward(*plan.parameters, *plan.leaves, plan.made.x, state.y, state.p, *rest)
-        return leapfrog.input(state.y, leapfrog.last)
+        return x
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:

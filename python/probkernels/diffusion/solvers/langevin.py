@@ -14,7 +14,7 @@ from ..._core.errors import message
 from .._net import check_state, flat, refuse_running_statistics, setting_of, tensors_in, wide
 from ..denoiser import Denoiser
 from ..grids import check_times
-from ..noise import StepNoise
+from ..noise import Generators, StepNoise
 from ..process import Process, spread
 from ..table import Table, table
 
@@ -71,7 +71,7 @@ def predictor_corrector(
     predictor: str = "reverse_diffusion",
     snr: float = 0.16,
     inner: int = 1,
-    generator: torch.Generator | None = None,
+    generator: Generators = None,
     **guide: Any,
 ) -> Tensor:
     """Predictor-corrector sampling: Langevin steps before every step of a predictor.
@@ -86,7 +86,7 @@ def predictor_corrector(
         predictor: "reverse_diffusion", "euler_maruyama", "ancestral" or "euler".
         snr: signal-to-noise ratio of the corrector, which sets its step size.
         inner: corrector steps before every predictor step.
-        generator: draws the seed of the noise.
+        generator: draws the seed of the noise; or a list of B generators.
         guide: ``cond``, ``uncond`` and ``guidance``, see :meth:`Denoiser.forward`.
 
     Returns:

@@ -13,7 +13,7 @@ from .._callback import Callback, show
 from .._net import check_state, outside_inference, refuse_running_statistics, replaced, setting_of, wide
 from ..denoiser import Denoiser
 from ..grids import check_times
-from ..noise import StepNoise
+from ..noise import Generators, StepNoise
 from ..process import spread
 from ..table import ends, step_variance, table
 
@@ -23,7 +23,8 @@ def learned_ancestral(
     x_T: Tensor,
     times: Tensor,
     *,
-    generator: torch.Generator | None = None,
+    generator: Generators = None,
+    seeds: int | Tensor | None = None,
     noise: Tensor | None = None,
     grad: str | None = None,
     callback: Callback | None = None,
@@ -39,7 +40,8 @@ def learned_ancestral(
         model: a denoiser with ``variance=True``.
         x_T: (B, *S) float; standard normal noise times ``model.process.prior_std``.
         times: (N+1,) float64, decreasing.
-        generator: draws the seed of the noise. The noise of a step depends only on this seed and the step.
+        generator: draws the seed of the noise; or a list of B generators. See :func:`sample`.
+        seeds: the seeds themselves, an int or (B,) int64.
         noise: (N, B, *S), noise to use in place of draws.
         grad: None: no gradient. "autograd": through mean and variance of every step; torch keeps all graphs.
         callback: called as ``callback(n, x)`` after step n; x is a copy. Writing to x raises.
@@ -78,7 +80,7 @@ def learned_ancestral(
         raise ValueError(message("learned_ancestral", "noise", expected, f"shape {tuple(noise.shape)}"))
     refuse_running_statistics("learned_ancestral", model)
     x = outside_inference(x_T).to(wide(x_T.dtype))
-    source = StepNoise(x, generator, noise)
+    source = StepNoise(x, generator, noise, seeds=seeds)
     guide = {**replaced(guide, outside_inference), "setting": setting_of(model, x_T)}
     with torch.set_grad_enabled(grad is not None and torch.is_grad_enabled()):
         return _run(model, x, times.cpu(), source, callback, guide).to(x_T.dtype)

@@ -14,11 +14,13 @@ from torch import Tensor
 
 from ..._core.registry import carries_gradient, numbers_known
 from ...ops.linear_step import MOST, apply
+from ..noise import Draw
 from .scheme import Scheme
 
 Registers = list[Tensor | None]  # None is zero
+Value = Tensor | Draw | None
 Model = Callable[[int, int, Tensor], Tensor]  # step n, stage s, x (B, *S) -> the net's outputs (G, B, *S) at t[n, s]
-Noise = Callable[[int], Tensor]  # step -> z (B, *S)
+Noise = Callable[[int], Tensor | Draw]  # step -> z (B, *S)
 
 
 class Prediction(NamedTuple):
@@ -78,16 +80,16 @@ class Mix(NamedTuple):
     columns: list[int]
     c: Tensor
 
-    def __call__(self, values: Sequence[Tensor | None]) -> Registers:
-        """The sums of ``values``; None for zero."""
+    def __call__(self, values: Sequence[Value]) -> Registers:
+        """The sums of ``values``; None for zero. A sum that is one of the values is never the noise."""
         if None not in self.places:
-            return [values[i] for i in self.places]  # type: ignore[index]
+            return [values[i] for i in self.places]  # type: ignore[index, misc]
         total = self.stacked(values)
         # the last sum of a run is the sample: no view of many, which could not be changed in place
         computed = iter(() if total is None else [total.squeeze(0)] if len(total) == 1 else total.unbind(0))
-        return [next(computed, None) if i is None else values[i] for i in self.places]
+        return [next(computed, None) if i is None else values[i] for i in self.places]  # type: ignore[misc]
 
-    def stacked(self, values: Sequence[Tensor | None]) -> Tensor | None:
+    def stacked(self, values: Sequence[Value]) -> Tensor | None:
         """The computed sums (sums, B, *S) in one tensor; None if all values are zero."""
         given, c = [values[i] for i in self.columns], self.c
         if any(value is None for value in given):
@@ -98,17 +100,26 @@ class Mix(NamedTuple):
 
 def blocks(n: int) -> list[slice]:
     """0 .. n - 1 in as many parts as the op needs, which takes few tensors at a time."""
-    return [slice(i, i + MOST) for i in range(0, n, MOST)]
+    return [slice(i, min(i + MOST, n)) for i in range(0, n, MOST)]
 
 
-def combined(values: Sequence[Tensor], c: Tensor) -> Tensor:
-    """:func:`linear_step` of any number of values and sums, without its checks: (sums, B, *S)."""
-    if c.shape[-2] <= MOST and len(values) <= MOST:
-        return apply(values, c)
-    parts = []
-    for rows in blocks(c.shape[-2]):
-        sums = [apply(values[some], c[..., rows, some]) for some in blocks(len(values))]
-        parts.append(sum(sums[1:], sums[0]))
+def combined(values: Sequence[Tensor | Draw], c: Tensor) -> Tensor:
+    """:func:`linear_step` of any number of values and sums, without its checks: (sums, B, *S). Noise is the last."""
+    tensors = [value for value in values if isinstance(value, Tensor)]
+    draw = values[-1] if isinstance(values[-1], Draw) else None
+    if draw is not None and not tensors:  # the op draws beside a tensor only
+        tensors, draw = [draw.tensor()], None
+    width = len(tensors)
+
+    def of_rows(rows: slice) -> Tensor:
+        first, *others = blocks(width)
+        noise = None if draw is None else (c[..., rows, width], draw.source.seeds, draw.source.seed, draw.step)
+        total = apply(tensors[first], c[..., rows, first], *(noise or ()))
+        for some in others:
+            total = total + apply(tensors[some], c[..., rows, some])
+        return total
+
+    parts = [of_rows(rows) for rows in blocks(c.shape[-2])]
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
@@ -150,10 +161,10 @@ class Step(NamedTuple):
     after: Mix
     outputs: int  # G
 
-    def __call__(self, n: int, registers: Registers, model: Model, z: Tensor | None) -> Registers:
+    def __call__(self, n: int, registers: Registers, model: Model, z: Value) -> Registers:
         """The registers after step n; ``z`` (B, *S) where the step has noise."""
         first, last = len(registers), len(self.stages) - 1
-        values: Registers = [*registers, *[None] * (len(self.stages) * self.outputs), z, None]
+        values: list[Value] = [*registers, *[None] * (len(self.stages) * self.outputs), z, None]
         for s, mix in enumerate(self.stages):
             u = None if mix is None else mix(values)[0]
             if u is not None:
@@ -187,7 +198,7 @@ def run(
     """The sample (B, *S) from x_T (B, *S), in whatever gradient mode is on; ``after(n, x)`` follows every step."""
     registers, now = start(scheme, x), x
     for n, (step, draws) in enumerate(zip(steps, scheme.draws, strict=True)):
-        registers = step(n, registers, model, noise(n).to(x.dtype) if draws else None)
+        registers = step(n, registers, model, noise(n) if draws else None)
         assert registers[0] is not None
         now = registers[0]
         after(n, now)
