@@ -292,9 +292,6 @@ def of_scale_mixture_nngp(worse: bool) -> list[Any]:
     return [*found, *(mixtures.Compared("yacht", 250, split, nll, 0.3, 0.9) for split in (0, 1))]
 
 
-MADE_UP = {name.removeprefix("of_"): function for name, function in list(globals().items()) if name.startswith("of_")}
-
-
 def of_sequential_bayes(worse: bool) -> list[Any]:
     """Streams and learners at the expected accuracies, or a filter that forgets nothing and ProtoCL that does."""
     found: list[Any] = []
@@ -310,3 +307,6 @@ def of_sequential_bayes(worse: bool) -> list[Any]:
             other = 1 - value if worse else value
             found.append(sequential.Learned(sequential.DIGITS, way, memory, seed, [1.0, 0.9, 0.9, 0.9, other]))
     return [*found, sequential.Learned(sequential.FASHION, sequential.REPLAY, 1000, 0, [0.9] * 5)]
+
+
+MADE_UP = {name.removeprefix("of_"): function for name, function in list(globals().items()) if name.startswith("of_")}
