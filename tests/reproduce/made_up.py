@@ -9,6 +9,7 @@ from probkernels.reproduce.adjoint_dpm import records as adjoint
 from probkernels.reproduce.cape import records as cape
 from probkernels.reproduce.circuits import records as circuits
 from probkernels.reproduce.counter_current import records as counter
+from probkernels.reproduce.deep_kernel_machines import records as dkm
 from probkernels.reproduce.forward_gnn import records as forward_gnn
 from probkernels.reproduce.h_calibration import records as calibration
 from probkernels.reproduce.inv_entropy import records as inv_entropy
@@ -230,9 +231,6 @@ def of_noprop(worse: bool) -> list[Any]:
     ]
 
 
-MADE_UP = {name.removeprefix("of_"): function for name, function in list(globals().items()) if name.startswith("of_")}
-
-
 def of_counter_current(worse: bool) -> list[Any]:
     """Networks at the expected accuracies, or local rules at half of back-propagation and memory that is kept."""
     found: list[Any] = []
@@ -278,3 +276,17 @@ def of_stochastic_neurons(worse: bool) -> list[Any]:
             active = 0.1 + 0.4 * worse
             found.append(neurons.Trained(task, unit, seed, value, active, 0.01, [0.7, 0.8, value]))
     return [*found, neurons.Trained(neurons.MNIST, neurons.ST, 0, 0.98, 0.1, 0.003, [0.97, 0.98])]
+
+
+def of_deep_kernel_machines(worse: bool) -> list[Any]:
+    """Machines at the expected figures, or worse ones for smaller nu, and tables that linear regression knows better."""
+    found: list[Any] = []
+    for seed, figures in dkm.EXPECTED.items():
+        for place, (nu, (accuracy, nll)) in enumerate(figures.items()):
+            found.append(dkm.Classified(nu, seed, accuracy - 0.1 * place * worse, nll + place * worse))
+    for table, rmse in dkm.LEAST_SQUARES.items():
+        found += [dkm.Regressed(table, 0, nu, rmse * (1.1 if worse else 0.7), 1.0) for nu in (dkm.NNGP, 1.0)]
+    return found
+
+
+MADE_UP = {name.removeprefix("of_"): function for name, function in list(globals().items()) if name.startswith("of_")}

@@ -91,19 +91,22 @@ def check_nu(op: str, nu: float | Sequence[float], depth: int) -> list[float]:
 
 
 class _Triangular(nn.Module):
-    """A lower triangular matrix with positive diagonal, the identity at first."""
+    """A lower triangular matrix with positive diagonal, a multiple of the identity at first.
+
+    Entries below the diagonal are parameters over sqrt(n), so that a step of Adam changes the matrix alike for all n.
+    """
 
     def __init__(self, n: int, scale: float = 1.0) -> None:
         super().__init__()
         self.raw = nn.Parameter(math.log(scale) * torch.eye(n, dtype=torch.float64))
 
     def forward(self) -> Tensor:
-        return self.raw.tril(-1) + self.raw.diagonal().exp().diag()
+        return self.raw.tril(-1) / math.sqrt(len(self.raw)) + self.raw.diagonal().exp().diag()
 
     @torch.no_grad()
     def set(self, factor: Tensor) -> None:
         """Takes the values of a Cholesky factor."""
-        self.raw.copy_(factor.tril(-1) + factor.diagonal().log().diag())
+        self.raw.copy_(factor.tril(-1) * math.sqrt(len(factor)) + factor.diagonal().log().diag())
 
 
 class GramLayer(nn.Module):
