@@ -12,9 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..._core.registry import carries_gradient
+from ..._core.registry import carries_gradient, numbers_known
 from ...ops.linear_step import MOST, apply
-from .._ranges import numbers_known
 from .scheme import Scheme
 
 Registers = list[Tensor | None]  # None is zero
