@@ -133,8 +133,7 @@ def fitted(nu: float, depth: int = 1) -> tuple[DeepKernelMachine, float]:
 
 
 @pytest.mark.parametrize(
-    ("nu", "expected"),
-    [(0.1, 0.1264440717), (1.0, -0.7928927020), (10.0, -1.2072435796), (1000.0, -1.2742382057)],
+    ("nu", "expected"), [(0.1, 0.1264440717), (1.0, -0.7928927020), (10.0, -1.2072435796), (1000.0, -1.2742382057)]
 )
 def test_relu_machine_of_the_worked_example(nu: float, expected: float) -> None:
     machine, objective = fitted(nu)

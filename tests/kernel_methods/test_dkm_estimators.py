@@ -112,5 +112,5 @@ def test_bad_input_to_a_classifier_and_to_predictions() -> None:
 def test_a_singular_kernel_is_named() -> None:
     points = torch.zeros(4, 2, dtype=torch.float64)
     model = SparseDKM(points, 1, kernel=GramKernel("linear", learn=False), likelihood="gaussian")
-    with pytest.raises(ValueError, match="'kernel': expected a positive definite matrix.*least eigenvalue"):
+    with pytest.raises(ValueError, match=r"'kernel': expected a positive definite matrix.*least eigenvalue"):
         model(points)

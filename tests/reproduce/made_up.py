@@ -279,7 +279,7 @@ def of_stochastic_neurons(worse: bool) -> list[Any]:
 
 
 def of_deep_kernel_machines(worse: bool) -> list[Any]:
-    """Machines at the expected figures, or worse ones for smaller nu, and tables that linear regression knows better."""
+    """Machines at the expected figures, or worse ones for smaller nu and than linear regression."""
     found: list[Any] = []
     for seed, figures in dkm.EXPECTED.items():
         for place, (nu, (accuracy, nll)) in enumerate(figures.items()):

@@ -213,7 +213,7 @@ class DeepKernelMachine(nn.Module):
         losses: list[float] = []
         with Loop(steps, progress=progress) as loop:
             for n in loop:
-                losses.append(float(optimizer.step(loss).detach()))  # type: ignore[arg-type]
+                losses.append(float(optimizer.step(loss).detach()))
                 checks.finite_loss(op, n, losses[-1])
                 loop.show(loss=losses[-1])
                 stuck = losses[-1:] == losses[-2:-1]  # the line search finds no better point

@@ -26,6 +26,8 @@ Self = TypeVar("Self", bound="_Estimator")
 class _Estimator:
     """What the regressor and the classifier share. Arguments and errors are in their docstrings."""
 
+    model_: Any  # a SparseDKM or a DeepKernelMachine
+
     def __init__(
         self,
         n_inducing: int | None = 100,
@@ -123,9 +125,7 @@ class _Estimator:
         trained = [p for p in self.model_.parameters() if p.requires_grad]
         optimizer = torch.optim.Adam(trained, lr=self.lr)
         steps = self.epochs * batches
-        self.losses_ = minimize(
-            loss, optimizer, steps, lr_schedule=_late, progress=self.progress, name=f"{op}.fit"
-        )  # fmt: skip
+        self.losses_ = minimize(loss, optimizer, steps, lr_schedule=_late, progress=self.progress, name=f"{op}.fit")
         self.model_.eval()
 
     def _fitted(self, what: str) -> None:
@@ -147,7 +147,8 @@ class _Estimator:
 class DKMRegressor(_Estimator):
     """Regression with a deep kernel machine, in the style of scikit-learn.
 
-    Inputs and targets are standardized; a constant feature becomes 0, and constant targets are predicted as they are.
+    Inputs and targets are standardized; a constant feature becomes 0, and constant targets are predicted as they
+    are, by the full machine without training.
     Arrays of integers become float64. Results are arrays if X is one, else tensors.
 
     Args:
@@ -181,7 +182,8 @@ class DKMRegressor(_Estimator):
         >>> import torch
         >>> from probkernels.kernel_methods import DKMRegressor
         >>> x = torch.linspace(-3, 3, 60, dtype=torch.float64)[:, None]
-        >>> model = DKMRegressor(n_inducing=None, depth=1, kernel="squared_exponential", epochs=30).fit(x, x[:, 0].sin())
+        >>> model = DKMRegressor(n_inducing=None, depth=1, kernel="squared_exponential", epochs=30)
+        >>> model = model.fit(x, x[:, 0].sin())
         >>> mean, std = model.predict(x, return_std=True)
         >>> bool((mean - x[:, 0].sin()).abs().max() < 0.05)
         True
@@ -220,7 +222,9 @@ class DKMRegressor(_Estimator):
             x.device
         )
         first = inner_products(self._x, self._x).ii
-        self.losses_ = self.model_.fit(first, self._targets, steps=self.epochs, progress=self.progress)
+        self.losses_ = []
+        if bool(self._targets.any()):  # the evidence of targets that are all 0 has no maximum: noise 0, kernel 0
+            self.losses_ = self.model_.fit(first, self._targets, steps=self.epochs, progress=self.progress)
 
     def _of_part(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if not isinstance(self.model_, DeepKernelMachine):
@@ -328,7 +332,9 @@ def _as_float(op: str, name: str, value: Any) -> Tensor:
         array = np.asarray(value)
         if array.dtype.kind not in "iubf":
             raise TypeError(message(op, name, "numbers", str(array.dtype)))
-        found = torch.from_numpy(np.ascontiguousarray(array)) if array.dtype.kind != "f" or array.itemsize < 16 else array
+        found = (
+            torch.from_numpy(np.ascontiguousarray(array)) if array.dtype.kind != "f" or array.itemsize < 16 else array
+        )
     if isinstance(found, Tensor) and not found.is_floating_point() and not found.is_complex():
         found = found.double()
     checks.wide_float_tensor(op, name, found)

@@ -101,8 +101,9 @@ class GramKernel(nn.Module):
         self.name = name
         start = torch.tensor(weight, dtype=torch.float64).log()
         self.log_weight = nn.Parameter(start, requires_grad=learn)
-        start = torch.tensor(bias, dtype=torch.float64).log() if bias else None
-        self.log_bias = None if start is None else nn.Parameter(start, requires_grad=learn)
+        self.log_bias = None
+        if bias:
+            self.log_bias = nn.Parameter(torch.tensor(bias, dtype=torch.float64).log(), requires_grad=learn)
 
     def extra_repr(self) -> str:
         """The name of the kernel."""
