@@ -194,6 +194,20 @@ def test_taylor_agrees_to_third_order() -> None:
         assert abs(exact - taylor) < 5 * e**3
 
 
+def test_a_line_search_that_leaves_the_cone_turns_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = DeepKernelMachine(3, depth=1, kernel=RELU, learn_noise=False)
+    inner, calls = machine.objective, iter(range(10_000))
+
+    def objective(first: Tensor, targets: Tensor) -> Tensor:
+        if next(calls) == 3:
+            raise ValueError("not positive definite")
+        return inner(first, targets)
+
+    monkeypatch.setattr(machine, "objective", objective)
+    losses = machine.fit(G0, Y[:, :1], steps=300, tolerance=1e-10)
+    assert 1.5 * LOG_2PI - losses[-1] == pytest.approx(-0.7928927020, abs=1e-8)
+
+
 def test_gradients_to_the_factors() -> None:
     machine = DeepKernelMachine(4, depth=2, nu=[0.5, 2.0], kernel="relu")
     with torch.no_grad():
@@ -311,9 +325,9 @@ def test_sampled_gram_matrices_have_the_right_mean() -> None:
     layer = GramLayer(4, stochastic=True)
     state = GramState(kernel[:4, :4], kernel[4:, :4], kernel.diagonal()[4:])
     generator = torch.Generator().manual_seed(0)
-    draws = [layer(state, generator)[0].ii for _ in range(4000)]
+    draws = [layer(state, generator)[0].ii for _ in range(1500)]
     expected = kernel[:4, :4] + 0.1 * torch.eye(4)
-    torch.testing.assert_close(torch.stack(draws).mean(0), expected, atol=0.12, rtol=0)
+    torch.testing.assert_close(torch.stack(draws).mean(0), expected, atol=0.2, rtol=0)
     layer.eval()
     known, kl = layer(state)
     torch.testing.assert_close(known.ii, expected)

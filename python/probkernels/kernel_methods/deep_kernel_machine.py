@@ -204,20 +204,26 @@ class DeepKernelMachine(nn.Module):
             line_search_fn="strong_wolfe",
         )  # fmt: skip
 
+        far = 1e3 * (1 + abs(self.objective(first, targets).item()))  # an error here reaches the caller
+        losses: list[float] = []
+
         def loss() -> Tensor:
             optimizer.zero_grad()
-            value = -self.objective(first, targets)
+            try:
+                value = -self.objective(first, targets)
+            except ValueError:  # a line search went where a kernel is no longer positive definite: it turns back
+                return first.new_tensor(far)
             value.backward()
             return value
 
-        losses: list[float] = []
         with Loop(steps, progress=progress) as loop:
             for n in loop:
                 losses.append(float(optimizer.step(loss).detach()))
                 checks.finite_loss(op, n, losses[-1])
                 loop.show(loss=losses[-1])
                 stuck = losses[-1:] == losses[-2:-1]  # the line search finds no better point
-                if stuck or max(float(p.grad.abs().max()) for p in trained if p.grad is not None) <= tolerance:
+                slopes = [float(p.grad.abs().max()) for p in trained if p.grad is not None]
+                if stuck or max(slopes, default=math.inf) <= tolerance:
                     loop.stop()
         return [*losses, loss().item()]
 
