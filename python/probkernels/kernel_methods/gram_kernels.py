@@ -22,6 +22,12 @@ class GramState(NamedTuple):
         ii: (n, n), between inducing points.
         ti: (B, n), between the batch and the inducing points.
         t: (B,), the diagonal of the batch.
+
+    Example:
+        >>> import torch
+        >>> from probkernels.kernel_methods import GramState
+        >>> GramState(torch.eye(2), torch.zeros(3, 2), torch.ones(3)).ti.shape
+        torch.Size([3, 2])
     """
 
     ii: Tensor

@@ -218,6 +218,13 @@ class InducingOutput(nn.Module):
     """The output of a sparse deep kernel machine: a sparse variational Gaussian process with one covariance.
 
     q(u_c) = N(L m_c, L R R^T L^T) at the inducing points, where K_ii = L L^T, for each output c.
+
+    Example:
+        >>> import torch
+        >>> from probkernels.kernel_methods import GramState, InducingOutput
+        >>> kernel = GramState(torch.eye(2), torch.zeros(3, 2), torch.ones(3))
+        >>> tuple(InducingOutput(2, 1).float()(kernel)[0].shape)
+        (3, 1)
     """
 
     def __init__(self, n: int, outputs: int, kl: str = "exact", spread: float = 0.1) -> None:

@@ -17,7 +17,15 @@ from .gram_layers import FORMS, NORMS, GramBatchNorm, GramLayer, InducingOutput,
 
 
 class GaussianLikelihood(nn.Module):
-    """Targets (B, C) are function values plus noise of a learned variance."""
+    """Targets (B, C) are function values plus noise of a learned variance.
+
+    Example:
+        >>> import torch
+        >>> from probkernels.kernel_methods import GaussianLikelihood
+        >>> one = torch.zeros(1, 1)
+        >>> tuple(GaussianLikelihood()(one, torch.ones(1), one).shape)
+        (1,)
+    """
 
     def __init__(self, noise: float = 0.1) -> None:
         super().__init__()
@@ -37,7 +45,14 @@ class GaussianLikelihood(nn.Module):
 
 
 class CategoricalLikelihood(nn.Module):
-    """Targets (B,) are classes of a softmax of the function values; expectations are means over samples."""
+    """Targets (B,) are classes of a softmax of the function values; expectations are means over samples.
+
+    Example:
+        >>> import torch
+        >>> from probkernels.kernel_methods import CategoricalLikelihood
+        >>> tuple(CategoricalLikelihood(5).log_probs(torch.zeros(2, 3), torch.ones(2)).shape)
+        (5, 2, 3)
+    """
 
     def __init__(self, samples: int = 100) -> None:
         super().__init__()
@@ -63,6 +78,12 @@ class DKMOutput(NamedTuple):
         mean: (B, C), means of the function values.
         variance: (B,), their variances, which all outputs share.
         kl: (), nu times the divergences of all layers, plus that of the output.
+
+    Example:
+        >>> import torch
+        >>> from probkernels.kernel_methods import DKMOutput
+        >>> DKMOutput(torch.zeros(2, 1), torch.ones(2), torch.zeros(())).variance
+        tensor([1., 1.])
     """
 
     mean: Tensor
