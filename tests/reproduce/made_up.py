@@ -9,6 +9,7 @@ from probkernels.reproduce.adjoint_dpm import records as adjoint
 from probkernels.reproduce.cape import records as cape
 from probkernels.reproduce.circuits import records as circuits
 from probkernels.reproduce.counter_current import records as counter
+from probkernels.reproduce.deep_kernel_machines import records as dkm
 from probkernels.reproduce.forward_gnn import records as forward_gnn
 from probkernels.reproduce.h_calibration import records as calibration
 from probkernels.reproduce.inv_entropy import records as inv_entropy
@@ -307,6 +308,17 @@ def of_sequential_bayes(worse: bool) -> list[Any]:
             other = 1 - value if worse else value
             found.append(sequential.Learned(sequential.DIGITS, way, memory, seed, [1.0, 0.9, 0.9, 0.9, other]))
     return [*found, sequential.Learned(sequential.FASHION, sequential.REPLAY, 1000, 0, [0.9] * 5)]
+
+
+def of_deep_kernel_machines(worse: bool) -> list[Any]:
+    """Machines at the expected figures, or worse ones for smaller nu and than linear regression."""
+    found: list[Any] = []
+    for seed, figures in dkm.EXPECTED.items():
+        for place, (nu, (accuracy, nll)) in enumerate(figures.items()):
+            found.append(dkm.Classified(nu, seed, accuracy - 0.1 * place * worse, nll + place * worse))
+    for table, rmse in dkm.LEAST_SQUARES.items():
+        found += [dkm.Regressed(table, 0, nu, rmse * (1.1 if worse else 0.7), 1.0) for nu in (dkm.NNGP, 1.0)]
+    return found
 
 
 MADE_UP = {name.removeprefix("of_"): function for name, function in list(globals().items()) if name.startswith("of_")}

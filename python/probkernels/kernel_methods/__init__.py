@@ -1,7 +1,11 @@
 """Kernel methods: kernels, Gaussian-process regression, batched over functions."""
 
+from .deep_kernel_machine import DeepKernelMachine, dkm_objective
+from .dkm_estimators import DKMClassifier, DKMRegressor
 from .finite_ensemble import ScaleMixtureEnsemble
 from .gp_regression import GPPosteriorMean, GPRegression
+from .gram_kernels import GramKernel, GramState
+from .gram_layers import GramBatchNorm, GramLayer, InducingOutput, gram_kl
 from .kernel import RBF, Kernel, as_kernel
 from .mlp_kernel import MLPKernel, ResidualMLPKernel
 from .ntk_regression import NTKRegressor
@@ -18,15 +22,27 @@ from .samplers import GPSampler
 from .scale_mixture_classifier import ScaleMixtureClassifier
 from .scale_mixture_gp import ScaleMixtureGP, select_scale_mixture
 from .scale_priors import Burr12, FixedScale, InverseGamma
+from .sparse_dkm import CategoricalLikelihood, DKMOutput, GaussianLikelihood, SparseDKM
 from .sparse_gp import SparseGPRegression
 
 __all__ = [
     "RBF",
     "Burr12",
+    "CategoricalLikelihood",
+    "DKMClassifier",
+    "DKMOutput",
+    "DKMRegressor",
+    "DeepKernelMachine",
     "FixedScale",
     "GPPosteriorMean",
     "GPRegression",
     "GPSampler",
+    "GaussianLikelihood",
+    "GramBatchNorm",
+    "GramKernel",
+    "GramLayer",
+    "GramState",
+    "InducingOutput",
     "InverseGamma",
     "Kernel",
     "MLPKernel",
@@ -36,9 +52,12 @@ __all__ = [
     "ScaleMixtureClassifier",
     "ScaleMixtureEnsemble",
     "ScaleMixtureGP",
+    "SparseDKM",
     "SparseGPRegression",
     "as_kernel",
+    "dkm_objective",
     "ensemble_size",
+    "gram_kl",
     "permutation_covariance",
     "permutation_moments",
     "rbf_kernel",
