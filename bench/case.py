@@ -36,6 +36,9 @@ class Task:
     outputs: Callable[[], Sequence[Tensor]]
 
 
+Prepare = Callable[[Inputs, Params], Task]
+
+
 @dataclass(frozen=True)
 class Provider:
     """One implementation to time: a backend of ours, or a peer.
@@ -52,8 +55,8 @@ class Provider:
     """
 
     name: str
-    prepare: Callable[[Inputs, Params], Task]
-    oracle: Callable[[Inputs, Params], Task]
+    prepare: Prepare
+    oracle: Prepare
     kind: str = "peer"
     backend: str | None = None
     devices: tuple[str, ...] = ("cpu", "cuda")
@@ -180,3 +183,12 @@ def relative_error(outputs: Sequence[Tensor], truth: Sequence[Tensor]) -> float:
         error = (got.double() - expected).abs().max().item() / scale
         worst = max(worst, error if error == error else float("inf"))
     return worst
+
+
+def ours_and_torch(ours: Prepare, plain: Prepare) -> tuple[Provider, ...]:
+    """The providers of an op with a C++ and a CUDA kernel, and plain torch: ours on both, and the peer."""
+    return (
+        Provider("ours_cpu", ours, plain, kind="ours", backend="cpu", devices=("cpu",)),
+        Provider("ours_cuda", ours, plain, kind="ours", backend="cuda", devices=("cuda",)),
+        Provider("torch", plain, plain),
+    )

@@ -9,7 +9,7 @@ from probkernels.ops import leapfrog_adjoint_, leapfrog_step_
 from probkernels.reference import leapfrog_step as reference
 from torch import Tensor
 
-from ..case import Case, Inputs, Params, Provider, Run, Task
+from ..case import Case, Inputs, Params, Run, Task, ours_and_torch
 from ..machine import cores
 
 ROWS, ELEMENTS = 16, 3 * 256 * 256
@@ -104,14 +104,5 @@ def _torch(inputs: Inputs, params: Params) -> Task:
 
 
 CASE = Case(
-    name="leapfrog_step",
-    modes=MODES,
-    grid=grid,
-    make=make,
-    bytes=traffic,
-    providers=(
-        Provider("ours_cpu", _ours, _torch, kind="ours", backend="cpu", devices=("cpu",)),
-        Provider("ours_cuda", _ours, _torch, kind="ours", backend="cuda", devices=("cuda",)),
-        Provider("torch", _torch, _torch),
-    ),
+    name="leapfrog_step", modes=MODES, grid=grid, make=make, bytes=traffic, providers=ours_and_torch(_ours, _torch)
 )

@@ -8,7 +8,7 @@ import torch
 from probkernels.ops import linear_step
 from torch import Tensor
 
-from ..case import Case, Inputs, Params, Provider, Run, Task
+from ..case import Case, Inputs, Params, Run, Task, ours_and_torch
 from ..machine import cores
 
 ROWS, ELEMENTS = 16, 3 * 256 * 256
@@ -84,14 +84,5 @@ def _torch(inputs: Inputs, params: Params) -> Task:
 
 
 CASE = Case(
-    name="linear_step",
-    modes=MODES,
-    grid=grid,
-    make=make,
-    bytes=traffic,
-    providers=(
-        Provider("ours_cpu", _ours, _torch, kind="ours", backend="cpu", devices=("cpu",)),
-        Provider("ours_cuda", _ours, _torch, kind="ours", backend="cuda", devices=("cuda",)),
-        Provider("torch", _torch, _torch),
-    ),
+    name="linear_step", modes=MODES, grid=grid, make=make, bytes=traffic, providers=ours_and_torch(_ours, _torch)
 )

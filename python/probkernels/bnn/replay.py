@@ -15,7 +15,16 @@ POLICIES = ("reservoir", "task_balanced", "class_balanced")
 
 
 class Replayed(NamedTuple):
-    """Examples of a memory: inputs (n, ...), classes (n,), and the number of the task (n,) of each, all equal long."""
+    """Examples of a memory: inputs (n, ...), classes (n,), and the number of the task (n,) of each, all equal long.
+
+    Example:
+        >>> import torch
+        >>> from probkernels.bnn import ReplayMemory
+        >>> memory = ReplayMemory(2, seed=0)
+        >>> memory.add(torch.eye(3), torch.tensor([0, 1, 2]))
+        >>> memory.sample(2).x.shape
+        torch.Size([2, 3])
+    """
 
     x: Tensor
     y: Tensor
@@ -88,7 +97,8 @@ class ReplayMemory:
         self._shrink()
         quota = dict(zip(self._groups, self._quotas(), strict=True))
         before = len(self)
-        draws = torch.rand(len(keys), generator=self._generator, dtype=torch.float64).tolist()
+        drawn = torch.rand(len(keys), generator=self._generator, dtype=torch.float64)
+        draws = drawn.tolist()
         for row, (key, draw) in enumerate(zip(keys, draws, strict=True)):
             self._offer(key, before + row, quota[key], draw)
         self._collect(new)
