@@ -99,8 +99,8 @@ def scaled_mlp(
 
     Example:
         >>> from probkernels.bnn import scaled_mlp
-        >>> [tuple(p.shape) for p in scaled_mlp((1, 50, 2)).parameters()]
-        [(50, 1), (50,), (2, 50), (2,)]
+        >>> print(*(tuple(p.shape) for p in scaled_mlp((1, 50, 2)).parameters()))
+        (50, 1) (50,) (2, 50) (2,)
     """
     if not isinstance(sizes, Sequence) or isinstance(sizes, str) or len(sizes) < 2:
         raise ValueError(message("scaled_mlp", "sizes", "two sizes or more", checks.describe(sizes)))

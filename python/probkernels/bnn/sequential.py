@@ -83,8 +83,8 @@ def filter_posterior(
         >>> tasks = [lambda w: -2 * (w[:, 0] + 1) ** 2, lambda w: -2 * (w[:, 0] - 1) ** 2]
         >>> fit, start = lambda w: fit_gaussian_mixture(w, 1), torch.zeros(1, 1)
         >>> found = filter_posterior(tasks, prior, on_grid, fit, start=start)
-        >>> [bool((after.samples.mean() - m).abs() < 0.1) for after, m in zip(found, (-0.8, 0.0))]
-        [True, True]
+        >>> all((after.samples.mean() - m).abs() < 0.1 for after, m in zip(found, (-0.8, 0.0)))
+        True
     """
     op = "filter_posterior"
     checks.wide_float_tensor(op, "start", start)

@@ -125,7 +125,11 @@ class ResidualMLPKernel(MLPKernel):
 
     Args:
         blocks: number of residual blocks, >= 0.
-        activation, w_std, b_std, last_w_std, kind: as in :class:`MLPKernel`, which also has the methods.
+        activation: as in :class:`MLPKernel`.
+        w_std: as in :class:`MLPKernel`.
+        b_std: as in :class:`MLPKernel`.
+        last_w_std: as in :class:`MLPKernel`.
+        kind: as in :class:`MLPKernel`.
 
     Example:
         >>> import torch

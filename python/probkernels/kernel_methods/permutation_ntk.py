@@ -52,8 +52,8 @@ def permutation_moments(k: int, m: int, kind: str = "ntk") -> PermutationMoments
 
     Example:
         >>> from probkernels.kernel_methods import permutation_moments
-        >>> [round(value, 6) for value in permutation_moments(5, 2)]
-        [0.560632, -0.01464, 0.013235]
+        >>> print(*(f"{value:.6f}" for value in permutation_moments(5, 2)))
+        0.560632 -0.014640 0.013235
     """
     op = "permutation_moments"
     checks.integer(op, "k", k, 2)
@@ -139,8 +139,10 @@ def success_probability(k: int, m: int, networks: int, kind: str = "ntk") -> flo
     """The probability that the signs of the mean of some networks give all k bits of one input with m ones.
 
     Args:
-        k, m, kind: as in :func:`permutation_moments`.
+        k: as in :func:`permutation_moments`.
+        m: as in :func:`permutation_moments`.
         networks: number of networks, >= 1.
+        kind: as in :func:`permutation_moments`.
 
     Example:
         >>> from probkernels.kernel_methods import success_probability

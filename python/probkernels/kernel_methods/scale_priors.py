@@ -54,7 +54,8 @@ class Burr12(nn.Module):
     """The Burr XII distribution of sigma^2: density c d x^(c-1) (1 + x^c)^(-d-1), with trainable c and d.
 
     Args:
-        c, d: positive numbers. The mean is finite for c d > 1.
+        c: positive number. The mean is finite for c d > 1.
+        d: positive number.
 
     Attributes:
         log_c, log_d: the parameters, float64.

@@ -196,7 +196,10 @@ class TwoStreams(nn.Module):
         Args:
             x: (N, ...) inputs.
             y: the labels, if the network needs some.
-            optimizer_f, optimizer_b, max_norm, form: see :meth:`step`.
+            optimizer_f: see :meth:`step`.
+            optimizer_b: see :meth:`step`.
+            max_norm: see :meth:`step`.
+            form: see :meth:`step`.
             epochs: passes over the data.
             batch_size: rows of a batch; the last batch of an epoch may have fewer.
             warm_up: number of first steps, counted over the whole training, in which the loss is scaled by a factor

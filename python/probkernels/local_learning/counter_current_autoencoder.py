@@ -27,7 +27,8 @@ class CounterCurrentAutoencoder(TwoStreams):
     Args:
         forward_net: ``Sequential`` from an input to an output of the same shape, of at least two layers.
         feedback_net: ``Sequential`` with as many blocks; None makes :func:`mirror` of ``forward_net``.
-        scale, map_scale: factors on the two terms of the local losses.
+        scale: factor of the squared difference of two states.
+        map_scale: factor of the squared difference of their unit maps; 0 leaves it out.
         input_shape: shape of one input, which the mirror needs unless all layers are linear.
 
     The forms of :meth:`gradients` are "autograd" and "blockwise", see :class:`CounterCurrent`; "auto" is "blockwise".

@@ -23,8 +23,8 @@ class GraphLayer(nn.Module):
 
     Example:
         >>> from probkernels.local_learning import GAT, GCN, SAGE, GraphLayer
-        >>> [issubclass(layer, GraphLayer) for layer in (GCN, SAGE, GAT)]
-        [True, True, True]
+        >>> all(issubclass(layer, GraphLayer) for layer in (GCN, SAGE, GAT))
+        True
     """
 
     def __init__(self, in_features: int, out_features: int) -> None:

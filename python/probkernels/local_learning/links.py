@@ -96,7 +96,9 @@ class ForwardLinks:
             edge_index: (2, E) edges that carry messages, without those to be predicted.
             links: (2, P) pairs that are joined.
             others: (2, Q) pairs that are not, drawn once.
-            val_links, val_others: pairs whose area under the ROC curve chooses the state; None keeps the last one.
+            val_links: pairs that are joined, whose area under the ROC curve with ``val_others`` chooses the state; None
+                keeps the last one.
+            val_others: pairs that are not joined, beside ``val_links``.
             epochs: epochs of each layer, at most; top-down, time steps.
             validate_every: epochs between two validations.
             patience: validations without a better figure after which training ends; None for no end.

@@ -63,7 +63,7 @@ class BetaNoise(NamedTuple):
     alpha = (s (beta - 2) + 1) / (1 - s). Added to pre-activations of stochastic times smooth in training, it makes
     units decisive; at test it is replaced by its mean. See :func:`beta_noise`.
 
-    Args:
+    Attributes:
         rate: s in (0, 1).
         beta: above 1; 40.1 was the best in the paper.
         scale: factor; None takes the paper's, at which the sigmoid of the mode is s (for s = 0.5: 1).
@@ -170,7 +170,8 @@ class AdaptiveL1(torch.nn.Module):
         weight: at the start.
         factor: the weight is multiplied or divided by 1 + factor.
         tolerance: no change within rate +- tolerance.
-        least, most: bounds of the weight.
+        least: lower bound of the weight.
+        most: upper bound of the weight.
 
     Shape: h (..., units) -> scalar.
 

@@ -259,8 +259,8 @@ class StraightThrough(_Unit):
     Example:
         >>> import torch, probkernels as pk
         >>> unit = pk.nn.StraightThrough("sigmoid", growth=1.5, most=2.0)
-        >>> [round(unit.anneal(), 2) for epoch in range(3)]
-        [1.5, 2.0, 2.0]
+        >>> print(*(round(unit.anneal(), 2) for epoch in range(3)))
+        1.5 2.0 2.0
     """
 
     def __init__(

@@ -265,7 +265,11 @@ def arc_cosine_diagonal(
 
     Args:
         k: (..., M) k(x, x), float32 or float64.
-        weights, biases, activation, residual, normalize: as in :func:`arc_cosine`.
+        weights: as in :func:`arc_cosine`.
+        biases: as in :func:`arc_cosine`.
+        activation: as in :func:`arc_cosine`.
+        residual: as in :func:`arc_cosine`.
+        normalize: as in :func:`arc_cosine`.
 
     Returns:
         The diagonals of the NNGP and of the NTK, (..., M). That of the NTK means nothing for ``heaviside``.

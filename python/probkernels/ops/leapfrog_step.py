@@ -143,7 +143,8 @@ def leapfrog_step_(
         alpha: factor of x.
         e: (...), of x's dtype: the network's evaluation; None to only move y.
         scale: factor of e, 1 + keep / 1024 in the solver.
-        first, second: moves of y, half a step each.
+        first: first move of y, half a step.
+        second: second move of y, half a step.
         rest: (...) int64: the bits of p that damping would lose; zeros at the start. None if ``keep`` is 1024.
         keep: 1 to 1024: how many 1024ths of p stay.
         undo: whether p is that after the evaluation, and becomes that before it.
