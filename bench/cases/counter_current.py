@@ -69,7 +69,7 @@ def judge(results: list[Result]) -> list[Verdict]:
 CASE = Case(
     name="counter_current",
     modes=("gradients",),
-    ops=(),
+    tests=("local_learning/test_counter_current.py",),
     grid=grid,
     make=make,
     judge=judge,
