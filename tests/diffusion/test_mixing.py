@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -192,3 +193,24 @@ def test_the_meta_device(solver: str) -> None:
     model = Denoiser(Net().to("meta"), VP(), pred="v")
     y = sample(model, torch.empty(2, DIMS, device="meta"), solver=solver, steps=3)
     assert y.shape == (2, DIMS) and y.device.type == "meta"
+
+
+# --- memory of the caller ---
+
+
+def test_seeds_changed_during_a_run_do_not_count() -> None:
+    x, seeds = torch.randn(3, 2), torch.tensor([1, 2, 3])
+    how: dict[str, Any] = {"solver": "ancestral", "steps": 4}
+    expected = sample(bends(), x, seeds=seeds.clone(), **how)
+    assert torch.equal(sample(bends(), x, seeds=seeds, callback=lambda n, _: seeds.fill_(n), **how), expected)
+
+
+@pytest.mark.parametrize("grad", [None, "autograd"])
+def test_a_sample_shares_no_memory_with_its_start(grad: str | None) -> None:
+    """Even if no step changes it."""
+    rows = table(VP(), grid(VP(), 2, t_min=0.1), "ddim")
+    still = dataclasses.replace(rows, a=torch.ones_like(rows.a), b=torch.zeros_like(rows.b))
+    x = torch.ones(1, 2)
+    assert torch.equal(sample(bends(), x, solver=still, grad=grad), x)
+    sample(bends(), x, solver=still, grad=grad).zero_()
+    assert torch.equal(x, torch.ones(1, 2))

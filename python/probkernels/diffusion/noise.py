@@ -90,7 +90,7 @@ class StepNoise:
                 raise ValueError(message("StepNoise", "generator", expected, str(len(generator))))
             seeds = torch.tensor([_drawn(g) for g in generator], device="cpu")
         if isinstance(seeds, Tensor):
-            self.seeds = seeds.to(self.like.device)
+            self.seeds = seeds.to(self.like.device, copy=True)  # the caller may change them during the run
         else:
             self.seed = seeds
 

@@ -202,4 +202,4 @@ def run(
         assert registers[0] is not None
         now = registers[0]
         after(n, now)
-    return now
+    return now.clone() if now is x else now  # steps that leave x as it is: a sample shares no memory with x_T
