@@ -11,6 +11,7 @@ from probkernels.reproduce.circuits import records as circuits
 from probkernels.reproduce.counter_current import records as counter
 from probkernels.reproduce.deep_kernel_machines import records as dkm
 from probkernels.reproduce.forward_gnn import records as forward_gnn
+from probkernels.reproduce.functional_prior import records as functional
 from probkernels.reproduce.h_calibration import records as calibration
 from probkernels.reproduce.inv_entropy import records as inv_entropy
 from probkernels.reproduce.noprop import records as noprop
@@ -319,6 +320,19 @@ def of_deep_kernel_machines(worse: bool) -> list[Any]:
     for table, rmse in dkm.LEAST_SQUARES.items():
         found += [dkm.Regressed(table, 0, nu, rmse * (1.1 if worse else 0.7), 1.0) for nu in (dkm.NNGP, 1.0)]
     return found
+
+
+def of_functional_prior(worse: bool) -> list[Any]:
+    """Fits and posteriors at the expected figures, or a fit that changes nothing and leads to a bad posterior."""
+    before, after = functional.EXPECTED_ENERGY
+    line, found = [-1.0, 0.0, 1.0], []
+    for data in (functional.TOY, functional.BOSTON):
+        distances = [{"energy": value, "sliced_w1": 0.2, "w1": 0.1} for value in (before, before if worse else after)]
+        found.append(functional.Matched(data, 0, [13.0, 3.0], [(0, before), (2, after)], *distances, {"0.weight": 3.0}))
+    for (data, prior), (rmse, nll) in functional.EXPECTED.items():
+        off = 3.0 * (worse and prior == functional.FITTED)
+        found.append(functional.Judged(data, 0, 0, prior, rmse + off, nll + off, 1.1, (line, [0.1, 0.2, 0.1])))
+    return [*found, functional.Drawn(0, 0, [0.5], [0.2], line, line)]
 
 
 MADE_UP = {name.removeprefix("of_"): function for name, function in list(globals().items()) if name.startswith("of_")}

@@ -4,8 +4,12 @@ from ._functional import functional_call
 from ._target import PosteriorSamples
 from .densities import GaussianMixture, RealNVP, fit_gaussian_mixture, fit_real_nvp
 from .diagnostics import ess_bulk, ess_tail, rhat
+from .distances import energy_distance, sliced_wasserstein, wasserstein_1d
+from .flow_prior import FlowPrior, PlanarFlow
+from .functional_prior import FunctionalPriorMatcher, MatchReport
 from .hmc import HMC
 from .likelihoods import CategoricalLikelihood, GaussianLikelihood
+from .measurement import FixedPoints, TrainingAndBox, TrainingSubset
 from .networks import ScaledLinear, scaled_mlp
 from .priors import GaussianPrior, HierarchicalPrior, Prior
 from .prototype_head import ProtoHead
@@ -20,11 +24,16 @@ __all__ = [
     "CategoricalLikelihood",
     "DensityPrior",
     "Filtered",
+    "FixedPoints",
+    "FlowPrior",
+    "FunctionalPriorMatcher",
     "GaussianLikelihood",
     "GaussianMean",
     "GaussianMixture",
     "GaussianPrior",
     "HierarchicalPrior",
+    "MatchReport",
+    "PlanarFlow",
     "PosteriorSamples",
     "Prior",
     "ProtoHead",
@@ -32,6 +41,9 @@ __all__ = [
     "ReplayMemory",
     "Replayed",
     "ScaledLinear",
+    "TrainingAndBox",
+    "TrainingSubset",
+    "energy_distance",
     "ess_bulk",
     "ess_tail",
     "filter_posterior",
@@ -41,4 +53,6 @@ __all__ = [
     "rhat",
     "sample_posterior",
     "scaled_mlp",
+    "sliced_wasserstein",
+    "wasserstein_1d",
 ]
