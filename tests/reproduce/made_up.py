@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
+from probkernels.kernel_methods import success_probability
 from probkernels.reproduce.adjoint_dpm import records as adjoint
 from probkernels.reproduce.cape import records as cape
 from probkernels.reproduce.circuits import records as circuits
@@ -15,6 +17,7 @@ from probkernels.reproduce.h_calibration import records as calibration
 from probkernels.reproduce.inv_entropy import records as inv_entropy
 from probkernels.reproduce.noprop import records as noprop
 from probkernels.reproduce.pc_compression import records as compression
+from probkernels.reproduce.permutation_ntk import records as permutations
 from probkernels.reproduce.powernorm import records as powernorm
 from probkernels.reproduce.powernorm.experiment import NORMS
 from probkernels.reproduce.prob_psenn import records as psenn
@@ -318,6 +321,21 @@ def of_deep_kernel_machines(worse: bool) -> list[Any]:
             found.append(dkm.Classified(nu, seed, accuracy - 0.1 * place * worse, nll + place * worse))
     for table, rmse in dkm.LEAST_SQUARES.items():
         found += [dkm.Regressed(table, 0, nu, rmse * (1.1 if worse else 0.7), 1.0) for nu in (dkm.NNGP, 1.0)]
+    return found
+
+
+def of_permutation_ntk(worse: bool) -> list[Any]:
+    """Networks and draws at the expected figures, or of which single ones are right and means are not."""
+    found: list[Any] = []
+    for (way, k), (one, zero, variance) in permutations.EXPECTED.items():
+        probability = {n: success_probability(k, 2, n, permutations.KINDS[way]) for n in (*permutations.COUNTS, 400)}
+        exact = {n: 1 - p for n, p in probability.items()} if worse else probability
+        figures = (one + 0.1 * worse, zero, variance * (1 + worse), exact)
+        found.append(permutations.Trained(way, k, 2048, 400, 0, *figures))
+    for k in permutations.LARGE:
+        one_input, every = int(200 * k * math.log(k)), 16 * k**2
+        sizes = (one_input * k, every * k) if worse else (one_input, every)
+        found.append(permutations.Drawn(k, 30 * k, 0.5 if worse else 0.9, *sizes))
     return found
 
 
