@@ -95,7 +95,7 @@ def test_a_step_is_gradient_descent(parameterization: str) -> None:
         gradients = torch.autograd.grad(loss, list(other.parameters()))
         with torch.no_grad():
             for parameter, gradient in zip(other.parameters(), gradients, strict=True):
-                parameter -= 0.01 * gradient
+                parameter.sub_(gradient, alpha=0.01)
     with pytest.raises(RuntimeError, match="errors of at most 1e-05"):
         ensemble.fit(order, steps=3, lr=0.01)
     assert len(ensemble.errors) == 4
