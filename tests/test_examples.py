@@ -166,3 +166,11 @@ def a_prior_adapts_the_scale(printed: str) -> None:
     scales, losses = zip(*re.findall(r"scale (\S+), test NLL (\S+),", printed), strict=True)
     assert float(scales[0]) == 1 and max(map(float, scales[1:])) < 0.5
     assert max(map(float, losses[1:])) < float(losses[0]) - 0.2
+
+
+@check_of("permutations")
+def means_of_networks_are_exact_as_often_as_the_closed_form_says(printed: str) -> None:
+    shares = re.findall(r"share of (\S+), probability (\S+)", printed)
+    assert len(shares) == 6
+    assert all(abs(float(share) - float(probability)) < 0.2 for share, probability in shares)
+    assert float(shares[0][0]) < 0.5 < float(shares[5][0])

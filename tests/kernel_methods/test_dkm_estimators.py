@@ -114,3 +114,16 @@ def test_a_singular_kernel_is_named() -> None:
     model = SparseDKM(points, 1, kernel=GramKernel("linear", learn=False), likelihood="gaussian")
     with pytest.raises(ValueError, match=r"'kernel': expected a positive definite matrix.*least eigenvalue"):
         model(points)
+
+
+def test_the_full_machine_predicts_where_its_noise_would_vanish() -> None:
+    x = np.stack(np.meshgrid(*[np.linspace(-1, 1, 6)] * 2), -1).reshape(-1, 2)  # targets without noise
+    y = np.exp(3 * x[:, 0])
+    model = DKMRegressor(None, depth=2, nu=1.0, epochs=40).fit(x, y)
+    assert float(model.noise_) >= 1e-4
+    assert model.score(x, y) > 0.99
+    assert model.predict(x, return_std=True)[1].min() >= 1e-2 * y.std()
+    with pytest.raises(ValueError, match=r"'noise': expected a number above least_noise = 0\.0001, got"):
+        DeepKernelMachine(3, noise=1e-4)
+    assert float(DeepKernelMachine(3, noise=1e-9, learn_noise=False).noise.detach()) == pytest.approx(1e-9)
+    assert float(DeepKernelMachine(3, noise=0.1).noise.detach()) == pytest.approx(0.1)

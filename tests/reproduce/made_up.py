@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
+from probkernels.kernel_methods import success_probability
 from probkernels.reproduce.adjoint_dpm import records as adjoint
 from probkernels.reproduce.cape import records as cape
 from probkernels.reproduce.circuits import records as circuits
@@ -16,6 +18,7 @@ from probkernels.reproduce.h_calibration import records as calibration
 from probkernels.reproduce.inv_entropy import records as inv_entropy
 from probkernels.reproduce.noprop import records as noprop
 from probkernels.reproduce.pc_compression import records as compression
+from probkernels.reproduce.permutation_ntk import records as permutations
 from probkernels.reproduce.powernorm import records as powernorm
 from probkernels.reproduce.powernorm.experiment import NORMS
 from probkernels.reproduce.prob_psenn import records as psenn
@@ -333,6 +336,21 @@ def of_functional_prior(worse: bool) -> list[Any]:
         off = 3.0 * (worse and prior == functional.FITTED)
         found.append(functional.Judged(data, 0, 0, prior, rmse + off, nll + off, 1.1, (line, [0.1, 0.2, 0.1])))
     return [*found, functional.Drawn(0, 0, [0.5], [0.2], line, line)]
+
+
+def of_permutation_ntk(worse: bool) -> list[Any]:
+    """Networks and draws at the expected figures, or of which single ones are right and means are not."""
+    found: list[Any] = []
+    for (way, k), (one, zero, variance) in permutations.EXPECTED.items():
+        probability = {n: success_probability(k, 2, n, permutations.KINDS[way]) for n in (*permutations.COUNTS, 400)}
+        exact = {n: 1 - p for n, p in probability.items()} if worse else probability
+        figures = (one + 0.1 * worse, zero, variance * (1 + worse), exact)
+        found.append(permutations.Trained(way, k, 2048, 400, 0, *figures))
+    for k in permutations.LARGE:
+        one_input, every = int(200 * k * math.log(k)), 16 * k**2
+        sizes = (one_input * k, every * k) if worse else (one_input, every)
+        found.append(permutations.Drawn(k, 30 * k, 0.5 if worse else 0.9, *sizes))
+    return found
 
 
 MADE_UP = {name.removeprefix("of_"): function for name, function in list(globals().items()) if name.startswith("of_")}

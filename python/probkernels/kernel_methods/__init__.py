@@ -9,6 +9,7 @@ from .gram_layers import GramBatchNorm, GramLayer, InducingOutput, gram_kl
 from .kernel import RBF, Kernel, as_kernel
 from .mlp_kernel import MLPKernel, ResidualMLPKernel
 from .ntk_regression import NTKRegressor
+from .permutation_ensemble import PermutationEnsemble
 from .permutation_ntk import (
     PermutationMoments,
     ensemble_size,
@@ -47,6 +48,7 @@ __all__ = [
     "Kernel",
     "MLPKernel",
     "NTKRegressor",
+    "PermutationEnsemble",
     "PermutationMoments",
     "ResidualMLPKernel",
     "ScaleMixtureClassifier",

@@ -110,10 +110,12 @@ class DeepKernelMachine(nn.Module):
             :class:`GramKernel`, which all layers share.
         noise: variance of the noise at first, a positive number.
         learn_noise: whether ``noise`` is a parameter.
+        least_noise: what a learned ``noise`` stays above. At nu = 1 and less, the objective can rise without end as the
+            noise and the kernel's least eigenvalues fall together, until rounding spoils the predictions.
         kl: "exact" or "taylor", see :func:`gram_kl`.
 
     Raises:
-        TypeError, ValueError: an argument is out of range.
+        TypeError, ValueError: an argument is out of range, such as a learned noise at or below ``least_noise``.
 
     Example:
         >>> import torch
@@ -134,6 +136,7 @@ class DeepKernelMachine(nn.Module):
         kernel: str | GramKernel = "relu",
         noise: float = 0.1,
         learn_noise: bool = True,
+        least_noise: float = 1e-4,
         kl: str = "exact",
     ) -> None:
         op = "DeepKernelMachine"
@@ -145,12 +148,18 @@ class DeepKernelMachine(nn.Module):
         widths = check_nu(op, nu, depth)
         self.kernels = nn.ModuleList(as_gram_kernel(op, kernel) for _ in range(depth + 1))
         self.layers = nn.ModuleList(GramLayer(n, width, kl=kl) for width in widths)
-        self.log_noise = nn.Parameter(torch.tensor(noise, dtype=torch.float64).log(), requires_grad=learn_noise)
+        checks.non_negative(op, "least_noise", least_noise)
+        self.least_noise = least_noise if learn_noise else 0.0
+        if noise <= self.least_noise:
+            hint = "lower least_noise, or set learn_noise=False"
+            raise ValueError(message(op, "noise", f"a number above least_noise = {least_noise:g}", f"{noise:g}", hint))
+        start = torch.tensor(noise - self.least_noise, dtype=torch.float64)
+        self.log_noise = nn.Parameter(start.log(), requires_grad=learn_noise)
 
     @property
     def noise(self) -> Tensor:
         """(): the variance of the noise."""
-        return self.log_noise.exp()
+        return self.least_noise + self.log_noise.exp()
 
     def forward(self, state: GramState) -> tuple[GramState, Tensor]:
         """The kernel matrices of the last layer, and the sum of nu times the divergences."""
