@@ -248,3 +248,25 @@ def test_stacked_blocks_agree_in_attributes(name: str, first: Block, second: Blo
 def test_blocks_with_equal_attributes_are_stacked() -> None:
     one, other = (Scaled(torch.ones(1), _scaling(3.0)) for _ in range(2))
     assert len(_fit(one, other)) == 1
+
+
+@pytest.mark.parametrize("negatives", [1, 2, None])
+def test_forward_forward_loss_has_all_wrong_classes(negatives: int | None) -> None:
+    torch.manual_seed(0)
+    layer = ll.GCN(9, 8)
+    given = copy.deepcopy(layer)
+    model = ll.ForwardForward([layer], 3, negatives=negatives)
+    loss = model.fit(X, EDGES, Y, TRAIN, epochs=1, progress=False).history_[0].losses[0]
+
+    def logits(labels: Tensor) -> Tensor:
+        shown = torch.where(TRAIN[:, None], torch.eye(3)[labels], 1 / 3)
+        rows = torch.cat([X, shown], 1)
+        rows = rows / rows.norm(dim=1, keepdim=True)
+        return ll.goodness(given(rows, EDGES).relu())[TRAIN]
+
+    assert model._data is not None
+    wrong = model._wrong_classes(model._data)
+    assert len(wrong) == (negatives or 2) and bool((wrong != Y).all())
+    softplus = nn.functional.softplus
+    wanted = softplus(-logits(Y)).mean() + torch.stack([softplus(logits(labels)).mean() for labels in wrong]).mean()
+    assert loss == pytest.approx(wanted.item(), rel=1e-5)
