@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import types
 from collections.abc import Sequence
 
 import torch
@@ -10,6 +11,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from .._core.errors import message
+
+PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, types.BuiltinFunctionType)
 
 
 class BlockStack:
@@ -80,7 +83,39 @@ def _check_alike(op: str, blocks: Sequence[nn.Module]) -> None:
                 raise ValueError(message(op, f"blocks[{place}]", expected, f"shape {found.get(name)}", hint))
         if repr(block) != repr(blocks[0]):
             raise ValueError(message(op, f"blocks[{place}]", "the layers of blocks[0]", "other layers", hint))
+        unlike = _difference(blocks[0], block)
+        if unlike is not None:
+            raise ValueError(message(op, f"blocks[{place}]", f"'{unlike}' as in blocks[0]", "another value", hint))
         for name, value in (*block.named_parameters(), *block.named_buffers()):
             if owner.setdefault(id(value), place) != place:
                 got = f"'{name}' of blocks[{owner[id(value)]}] too"
                 raise ValueError(message(op, f"blocks[{place}]", "parameters of its own", got, hint))
+
+
+def _difference(one: nn.Module, other: nn.Module) -> str | None:
+    """The first attribute that differs: all blocks run the code of the first one, and one optimizer trains them."""
+    for (place, a), b in zip(one.named_modules(), other.modules(), strict=True):
+        names = sorted((vars(a).keys() | vars(b).keys()) - vars(nn.Module()).keys())
+        for name in names:
+            if not _equal(vars(a).get(name), vars(b).get(name)):
+                return f"{place}.{name}".lstrip(".")
+    for (name, p), q in zip(one.named_parameters(), other.parameters(), strict=True):
+        if p.requires_grad != q.requires_grad:
+            return f"{name}.requires_grad"
+    return None
+
+
+def _equal(a: object, b: object) -> bool:
+    """Whether two attributes are equal. Of objects that do not tell, the type alone is compared."""
+    if isinstance(a, Tensor) or isinstance(b, Tensor):
+        return type(a) is type(b) and torch.equal(a, b)  # type: ignore[arg-type]
+    if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
+        return len(a) == len(b) and all(map(_equal, a, b))
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(_equal(a[key], b[key]) for key in a)
+    if isinstance(a, types.FunctionType) and isinstance(b, types.FunctionType):
+        cells = ([cell.cell_contents for cell in f.__closure__ or ()] for f in (a, b))
+        return a.__code__ is b.__code__ and _equal(a.__defaults__, b.__defaults__) and _equal(*cells)
+    if isinstance(a, PLAIN) or isinstance(b, PLAIN):
+        return a is b or a == b
+    return type(a) is type(b)

@@ -106,8 +106,11 @@ def slope(activation: nn.Module | None, grad: Tensor, out: Tensor) -> Tensor:
 def dense(modules: Sequence[nn.Module]) -> Dense | None:
     """A block as a linear layer and an activation, or None if it is more than that.
 
-    Subclasses, such as parametrized layers, may compute something else. So may a layer whose weight is no parameter.
+    Subclasses, such as parametrized layers, may compute something else. So may a layer whose weight is no parameter,
+    and modules with hooks.
     """
+    if any(map(_changed, modules)):
+        return None
     rest = [m for m in modules if type(m) is not nn.Identity]
     while rest and isinstance(rest[0], nn.Flatten) and (rest[0].start_dim, rest[0].end_dim) == (1, -1):
         rest.pop(0)
@@ -118,3 +121,12 @@ def dense(modules: Sequence[nn.Module]) -> Dense | None:
     known = len(rest) == 2 and type(rest[1]) in KNOWN
     falls = getattr(rest[1], "alpha", 1) <= 0 or getattr(rest[1], "negative_slope", 1) <= 0  # no slope from the output
     return Dense(rest[0], rest[1]) if known and not falls else None
+
+
+def _changed(module: nn.Module) -> bool:
+    """Whether hooks, of the module or of its parameters, or an own ``forward`` may change what its class computes."""
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    if "forward" in vars(module) or any(getattr(module, name) for name in hooks):
+        return True
+    of_parameters = ("_backward_hooks", "_post_accumulate_grad_hooks")
+    return any(getattr(p, name, None) for p in module.parameters() for name in of_parameters)

@@ -42,8 +42,6 @@ def checked_nodes(
     features = given_features(name, x)
     n = features.shape[0]
     edges = Graph(edge_index, n, name).edge_index
-    checks.integer_tensor(name, "y", y)
-    checks.shape(name, "y", y, (n,), "like the nodes of 'x'")
     used = check_mask(name, "train_mask", train, n)
     if not train.any():
         raise ValueError(message(name, "train_mask", "at least one node", "none"))
@@ -55,15 +53,32 @@ def checked_nodes(
             got = checks.offender(val, train & val, "a node of both: ")
             raise ValueError(message(name, "val_mask", "nodes outside 'train_mask'", got))
         used = train | val
-    wrong = used & ((y < 0) | (y >= num_classes))
-    if wrong.any():
-        got = checks.offender(y, wrong)
-        raise ValueError(message(name, "y", f"classes 0 to {num_classes - 1} of the masked nodes", got))
+    check_labels(name, y, used, num_classes)
     like = features if isinstance(features, Tensor) else features.values
     for key, value in (("edge_index", edge_index), ("y", y), ("train_mask", train), ("val_mask", val)):
         if value is not None:
             checks.same_device(name, key, value, like, "x")
-    return Nodes(features, edges, y.long(), train, val, num_classes)
+    kept = None if val is None else val.clone()  # predictions read them later
+    return Nodes(features, edges, y.long().clone(), train.clone(), kept, num_classes)
+
+
+def check_labels(name: str, y: object, mask: Tensor, num_classes: int) -> None:
+    """Checks one class a node. Those outside ``mask`` are not read."""
+    checks.integer_tensor(name, "y", y)
+    assert isinstance(y, Tensor)
+    checks.shape(name, "y", y, tuple(mask.shape), "like the nodes of 'x'")
+    wrong = mask & ((y < 0) | (y >= num_classes))
+    if wrong.any():
+        got = checks.offender(y, wrong)
+        raise ValueError(message(name, "y", f"classes 0 to {num_classes - 1} of the masked nodes", got))
+
+
+def check_judged(name: str, y: object, mask: object, data: Nodes) -> None:
+    """Checks labels and the mask of the nodes whose accuracy is wanted."""
+    if not check_mask(name, "mask", mask, data.count).any():
+        raise ValueError(message(name, "mask", "at least one node", "none"))
+    assert isinstance(mask, Tensor)
+    check_labels(name, y, mask, data.num_classes)
 
 
 def check_mask(name: str, key: str, mask: object, n: int) -> Tensor:
@@ -91,7 +106,7 @@ def class_features(name: str, data: Nodes, given: Tensor | None, seed: int) -> T
     checks.wide_float_tensor(name, "virtual", given)
     checks.shape(name, "virtual", given, wanted, "of one row a class and the columns of 'x'")
     checks.finite(name, "virtual", given)
-    return given.detach().to(data.like)
+    return given.detach().clone().to(data.like)
 
 
 def augmented(data: Nodes, virtual: Tensor) -> Features:

@@ -172,6 +172,9 @@ class TwoStreams(nn.Module):
         op = f"{self.op}.step"
         norms = _two_norms(op, max_norm)
         checks.non_negative(op, "factor", factor)
+        _check_optimizer(op, "optimizer_f", optimizer_f, self.forward_net, "forward_net")
+        if optimizer_b is not None:
+            _check_optimizer(op, "optimizer_b", optimizer_b, self.feedback_net, "feedback_net")
         losses = self.gradients(x, y, form=form)
         for net, norm in zip((self.forward_net, self.feedback_net), norms, strict=True):
             parameters = list(net.parameters())
@@ -293,6 +296,13 @@ def _two_norms(op: str, max_norm: Norm) -> tuple[float | None, float | None]:
         if norm is not None:
             checks.positive(op, "max_norm", norm, finite=False)
     return norms
+
+
+def _check_optimizer(op: str, key: str, optimizer: torch.optim.Optimizer, net: nn.Module, name: str) -> None:
+    """Refuses an optimizer that would train nothing of its network, such as one of a copy."""
+    trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    if not any(id(p) in trained for p in net.parameters()):
+        raise ValueError(message(op, key, f"an optimizer of {name}'s parameters", "one of other parameters"))
 
 
 def _backward(loss: Tensor) -> None:

@@ -48,7 +48,7 @@ class CounterCurrent(TwoStreams):
     - "blockwise" keeps the graph of one forward block at a time, and those of the K codes. It takes any blocks. With
       flooding, which needs the logits first, it keeps all.
     - "closed" stores nothing for a backward pass and keeps one forward state at a time. It takes blocks of ``Linear``
-      (after ``Flatten``), and one of ELU, ReLU, LeakyReLU, Tanh and Sigmoid, and calls no hooks.
+      (after ``Flatten``), and one of ELU, ReLU, LeakyReLU, Tanh and Sigmoid, without hooks and outside of autocast.
     - "batched" is the closed form that updates neighboring layers of equal width at once, and keeps their states.
     - "auto" is "closed" where it is possible, else "blockwise".
 
@@ -111,7 +111,11 @@ class CounterCurrent(TwoStreams):
                 wanted = "blocks of Linear and one of ELU, ReLU, LeakyReLU, Tanh, Sigmoid for this form"
                 got = type(_blocks.layer_of(self.blocks()[name == "feedback_net"][stream.index(None)])).__name__
                 raise ValueError(message(op, name, wanted, f"another block, of {got}", "form='blockwise' takes any"))
-        if any(None in stream for stream in parts):
+        mixed = torch.is_autocast_enabled(x.device.type)
+        if mixed and form != "auto":
+            hint = "form='blockwise', or step outside of autocast"
+            raise ValueError(message(op, "form", "a form of autograd in an autocast region", repr(form), hint))
+        if mixed or any(None in stream for stream in parts):
             return super()._gradients(op, "blockwise", x, target)
         x = _blocks.rows(x.detach())
         widths = [x.shape[1], *(part.layer.out_features for part in front)]

@@ -198,6 +198,11 @@ class ForwardForward:
         assert val is not None
         return lambda: _nodes.accuracy(below + self._goodness([call() for call in calls], val), data.y[val])
 
+    def _fitted(self) -> _nodes.Nodes:
+        if self._data is None:
+            raise RuntimeError("ForwardForward: not trained yet. Hint: call fit first")
+        return self._data
+
     def layer_goodness(self, mask: Tensor, context: Tensor | None = None) -> list[Tensor]:
         """The goodness of every class in every layer.
 
@@ -213,9 +218,7 @@ class ForwardForward:
             ValueError: ``context`` has nodes of ``mask``, or nodes that were neither for training nor validation.
         """
         name = "ForwardForward"
-        if self._data is None:
-            raise RuntimeError(f"{name}: not trained yet. Hint: call fit first")
-        data = self._data
+        data = self._fitted()
         _nodes.check_mask(name, "mask", mask, data.count)
         labeled = data.train if data.val is None else data.train | data.val
         context = labeled & ~mask if context is None else _nodes.check_mask(name, "context", context, data.count)
@@ -235,5 +238,6 @@ class ForwardForward:
 
     def layer_accuracy(self, y: Tensor, mask: Tensor, *, cumulative: bool = False) -> list[float]:
         """The accuracy of every layer on the nodes of ``mask``; with ``cumulative``, of it and the layers below it."""
+        _nodes.check_judged("ForwardForward", y, mask, self._fitted())
         values = torch.stack(self.layer_goodness(mask))
         return [_nodes.accuracy(layer, y[mask]) for layer in (values.cumsum(0) if cumulative else values)]

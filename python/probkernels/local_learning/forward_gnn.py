@@ -105,7 +105,12 @@ class ClassNodes:
 
         Returns:
             One number for each layer.
+
+        Raises:
+            TypeError, ValueError: ``y`` or ``mask`` has another dtype or shape, a label of ``mask`` is out of range, or
+                ``mask`` is empty.
         """
+        _nodes.check_judged(self.name, y, mask, self._fitted())
         probs = torch.stack(self.layer_probs(mask))
         used = probs.cumsum(0) if cumulative else probs
         return [_nodes.accuracy(layer, y[mask]) for layer in used]

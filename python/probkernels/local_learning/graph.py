@@ -33,6 +33,10 @@ class SparseMatrix:
     def __matmul__(self, x: Tensor) -> Tensor:
         return _Product.apply(self, x)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> SparseMatrix:
+        """The matrix itself: it never changes, and torch cannot copy CSR tensors."""
+        return self
+
     def scaled(self, factors: Tensor) -> SparseMatrix:
         """The matrix with row i times ``factors[i]``."""
         return SparseMatrix(self.rows, self.columns, self.values * factors[self.rows], self.shape)
@@ -48,11 +52,18 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, matrix: SparseMatrix, x: Tensor) -> Tensor:
         ctx.matrix = matrix
-        return matrix.forward @ x
+        return _times(matrix.forward, x)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:
-        return None, ctx.matrix.backward @ grad.contiguous()
+        return None, _times(ctx.matrix.backward, grad.contiguous())
+
+
+def _times(matrix: Tensor, x: Tensor) -> Tensor:
+    """A product in the dtype of ``x``, taken in float32 for half precision, which CSR products do not have on a CPU."""
+    wide = torch.promote_types(x.dtype, torch.float32)
+    with torch.autocast(x.device.type, enabled=False):
+        return (matrix.to(wide) @ x.to(wide)).to(x.dtype)
 
 
 class Graph:
@@ -88,16 +99,18 @@ class Graph:
             raise ValueError(
                 message(name, "edge_index", f"nodes 0 to {num_nodes - 1}", checks.offender(edge_index, wrong))
             )
-        self.edge_index = edge_index.long()
+        self.edge_index = edge_index.long().clone()  # its matrices are made later
         self._made: dict[Any, Any] = {}
 
     def gcn(self, dtype: torch.dtype) -> SparseMatrix:
         """The matrix of a GCN: self loops and symmetric normalization by in-degrees. Given self loops are replaced."""
-        return self._once(("gcn", dtype), lambda: self._gcn(dtype))
+        wide = torch.promote_types(dtype, torch.float32)
+        return self._once(("gcn", wide), lambda: self._gcn(wide))
 
     def mean(self, dtype: torch.dtype) -> SparseMatrix:
         """The matrix that averages over the nodes that send to a node. Rows without any are zero."""
-        return self._once(("mean", dtype), lambda: self._mean(dtype))
+        wide = torch.promote_types(dtype, torch.float32)
+        return self._once(("mean", wide), lambda: self._mean(wide))
 
     def looped(self) -> Tensor:
         """The edges (2, E') with exactly one self loop at every node."""
@@ -211,7 +224,7 @@ def given_features(name: str, x: object) -> Tensor | SparseMatrix:
         raise ValueError(message(name, "x", "shape (n, d) with n > 0", f"shape {tuple(x.shape)}"))
     if x.layout not in SPARSE:
         checks.finite(name, "x", x)
-        return x.detach()
+        return x.detach().clone()  # a learner predicts from it later
     coo = (x if x.layout is torch.sparse_coo else x.to_sparse_coo()).detach().coalesce()
     checks.finite(name, "x", coo.values())
     rows, columns = coo.indices()
@@ -232,4 +245,9 @@ def as_features(x: Tensor | Features) -> Features:
     """What a layer was called with, as features: dense, sparse or in blocks."""
     if isinstance(x, Features):
         return x
-    return Features(given_features("GraphLayer", x) if x.layout in SPARSE else x)
+    if x.layout not in SPARSE:
+        return Features(x)
+    if x.requires_grad and torch.is_grad_enabled():
+        hint = "x.detach(), or x.to_dense() for its gradient"
+        raise ValueError(message("GraphLayer", "x", "sparse features without a gradient", "requires_grad=True", hint))
+    return Features(given_features("GraphLayer", x))

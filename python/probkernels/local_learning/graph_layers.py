@@ -42,6 +42,9 @@ class GraphLayer(nn.Module):
         if len(features.shape) != 2 or features.shape[1] != self.in_features:
             wanted = f"shape (n, {self.in_features})"
             raise ValueError(message(kind, "x", wanted, f"shape {tuple(features.shape)}", "the layer's in_features"))
+        own = next(self.parameters()).dtype
+        if features.dtype != own and not torch.is_autocast_enabled(next(self.parameters()).device.type):
+            raise TypeError(message(kind, "x", f"dtype {own}, that of the layer", str(features.dtype)))
         return features, graph_of(features, edge_index, kind)
 
 
@@ -182,7 +185,8 @@ class GAT(GraphLayer):
         sends, takes = (values * self.source_attention).sum(2), (values * self.target_attention).sum(2)
         scores = F.leaky_relu(sends[source] + takes[target], 0.2)
         shares = _softmax(scores, target, graph.num_nodes)
-        found = torch.zeros_like(values).index_add(0, target, shares[:, :, None] * values[source])
+        sent = shares[:, :, None] * values[source]  # under autocast of another dtype than the values
+        found = sent.new_zeros(values.shape).index_add(0, target, sent)
         return found.flatten(1) + self.bias
 
 
@@ -192,4 +196,4 @@ def _softmax(scores: Tensor, target: Tensor, nodes: int) -> Tensor:
     start = scores.new_full((nodes, scores.shape[1]), float("-inf"))
     largest = start.scatter_reduce(0, index, scores.detach(), "amax")
     weights = (scores - largest[target]).exp()
-    return weights / torch.zeros_like(largest).index_add(0, target, weights)[target]
+    return weights / weights.new_zeros(largest.shape).index_add(0, target, weights)[target]

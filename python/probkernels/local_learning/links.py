@@ -223,6 +223,9 @@ class ForwardLinks:
 
     def layer_auroc(self, links: Tensor, others: Tensor, edge_index: Tensor | None = None) -> list[float]:
         """The area under the ROC curve of every layer, on pairs that are joined and pairs that are not."""
+        for key, pairs in (("links", links), ("others", others)):
+            if self._features is not None:
+                _pairs(key, pairs, self._features.shape[0])
         return [_area(probs, (links, others)) for probs in self.layer_probs(torch.cat([links, others], 1), edge_index)]
 
 
