@@ -35,7 +35,7 @@ def rhat(draws: Tensor) -> Tensor:
         >>> import torch
         >>> from probkernels.bnn import rhat
         >>> draws = torch.randn(4, 500, generator=torch.Generator().manual_seed(0))
-        >>> bool(rhat(draws) < 1.01), bool(rhat(draws + torch.arange(4)[:, None]) > 1.5)
+        >>> bool(rhat(draws) < 1.01), bool(rhat(draws + torch.arange(4)[:, None]) > 1.4)
         (True, True)
     """
     x = _split(_checked("rhat", draws))
