@@ -17,7 +17,7 @@ from . import peers
 from .records import DIGITS, FASHION, FINE_TUNING, JOINT, MEMORIES, REFRESH, SEEDS, SEQUENTIAL, WAYS, Learned, Stream
 
 FASHION_SETTING = peers.Setting(epochs=2, batch=128)
-FASHION_MEMORY, QUICK_ITERATIONS = 1000, 200
+FASHION_MEMORY, QUICK_ITERATIONS = 1000, 250
 Job = tuple[str, str, int, int, str]  # what, way, iterations of HMC or size of the memory, seed, folder of the data
 
 
