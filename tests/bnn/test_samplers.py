@@ -253,3 +253,35 @@ def test_bad_options_of_the_samplers() -> None:
         HMC(target_acceptance=1.0)
     with pytest.raises(ValueError, match="argument 'step_size'"):
         HMC(0.0)
+
+
+def test_hmc_of_a_density_is_hmc_of_a_network() -> None:
+    """The same law, once as a network's posterior and once as a function of flat parameters."""
+    target = Target("test", linear(), GaussianPrior(linear()), GaussianLikelihood(NOISE), X, Y)
+    start = torch.zeros(3, 3, dtype=torch.float64)
+    initial = target.params(start)
+    sampler, count = HMC(0.1, 5), {"samples": 4, "warmup": 6, "keep_every": 2}
+    found = sampler.sample(linear(), target.prior, target.likelihood, X, Y, chains=3, initial=initial, seed=7, **count)
+    weights, generator = torch.cat([p.flatten(2) for p in found.params.values()], 2), torch.Generator().manual_seed(7)
+
+    def log_density(w: Tensor) -> Tensor:
+        residual = Y[:, 0] - w[:, :2] @ X.T - w[:, 2:]
+        return -(residual.square().sum(1) / NOISE + w.square().sum(1)) / 2
+
+    draws = sampler.sample_density(log_density, start, generator=generator, **count)
+    torch.testing.assert_close(draws, weights, rtol=1e-9, atol=1e-9)
+    assert not start.any()
+
+
+def test_hmc_of_a_density_says_what_is_wrong() -> None:
+    sample, start = HMC(0.1, 2).sample_density, torch.zeros(2, 3)
+    with pytest.raises(ValueError, match=r"'log_density\(points\)': expected shape \(2,\)"):
+        sample(lambda w: -w.square().sum(), start)
+    with pytest.raises(
+        ValueError, match="'start': expected starts of finite density, got an infinite energy in chain 1"
+    ):
+        sample(lambda w: -w.square().sum(1) - torch.tensor([0.0, math.inf]), start)
+    with pytest.raises(ValueError, match=r"'start': expected where each chain starts, shape \(C, P\)"):
+        sample(lambda w: -w.square().sum(1), start[0])
+    with pytest.raises(TypeError, match="'start': expected dtype float32 or float64"):
+        sample(lambda w: -w.square().sum(1), start.half())

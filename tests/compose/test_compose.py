@@ -148,6 +148,18 @@ def test_strides_do_not_matter(op: Op, args: tuple[Any, ...]) -> None:
         same(op.call(*strided), op.call(*args))
 
 
+@each_example
+def test_views_that_negate_when_read(op: Op, args: tuple[Any, ...]) -> None:
+    """As ``z.conj().imag`` is one. Torch refuses to change several of them in place."""
+    lazy = copied(args, lambda t: torch._neg_view(-t) if t.is_floating_point() else t.clone())
+    try:
+        returned = op.call(*lazy)
+    except RuntimeError as refusal:
+        assert op.mutated, refusal
+        return
+    same(tuple(op.tensors(lazy, op.mutated)) if op.mutated else returned, results(op, op.call, args))
+
+
 @each_other
 def test_there_is_no_gradient(op: Op, args: tuple[Any, ...]) -> None:
     """Results carry none; what is changed in place must not ask for one."""

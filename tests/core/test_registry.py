@@ -12,6 +12,8 @@ from probkernels._core.backend import Backend
 from probkernels._core.registry import OPS, Op
 from probkernels.cli import _self_test
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.compose import test_compose as compose
 
@@ -20,6 +22,7 @@ NUMBERS = itertools.count()  # a name can be registered only once in a process
 SUITE = (
     compose.test_value_equals_reference_and_inputs_stay,
     compose.test_strides_do_not_matter,
+    compose.test_views_that_negate_when_read,
     compose.test_there_is_no_gradient,
     compose.test_fake_and_meta_agree_with_real_outputs,
     compose.test_opcheck,
@@ -90,6 +93,52 @@ def test_ops_that_work_in_place_compose(define: Define) -> None:
     with pytest.raises(NotImplementedError, match="vmap over an op that works in place"):
         torch.func.vmap(lambda t: op.call([t], t, 1.0))(torch.ones(2, 3))
     op.call([], torch.ones(3), 1.0)  # nothing to do
+
+
+def test_an_op_in_place_counts_versions_and_refuses_inference_tensors(define: Define) -> None:
+    def kernel(_: Backend, targets: list[Tensor], addend: Tensor, amount: float) -> None:
+        for t in targets:
+            t.numpy()[:] += amount * addend.numpy()  # torch does not see this write
+
+    op, target, addend = define(kernel), torch.ones(4), torch.ones(4)
+    base, leaf = torch.zeros(8), torch.ones(4, requires_grad=True)
+    product = leaf * target  # saves target
+    op.call([target, base[:4]], addend, 1.0)
+    assert (target._version, base._version, addend._version) == (1, 1, 0)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        product.sum().backward()
+    with torch.inference_mode():
+        inside = torch.ones(4)
+        op.call([inside, target], addend, 1.0)
+        assert inside.tolist() == [2] * 4 and target.tolist() == [3] * 4
+    assert target._version == 2
+    with pytest.raises(RuntimeError, match=r"'targets': .*got an inference tensor outside"):
+        op.call([target, inside], addend, 1.0)
+
+
+def test_modes_subclasses_and_the_profiler_see_an_op_in_place(define: Define) -> None:
+    op, target, addend, names = define(add_all_kernel_), torch.ones(4), torch.ones(4), []
+
+    class Seen(TorchDispatchMode):
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            names.append(str(function))
+            return function(*args, **(kwargs or {}))
+
+    class Own(torch.Tensor):
+        @classmethod
+        def __torch_dispatch__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            names.append("own")
+
+    with Seen():
+        op.call([target], addend, 1.0)
+    assert names == [f"probkernels.{op.name}.default"] and target.tolist() == [2] * 4
+    op.call([torch.ones(4).as_subclass(Own)], addend, 1.0)
+    assert names[1:] == ["own"]
+    with torch.autograd.profiler.profile() as profile:
+        op.call([torch.ones(4)], addend, 1.0)
+    assert f"probkernels::{op.name}" in {event.name for event in profile.function_events}
+    with FakeTensorMode():
+        op.call([torch.ones(4)], torch.ones(4), 1.0)  # a kernel would find no memory
 
 
 def test_ops_without_gradient_compose(define: Define) -> None:

@@ -42,6 +42,21 @@ def test_a_short_lengthscale_sees_each_point_alone(lengthscale: float) -> None:
     assert value.item() == 0 and grad.item() == 0
 
 
+def test_a_point_with_nan_has_a_prediction_of_nan_alone() -> None:
+    gp, x = GPRegression(X, Y, 1.0, 1.0, 0.01), torch.tensor([[math.nan], [0.5]], dtype=torch.float64)
+    for noisy in (False, True):
+        found, alone = gp.predict(x, noisy=noisy), gp.predict(x[1:], noisy=noisy)
+        assert found.mean[0].isnan() and found.scale[0].isnan()
+        torch.testing.assert_close((found.mean[1:], found.scale[1:]), (alone.mean, alone.scale))
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        gp.predict(x, joint=True)
+
+
+def test_half_precision_is_told_how_to_convert() -> None:
+    with pytest.raises(TypeError, match=r"'X': expected dtype float32 or float64.*X\.float\(\) converts it"):
+        GPRegression(X.half(), Y.half())
+
+
 def test_the_mean_ascends_along_its_gradient() -> None:
     points, y = drawn(200, 6), drawn(200, seed=1)
     gp = GPPosteriorMean(points, y, 6.25, 6.25, 0.01)

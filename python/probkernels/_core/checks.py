@@ -119,6 +119,7 @@ def wide_float_tensor(op: str, name: str, value: object, hint: str = "") -> None
     if not isinstance(value, torch.Tensor):
         raise TypeError(message(op, name, "a floating-point tensor", describe(value), hint))
     if value.dtype not in (torch.float32, torch.float64):
+        hint = f"{name}.float() converts it" if hint == AS_TENSOR else hint  # it is a tensor already
         raise TypeError(message(op, name, "dtype float32 or float64", str(value.dtype), hint))
 
 

@@ -50,13 +50,19 @@ OPS: dict[str, Op] = {}
 Derivative = Callable[..., Any]
 
 EMPTY = torch.empty(0)  # stands for the first tensor of a list that has none
-PLAIN_TYPES = frozenset((torch.Tensor, torch.nn.Parameter, type(None)))
+PLAIN_TYPES = frozenset((torch.Tensor, torch.nn.Parameter))
 OLD_VMAP: Any = _parse_dispatch_key("VmapMode") if HAVE_PRIVATE_NAMES else None  # that of is_grads_batched
 
 
 def nobody_watches() -> bool:
     """Whether no mode, tracer, profiler or old vmap needs to see an op. Function transforms are checked separately."""
     return count_modes() == 0 and not key_included(OLD_VMAP) and _get_tracing_state() is None and not profiling()
+
+
+def is_plain(t: torch.Tensor) -> bool:
+    """Whether a kernel may read the memory of a tensor as it is. The dispatcher knows what to do with a subclass, and
+    with a view that negates when it is read, such as ``z.conj().imag``."""
+    return type(t) in PLAIN_TYPES and not t.is_neg()
 
 
 def in_backward() -> bool:
@@ -168,6 +174,8 @@ class Op:
             x = next((t for t in x if t.numel()), EMPTY)
         if x.numel() == 0:
             return self.reference(*args)  # no address to give to a kernel, and nothing to do
+        if self.mutated:
+            self._refuse_inference_tensors(args)
         key = self.name, "cuda" if x.is_cuda else "cpu", x.dtype
         chosen = backend.CHOSEN.get(key) or backend.choose(self, *key[1:])
         output = self.kernels[chosen.kind](chosen, *args, **how)
@@ -176,6 +184,16 @@ class Op:
                 [t for t in self.tensors(args, self.mutated) if not t.is_inference()]
             )
         return output
+
+    def _refuse_inference_tensors(self, args: Sequence[Any]) -> None:
+        """Raises as torch's own in-place ops do, with the name of the argument."""
+        if torch.is_inference_mode_enabled():
+            return
+        for i in self.mutated:
+            if any(t.is_inference() for t in self.tensors(args, [i])):
+                hint = "clone it, or make the call inside torch.inference_mode()"
+                got = "an inference tensor outside torch.inference_mode()"
+                raise RuntimeError(message(self.name, self.argument_names[i], "a tensor that may change", got, hint))
 
     def _vmap(self, info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
         """Runs each slice of a batch on its own, because a statistic over rows must not see the rows of another
@@ -214,7 +232,7 @@ class Op:
         def call(*args: Any) -> Any:
             if not (torch.compiler.is_compiling() or transforms_active()) and forward_ad._current_level < 0:
                 tensors, recording = self.tensors(args), torch.is_grad_enabled()
-                plain = all(type(t) in PLAIN_TYPES and not (recording and t.requires_grad) for t in tensors)
+                plain = all(is_plain(t) and not (recording and t.requires_grad) for t in tensors)
                 if plain and tensors and (tensors[0].is_cpu or tensors[0].is_cuda) and nobody_watches():
                     return self._run(*args)  # spares the dispatcher, which converts every list twice
             return self.op(*args)
@@ -290,7 +308,7 @@ class Op:
                 if arg is not None:
                     if recording and arg.requires_grad:
                         return differentiate(*args)
-                    plain = plain and type(arg) in PLAIN_TYPES
+                    plain = plain and is_plain(arg)
             x = args[self.tensor_args[0]]
             if plain and (x.is_cpu or x.is_cuda) and nobody_watches():
                 return self._run(*args, **how)  # spares the dispatcher, half of a small call's time

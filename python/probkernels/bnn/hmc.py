@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,36 @@ from .likelihoods import Likelihood
 from .priors import Prior
 
 DIVERGED = 1000.0  # an error in energy that no accurate trajectory has
+
+
+class _Law(Protocol):
+    """What chains move in: a :class:`Target`, or a log-density of flat parameters."""
+
+    state: Any  # of hidden variables, which a Gibbs step draws; None: there are none
+
+    def gradient(self, flat: Tensor, /) -> tuple[Tensor, Tensor]: ...
+
+    def resample(self, flat: Tensor, generator: Any, /) -> None: ...
+
+
+class _Plain:
+    """A log-density of points (chains, P)."""
+
+    state = None
+
+    def __init__(self, log_density: Callable[[Tensor], Tensor]) -> None:
+        self.log_density = log_density
+
+    def gradient(self, flat: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.enable_grad():
+            leaf = flat.detach().requires_grad_()
+            energy = -self.log_density(leaf)
+            checks.shape("HMC.sample_density", "log_density(points)", energy, (len(flat),), "(a number for each point)")
+            (grad,) = torch.autograd.grad(energy.sum(), leaf)
+        return energy.detach(), grad
+
+    def resample(self, flat: Tensor, generator: Any) -> None:
+        """There are no hidden variables."""
 
 
 class _DualAveraging:
@@ -131,42 +162,105 @@ class HMC:
             TypeError, ValueError: a dtype, shape or number is wrong, there is no data, data are not finite, or the
                 prior is that of another module.
         """
-        for name, count in (("chains", chains), ("samples", samples), ("keep_every", keep_every)):
-            checks.integer("HMC.sample", name, count)
-        checks.integer("HMC.sample", "warmup", warmup, 0)
+        _check_counts("HMC.sample", warmup, chains=chains, samples=samples, keep_every=keep_every)
         checks.integer("HMC.sample", "seed", seed, 0)
         target = Target("HMC.sample", model, prior, likelihood, X, y)
         generator = torch.Generator(X.device).manual_seed(seed)
         here, kept = target.start(chains, generator, initial), Kept(target)
+        count = warmup, samples, keep_every
+        complete, accepted, size = self._run("HMC.sample", target, here, kept.add, count, generator, progress)
+        done = max(len(kept.flat) * keep_every, 1)
+        return kept.result(complete=complete, acceptance=(accepted / done).clamp(max=1), step_size=size)
+
+    def sample_density(
+        self,
+        log_density: Callable[[Tensor], Tensor],
+        start: Tensor,
+        *,
+        samples: int = 1000,
+        warmup: int = 500,
+        keep_every: int = 1,
+        generator: torch.Generator | None = None,
+        progress: bool = False,
+    ) -> Tensor:
+        """Samples any density of vectors, such as those that :func:`filter_posterior` passes to a sampler.
+
+        Args:
+            log_density: function from points (chains, P) to their log-densities (chains,), up to a constant. Torch
+                must be able to differentiate it.
+            start: (chains, P) where chains start, float32 or float64.
+            samples: kept samples of each chain.
+            warmup: iterations before the first sample.
+            keep_every: iterations from one sample to the next.
+            generator: source of the random numbers, on the device of ``start``.
+            progress: whether to show a progress bar.
+
+        Returns:
+            (chains, samples, P).
+
+        Raises:
+            TypeError, ValueError: a dtype, shape or number is wrong, or the density is zero or NaN at a start.
+
+        Example:
+            >>> import torch
+            >>> from probkernels.bnn import HMC
+            >>> generator = torch.Generator().manual_seed(0)
+            >>> draws = HMC(0.5, 5).sample_density(lambda w: -w.square().sum(1) / 2, torch.zeros(8, 2), samples=200,
+            ...                                    warmup=100, generator=generator)
+            >>> draws.shape, bool((draws.std() - 1).abs() < 0.1)
+            (torch.Size([8, 200, 2]), True)
+        """
+        op = "HMC.sample_density"
+        checks.wide_float_tensor(op, "start", start)
+        if start.ndim != 2 or not start.numel():
+            raise ValueError(
+                message(op, "start", "where each chain starts, shape (C, P)", f"shape {tuple(start.shape)}")
+            )
+        _check_counts(op, warmup, samples=samples, keep_every=keep_every)
+        if not callable(log_density):
+            raise TypeError(message(op, "log_density", "a function of points (C, P)", checks.describe(log_density)))
+        kept: list[Tensor] = []
+        count = warmup, samples, keep_every
+        complete, _, _ = self._run(op, _Plain(log_density), start.detach(), kept.append, count, generator, progress)
+        if not complete:
+            raise KeyboardInterrupt
+        return torch.stack(kept, 1)
+
+    def _run(
+        self, op: str, law: _Law, here: Tensor, keep: Callable[[Tensor], Any], count: tuple[int, int, int],
+        generator: torch.Generator | None, progress: bool,
+    ) -> tuple[bool, Tensor, float]:  # fmt: skip
+        """Moves chains and keeps samples. Whether all are there; sums (chains,) of acceptance rates; the step size."""
+        warmup, samples, keep_every = count
         size = _DualAveraging(self.step_size, self.target_acceptance)
-        target.resample(here, generator)
-        energy, grad = target.gradient(here)
+        law.resample(here, generator)
+        energy, grad = law.gradient(here)
         if not energy.isfinite().all():
             got = f"an infinite energy in chain {int((~energy.isfinite()).nonzero()[0])}"
-            raise ValueError(message("HMC.sample", "initial", "starts of finite density", got))
-        accepted = torch.zeros(chains, dtype=torch.float64, device=X.device)
+            name = "initial" if isinstance(law, Target) else "start"
+            raise ValueError(message(op, name, "starts of finite density", got))
+        accepted = torch.zeros(len(here), dtype=torch.float64, device=here.device)
 
         def iterate(n: int) -> None:
             nonlocal here, energy, grad
-            if target.state is not None:
-                target.resample(here, generator)
-                energy, grad = target.gradient(here)
+            if law.state is not None:
+                law.resample(here, generator)
+                energy, grad = law.gradient(here)
             if n == warmup:
                 size.settle()
-            here, energy, grad, rate = self._transition(target, here, energy, grad, size.step_size, generator)
+            here, energy, grad, rate = self._transition(law, here, energy, grad, size.step_size, generator)
             if n >= warmup:
                 accepted.add_(rate)
                 if (n - warmup + 1) % keep_every == 0:
-                    kept.add(here)
+                    keep(here)
             elif self.adapt:
                 size.update(float(rate.mean()))
 
         complete = run(warmup + samples * keep_every, iterate, progress)
-        done = max(len(kept.flat) * keep_every, 1)
-        return kept.result(complete=complete, acceptance=(accepted / done).clamp(max=1), step_size=size.step_size)
+        return complete, accepted, size.step_size
 
     def _transition(
-        self, target: Target, here: Tensor, energy: Tensor, grad: Tensor, step_size: float, generator: torch.Generator
+        self, law: _Law, here: Tensor, energy: Tensor, grad: Tensor, step_size: float, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The next state of all chains: position, energy, gradient; and acceptance probabilities (chains,)."""
         p = torch.randn(here.shape, generator=generator, dtype=here.dtype, device=here.device)
@@ -176,7 +270,7 @@ class HMC:
         there, slope, p = here, grad, p - size / 2 * grad
         for k in range(self.leapfrog_steps):
             there = there + size * p
-            new_energy, slope = target.gradient(there)
+            new_energy, slope = law.gradient(there)
             p = p - (size if k < self.leapfrog_steps - 1 else size / 2) * slope
         error = new_energy.double() + p.double().square().sum(1) / 2 - before
         error = torch.where(error.isfinite() & there.isfinite().all(1), error, DIVERGED)
@@ -189,3 +283,9 @@ class HMC:
             torch.where(column, slope, grad),
             rate,
         )
+
+
+def _check_counts(op: str, warmup: int, **counts: int) -> None:
+    for name, count in counts.items():
+        checks.integer(op, name, count)
+    checks.integer(op, "warmup", warmup, 0)

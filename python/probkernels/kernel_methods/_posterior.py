@@ -60,9 +60,10 @@ def kernel_sums_and_grad(kernel: Kernel, x: Tensor, points: Tensor, weights: Ten
 
 
 def independent_normals(mean: Tensor, variance: Tensor, dtype: torch.dtype) -> Normal:
-    """A Normal for each mean, in ``dtype``. Rounding may leave variances <= 0; they become the least positive one."""
+    """A Normal for each mean, in ``dtype``; NaN at points with NaN. Rounding may leave variances <= 0; they become the
+    least positive one."""
     stddev = variance.clamp(min=torch.finfo(torch.float64).tiny).sqrt()  # clamped first: the root has no slope at 0
-    return Normal(mean.to(dtype), stddev.to(dtype).clamp(min=torch.finfo(dtype).tiny))
+    return Normal(mean.to(dtype), stddev.to(dtype).clamp(min=torch.finfo(dtype).tiny), validate_args=False)
 
 
 def joint_normal(op: str, mean: Tensor, covariance: Tensor, scale: Tensor, dtype: torch.dtype) -> MultivariateNormal:

@@ -377,7 +377,7 @@ def check_data(op: str, X: Tensor, y: Tensor, name_y: str = "y") -> None:
         checks.wide_float_tensor(op, name, value, checks.AS_TENSOR)
         checks.finite(op, name, value.detach())
     if X.ndim != 2 or 0 in X.shape:
-        raise ValueError(message(op, "X", "shape (N, D)", f"shape {tuple(X.shape)}"))
+        raise ValueError(message(op, "X", "shape (N, D), N >= 1, D >= 1", f"shape {tuple(X.shape)}"))
     if y.dtype != X.dtype:
         raise TypeError(message(op, name_y, f"the dtype of 'X' ({X.dtype})", str(y.dtype)))
     if y.ndim not in (1, 2) or y.shape[-1] != len(X):

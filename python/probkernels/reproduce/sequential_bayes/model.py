@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -13,7 +12,7 @@ from ... import bnn
 
 HIDDEN, PARAMETERS = 10, 52  # of a network 2-10-2
 CHAINS, LEAPFROG, ITERATIONS = 8, 20, 500
-BURN, KEPT = 0.4, 0.12  # shares of the iterations: before the first sample, and that are kept
+WARMUP, KEPT = 0.4, 0.12  # shares of the iterations: before the first sample, and that are kept
 TARGET, FIRST_STEP = 0.8, 0.05  # rate of acceptance, size of a step before adaptation
 POINTS = 80  # of a blob
 CENTERS = (
@@ -64,35 +63,15 @@ def accuracy(w: Tensor, data: Points) -> float:
 def hmc(
     log_density: LogDensity, start: Tensor, iterations: int, generator: torch.Generator, advance: Advance
 ) -> Tensor:  # fmt: skip
-    """Samples (chains, kept, P) of all chains at once. The size of the step adapts during the burn-in."""
-
-    def pair(w: Tensor) -> Points:
-        w = w.detach().requires_grad_()
-        value = log_density(w)
-        return value.detach(), torch.autograd.grad(value.sum(), w)[0]
-
-    w, size, kept = start, FIRST_STEP, []
-    burn, thin = round(BURN * iterations), round((1 - BURN) / KEPT)
-    value, slope = pair(w)
-    for n in range(iterations):
-        momentum = torch.randn(w.shape, generator=generator)
-        q, p, slope_q = w, momentum + size / 2 * slope, slope
-        for _ in range(LEAPFROG):
-            q = q + size * p
-            value_q, slope_q = pair(q)
-            p = p + size * slope_q
-        p = p - size / 2 * slope_q
-        gain = value_q - value + (momentum.square().sum(1) - p.square().sum(1)) / 2
-        accepted = torch.rand(len(w), generator=generator).log() < gain
-        w, slope = (torch.where(accepted[:, None], a, b) for a, b in ((q, w), (slope_q, slope)))
-        value = torch.where(accepted, value_q, value)
-        if n < burn:
-            rate = gain.clamp(max=0).exp().nan_to_num(0).mean().item()
-            size *= math.exp((rate - TARGET) / math.sqrt(1 + n / 10))
-        elif (n - burn) % thin == 0:
-            kept.append(w)
-        advance(1)
-    return torch.stack(kept, 1)
+    """Samples (chains, kept, P) of all chains at once. The size of the step adapts in the warm-up."""
+    warmup, every = round(WARMUP * iterations), round((1 - WARMUP) / KEPT)
+    samples = (iterations - warmup) // every
+    sampler = bnn.HMC(FIRST_STEP, LEAPFROG, target_acceptance=TARGET)
+    found = sampler.sample_density(
+        log_density, start, samples=samples, warmup=warmup, keep_every=every, generator=generator
+    )
+    advance(iterations)
+    return found
 
 
 def filtered(tasks: list[Points], iterations: int, seed: int, advance: Advance) -> list[bnn.Filtered]:
