@@ -105,7 +105,8 @@ def test_gradients_to_inputs_and_hyperparameters(readout: str, kind: str) -> Non
             return torch.func.functional_call(k, dict(zip(n, values, strict=True)), (x, z))
 
         values = [p.detach().requires_grad_() for p in kernel.parameters()]
-        x, z = images(2, shape=(1, 2, 2)).requires_grad_(), images(1, 1, (1, 2, 2)).requires_grad_()
+        shape = (1, 2, 2) if readout == "flatten" else (1, 1, 2)
+        x, z = (images(n, n, shape).requires_grad_() for n in (2, 1))
         assert torch.autograd.gradcheck(matrix, (x, z, *values), fast_mode=True)
         assert torch.autograd.gradcheck(matrix, (x, None, *values), fast_mode=True)
         if activation == "relu":

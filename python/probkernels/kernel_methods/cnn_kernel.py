@@ -7,14 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from .._core import checks
 from .._core.errors import message
-from ._conv_arc_cosine import conv_arc_cosine, diagonals
+from ..ops.conv_arc_cosine import conv_arc_cosine, conv_arc_cosine_diagonal
 from ._network_kernel import NetworkKernel
 
-ACTIVATIONS = {"relu": 0, "erf": 1}
 READOUTS = ("flatten", "global_average")
 DIAGONAL_IMAGES = 4  # of a block whose diagonal is kept, with global average pooling
 
@@ -87,7 +85,7 @@ class CNNKernel(NetworkKernel):
         if self.readout == "global_average":
             blocks = x.split(DIAGONAL_IMAGES, -4)
             return torch.cat([self._of_images(block).diagonal(dim1=-2, dim2=-1) for block in blocks], -1)
-        _, nngp, ntk = diagonals(x.flatten(0, -4), *self._variances(x), ACTIVATIONS[self.activation])
+        _, nngp, ntk = conv_arc_cosine_diagonal(x.flatten(0, -4), **self._layers(x))
         return (nngp if self.kind == "nngp" else ntk).view(x.shape[:-3])
 
     def _of_images(self, x: Tensor) -> Tensor:
@@ -110,9 +108,9 @@ class CNNKernel(NetworkKernel):
 
     def _matrices(self, x: Tensor, z: Tensor | None, ntk: bool) -> Tensor:
         """Images (M, C, H, W) and (N, C, H, W) -> the kernels (1 + ntk, M, N), tile by tile."""
-        net = (*self._variances(x), ACTIVATIONS[self.activation])
-        left, *ends = diagonals(x, *net)
-        other, right = (x, left) if z is None else (z, diagonals(z, *net)[0])
+        net = self._layers(x)
+        left, *ends = conv_arc_cosine_diagonal(x, **net)
+        other, right = (x, left) if z is None else (z, conv_arc_cosine_diagonal(z, **net)[0])
         rows, columns = (range(0, max(len(t), 1), self.tile) for t in (x, other))
         tiles: dict[tuple[int, int], Tensor] = {}
         for i in rows:
@@ -122,15 +120,15 @@ class CNNKernel(NetworkKernel):
                     continue
                 to, till = i + self.tile, j + self.tile
                 known = torch.stack([end[i:to] for end in ends[: 1 + ntk]]) if z is None and i == j else None
-                given = (x[i:to], other[j:till], left[i:to], right[j:till], *net, ntk)
-                tiles[i, j] = self._tile(given, known)
+                given = (x[i:to], other[j:till], left[i:to], right[j:till])
+                tiles[i, j] = self._tile(given, known, **net, ntk=ntk)
         return torch.cat([torch.cat([tiles[i, j] for j in columns], -1) for i in rows], -2)
 
-    def _tile(self, given: tuple[Any, ...], diagonal: Tensor | None) -> Tensor:
+    def _tile(self, given: tuple[Tensor, ...], diagonal: Tensor | None, **net: Any) -> Tensor:
         """The kernels of some pairs of images. ``diagonal`` (1 + ntk, M): the rows are the columns, and each pixel with
         itself gives that."""
-        x, z, left, right, *rest = given
-        found = _stacked(*given)
+        x, z, left, right = given
+        found = _stacked(*given, **net)
         if diagonal is not None:
             places = torch.eye(len(x), dtype=torch.bool, device=x.device)
             found = torch.where(places, diagonal[..., None], found)
@@ -140,9 +138,14 @@ class CNNKernel(NetworkKernel):
         found = found / pixels
         for here, there in _windows(x.shape[-2], x.shape[-1], half=diagonal is not None):
             crops = (x[here], z[there], left[here], right[there])
-            part = _stacked(*crops, *rest) * (crops[0].shape[-2:].numel() / pixels**2)
+            part = _stacked(*crops, **net) * (crops[0].shape[-2:].numel() / pixels**2)
             found = found + (part if diagonal is None else part + part.mT)
         return found
+
+    def _layers(self, like: Tensor) -> dict[str, Any]:
+        """The arguments of ``conv_arc_cosine``."""
+        weights, biases = self._variances(like)
+        return {"weights": weights, "biases": biases, "activation": self.activation}
 
     def _images(self, name: str, value: Tensor, like: Tensor | None = None) -> Tensor:
         """Checks points, and makes them (..., N, C, H, W)."""
@@ -160,10 +163,10 @@ class CNNKernel(NetworkKernel):
         return images
 
 
-def _stacked(*given: Any) -> Tensor:
-    """The kernels of a tile (1 + ntk, M, N). What its backward needs is computed again."""
-    nngp, ntk = checkpoint(conv_arc_cosine, *given, use_reentrant=False, preserve_rng_state=False)
-    return torch.stack([nngp, ntk]) if given[-1] else nngp[None]
+def _stacked(*given: Tensor, **net: Any) -> Tensor:
+    """The kernels of a tile (1 + ntk, M, N)."""
+    nngp, ntk = conv_arc_cosine(*given, **net)
+    return nngp[None] if ntk is None else torch.stack([nngp, ntk])
 
 
 def _windows(height: int, width: int, half: bool) -> Iterator[tuple[Window, Window]]:
