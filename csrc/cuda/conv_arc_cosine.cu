@@ -18,8 +18,9 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(Images<A> in, Network
   __shared__ A shared[2 * kThreads / kWarp];
   const Int pixels = in.pixels();
   A* const maps = scratch + blockIdx.x * kMaps * pixels;
-  for (Int pair = blockIdx.x; pair < in.rows * in.columns; pair += gridDim.x) {
-    const Int i = pair / in.columns, j = pair % in.columns;
+  Int i = 0, j = blockIdx.x;
+  for (Int pair = blockIdx.x; pair < in.rows * in.columns; pair += gridDim.x, j += gridDim.x) {
+    for (; j >= in.columns; j -= in.columns) ++i;  // a division of 64 bits would cost registers
     for (Int p = threadIdx.x; p < pixels; p += kThreads) {
       A sum = 0;
       for (Int c = 0; c < in.channels; ++c)
@@ -34,8 +35,9 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(Images<A> in, Network
       const A ninth = net.weight[l] / A(9);
       const Int of_row = (i * net.layers + l) * pixels, of_column = (j * net.layers + l) * pixels;
       for (Int p = threadIdx.x; p < pixels; p += kThreads) {
+        const unsigned y = unsigned(p) / unsigned(in.width), x = unsigned(p) - y * unsigned(in.width);
         const auto around = [&](const A* map) {
-          return neighbors(p / in.width, p % in.width, in.height, in.width, [&](Int q) { return map[q]; });
+          return neighbors(y, x, in.height, in.width, [&](Int q) { return map[q]; });
         };
         const A k = around(k_map) * ninth + net.bias[l];
         const A scale = in.right[of_column + p] * in.left[of_row + p];
