@@ -251,6 +251,9 @@ PK_OP(arc_cosine,        DType, In,        In,           In,          In,       
 // Sums over blocks of rows (R) and of columns (C)
 //                       dtype  k (B,M,N)  left (B,L,M)  its inverse  right (B,L,N)  its inverse  weights, biases (L+1)  grad_nngp, grad_ntk  grad_k (B,M,N)  grad_left (B,C,L,M)  grad_right (B,R,L,N)  grad_layers (B,RC,2,L+1) f64  B    M    N    L    activation  residual  tangent  same  rows of a block
 PK_OP(arc_cosine_bwd,    DType, In,        In,           In,          In,            In,          In, In,                In, In,              Out,            Out,                 Out,                  Out,                          Int, Int, Int, Int, Int,        bool,     bool,    bool, Int)
+// M and N images of C channels and H x W = P pixels, L layers; what belongs to z is (N, ...) on a GPU
+//                       dtype  x (M,C,P)  z (C,P,N)  left (M,L,P)  its inverse  right (L,P,N)  its inverse  weights, biases (L+1)  nngp, ntk (M,N)  M    N    C    H    W    L    activation  tangent
+PK_OP(conv_arc_cosine,   DType, In,        In,        In,           In,          In,            In,          In, In,                Out, Out,        Int, Int, Int, Int, Int, Int, Int,        bool)
 // clang-format on
 
 }  // namespace pk

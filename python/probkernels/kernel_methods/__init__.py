@@ -1,5 +1,6 @@
 """Kernel methods: kernels, Gaussian-process regression, batched over functions."""
 
+from .cnn_kernel import CNNKernel
 from .deep_kernel_machine import DeepKernelMachine, dkm_objective
 from .dkm_estimators import DKMClassifier, DKMRegressor
 from .finite_ensemble import ScaleMixtureEnsemble
@@ -29,6 +30,7 @@ from .sparse_gp import SparseGPRegression
 __all__ = [
     "RBF",
     "Burr12",
+    "CNNKernel",
     "CategoricalLikelihood",
     "DKMClassifier",
     "DKMOutput",

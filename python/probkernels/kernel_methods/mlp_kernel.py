@@ -10,10 +10,10 @@ from torch import Tensor
 from .._core import checks
 from .._core.errors import message
 from ..ops.arc_cosine import arc_cosine, arc_cosine_diagonal
-from .kernel import Kernel, _log_parameter
+from ._network_kernel import NetworkKernel
 
 
-class MLPKernel(Kernel):
+class MLPKernel(NetworkKernel):
     """The kernel of an infinitely wide fully connected network, with trainable hyperparameters.
 
     The network is a dense layer, then ``depth`` times "activation, dense layer", in the NTK parameterization: weights
@@ -53,37 +53,7 @@ class MLPKernel(Kernel):
         last_w_std: float = 1.0,
         kind: str = "nngp",
     ) -> None:
-        super().__init__()
-        op = type(self).__name__
-        self.depth = checks.integer(op, "depth", depth)
-        checks.one_of(op, "activation", activation, ("relu", "erf"))
-        checks.one_of(op, "kind", kind, ("nngp", "ntk"))
-        checks.non_negative(op, "b_std", b_std)
-        self.activation, self.kind = activation, kind
-        self.log_w_std = _log_parameter(op, "w_std", w_std, 0)
-        self.log_b_std = _log_parameter(op, "b_std", b_std, 0) if b_std else None
-        self.log_last_w_std = _log_parameter(op, "last_w_std", last_w_std, 0)
-
-    def extra_repr(self) -> str:
-        """What print shows of the kernel."""
-        return f"depth={self.depth}, activation={self.activation!r}, kind={self.kind!r}"
-
-    def forward(self, x: Tensor, z: Tensor | None = None) -> Tensor:
-        return self.nngp(x, z) if self.kind == "nngp" else self.ntk(x, z)
-
-    def nngp(self, x: Tensor, z: Tensor | None = None) -> Tensor:
-        """The NNGP kernel: x (..., M, D) and z (..., N, D) give (..., M, N)."""
-        return self._kernels(x, z, False)[0]
-
-    def ntk(self, x: Tensor, z: Tensor | None = None) -> Tensor:
-        """The neural tangent kernel: x (..., M, D) and z (..., N, D) give (..., M, N)."""
-        return self.nngp_and_ntk(x, z)[1]
-
-    def nngp_and_ntk(self, x: Tensor, z: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Both kernels in one pass."""
-        nngp, ntk = self._kernels(x, z, True)
-        assert ntk is not None
-        return nngp, ntk
+        super().__init__(depth, activation, w_std, b_std, last_w_std, kind)
 
     def diagonal(self, x: Tensor) -> Tensor:
         self._check(x, x)
@@ -102,10 +72,7 @@ class MLPKernel(Kernel):
 
     def _layers(self, like: Tensor) -> dict[str, Any]:
         """The arguments of ``arc_cosine``."""
-        w, last = (log.to(like).exp().square() for log in (self.log_w_std, self.log_last_w_std))
-        b = torch.zeros_like(w) if self.log_b_std is None else self.log_b_std.to(like).exp().square()
-        weights = torch.stack([w] * self.depth + [last])
-        biases = torch.stack([b] * self.depth + [torch.zeros_like(b)])
+        weights, biases = self._variances(like)
         return {"weights": weights, "biases": biases, "activation": self.activation, "residual": self.residual}
 
     def _check(self, x: Tensor, z: Tensor) -> None:

@@ -151,16 +151,22 @@ def _variances(op: str, name: str, value: Any, like: Tensor) -> Tensor:
     return found
 
 
-def _layers(
-    op: str, weights: Any, biases: Any, activation: str, normalize: bool, like: Tensor
-) -> tuple[Tensor, Tensor, int]:
-    checks.one_of(op, "activation", activation, list(ACTIVATIONS))
+def variances_of_layers(op: str, weights: Any, biases: Any, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Checks variances (L + 1) of weights and of biases, and makes them tensors like ``like``."""
     found = _variances(op, "weights", weights, like)
     shift = torch.zeros_like(found) if biases is None else _variances(op, "biases", biases, like)
     if found.shape != shift.shape:
         raise ValueError(
             message(op, "biases", f"shape {tuple(found.shape)}, that of 'weights'", f"{tuple(shift.shape)}")
         )
+    return found, shift
+
+
+def _layers(
+    op: str, weights: Any, biases: Any, activation: str, normalize: bool, like: Tensor
+) -> tuple[Tensor, Tensor, int]:
+    checks.one_of(op, "activation", activation, list(ACTIVATIONS))
+    found, shift = variances_of_layers(op, weights, biases, like)
     if normalize:
         if activation == "erf":
             hint = "only kernels whose diagonal is a multiple of the input's have such a norm"

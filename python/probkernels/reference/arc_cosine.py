@@ -132,7 +132,7 @@ def arc_cosine_bwd(
     for layer in range(len(weights) - 1, 0, -1):
         lengths_of = (left[:, layer - 1], right[:, layer - 1])
         skip = residual and layer + 1 < len(weights)
-        grad_k, grad_t, *rest = _dense_bwd(
+        grad_k, grad_t, *rest = dense_bwd(
             grad_k, grad_t, *inputs[layer - 1], *lengths_of, weights[layer], activation, skip
         )
         found.append(rest)
@@ -147,7 +147,7 @@ def arc_cosine_bwd(
     )
 
 
-def _dense_bwd(
+def dense_bwd(
     grad_k: Tensor,
     grad_t: Tensor,
     k: Tensor,

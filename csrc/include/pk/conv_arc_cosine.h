@@ -1,0 +1,28 @@
+// Kernels of infinitely wide convolutional networks: what their kernels are given. Equations:
+// python/probkernels/reference/conv_arc_cosine.py.
+#pragma once
+#include "pk/arc_cosine.h"
+
+namespace pk {
+
+// M and N images of P pixels, and for each layer the lengths of pixels and their inverses. What belongs to z is
+// (..., N) on a CPU, where sixteen images go side by side, and (N, ...) on a GPU, where threads take pixels.
+template <class A>
+struct Images {
+  const A *x, *z;                                        // (M, C, P), (C, P, N)
+  const A *left, *left_inverse, *right, *right_inverse;  // (M, L, P) twice, (L, P, N) twice
+  std::int64_t rows, columns, channels, height, width;
+  PK_HD std::int64_t pixels() const { return height * width; }
+};
+
+// The sum of map(p) over the neighbors of the pixel in row y and column x, itself included, of a map with zeros around.
+template <class Map>
+PK_HD auto neighbors(std::int64_t y, std::int64_t x, std::int64_t height, std::int64_t width, Map&& map) {
+  auto sum = map(y * width + x);
+  for (std::int64_t v = y > 0 ? y - 1 : 0; v <= y + 1 && v < height; ++v)
+    for (std::int64_t u = x > 0 ? x - 1 : 0; u <= x + 1 && u < width; ++u)
+      if (v != y || u != x) sum = sum + map(v * width + u);
+  return sum;
+}
+
+}  // namespace pk

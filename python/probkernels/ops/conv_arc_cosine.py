@@ -1,0 +1,184 @@
+"""Kernels of infinitely wide convolutional networks, all layers of a tile of image pairs in one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._core import backend, checks
+from .._core.errors import message
+from .._core.native import DTYPE_CODE
+from .._core.registry import Op
+from ..reference import conv_arc_cosine as reference
+from ..reference.arc_cosine import safe_inverse
+from .arc_cosine import ACTIVATIONS, DTYPES, variances_of_layers
+
+__all__ = ["conv_arc_cosine", "conv_arc_cosine_diagonal"]
+
+# --- kernels ---
+
+
+def _kernel(run: backend.Backend, *args: Any) -> tuple[Tensor, Tensor]:
+    x, z, left, right, weights, biases, activation, ntk = args
+    others = [z, right, safe_inverse(right)]
+    if run.kind == "cpu":  # images side by side
+        others = [t.permute(1, 2, 3, 0) for t in others]
+    given = (x, others[0], left, safe_inverse(left), *others[1:], weights, biases)
+    nngp, tangent = _fake(*args)
+    sizes = (len(x), len(z), *x.shape[1:], len(weights) - 1, activation, ntk)
+    run.launch("conv_arc_cosine", DTYPE_CODE[x.dtype], *(t.contiguous() for t in given), nngp, tangent, *sizes)
+    return nngp, tangent
+
+
+# --- the op ---
+
+
+def _fake(x: Tensor, z: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
+    shape = x.shape[0], z.shape[0]
+    return x.new_empty(shape), x.new_empty(shape if args[-1] else (0,))
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    *tensors, ctx.activation, ctx.ntk = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _backward(ctx: Any, grad_nngp: Tensor, grad_ntk: Tensor) -> tuple[Tensor | None, ...]:
+    given = (*ctx.saved_tensors, grad_nngp, grad_ntk, ctx.activation, ctx.ntk)
+    return *reference.conv_arc_cosine_bwd(*given), None, None
+
+
+def _examples(device: torch.device, dtype: torch.dtype) -> list[tuple[Any, ...]]:
+    generator = torch.Generator().manual_seed(0)
+    x, z = (torch.randn(n, 2, 3, 4, generator=generator, dtype=torch.float64) for n in (3, 5))
+    weights, biases = torch.tensor([1.5, 0.8, 2.0]).double(), torch.tensor([0.1, 0.2, 0.0]).double()
+    found = []
+    for activation, ntk in ((0, True), (1, True), (0, False)):
+        left, right = (reference.diagonals(t, weights, biases, activation)[0] for t in (x, z))
+        tensors = (t.to(device, dtype) for t in (x, z, left, right, weights, biases))
+        found.append((*tensors, activation, ntk))
+    return found
+
+
+FWD = Op(
+    "conv_arc_cosine",
+    "(Tensor x, Tensor z, Tensor left, Tensor right, Tensor weights, Tensor biases, int activation, bool ntk) "
+    "-> (Tensor, Tensor)",
+    reference=reference.conv_arc_cosine,
+    kernels=dict.fromkeys(("cpu", "cuda"), _kernel),
+    fake=_fake,
+    setup=_setup,
+    backward=_backward,
+    examples=_examples,
+    dtypes=DTYPES,
+)
+
+# --- the public functions ---
+
+
+def conv_arc_cosine(
+    x: Tensor,
+    z: Tensor,
+    x_lengths: Tensor,
+    z_lengths: Tensor,
+    *,
+    weights: Sequence[float] | Tensor,
+    biases: Sequence[float] | Tensor | None = None,
+    activation: str = "relu",
+    ntk: bool = True,
+) -> tuple[Tensor, Tensor | None]:
+    """The kernels of an infinitely wide convolutional network, between all pairs of images.
+
+    The network is L times "3 x 3 convolution with zeros around the image, activation", then a dense layer on all pixels
+    (flattened). Each pixel of an image meets the same pixel of the other: a map (H, W) for each pair of images, which
+    stays in cache. Where both images are the same, take the diagonals of :func:`conv_arc_cosine_diagonal`: angles from
+    rounded cosines are off by up to sqrt(eps).
+
+    Args:
+        x: (M, C, H, W) images, float32 or float64.
+        z: (N, C, H, W) images.
+        x_lengths, z_lengths: (M, L, H, W) and (N, L, H, W), from :func:`conv_arc_cosine_diagonal`. For global average
+            pooling, give crops of images and of their lengths: a window of x against a shifted one of z.
+        weights: (L + 1,) variances of weights: of the L convolutions and of the dense layer.
+        biases: (L + 1,) variances of biases. None: no biases.
+        activation: ``"relu"`` or ``"erf"``.
+        ntk: whether to compute the NTK.
+
+    Returns:
+        The NNGP and the NTK (None without ``ntk``), both (M, N). Differentiable with respect to all tensors. The
+        backward repeats the forward in plain torch, with some M N H W numbers for each layer.
+
+    Raises:
+        TypeError, ValueError: a dtype, shape, device or number is wrong.
+
+    Backends: C++ (CPU), CUDA, plain torch; the backward is plain torch. Deterministic.
+
+    Reference: Novak et al., "Bayesian Deep Convolutional Networks with Many Channels are Gaussian Processes", ICLR
+    2019.
+
+    Example:
+        >>> import torch, probkernels as pk
+        >>> x, net = torch.eye(2).reshape(2, 1, 1, 2), {"weights": [9.0, 2.0]}
+        >>> lengths, nngp, ntk = pk.ops.conv_arc_cosine_diagonal(x, **net)
+        >>> pk.ops.conv_arc_cosine(x[:1], x[1:], lengths[:1], lengths[1:], **net, ntk=False)
+        (tensor([[0.3183]]), None)
+    """
+    op = "conv_arc_cosine"
+    _check_images(op, "x", x)
+    _check_images(op, "z", z, x)
+    *net, code = _layers(op, weights, biases, activation, x)
+    for name, value, images in (("x_lengths", x_lengths, x), ("z_lengths", z_lengths, z)):
+        checks.wide_float_tensor(op, name, value)
+        expected = (len(images), len(net[0]) - 1, *images.shape[2:])
+        if tuple(value.shape) != expected or (value.dtype, value.device) != (x.dtype, x.device):
+            wanted = f"shape {expected}, {x.dtype}, on {x.device}"
+            raise ValueError(message(op, name, wanted, checks.describe(value), "see conv_arc_cosine_diagonal"))
+    nngp, tangent = FWD.call(x, z, x_lengths, z_lengths, *net, code, ntk)
+    return nngp, tangent if ntk else None
+
+
+def conv_arc_cosine_diagonal(
+    x: Tensor,
+    *,
+    weights: Sequence[float] | Tensor,
+    biases: Sequence[float] | Tensor | None = None,
+    activation: str = "relu",
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What :func:`conv_arc_cosine` needs of each image alone, and the kernels of each image with itself.
+
+    Args:
+        x: (M, C, H, W) images, float32 or float64.
+        weights, biases, activation: as in :func:`conv_arc_cosine`.
+
+    Returns:
+        The lengths (M, L, H, W) of all pixels in all layers, and the diagonals (M,) of the NNGP and of the NTK.
+
+    Raises:
+        TypeError, ValueError: a dtype, shape or number is wrong.
+
+    Example:
+        >>> import torch, probkernels as pk
+        >>> pk.ops.conv_arc_cosine_diagonal(torch.ones(1, 1, 1, 1), weights=[9.0, 2.0])[1:]
+        (tensor([1.]), tensor([2.]))
+    """
+    op = "conv_arc_cosine_diagonal"
+    _check_images(op, "x", x)
+    return reference.diagonals(x, *_layers(op, weights, biases, activation, x))
+
+
+def _layers(op: str, weights: Any, biases: Any, activation: str, like: Tensor) -> tuple[Tensor, Tensor, int]:
+    checks.one_of(op, "activation", activation, ["relu", "erf"])
+    return *variances_of_layers(op, weights, biases, like), ACTIVATIONS[activation]
+
+
+def _check_images(op: str, name: str, value: Tensor, like: Tensor | None = None) -> None:
+    checks.wide_float_tensor(op, name, value, "cast the images: x.float()")
+    wrong = value.ndim != 4 or 0 in value.shape[1:]
+    if like is not None:
+        wrong = wrong or value.shape[1:] != like.shape[1:] or (value.dtype, value.device) != (like.dtype, like.device)
+    if wrong:
+        expected = "images (M, C, H, W)" + (f" like 'x', {checks.describe(like)}" if like is not None else "")
+        raise ValueError(message(op, name, expected, checks.describe(value)))
