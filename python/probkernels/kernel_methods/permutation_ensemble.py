@@ -33,10 +33,12 @@ class PermutationEnsemble(nn.Module):
         n_models: number of networks.
         parameterization: ``"ntk"`` or ``"standard"``.
         generator: of the initial weights. None: torch's global one.
-        device, dtype: of the weights, float32 or float64.
+        device: of the weights.
+        dtype: of the weights, float32 or float64.
 
     Attributes:
-        first: (n_models, width, k) and second: (n_models, k, width), the weights.
+        first: (n_models, width, k), the weights of the hidden layer.
+        second: (n_models, k, width), the weights of the output.
         kind: that of :func:`permutation_moments` for the limit of infinite width.
         step: default step of gradient descent, 2 / (least + greatest eigenvalue of the kernel of infinite width).
         contraction: the factor by which such a step shrinks the training errors of infinitely wide networks.

@@ -100,8 +100,9 @@ def conv_arc_cosine(
     Args:
         x: (M, C, H, W) images, float32 or float64.
         z: (N, C, H, W) images.
-        x_lengths, z_lengths: (M, L, H, W) and (N, L, H, W), from :func:`conv_arc_cosine_diagonal`. For global average
-            pooling, give crops of images and of their lengths: a window of x against a shifted one of z.
+        x_lengths: (M, L, H, W), from :func:`conv_arc_cosine_diagonal`. For global average pooling, give crops of images
+            and of their lengths: a window of x against a shifted one of z.
+        z_lengths: (N, L, H, W), likewise.
         weights: (L + 1,) variances of weights: of the L convolutions and of the dense layer.
         biases: (L + 1,) variances of biases. None: no biases.
         activation: ``"relu"`` or ``"erf"``.
@@ -151,7 +152,9 @@ def conv_arc_cosine_diagonal(
 
     Args:
         x: (M, C, H, W) images, float32 or float64.
-        weights, biases, activation: as in :func:`conv_arc_cosine`.
+        weights: as in :func:`conv_arc_cosine`.
+        biases: as in :func:`conv_arc_cosine`.
+        activation: as in :func:`conv_arc_cosine`.
 
     Returns:
         The lengths (M, L, H, W) of all pixels in all layers, and the diagonals (M,) of the NNGP and of the NTK.
