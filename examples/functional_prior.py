@@ -21,7 +21,7 @@ def main() -> None:
     matcher.fit(40, lr_schedule=lambda done: 1.0 if done < 0.7 else 0.4, progress=True)
     for name, value in matcher.distances().items():
         print(f"distance of the priors, {name}: {before[name]:.3f} before, {value:.3f} after")
-    print("standard deviations:", {name: round(float(std), 2) for name, std in prior.std.items()})
+    print("standard deviations:", {name: round(float(std.detach()), 2) for name, std in prior.std.items()})
 
     generator = torch.Generator().manual_seed(0)
     f = gp(grid, 1, generator)[0]

@@ -109,7 +109,9 @@ class Case:
 
     def grads(self, function: Callable[..., Tensor] | None = None) -> tuple[Tensor, ...]:
         leaves = self.leaves()
-        return torch.autograd.grad((function or self.scalar)(*leaves), leaves)
+        found = (function or self.scalar)(*leaves)
+        # an input of which only the shape counts has gradient 0
+        return torch.autograd.grad(found, leaves, materialize_grads=True)
 
     def has_forward_mode(self) -> bool:
         try:
