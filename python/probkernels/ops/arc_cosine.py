@@ -90,7 +90,7 @@ def _forward_examples(device: torch.device, dtype: torch.dtype) -> list[tuple[An
     x, z = (torch.randn(2, n, 4, generator=generator, dtype=torch.float64) for n in (3, 5))
     weights, biases = torch.tensor([1.5, 0.8, 2.0]).double(), torch.tensor([0.1, 0.2, 0.0]).double()
     found = []
-    for activation, residual, same in ((0, False, False), (0, True, True), (1, False, True), (1, True, False)):
+    for activation, residual, same in ((0, False, False), (1, True, True)):
         other = x if same else z
         of_x, of_z = (
             reference.diagonals(t.square().mean(-1), weights, biases, activation, residual) for t in (x, other)
