@@ -86,7 +86,8 @@ LAYERS = (
     ("uncertainty",),
     ("kernel_methods",),
     ("nn", "optim", "circuits", "codec", "diffusion"),
-    ("codec", "blackbox", "local_learning", "bnn"),
+    ("codec", "blackbox", "local_learning", "bnn", "amortized", "inverse", "energy"),
+    ("sequence",),
     ("probkernels",),  # the package's own __init__, which gathers the layers below
     ("reproduce", "bench"),
     ("cli",),
@@ -306,6 +307,10 @@ PUBLIC = public(
     "blackbox",
     "bnn",
     "local_learning",
+    "amortized",
+    "sequence",
+    "inverse",
+    "energy",
 )
 
 

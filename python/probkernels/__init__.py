@@ -13,16 +13,20 @@ from ._core.errors import BackendError, CorruptStreamError, ModelMismatchError
 
 if TYPE_CHECKING:
     from . import (
+        amortized,
         blackbox,
         bnn,
         circuits,
         codec,
         diffusion,
+        energy,
+        inverse,
         kernel_methods,
         local_learning,
         nn,
         ops,
         optim,
+        sequence,
         sparse,
         training,
         uncertainty,
@@ -30,14 +34,14 @@ if TYPE_CHECKING:
     from ._core.backend import use_backend
 
 ROOMS = (
-    "blackbox", "bnn", "circuits", "codec", "diffusion", "kernel_methods", "local_learning", "nn", "ops", "optim",
-    "sparse", "training", "uncertainty",
+    "amortized", "blackbox", "bnn", "circuits", "codec", "diffusion", "energy", "inverse", "kernel_methods",
+    "local_learning", "nn", "ops", "optim", "sequence", "sparse", "training", "uncertainty",
 )  # fmt: skip
 __version__ = version("probkernels")
 __all__ = [
-    "BackendError", "CorruptStreamError", "ModelMismatchError", "blackbox", "bnn", "circuits", "codec",
-    "diffusion", "kernel_methods", "local_learning", "nn", "ops", "optim", "sparse", "training", "uncertainty",
-    "use_backend",
+    "BackendError", "CorruptStreamError", "ModelMismatchError", "amortized", "blackbox", "bnn", "circuits", "codec",
+    "diffusion", "energy", "inverse", "kernel_methods", "local_learning", "nn", "ops", "optim", "sequence", "sparse",
+    "training", "uncertainty", "use_backend",
 ]  # fmt: skip
 
 

@@ -1,0 +1,3 @@
+"""Inverse problems: operators, guidance of diffusion samplers, learned proximal networks."""
+
+__all__: list[str] = []
