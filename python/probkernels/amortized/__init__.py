@@ -1,3 +1,23 @@
 """Networks that answer Bayesian questions in one pass: prior-fitted networks and neural processes."""
 
-__all__: list[str] = []
+from .dynamics import LotkaVolterraPrior
+from .gp_priors import GPPrior, RidgePrior
+from .image_tasks import PixelTasks
+from .network_priors import BNNPrior, TabularBNNPrior
+from .strokes import StrokesPrior
+from .task_priors import BetaBernoulliPrior, SubsetPrior, Task, TaskPrior, TaskSampler
+
+__all__ = [
+    "BNNPrior",
+    "BetaBernoulliPrior",
+    "GPPrior",
+    "LotkaVolterraPrior",
+    "PixelTasks",
+    "RidgePrior",
+    "StrokesPrior",
+    "SubsetPrior",
+    "TabularBNNPrior",
+    "Task",
+    "TaskPrior",
+    "TaskSampler",
+]

@@ -4,6 +4,7 @@ from .cnn_kernel import CNNKernel
 from .deep_kernel_machine import DeepKernelMachine, dkm_objective
 from .dkm_estimators import DKMClassifier, DKMRegressor
 from .finite_ensemble import ScaleMixtureEnsemble
+from .gp_batches import predict_each
 from .gp_regression import GPPosteriorMean, GPRegression
 from .gram_kernels import GramKernel, GramState
 from .gram_layers import GramBatchNorm, GramLayer, InducingOutput, gram_kl
@@ -26,6 +27,7 @@ from .scale_mixture_gp import ScaleMixtureGP, select_scale_mixture
 from .scale_priors import Burr12, FixedScale, InverseGamma
 from .sparse_dkm import CategoricalLikelihood, DKMOutput, GaussianLikelihood, SparseDKM
 from .sparse_gp import SparseGPRegression
+from .stationary import Matern, Periodic, matern_kernel, periodic_kernel
 
 __all__ = [
     "RBF",
@@ -49,7 +51,9 @@ __all__ = [
     "InverseGamma",
     "Kernel",
     "MLPKernel",
+    "Matern",
     "NTKRegressor",
+    "Periodic",
     "PermutationEnsemble",
     "PermutationMoments",
     "ResidualMLPKernel",
@@ -62,8 +66,11 @@ __all__ = [
     "dkm_objective",
     "ensemble_size",
     "gram_kl",
+    "matern_kernel",
+    "periodic_kernel",
     "permutation_covariance",
     "permutation_moments",
+    "predict_each",
     "rbf_kernel",
     "rbf_mean",
     "round_sign",

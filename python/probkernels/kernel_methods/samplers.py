@@ -25,6 +25,8 @@ class GPSampler:
         kernel: a kernel, see :func:`as_kernel`. With priors a function ``kernel(**hyperparameters)`` that returns one,
             such as the class :class:`RBF`.
         priors: distributions of hyperparameters by name, each of one number or of the shape of its hyperparameter.
+        batched: whether the kernel serves all functions at once: it gets points (n, M, D) and, with priors,
+            hyperparameters (n, ...). One call instead of n.
 
     Raises:
         TypeError: the kernel is not callable, or a prior is no distribution.
@@ -39,7 +41,10 @@ class GPSampler:
         torch.Size([8, 50])
     """
 
-    def __init__(self, kernel: object, priors: Mapping[str, Distribution] | None = None) -> None:
+    def __init__(
+        self, kernel: object, priors: Mapping[str, Distribution] | None = None, *, batched: bool = False
+    ) -> None:
+        self.batched = batched
         self.priors = dict(priors or {})
         for name, prior in self.priors.items():
             if not isinstance(prior, Distribution):
@@ -55,7 +60,13 @@ class GPSampler:
         self.kernel = kernel if self.priors else as_kernel(kernel)
 
     @torch.no_grad()
-    def __call__(self, x: Tensor, n: int, generator: torch.Generator | None = None) -> Tensor:
+    def __call__(
+        self,
+        x: Tensor,
+        n: int,
+        generator: torch.Generator | None = None,
+        hyperparameters: Mapping[str, Tensor] | None = None,
+    ) -> Tensor:
         """Values of n functions at x (M, D), or at points of each, x (n, M, D): (n, M), in the dtype of x.
 
         The factor is computed in float64, with the least jitter it takes.
@@ -64,6 +75,7 @@ class GPSampler:
             x: points, float32 or float64, M >= 1.
             n: number of functions.
             generator: of all draws, on the device of x; None for torch's default generator.
+            hyperparameters: those of every function, as :meth:`hyperparameters` returns them; None draws them.
 
         Raises:
             TypeError, ValueError: a dtype or shape is wrong, or a kernel matrix has no Cholesky factor.
@@ -73,28 +85,43 @@ class GPSampler:
         if x.ndim not in (2, 3) or 0 in x.shape or (x.ndim == 3 and len(x) != n):
             raise ValueError(message("GPSampler", "x", f"shape (M, D) or ({n}, M, D)", f"shape {tuple(x.shape)}"))
         checks.finite("GPSampler", "x", x)
-        hyper = self._drawn(n, generator)
+        hyper = self._checked(n, hyperparameters) if hyperparameters is not None else self.hyperparameters(n, generator)
         noise = torch.randn(n, x.shape[-2], generator=generator, dtype=torch.float64, device=x.device)
         if not self.priors and x.ndim == 2:
-            return (noise @ self._factor(x, {}).mT).to(x)
+            return (noise @ factor_or_raise("GPSampler", "kernel", self._matrix(x, {})).mT).to(x)
         at_once, found = max(1, ENTRIES // x.shape[-2] ** 2), []
         for first in range(0, n, at_once):
-            rows = range(first, min(n, first + at_once))
-            matrices = [self._matrix(x if x.ndim == 2 else x[i], {k: v[i] for k, v in hyper.items()}) for i in rows]
-            factor = factor_or_raise("GPSampler", "kernel", torch.stack(matrices))
-            found.append((factor @ noise[first : first + at_once, :, None])[..., 0])
+            rows = slice(first, min(n, first + at_once))
+            points = x.expand(n, *x.shape[-2:])[rows]
+            factor = factor_or_raise(
+                "GPSampler", "kernel", self._matrices(points, {k: v[rows] for k, v in hyper.items()})
+            )
+            found.append((factor @ noise[rows, :, None])[..., 0])
         return torch.cat(found).to(x)
 
-    def _factor(self, x: Tensor, hyper: dict[str, Tensor]) -> Tensor:
-        return factor_or_raise("GPSampler", "kernel", self._matrix(x, hyper))
+    def _matrices(self, x: Tensor, hyper: dict[str, Tensor]) -> Tensor:
+        """Kernel matrices (f, M, M) of functions with points x (f, M, D)."""
+        if not self.batched:
+            return torch.stack([self._matrix(one, {k: v[i] for k, v in hyper.items()}) for i, one in enumerate(x)])
+        found = self._matrix(x, {k: v.to(x.device) for k, v in hyper.items()})
+        checks.shape("GPSampler", "kernel", found, (*x.shape[:2], x.shape[1]), "of the matrices")
+        return found
 
     def _matrix(self, x: Tensor, hyper: dict[str, Tensor]) -> Tensor:
         assert callable(self.kernel)
         kernel: Callable[..., Tensor] = as_kernel(self.kernel(**hyper)).to(x.device) if self.priors else self.kernel
         return kernel(x.double())
 
-    def _drawn(self, n: int, generator: torch.Generator | None) -> dict[str, Tensor]:
-        """n draws of every hyperparameter. Distributions know no generator: they draw from a seed that it gives."""
+    def _checked(self, n: int, hyper: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        if set(hyper) != set(self.priors) or any(len(value) != n for value in hyper.values()):
+            expected = f"{n} of each of {sorted(self.priors)}"
+            got = str({name: len(value) for name, value in hyper.items()})
+            raise ValueError(message("GPSampler", "hyperparameters", expected, got))
+        return dict(hyper)
+
+    def hyperparameters(self, n: int, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        """n draws of every hyperparameter, on the CPU: {name: (n, ...)}; {} without priors."""
+        # distributions know no generator: they draw from a seed that it gives
         if not self.priors:
             return {}
         device = "cpu" if generator is None else generator.device
