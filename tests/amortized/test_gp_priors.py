@@ -74,7 +74,7 @@ def test_families_of_neural_processes_are_predicted_by_their_hyperparameters(ker
     x, y = prior.sample_given(hyper, 2000, 12, generator)
     assert x.min() >= -2 and x.max() <= 2 and x.std().item() == pytest.approx(4 / math.sqrt(12), abs=0.02)
     assert y.square().mean().item() == pytest.approx(0.37 + 4e-4, abs=0.03)
-    assert 0.1 <= hyper["lengthscale"].min() and hyper["lengthscale"].max() <= 0.6
+    assert hyper["lengthscale"].min() >= 0.1 and hyper["lengthscale"].max() <= 0.6
     assert len(hyper["variance"].unique()) == 2000
     calibrated(prior.exact_predictive(x[:, :10], y[:, :10], x[:, 10:], hyper), y[:, 10:])
 
@@ -126,7 +126,7 @@ def test_student_noise_comes_on_top() -> None:
     assert torch.equal(x, x2)
     away = (y2 - y).abs().flatten()
     # U * |T|: the median of many draws; tails of t with 2.1 degrees of freedom reach far
-    assert away.median().item() == pytest.approx(0.15 * 0.336, rel=0.1) and away.max() > 1.0
+    assert away.median().item() == pytest.approx(0.15 * 0.321, rel=0.1) and away.max() > 1.0
 
 
 def test_ridge_moments_and_predictions() -> None:

@@ -1,4 +1,4 @@
-"""Matern and periodic kernels, predictions of many processes with data of their own, samplers that serve all at once."""
+"""Matern and periodic kernels, predictions of processes with data of their own, samplers that serve all at once."""
 
 from __future__ import annotations
 

@@ -119,9 +119,10 @@ class LotkaVolterraPrior(TaskPrior):
         for _ in range(MOST_TRIES):
             times, states, lengths = self.simulate(len(waiting), generator)
             long = lengths >= n
-            index = random_order(lengths[long], times.shape[1], generator)[:, :n]
-            x[waiting[long]] = take_points(times[long][..., None], index).to(self.dtype)
-            y[waiting[long]] = take_points(states[long], index).to(self.dtype)
+            if long.any():
+                index = random_order(lengths[long], times.shape[1], generator)[:, :n]
+                x[waiting[long]] = take_points(times[long][..., None], index).to(self.dtype)
+                y[waiting[long]] = take_points(states[long], index).to(self.dtype)
             waiting = waiting[~long]
             if len(waiting) == 0:
                 return x, y

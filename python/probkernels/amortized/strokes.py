@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .._core import checks
+from .._core.errors import message
 from ._draws import random_order
 from .task_priors import TaskPrior
 
@@ -53,7 +54,7 @@ class StrokesPrior(TaskPrior):
         checks.integer("StrokesPrior", "size", self.size, 8)
         checks.non_negative("StrokesPrior", "blur", self.blur)
         if self.blur > 0.7:
-            checks.unit_interval("StrokesPrior", "blur", self.blur / 0.7)
+            raise ValueError(message("StrokesPrior", "blur", "a number from 0 to 0.7", repr(self.blur)))
 
     def draw(self, batch: int, n: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         """What ``sample`` returns."""
