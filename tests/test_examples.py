@@ -174,3 +174,10 @@ def means_of_networks_are_exact_as_often_as_the_closed_form_says(printed: str) -
     assert len(shares) == 6
     assert all(abs(float(share) - float(probability)) < 0.2 for share, probability in shares)
     assert float(shares[0][0]) < 0.5 < float(shares[5][0])
+
+
+@check_of("bayesian_optimization")
+def expected_improvement_finds_the_top(printed: str) -> None:
+    informed, blind = zip(*re.findall(r"looks: (\S+) by expected improvement, (\S+) at random", printed), strict=True)
+    assert float(informed[1]) < 0.1 < 0.2 < float(blind[1])
+    assert float(informed[2]) < 0.02 and float(re.search(r"top found: (\S+) %", printed).group(1)) > 90

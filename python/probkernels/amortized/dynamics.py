@@ -33,7 +33,8 @@ class LotkaVolterraPrior(TaskPrior):
         start: (X, Y) at time 0, numbers > 0.
         rates: four positive numbers.
         most_events: length of the longest series, the start included.
-        dtype, device: of the draws.
+        dtype: of the draws.
+        device: of the draws.
 
     Example:
         >>> import torch

@@ -34,9 +34,11 @@ class GPPrior(TaskPrior):
         noise: VARIANCE of the noise in y; number >= 0 or distribution.
         period: of the periodic kernel; positive number or distribution.
         features: width F of x.
-        low, high: x is uniform between them.
+        low: least x; x is uniform.
+        high: greatest x, above ``low``.
         t_noise: scale of Student-t noise on top: every y gets t_noise * U(0, 1) * StudentT(2.1).
-        dtype, device: of the draws. Matrices are factorized in float64.
+        dtype: of the draws. Matrices are factorized in float64.
+        device: of the draws.
 
     Raises:
         TypeError, ValueError: an argument is of the wrong type or out of range.
@@ -210,7 +212,8 @@ class RidgePrior(TaskPrior):
         features: width F of x.
         weight_std: standard deviation of the weights, > 0.
         noise_std: standard deviation of the noise in y, >= 0.
-        dtype, device: of the draws.
+        dtype: of the draws.
+        device: of the draws.
 
     Example:
         >>> import torch

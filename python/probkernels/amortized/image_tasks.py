@@ -16,7 +16,8 @@ class PixelTasks(SubsetPrior):
     Args:
         images: (S, H, W) or (S, C, H, W) values on [0, 1], float32 or float64, H and W at least 2.
         t_noise: scale of Student-t noise: every value gets t_noise * U(0, 1) * StudentT(2.1). Papers take 0.09.
-        dtype, device: of the draws.
+        dtype: of the draws.
+        device: of the draws.
 
     Raises:
         TypeError, ValueError: a dtype or shape is wrong, or a value lies outside [0, 1].

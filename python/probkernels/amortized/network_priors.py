@@ -28,7 +28,8 @@ class BNNPrior(TaskPrior):
         hidden: width of the hidden layer. The paper takes (features, hidden) = (3, 5) and (8, 64).
         classes: number of classes, at least 2.
         activation: function between the layers, such as ``torch.tanh``; None for none, as in the released code.
-        dtype, device: of x; labels are int64.
+        dtype: of x; labels are int64.
+        device: of the draws.
 
     Example:
         >>> import torch
@@ -87,7 +88,8 @@ class TabularBNNPrior(TaskPrior):
         order_y: whether points are ordered so that classes alternate. The class that comes first is random, or the
             larger one.
         scale_by_used: whether x is divided by the share of features in use.
-        dtype, device: of x and of y as a number; labels are int64.
+        dtype: of x and of y as a number; labels are int64.
+        device: of the draws.
 
     Example:
         >>> import torch

@@ -30,7 +30,8 @@ class StrokesPrior(TaskPrior):
             have random classes. None: all have.
         size: height and width of the images, at least 8.
         blur: standard deviation of the blur in pixels, 0 to 0.7.
-        dtype, device: of x; labels are int64.
+        dtype: of x; labels are int64.
+        device: of the draws.
 
     Returns of ``sample``: x (B, n, size²), values on [0, 1], and labels y (B, n).
 

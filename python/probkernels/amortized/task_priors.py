@@ -186,8 +186,10 @@ class BetaBernoulliPrior(TaskPrior):
     """Coins: p ~ Beta(a, b), labels y ~ Bernoulli(p). x is 0 everywhere.
 
     Args:
-        a, b: positive numbers.
-        dtype, device: of x; labels are int64.
+        a: positive number.
+        b: positive number.
+        dtype: of x; labels are int64.
+        device: of the draws.
 
     Example:
         >>> import torch
@@ -238,7 +240,8 @@ class SubsetPrior(TaskPrior):
         x: (S, N, F) or (N, F) points, float32 or float64.
         y: (S, N), (S, N, C), or without S as x has none.
         t_noise: scale of Student-t noise on y: every value gets t_noise * U(0, 1) * StudentT(2.1).
-        dtype, device: of the draws.
+        dtype: of the draws.
+        device: of the draws.
 
     Example:
         >>> import torch
