@@ -2,7 +2,7 @@
 
 The loop needs a model(x_ctx, y_ctx, x_query) whose answer has expected_improvement(best): what a look at a point is
 expected to add to the best value so far. A prior-fitted network is such a model. Here the model is exact: the functions
-come from a Gaussian process, and their prior knows its predictive distribution. All functions are optimized in one batch.
+come from a Gaussian process, and their prior knows its predictive distribution. One batch optimizes all functions.
 
     python examples/bayesian_optimization.py
 """

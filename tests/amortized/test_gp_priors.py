@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 from typing import Any
 
 import pytest
@@ -135,8 +136,17 @@ def test_ridge_moments_and_predictions() -> None:
     calibrated(RidgePrior().exact_predictive(x[:, :6], y[:, :6], x[:, 6:]), y[:, 6:])
 
 
-@pytest.mark.parametrize("prior", [GPPrior(), GPPrior.hierarchical(2), GPPrior.neural_process(t_noise=0.1)])
+@pytest.mark.parametrize(
+    "prior",
+    [
+        GPPrior(),
+        GPPrior.hierarchical(2),
+        GPPrior.neural_process(t_noise=0.1),
+        GPPrior(RBF(0.3), noise=Gamma(2.0, 20.0)),
+    ],
+)
 def test_a_generator_decides_all_draws(prior: GPPrior) -> None:
+    prior = pickle.loads(pickle.dumps(prior))
     state = torch.get_rng_state()
     one, other = prior.sample(4, 5, seeded(3)), prior.sample(4, 5, seeded(3))
     assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))

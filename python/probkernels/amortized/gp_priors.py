@@ -65,7 +65,6 @@ class GPPrior(TaskPrior):
     high: float = 1.0
     t_noise: float = 0.0
     _fixed: dict[str, Tensor] = field(init=False, repr=False)
-    _sampler: GPSampler = field(init=False, repr=False)
 
     @classmethod
     def hierarchical(cls, features: int = 5, **options: Any) -> GPPrior:
@@ -97,18 +96,28 @@ class GPPrior(TaskPrior):
         checks.non_negative(op, "t_noise", self.t_noise)
         if not checks.number(op, "low", self.low) < checks.number(op, "high", self.high):
             raise ValueError(message(op, "high", f"a number > {self.low}, which 'low' is", repr(self.high)))
-        named = isinstance(self.kernel, str)
-        if named:
+        if isinstance(self.kernel, str):
             checks.one_of(op, "kernel", self.kernel, FAMILIES)
         else:
             object.__setattr__(self, "kernel", as_kernel(self.kernel))
-        names = ["noise", *(["lengthscale", "variance"] if named else [])]
-        names += ["period"] if self.kernel == "periodic" else []
-        priors = {name: value for name in names if isinstance(value := getattr(self, name), Distribution)}
-        fixed = {name: self._fixed_value(name, getattr(self, name)) for name in names if name not in priors}
+        fixed = {name: self._fixed_value(name, getattr(self, name)) for name in self._names if name not in self._random}
         object.__setattr__(self, "_fixed", fixed)
-        sampler = GPSampler(self._kernel, priors, batched=named) if priors else GPSampler(self._kernel(), batched=named)
-        object.__setattr__(self, "_sampler", sampler)
+
+    @property
+    def _names(self) -> list[str]:
+        """The hyperparameters that count."""
+        if not isinstance(self.kernel, str):
+            return ["noise"]
+        return ["noise", "lengthscale", "variance", *(["period"] if self.kernel == "periodic" else [])]
+
+    @property
+    def _random(self) -> dict[str, Distribution]:
+        return {name: value for name in self._names if isinstance(value := getattr(self, name), Distribution)}
+
+    @property
+    def _sampler(self) -> GPSampler:
+        priors, batched = self._random, isinstance(self.kernel, str)
+        return GPSampler(self._kernel if priors else self._kernel(), priors, batched=batched)
 
     def _fixed_value(self, name: str, value: object) -> Tensor:
         """A hyperparameter that is no distribution: (), or (F,) of lengthscales."""
@@ -196,7 +205,7 @@ class GPPrior(TaskPrior):
         op, hyper = "GPPrior.exact_predictive", dict(hyperparameters or {})
         if self.t_noise:
             raise ValueError(message(op, "t_noise", "0, for a closed form", repr(self.t_noise)))
-        missing = sorted(set(self._sampler.priors) - set(hyper))
+        missing = sorted(set(self._random) - set(hyper))
         if missing:
             hint = "prior.hyperparameters(batch) draws them, prior.sample_given(...) uses them"
             raise ValueError(message(op, "hyperparameters", f"{missing[0]} of each data set", "none", hint))

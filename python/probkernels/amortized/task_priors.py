@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -252,8 +252,8 @@ class SubsetPrior(TaskPrior):
         (torch.Size([16, 30, 1]), torch.Size([16, 30, 2]))
     """
 
-    x: Tensor
-    y: Tensor
+    x: Tensor = field(repr=False)
+    y: Tensor = field(repr=False)
     t_noise: float = 0.0
 
     def _check(self) -> None:
