@@ -1,3 +1,5 @@
 """Networks that answer Bayesian questions in one pass: prior-fitted networks and neural processes."""
 
-__all__: list[str] = []
+from .bar_distribution import BarDistribution, quantile_borders
+
+__all__ = ["BarDistribution", "quantile_borders"]
