@@ -133,7 +133,7 @@ class BarDistribution(Distribution):
         new._validate_args = self._validate_args
         return new
 
-    @constraints.dependent_property(is_discrete=False, event_dim=0)  # type: ignore[misc]
+    @constraints.dependent_property(is_discrete=False, event_dim=0)
     def support(self) -> constraints.Constraint:
         """All numbers, or those from the first to the last border."""
         if self.tails == "half_normal":

@@ -9,12 +9,15 @@ import torch
 from torch import Tensor
 
 from .._core import checks
+from .._core.backend import Backend
 from .._core.errors import message
+from .._core.native import DTYPE_CODE
 from .._core.registry import Op, numbers_known
 from ..reference import bar_log_prob as reference
 
 __all__ = ["bar_log_prob"]
 
+KINDS = ("cpu", "triton")
 TAILS = ("half_normal", "bounded")
 SCALE = 1 / 0.6744897501960817  # of a half-normal that has half of its mass within one width
 PEAK = 0.5 * math.log(2 / math.pi) - math.log(SCALE)  # log-density of the half-normal at its border, times the width
@@ -54,6 +57,34 @@ def log_density_in_bar(y: Tensor, index: Tensor, borders: Tensor, tails: str) ->
     return torch.where(tail, PEAK - (distance / (SCALE * width)).square() / 2, 0) - width.log()
 
 
+# --- kernels: logits (N, K), index (N) ---
+
+
+def _kernel(run: Backend, logits: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    logits, index = logits.contiguous(), index.contiguous()
+    log_prob = logits.new_empty(index.shape, dtype=wide_dtype(logits))
+    log_sums = logits.new_empty(index.shape, dtype=torch.float64)
+    if run.kind == "triton":
+        from ..triton_kernels import bar_log_prob as kernels  # imports triton, which a CPU machine may not have
+
+        kernels.bar_log_prob(logits, index, log_prob, log_sums)
+    else:
+        run.launch("bar_log_prob", DTYPE_CODE[logits.dtype], logits, index, log_prob, log_sums, *logits.shape)
+    return log_prob, log_sums
+
+
+def _bwd_kernel(run: Backend, logits: Tensor, *rows: Tensor) -> Tensor:
+    logits, rows = logits.contiguous(), tuple(t.contiguous() for t in rows)
+    grad = torch.empty_like(logits)
+    if run.kind == "triton":
+        from ..triton_kernels import bar_log_prob as kernels
+
+        kernels.bar_log_prob_bwd(logits, *rows, grad)
+    else:
+        run.launch("bar_log_prob_bwd", DTYPE_CODE[logits.dtype], logits, *rows, grad, *logits.shape)
+    return grad
+
+
 # --- the ops ---
 
 
@@ -79,7 +110,7 @@ BWD = Op(
     "(Tensor logits, Tensor index, Tensor log_sums, Tensor grad_log_prob, Tensor grad_log_sums) -> Tensor",
     family="bar_log_prob",
     reference=reference.bar_log_prob_bwd,
-    kernels={},
+    kernels=dict.fromkeys(KINDS, _bwd_kernel),
     fake=lambda logits, *_: logits.new_empty(logits.shape),
     examples=_backward_examples,
 )
@@ -97,7 +128,7 @@ FWD = Op(
     "bar_log_prob",
     "(Tensor logits, Tensor index) -> (Tensor, Tensor)",
     reference=reference.bar_log_prob,
-    kernels={},
+    kernels=dict.fromkeys(KINDS, _kernel),
     fake=lambda logits, index: (
         logits.new_empty(index.shape, dtype=wide_dtype(logits)),
         logits.new_empty(index.shape, dtype=torch.float64),  # exp(logit - log_sum) of large logits needs its digits
