@@ -1,5 +1,7 @@
 """Networks that answer Bayesian questions in one pass: prior-fitted networks and neural processes."""
 
+from .bar_distribution import BarDistribution, quantile_borders
+from .bar_linear import bar_log_prob_linear
 from .dynamics import LotkaVolterraPrior
 from .gp_priors import GPPrior, RidgePrior
 from .image_tasks import PixelTasks
@@ -9,6 +11,7 @@ from .task_priors import BetaBernoulliPrior, SubsetPrior, Task, TaskPrior, TaskS
 
 __all__ = [
     "BNNPrior",
+    "BarDistribution",
     "BetaBernoulliPrior",
     "GPPrior",
     "LotkaVolterraPrior",
@@ -20,4 +23,6 @@ __all__ = [
     "Task",
     "TaskPrior",
     "TaskSampler",
+    "bar_log_prob_linear",
+    "quantile_borders",
 ]
