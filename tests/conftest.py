@@ -26,7 +26,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def asks_torch(item: pytest.Item) -> bool:
     """Whether a test of an op may fail under another torch that adds and multiplies like the pinned one.
 
-    What surrounds the ops differs there: dispatcher, autograd, transforms, compiler. Tests of references and of emulated
+    What surrounds the ops differs there: dispatcher, autograd, transforms, compiler. Tests of references and emulated
     kernels ask nothing of it that those of the C++ kernels do not ask. A composition test asks each op once, on its
     first example. What Inductor makes of an op's derivative is plain arithmetic of torch's own.
     """
