@@ -306,7 +306,7 @@ def test_fake_and_meta_agree_with_real_outputs(op: Op, args: tuple[Any, ...]) ->
         assert (r.shape, r.dtype, r.stride()) == (m.shape, m.dtype, m.stride()) == (f.shape, f.dtype, f.stride())
 
 
-@each_first_differentiable
+@each_differentiable
 def test_export(op: Op, args: tuple[Any, ...]) -> None:
     case = Case(op, args)
 
