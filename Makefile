@@ -4,7 +4,8 @@
 # second time. `make test PYTHON=python3.12` takes another Python, in a .venv of its own.
 # `make reproduce METHODS=sara` asserts the claims of some methods; without METHODS, of all.
 # `make bench ARGS="power_norm --benchmark-autosave"` takes cases, then options of pytest.
-# `make test-wheel TORCH=2.14.1` runs the op tests on the built wheel under another torch than the pinned one.
+# `make test-wheel TORCH=2.14.1` runs those op tests that another torch than the pinned one may break, on
+# the built wheel.
 
 PYTHON ?= python3
 VENV ?= .venv$(if $(filter-out python3,$(PYTHON)),-$(notdir $(PYTHON)))
@@ -37,7 +38,7 @@ test-wheel: build/wheel.stamp
 	@$(PYTHON) -m venv --clear $(OTHER)
 	@grep -vE '^(torch|triton|setuptools)==' $(PINS) > $(OTHER)/pins.txt
 	@$(OTHER)/bin/python -m pip -qq install --constraint $(OTHER)/pins.txt 'torch==$(TORCH)' "$$(echo build/wheel/*.whl)[test]"
-	@OMP_NUM_THREADS=1 $(OTHER)/bin/python -m pytest -n 2 --dist worksteal -k 'not cuda_emu' $(WHEEL_TESTS)  # the emulator knows no wheel
+	@OMP_NUM_THREADS=1 $(OTHER)/bin/python -m pytest -n 2 --dist worksteal --other-torch -k 'not cuda_emu' $(WHEEL_TESTS)  # the emulator knows no wheel
 
 build/wheel.stamp: $(VENV)/test.stamp $(shell find python triton_kernels bench -name '*.py')
 	@rm -rf build/wheel build/lib build/lib.* build/bdist.*

@@ -91,7 +91,8 @@ def _compile(source: Path, flags: list[str]) -> Path:
     command = [compiler(), *flags, *(f"-I{path}" for path in includes), "-x", "c++", "-c", str(source)]
     texts = [path.read_text() for path in (source, *_headers())]
     output = BUILD / "emu-objects" / f"{source.stem}-{_digest(_compiler_version(), *command, *texts)}.o"
-    return _make(output, command)
+    ccache = shutil.which("ccache")
+    return _make(output, [*([ccache] if ccache else []), *command])
 
 
 @functools.cache
@@ -113,7 +114,9 @@ def _make(output: Path, command: list[str]) -> Path:
         output.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=output.parent) as folder:
             fresh = Path(folder) / output.name
-            done = subprocess.run([*command, "-o", str(fresh)], capture_output=True, text=True)
+            environment = {**os.environ, "CCACHE_BASEDIR": str(ROOT), "CCACHE_NOHASHDIR": "1"}  # for every checkout
+            words = [*command, "-o", str(fresh)]
+            done = subprocess.run(words, env=environment, cwd=ROOT, capture_output=True, text=True)
             if done.returncode:
                 raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr}")
             fresh.rename(output)

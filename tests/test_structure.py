@@ -13,6 +13,7 @@ from pathlib import Path
 
 import probkernels
 import pytest
+import torch
 from probkernels._core.registry import OPS, Op
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -61,6 +62,15 @@ def test_every_op_has_its_twins(name: str) -> None:
 
 def test_every_file_belongs_to_an_op() -> None:
     assert strays(ROOT, {op.family for op in OPS.values()}) == []
+
+
+FEW = 2  # examples an op has: each runs through some fifteen composition tests
+MORE = {"power_norm_fwd": 3, "rans_encode": 4, "rans_push": 4, "rans_pop": 4, "stochastic_gate": 3}  # may only shrink
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_an_op_has_few_examples(name: str) -> None:
+    assert 1 <= len(OPS[name].examples(torch.device("cpu"), torch.float64)) <= MORE.get(name, FEW)
 
 
 def test_a_missing_twin_and_a_stray_are_found(tmp_path: Path) -> None:

@@ -36,16 +36,23 @@ each_differentiable = pytest.mark.parametrize(("op", "args"), examples(different
 each_other = pytest.mark.parametrize(("op", "args"), [p for p in examples() if not p.values[0].differentiable])
 
 
+def first(params: list[Any]) -> list[Any]:
+    """Each op's first example, for what follows from the kinds of its arguments and not from their values."""
+    return [p for p in params if p.id.endswith("-0")]
+
+
+each_first_differentiable = pytest.mark.parametrize(("op", "args"), first(examples(differentiable=True)))
+
+
 def static_or_dynamic(*, differentiable: bool) -> list[Any]:
-    """Each example with ``dynamic``: True for an op's first example, which Inductor compiles with static shapes.
+    """Each op's first example with dynamic shapes (Inductor compiles it with static ones), its second with static ones.
 
     A compilation is the slowest test here, and ``opcheck`` traces every example with dynamic shapes once more.
     """
-    chosen = [p for p in examples() if p.values[0].differentiable == differentiable]
-    first = [p.id.endswith("-0") for p in chosen]
+    chosen = [p for p in examples() if p.values[0].differentiable == differentiable and p.id[-2:] in ("-0", "-1")]
+    shapes = ["dynamic" if p.id.endswith("-0") else "static" for p in chosen]
     return [
-        pytest.param(*p.values, dynamic, id=f"{p.id}-{'dynamic' if dynamic else 'static'}")
-        for p, dynamic in zip(chosen, first, strict=True)
+        pytest.param(*p.values, kind == "dynamic", id=f"{p.id}-{kind}") for p, kind in zip(chosen, shapes, strict=True)
     ]
 
 
@@ -267,7 +274,7 @@ def test_compile_fullgraph(op: Op, args: tuple[Any, ...], dynamic: bool) -> None
         same(compiled(*case.values), case.scalar(*case.values))
 
 
-@pytest.mark.parametrize(("op", "args"), [p for p in examples(differentiable=True) if p.id.endswith("-0")])
+@each_first_differentiable
 def test_compile_inductor(op: Op, args: tuple[Any, ...]) -> None:
     if op.name == "stochastic_gate_bwd":
         pytest.skip("inductor takes minutes for its derivative, which draws the noise again; stochastic_gate calls it")
@@ -276,17 +283,17 @@ def test_compile_inductor(op: Op, args: tuple[Any, ...]) -> None:
     same(case.grads(torch.compile(case.scalar, fullgraph=True)), case.grads())
 
 
-@each_differentiable
+@each_first_differentiable
 def test_transforms_inside_compile(op: Op, args: tuple[Any, ...]) -> None:
+    """A gradient by ``jacrev``, and by ``grad`` under ``vmap``."""
     case = Case(op, args)
-    gradient = torch.func.grad(case.scalar)
-    for function in (gradient, torch.func.jacrev(case.scalar)):
-        torch._dynamo.reset()
-        same(torch.compile(function, fullgraph=True, backend="aot_eager")(*case.values), case.grads()[0])
+    torch._dynamo.reset()
+    jacobian = torch.compile(torch.func.jacrev(case.scalar), fullgraph=True, backend="aot_eager")
+    same(jacobian(*case.values), case.grads()[0])
     torch._dynamo.reset()
     batch = [torch.stack([v, v]) for v in case.values]
-    mapped = torch.compile(torch.func.vmap(gradient), fullgraph=True, backend="aot_eager")(*batch)
-    same(mapped[1], case.grads()[0])
+    mapped = torch.func.vmap(torch.func.grad(case.scalar))
+    same(torch.compile(mapped, fullgraph=True, backend="aot_eager")(*batch)[1], case.grads()[0])
 
 
 @each_example

@@ -7,6 +7,7 @@ Numbers of different compilers do not compare, so a record counts only for the n
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -49,8 +50,11 @@ def demangled(name: str) -> str:
 def usage(source: Path, folder: Path) -> Usage:
     """Registers, shared memory and spills in bytes of every kernel in ``source``."""
     command = ["nvcc", "-std=c++17", "-O3", f"-arch={ARCH}", "-Xptxas", "-v", f"-I{ROOT / 'csrc/include'}"]
-    command += ["-cubin", str(source), "-o", str(folder / "kernels.cubin")]
-    done = subprocess.run(command, capture_output=True, text=True)
+    command += ["-c", str(source), "-o", str(folder / "kernels.o")]
+    ccache = shutil.which("ccache")  # gives the report of the assembler again
+    words = [*([ccache] if ccache else []), *command]
+    environment = {**os.environ, "CCACHE_BASEDIR": str(ROOT)}
+    done = subprocess.run(words, env=environment, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     lines = done.stderr.replace("\n", " ").split("ptxas info    : Compiling")[1:]
     found = [match for line in lines if (match := KERNEL.search("Compiling" + line))]
