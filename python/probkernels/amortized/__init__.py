@@ -1,3 +1,5 @@
 """Networks that answer Bayesian questions in one pass: prior-fitted networks and neural processes."""
 
-__all__: list[str] = []
+from .set_attention import ContextCache, set_attention
+
+__all__ = ["ContextCache", "set_attention"]
