@@ -36,8 +36,9 @@ def set_attention(
     N^2 + m N scores.
 
     Args:
-        query, key, value: (B, H, N + m, d), float32, float64, float16 or bfloat16: the contexts first, then the
-            queries.
+        query: (B, H, N + m, d), float32, float64, float16 or bfloat16: the contexts first, then the queries.
+        key: of the same shape and dtype.
+        value: of the same shape and dtype.
         n_context: N, the number of context slots, >= 0.
         context: "full": a context sees all contexts. "causal": it sees itself and the contexts before it.
         counts: (B,) integers from 0 to N: row b has only the first ``counts[b]`` contexts; the others are padding.
@@ -137,7 +138,8 @@ class ContextCache:
     """Keys and values of the contexts in every layer of a network, for queries that come later.
 
     Args:
-        keys, values: one (B, H, N, d) tensor for every layer.
+        keys: one (B, H, N, d) tensor for every layer.
+        values: likewise.
         counts: (B,) numbers of contexts as in :func:`set_attention`; None for N in every row.
         facts: what else the network keeps of its contexts, such as means and standard deviations.
 
