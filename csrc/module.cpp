@@ -242,6 +242,11 @@ PK_OP(stochastic_gate_bwd,  DType, In,           In,      Maybe,   Maybe, Tensor
 PK_CPU_OP(pairwise_softmax,    DType, Out,            In,       In,               Out,      Out,        Int, Int, Int, Int, Int)
 //                             dtype  products (R,C)  half (N)  bounds (K+1) i64  grads (N,K)  grads_t (K,N)  delta (N)  shift (N)  total (N)  R    C    row  col  K    N
 PK_CPU_OP(pairwise_softmax_bwd, DType, Out,           In,       In,               In,          In,            In,        In,        Out,       Int, Int, Int, Int, Int, Int)
+// N rows of K logits, one chosen in each; sums in float64
+//                          dtype  logits (N,K)  index (N) i64  log_prob (N) A  log_sums (N)  N    K
+PK_CPU_OP(bar_log_prob,     DType, In,           In,            Out,            Out,          Int, Int)
+//                          dtype  logits (N,K)  index (N) i64  log_sums (N)  grad_log_prob (N) A  grad_log_sums (N)  grad (N,K)  N    K
+PK_CPU_OP(bar_log_prob_bwd, DType, In,           In,            In,           In,                  In,                Out,        Int, Int)
 // F functions of N points in T tiles of 128; S numbers of a row and a point make an exponent; W sums
 //                             dtype  left (F,M,S)  right (F,T,S,128)  columns (F,T,128,W)  sums (F,M,W)  F    M    T    S    W
 PK_CPU_OP(rbf_mean,            DType, In,           In,                In,                  Out,          Int, Int, Int, Int, Int)

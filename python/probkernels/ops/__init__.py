@@ -6,6 +6,7 @@ This file is written by ``python docs/lists.py``, from the ``__all__`` of all ot
 from ._rans_coder import RansCoder
 from .adaptive_code import adaptive_decode, adaptive_encode
 from .arc_cosine import arc_cosine, arc_cosine_diagonal
+from .bar_log_prob import bar_log_prob
 from .conv_arc_cosine import conv_arc_cosine, conv_arc_cosine_diagonal
 from .em_update import em_update_
 from .latent_tree import latent_tree, latent_tree_flows
@@ -33,6 +34,7 @@ __all__ = [
     "adaptive_encode",
     "arc_cosine",
     "arc_cosine_diagonal",
+    "bar_log_prob",
     "conv_arc_cosine",
     "conv_arc_cosine_diagonal",
     "dequantize_blocks",
