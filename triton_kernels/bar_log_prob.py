@@ -1,4 +1,4 @@
-"""The log-probability of one entry of each row's softmax in Triton: a program walks over some rows in blocks of columns.
+"""The log-probability of one entry of each row's softmax in Triton: programs walk over rows in blocks of columns.
 
 The forward keeps a running maximum and reads the logits once; the backward reads and writes them once. Equations:
 python/probkernels/reference/bar_log_prob.py.

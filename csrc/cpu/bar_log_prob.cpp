@@ -54,13 +54,14 @@ struct Forward {
       for (Int start = 0; start < bars; start += kBlock) {
         const Int count = std::min(kBlock, bars - start);
         const A found = largest<B>(x + start, count);
-        if (found > shift && found < kInfinity<A>) {
+        if (found > shift) {
           sum *= shift == -kInfinity<A> ? A(1) : std::exp(shift - found);
           shift = found;
         }
         const A by = shift == -kInfinity<A> ? A(0) : shift;
         Vec<A, B> lanes{};
-        for_lanes(count, [&](Int k, auto n) PK_INLINE { lanes += vec_exp(load_logits<B>(x + start + k, n) - by); });
+        for_lanes(count,
+                  [&](Int k, auto n) PK_INLINE { lanes += vec_exp_below_0(load_logits<B>(x + start + k, n) - by); });
         sum += sum_lanes(lanes);
       }
       if (shift == -kInfinity<A>) shift = 0;
@@ -83,9 +84,10 @@ struct Backward {
       T* const out = grad + row * bars;
       const A high = A(log_sums[row]), low = std::isinf(high) ? A(0) : A(log_sums[row] - double(high));
       const A own = grad_log_prob[row], all = A(grad_log_sums[row] - double(own));
-      const A chosen = std::exp(A(load(x[index[row]])) - high - low) * all + own;
+      const A share = all * std::exp(-low);
+      const A chosen = std::exp(A(load(x[index[row]])) - high) * share + own;
       for_lanes(bars, [&](Int k, auto n)
-                          PK_INLINE { store_vec(out + k, vec_exp(load_vec<B>(x + k, n) - high - low) * all, n); });
+                          PK_INLINE { store_vec(out + k, vec_exp_below_0(load_vec<B>(x + k, n) - high) * share, n); });
       out[index[row]] = store<T>(chosen);
     }
   }

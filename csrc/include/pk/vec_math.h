@@ -74,24 +74,42 @@ PK_HD Vec<A, B> vec_max(const Vec<A, B>& x, const Vec<A, B>& y) {
   return z;
 }
 
+// exp of a register; what lies below kExpLow or above kExpHigh, or is infinite, gives nonsense. NaN stays.
+template <class A, int B>
+PK_HD typename Vec<A, B>::Register exp_in_range(typename Vec<A, B>::Register x) {
+  using M = MathOf<A>;
+  using R = typename Vec<A, B>::Register;
+  using Bits = typename Integers<typename M::Bits, B>::Register;
+  const R shifted = x * A(1.4426950408889634074) + M::kRound, n = shifted - M::kRound;
+  const R r = (x - n * M::kLn2High) - n * M::kLn2Low;
+  // 2 exp(r): 2^n alone might be infinite, so that the other factor is 2^(n - 1), or 0.
+  constexpr ExpSeries<A> kSeries;
+  R sum = R{} + kSeries.term[M::kExpTerms - 1];
+#pragma GCC unroll 16
+  for (int k = M::kExpTerms - 2; k >= 0; --k) sum = sum * r + kSeries.term[k];
+  const Bits scale = ((Bits)shifted + Bits{} + typename M::Bits(M::kBias - 1)) << M::kMantissa;
+  return sum * (R)scale;
+}
+
 // 0 below about -87 (double: -707.7), where the result would be among the smallest normal numbers.
 template <class A, int B>
 PK_HD Vec<A, B> vec_exp(const Vec<A, B>& v) {
   using M = MathOf<A>;
-  using Bits = typename Integers<typename M::Bits, B>::Register;
   return map_registers(v, [](auto x) PK_INLINE {
     using R = decltype(x);
     x = x > M::kExpLow ? x : (x < M::kExpLow ? R{} + M::kExpLow : x);  // NaN stays
     x = x < M::kExpHigh ? x : (x > M::kExpHigh ? R{} + M::kExpHigh : x);
-    const R shifted = x * A(1.4426950408889634074) + M::kRound, n = shifted - M::kRound;
-    const R r = (x - n * M::kLn2High) - n * M::kLn2Low;
-    // 2 exp(r): 2^n alone might be infinite, so that the other factor is 2^(n - 1), or 0.
-    constexpr ExpSeries<A> kSeries;
-    R sum = R{} + kSeries.term[M::kExpTerms - 1];
-#pragma GCC unroll 16
-    for (int k = M::kExpTerms - 2; k >= 0; --k) sum = sum * r + kSeries.term[k];
-    const Bits scale = ((Bits)shifted + Bits{} + typename M::Bits(M::kBias - 1)) << M::kMantissa;
-    return sum * (R)scale;
+    return exp_in_range<A, B>(x);
+  });
+}
+
+// The same for what is at most about 0, of a softmax: faster.
+template <class A, int B>
+PK_HD Vec<A, B> vec_exp_below_0(const Vec<A, B>& v) {
+  using M = MathOf<A>;
+  return map_registers(v, [](auto x) PK_INLINE {
+    using R = decltype(x);
+    return exp_in_range<A, B>(x < M::kExpLow ? R{} + M::kExpLow : x);
   });
 }
 

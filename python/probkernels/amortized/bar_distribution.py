@@ -60,7 +60,7 @@ def quantile_borders(samples: Tensor, n_bars: int) -> Tensor:
     checks.finite(op, "samples", samples)
     each = len(samples) // n_bars
     ranked = samples[: each * n_bars].sort().values.view(n_bars, each)
-    inner = ranked[:-1, -1] + (ranked[1:, 0] - ranked[:-1, -1]) / 2
+    inner = ranked[:-1, -1] / 2 + ranked[1:, 0] / 2
     borders = torch.cat([ranked[:1, 0], inner, ranked[-1:, -1]]).unique_consecutive()
     if len(borders) < 2:
         raise ValueError(message(op, "samples", "at least two different numbers", f"{borders[0].item()} only"))
@@ -283,7 +283,7 @@ class BarDistribution(Distribution):
         index = torch.searchsorted(ends, u.detach()).clamp_(max=last)
         index = torch.where(u >= 1, last, index)
         width, mass = b.diff()[index], self._at(p, index).clamp(min=torch.finfo(torch.float64).tiny)
-        y = b[index] + ((u - self._at(before, index)) / mass).clamp(0, 1) * width
+        y = torch.lerp(b[index], b[index + 1], ((u - self._at(before, index)) / mass).clamp(0, 1))  # never outside
         if self.tails == "half_normal":
             left, right = index == 0, index == last
             outside = (torch.where(left, u, 1 - u) / mass).clamp(max=1)  # share of the tail that lies further out

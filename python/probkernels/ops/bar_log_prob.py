@@ -150,20 +150,19 @@ def apply(logits: Tensor, y: Tensor, borders: Tensor, tails: str) -> Tensor:
     return picked.view(y.shape) + log_density_in_bar(y, index, borders, tails)
 
 
-def check_borders(op: str, borders: Tensor, logits: Tensor, tails: str) -> None:
-    """Checks that borders fit logits, are finite and rise, and that there are bars enough for the tails."""
+def check_borders(op: str, borders: Tensor, logits: Tensor, tails: str, name: str = "logits") -> None:
+    """Checks that borders fit ``logits`` (..., K), are finite, rise, and are enough for the tails."""
     checks.one_of(op, "tails", tails, TAILS)
     checks.float_tensor(op, "borders", borders)
     if logits.dim() == 0 or logits.shape[-1] == 0:
-        raise ValueError(
-            message(op, "logits", "shape (..., bars) with at least one bar", f"shape {tuple(logits.shape)}")
-        )
+        wanted = "shape (..., bars) with at least one bar"
+        raise ValueError(message(op, name, wanted, f"shape {tuple(logits.shape)}"))
     bars = logits.shape[-1]
-    checks.shape(op, "borders", borders, (bars + 1,), f"(one more than the {bars} bars of 'logits')")
-    checks.same_device(op, "borders", borders, logits, "logits")
+    checks.shape(op, "borders", borders, (bars + 1,), f"(one more than the {bars} bars of '{name}')")
+    checks.same_device(op, "borders", borders, logits, name)
     if tails == "half_normal" and bars < 2:
         hint = "tails='bounded' allows one bar"
-        raise ValueError(message(op, "logits", "at least two bars, one for each half-normal tail", "one bar", hint))
+        raise ValueError(message(op, name, "at least two bars, one for each half-normal tail", "one bar", hint))
     if numbers_known(borders):
         checks.finite(op, "borders", borders)
         wrong = torch.cat([borders.new_zeros(1, dtype=torch.bool), borders.diff() <= 0])

@@ -10,7 +10,7 @@ def bar_log_prob(logits: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
     """logits (N, K), index (N) -> log softmax(logits)[n, index[n]] (N) and the float64 log-sum-exp of each row (N)."""
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
     top = wide.detach().amax(1)
-    top = torch.where(top.isinf(), 0, top)
+    top = torch.where(top == -torch.inf, 0, top)
     log_sum = (wide - top[:, None]).exp().sum(1).log()
     picked = wide.gather(1, index[:, None]).squeeze(1)
     return picked - top - log_sum, top.double() + log_sum.double()
