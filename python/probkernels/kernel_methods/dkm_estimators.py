@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from .._core import checks
 from .._core.errors import message
+from .._core.estimators import Estimator, accuracy, as_classes, as_float, as_inputs, labels_like, like, r_squared
 from ..training import minimize
 from .deep_kernel_machine import DeepKernelMachine
 from .gram_kernels import GramKernel
@@ -20,10 +19,9 @@ from .sparse_dkm import CategoricalLikelihood, GaussianLikelihood, SparseDKM, in
 SCALES = ("features", "global", None)
 LATE, LATE_FACTOR = 0.7, 0.1  # after this share of the training the learning rate is lowered by this factor
 PREDICTED_AT_ONCE = 2048
-Self = TypeVar("Self", bound="_Estimator")
 
 
-class _Estimator:
+class _Estimator(Estimator):
     """What the regressor and the classifier share. Arguments and errors are in their docstrings."""
 
     model_: Any  # a SparseDKM or a DeepKernelMachine
@@ -52,33 +50,9 @@ class _Estimator:
         self.epochs, self.batch_size, self.lr, self.samples = epochs, batch_size, lr, samples
         self.seed, self.progress = seed, progress
 
-    def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """The arguments of the constructor, by name."""
-        return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
-
-    def set_params(self: Self, **params: Any) -> Self:
-        """Sets arguments of the constructor, for the next ``fit``."""
-        for name, value in params.items():
-            checks.one_of(type(self).__name__, "set_params", name, tuple(self.get_params()))
-            setattr(self, name, value)
-        return self
-
-    def __repr__(self) -> str:
-        """The call that makes an equal object."""
-        defaults = inspect.signature(type(self)).parameters
-        own = (f"{k}={v!r}" for k, v in self.get_params().items() if v is not defaults[k].default)
-        return f"{type(self).__name__}({', '.join(own)})"
-
     def _inputs(self, X: object, *, fitted: bool) -> Tensor:
         """Checked inputs (N, D); scaled, if there is a scale yet."""
-        op = type(self).__name__
-        x = _as_float(op, "X", X)
-        wanted = f"(N, {len(self._shift)})" if fitted else "(N, D), N >= 1, D >= 1"
-        wrong = x.shape[-1] != len(self._shift) if fitted and x.ndim else not x.numel()
-        if x.ndim != 2 or wrong:
-            hint = "one feature is X.reshape(-1, 1)" if x.ndim == 1 else ""
-            raise ValueError(message(op, "X", f"shape {wanted}", f"shape {tuple(x.shape)}", hint))
-        checks.finite(op, "X", x, "fill in missing values first")
+        x = as_inputs(type(self).__name__, X, len(self._shift) if fitted else None)
         if fitted:
             return (x.to(self._shift) - self._shift) / self._spread
         return x
@@ -127,11 +101,6 @@ class _Estimator:
         steps = self.epochs * batches
         self.losses_ = minimize(loss, optimizer, steps, lr_schedule=_late, progress=self.progress, name=f"{op}.fit")
         self.model_.eval()
-
-    def _fitted(self, what: str) -> None:
-        if not hasattr(self, "model_"):
-            op = f"{type(self).__name__}.{what}"
-            raise RuntimeError(message(op, "self", "a fitted model", "one that is not", "call fit first"))
 
     @torch.no_grad()
     def _posterior(self, X: object) -> tuple[Tensor, Tensor]:
@@ -192,7 +161,7 @@ class DKMRegressor(_Estimator):
     def fit(self, X: Any, y: Any) -> DKMRegressor:
         """Fits to inputs X (N, D) and targets y (N,) or (N, C)."""
         x = self._inputs(X, fitted=False)
-        targets = _as_float("DKMRegressor", "y", y).to(x)
+        targets = as_float("DKMRegressor", "y", y).to(x)
         if targets.ndim not in (1, 2) or len(targets) != len(x) or not targets.numel():
             got = f"shape {tuple(targets.shape)}"
             raise ValueError(message("DKMRegressor", "y", f"shape ({len(x)},) or ({len(x)}, C)", got))
@@ -246,13 +215,11 @@ class DKMRegressor(_Estimator):
         mean = self._y_shift + self._y_spread * mean.to(self._y_shift)
         std = (variance + self.noise_).sqrt().to(mean)[:, None] * self._y_spread
         mean, std = (mean[:, 0], std[:, 0]) if self._single else (mean, std)
-        return (_like(X, mean), _like(X, std)) if return_std else _like(X, mean)
+        return (like(X, mean), like(X, std)) if return_std else like(X, mean)
 
     def score(self, X: Any, y: Any) -> float:
         """The coefficient of determination R^2 of the predicted means; constant y give NaN."""
-        truth = _as_float("DKMRegressor", "y", y)
-        wrong = truth - torch.as_tensor(self.predict(X)).to(truth)
-        return float(1 - wrong.square().sum() / (truth - truth.mean(0)).square().sum())
+        return r_squared(self.predict(X), as_float("DKMRegressor", "y", y))
 
 
 class DKMClassifier(_Estimator):
@@ -283,12 +250,7 @@ class DKMClassifier(_Estimator):
     def fit(self, X: Any, y: Any) -> DKMClassifier:
         """Fits to inputs X (N, D) and classes y (N,), integers, bools or strings."""
         x = self._inputs(X, fitted=False)
-        labels = y.detach().cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
-        if labels.ndim != 1 or len(labels) != len(x):
-            raise ValueError(message("DKMClassifier", "y", f"shape ({len(x)},)", f"shape {labels.shape}"))
-        if labels.dtype.kind not in "iubUS":
-            raise TypeError(message("DKMClassifier", "y", "integers, bools or strings", str(labels.dtype)))
-        self.classes_, places = np.unique(labels, return_inverse=True)
+        self.classes_, places = as_classes("DKMClassifier", y, len(x))
         if len(self.classes_) < 2:
             raise ValueError(message("DKMClassifier", "y", "at least two classes", f"one, {self.classes_[0]!r}"))
         index = torch.from_numpy(places).to(x.device)
@@ -307,40 +269,18 @@ class DKMClassifier(_Estimator):
     def predict_proba(self, X: Any) -> Any:
         """Probabilities (M, C) of the classes in ``classes_``: means of softmaxes over samples, drawn with ``seed``."""
         self._fitted("predict_proba")
-        return _like(X, self._probs(X))
+        return like(X, self._probs(X))
 
     def predict(self, X: Any) -> Any:
         """The most probable class of each row of X (M, D): (M,)."""
         self._fitted("predict")
         found = self.classes_[self._probs(X).argmax(1).cpu().numpy()]
-        return torch.from_numpy(found) if isinstance(X, Tensor) and found.dtype.kind in "iub" else found
+        return labels_like(X, found)
 
     def score(self, X: Any, y: Any) -> float:
         """The share of rows whose most probable class is y."""
-        truth = y.detach().cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
-        return float(np.mean(np.asarray(self.predict(X)) == truth))
+        return accuracy(self.predict(X), y)
 
 
 def _late(fraction: float) -> float:
     return 1.0 if fraction < LATE else LATE_FACTOR
-
-
-def _as_float(op: str, name: str, value: Any) -> Tensor:
-    """A float32 or float64 tensor; integers become float64."""
-    found = value
-    if not isinstance(value, Tensor):
-        array = np.asarray(value)
-        if array.dtype.kind not in "iubf":
-            raise TypeError(message(op, name, "numbers", str(array.dtype)))
-        found = (
-            torch.from_numpy(np.ascontiguousarray(array)) if array.dtype.kind != "f" or array.itemsize < 16 else array
-        )
-    if isinstance(found, Tensor) and not found.is_floating_point() and not found.is_complex():
-        found = found.double()
-    checks.wide_float_tensor(op, name, found)
-    return found.detach()
-
-
-def _like(given: object, found: Tensor) -> Any:
-    """A tensor if a tensor was given, else an array."""
-    return found if isinstance(given, Tensor) else found.cpu().numpy()
