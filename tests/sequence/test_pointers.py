@@ -125,7 +125,7 @@ def test_bad_worlds_are_refused() -> None:
             PatchWorld(**wrong)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="name the layouts"):
         ExactPsi(PatchWorld(6, objects=3))
-    with pytest.raises(ValueError, match=r"positions of the world, got \[\[0, 1\]\]"):
+    with pytest.raises(ValueError, match=r"positions of the world, got \[0, 1\]"):
         ExactPsi(PatchWorld(), [[(0, 1)]])
     with pytest.raises(ValueError, match="eps"):
         ExactPsi(PatchWorld(), eps=-1.0)

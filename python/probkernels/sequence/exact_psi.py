@@ -56,7 +56,7 @@ class ExactPsi:
         self.vocab: PointerVocab = world.vocab
         self.eps = eps
         self._cells, prior = world.hypotheses(positions)
-        self._log_prior = prior.log().clamp(min=IMPOSSIBLE)  # (U, V) of the codes
+        self._log_prior = prior.log().clamp(min=IMPOSSIBLE / 2)  # (U, V) of the codes; what is seen weighs more
 
     def logits(self, known: Known, query: Query) -> Tensor:
         """Log-probabilities (B, q, V) in float64, on the CPU, of the values of the query's modality.

@@ -228,7 +228,7 @@ def _rows(op: str, name: str, value: Tensor) -> Tensor:
     checks.integer_tensor(op, name, value)
     if value.ndim not in (1, 2) or (value.ndim == 2 and not len(value)):
         raise ValueError(message(op, name, "shape (k,) or (B, k), B >= 1", f"shape {tuple(value.shape)}"))
-    return value.long().reshape(-1, value.shape[-1]) if value.ndim == 2 else value.long()[None]
+    return value.long() if value.ndim == 2 else value.long()[None]
 
 
 def _in_range(op: str, name: str, value: Tensor, most: int, what: str) -> None:
@@ -278,3 +278,43 @@ def with_pairs(known: Known, name: str, pointers: Tensor, values: Tensor) -> dic
 def repeated(blocks: list[Block], times: int = 1) -> dict[str, tuple[Tensor, Tensor]]:
     """Known pairs of which each row stands ``times`` times in succession."""
     return {name: (at.repeat_interleave(times, 0), value.repeat_interleave(times, 0)) for name, at, value in blocks}
+
+
+def replaced(known: Known, name: str, pointers: Tensor, values: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+    """Known pairs with other values at some pointers: what :func:`kl_trace` compares with.
+
+    Args:
+        known: known pairs, see :class:`PointerVocab`.
+        name: modality.
+        pointers: known pointers (k,) or (B, k), all of which get a new value.
+        values: new values (k,) or (B, k).
+
+    Raises:
+        TypeError, ValueError: a pointer is not known, or a shape or dtype is wrong.
+
+    Example:
+        >>> import torch
+        >>> from probkernels.sequence import replaced
+        >>> known = {"rgb": (torch.tensor([4, 2]), torch.tensor([7, 7]))}
+        >>> replaced(known, "rgb", torch.tensor([2]), torch.tensor([5]))
+        {'rgb': (tensor([[4, 2]]), tensor([[7, 5]]))}
+    """
+    if name not in known:
+        expected = "a modality that is known (" + ", ".join(known) + ")"
+        raise ValueError(message("replaced", "name", expected, checks.shown(name), checks.nearest(name, known)))
+    at, new = _rows("replaced", "pointers", pointers), _rows("replaced", "values", values)
+    old_at, old = (_rows("replaced", f"known['{name}']", part) for part in known[name])
+    try:
+        at, new = torch.broadcast_tensors(at, new)
+        rows = torch.broadcast_shapes(at.shape[:1], old_at.shape[:1], old.shape[:1])
+    except RuntimeError:
+        expected, got = "shapes that agree with those of the pointers", checks.describe(values)
+        raise ValueError(message("replaced", "values", expected, got)) from None
+    here = at[:, :, None] == old_at[:, None, :]  # (B, k, known)
+    if not bool(here.any(2).all()):
+        got = "pointer " + checks.offender(at.expand(here.shape[:2]), ~here.any(2))
+        raise ValueError(message("replaced", "pointers", f"known pointers of '{name}'", got))
+    change = here.any(1)
+    picked = torch.where(here, new[:, :, None], 0).sum(1)
+    size = (*rows, old.shape[1])
+    return {**known, name: (old_at.expand(size), torch.where(change, picked, old).expand(size))}
