@@ -10,12 +10,14 @@ from .extractors import (
     segment_all,
 )
 from .kl_tracing import kl_trace, occlusion
+from .lras import LRAS
 from .pixel_world import PixelWorld
 from .pointers import PointerVocab, replaced
 from .rollout import CallablePsi, rollout
 from .worlds import ParallaxWorld, PatchWorld
 
 __all__ = [
+    "LRAS",
     "CallablePsi",
     "ExactPsi",
     "ParallaxWorld",
