@@ -11,6 +11,7 @@ from .extractors import (
 )
 from .kl_tracing import kl_trace, occlusion
 from .lras import LRAS
+from .patch_quantizer import PatchQuantizer
 from .pixel_world import PixelWorld
 from .pointers import PointerVocab, replaced
 from .rollout import CallablePsi, rollout
@@ -21,6 +22,7 @@ __all__ = [
     "CallablePsi",
     "ExactPsi",
     "ParallaxWorld",
+    "PatchQuantizer",
     "PatchWorld",
     "PixelWorld",
     "PointerVocab",
