@@ -161,10 +161,10 @@ def poke_segment(
     """What belongs to a place: all that is expected to move with it when it is poked in several directions.
 
     All pokes are one batch. Otsu's threshold divides the mean products of poke and expected motion in two. From
-    Venkatesh et al., *Discovering and using Spelke segments*, 2025, https://arxiv.org/abs/2507.16038.
+    Venkatesh et al., *Discovering and using Spelke segments*, 2025, https://arxiv.org/abs/2507.16038. ``psi``,
+    ``known``, ``vectors`` and ``flow`` are those of :func:`motion_affordance`; anchors that stand still may be known.
 
     Args:
-        psi, known, vectors, flow: see :func:`motion_affordance`. ``known`` may hold anchors that stand still.
         pointer: the place, or (B,) one for each row.
         pokes: (R,) flow tokens that are given to it; None for all that move.
         rollouts: number of sequential draws of the flow of which the mean is taken; 0 for expectations of all places
@@ -213,10 +213,10 @@ def segment_all(
 
     Every place that can move is poked, all of a scene in one batch. Each place is described by its motions in all of
     these; the affinity of two places is their product. Segments are taken one after the other: the row of the place of
-    highest mean affinity is split by Otsu's threshold, the rows of those above it are averaged and split again.
+    highest mean affinity is split by Otsu's threshold, the rows of those above it are averaged and split again. Other
+    arguments are those of :func:`poke_segment`.
 
     Args:
-        psi, known, vectors, pokes, flow, rollouts, generator: see :func:`poke_segment`.
         movable: places with a smaller probability of motion are not poked and belong to no object.
         tau: shortest motion that does not count, see :func:`motion_affordance`.
         most: largest number of objects; None for any.
@@ -293,8 +293,9 @@ def depth_from_translation(
 ) -> Tensor:
     """Depth (B, P) of all places: the length of a sideways movement of the camera, divided by that of the flow.
 
+    ``psi``, ``known``, ``vectors`` and ``flow`` are those of :func:`motion_affordance`.
+
     Args:
-        psi, known, vectors, flow: see :func:`motion_affordance`.
         token: the camera token of the movement.
         translation: its length, in the unit in which depth is wanted times that of ``vectors``.
         camera: the modality of the camera, with one pointer.
@@ -341,12 +342,12 @@ def counterfactual(
 ) -> Tensor:
     """Draws the frame (B, P) that would follow if some places moved as told.
 
+    ``psi``, ``known`` and ``flow`` are those of :func:`motion_affordance`, other options those of :func:`rollout`.
+
     Args:
-        psi, known, flow: see :func:`motion_affordance`.
         pointers: (k,) or (B, k) places that get a motion.
         tokens: (k,) or (B, k) flow tokens of their motions.
         target: the modality of the frame.
-        parallel_after, generator: see :func:`rollout`.
 
     Raises:
         TypeError, ValueError: an unknown modality, a place twice or with known flow, or another shape or dtype.

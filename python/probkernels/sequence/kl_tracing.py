@@ -61,7 +61,8 @@ def kl_trace(
         >>> scene = world.sample(1, torch.Generator().manual_seed(0))
         >>> known = scene.known("rgb0")
         >>> tracer = scene.owner0[0].argmax()[None]
-        >>> flipped = (scene.values["rgb0"][:, tracer] + 3) % 8 + 1  # the other code of this patch
+        >>> codes = scene.values["rgb0"]
+        >>> flipped = (codes[:, tracer] + 3) % 8 + 1  # the other code of this patch
         >>> masks = torch.randperm(36, generator=torch.Generator().manual_seed(0))[:24].view(1, 24)
         >>> trace = kl_trace(ExactPsi(world, eps=1e-6), known, replaced(known, "rgb0", tracer, flipped), "rgb1",
         ...                  frame=scene.values["rgb1"], masks=masks)

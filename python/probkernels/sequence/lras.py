@@ -176,7 +176,8 @@ class LRAS(nn.Module):
 
         Args:
             name: the new modality.
-            num_values, grid: see :class:`PointerVocab`.
+            num_values: its number of values.
+            grid: its rows and columns.
 
         Raises:
             TypeError, ValueError: the name is taken or no identifier, or a number is not positive.
@@ -202,11 +203,13 @@ class LRAS(nn.Module):
         names = set(known) if scored is None else set(scored)
         for name in names:
             self.vocab.modality("LRAS", "scored", name)
-        return torch.cat(self._losses(self._blocks("LRAS", known), names), 1).mean()
+        losses = self._losses(self._blocks("LRAS", known), names)
+        return torch.cat(losses, 1).mean()
 
     def nll(self, known: Known) -> Tensor:
         """Minus the log-probability (B, L) of each value given those before it."""
-        return torch.cat(self._losses(self._blocks("LRAS.nll", known), set(known)), 1)
+        losses = self._losses(self._blocks("LRAS.nll", known), set(known))
+        return torch.cat(losses, 1)
 
     def _losses(self, blocks: list[Block], names: set[str]) -> list[Tensor]:
         found, first = [], 0

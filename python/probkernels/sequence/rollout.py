@@ -38,7 +38,8 @@ class CallablePsi:
         >>> import torch
         >>> from probkernels.sequence import CallablePsi, PointerVocab, rollout
         >>> vocab = PointerVocab({"rgb": (3, (2, 2))})
-        >>> psi = CallablePsi(lambda known, query: torch.tensor([0.0, 0.0, 99.0]).expand(1, len(query[1][0]), 3), vocab)
+        >>> certain = torch.tensor([0.0, 0.0, 99.0])  # of the last value, whatever is known
+        >>> psi = CallablePsi(lambda known, query: certain.expand(*query[1].shape, 3), vocab)
         >>> rollout(psi, {}, ("rgb", torch.arange(4)))
         tensor([[2, 2, 2, 2]])
     """

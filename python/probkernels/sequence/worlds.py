@@ -188,7 +188,8 @@ class PatchWorld(_World):
                 [0, 1, 2, 0],
                 [0, 3, 4, 0],
                 [0, 0, 0, 0]])
-        >>> world.vectors[scenes.values["flow"][0, 5]].tolist() == scenes.motion[0, 0].tolist()
+        >>> flow = scenes.values["flow"]
+        >>> world.vectors[flow[0, 5]].tolist() == scenes.motion[0, 0].tolist()
         True
     """
 
