@@ -1,3 +1,21 @@
 """Models of sequences: any-order prediction with extraction of structure, variational recurrent networks."""
 
-__all__: list[str] = []
+from .error_regression import ErrorRegression, PVPrediction
+from .posterior_bank import PosteriorBank
+from .pvrnn import PVRNN, PVGenerated, PVLayer, PVLoss, PVRun
+from .pvrnn_outputs import GaussianOutput, SoftmaxCode
+from .pvrnn_training import fit_pvrnn
+
+__all__ = [
+    "PVRNN",
+    "ErrorRegression",
+    "GaussianOutput",
+    "PVGenerated",
+    "PVLayer",
+    "PVLoss",
+    "PVPrediction",
+    "PVRun",
+    "PosteriorBank",
+    "SoftmaxCode",
+    "fit_pvrnn",
+]
