@@ -1,4 +1,4 @@
-"""PV-RNN scans on every backend against the reference in float64: all outputs, all gradients, sizes, lengths, errors."""
+"""PV-RNN scans on every backend against the reference in float64: outputs, gradients, sizes, lengths, errors."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_nan_stays_in_its_sequence() -> None:
 def test_errors() -> None:
     h0, noise, weight, bias, z_weight, leak, adapt = _inputs(F64, CPU, 2, 3, 4, 1, 3)
     rest = (weight, bias, z_weight, leak)
-    with pytest.raises(TypeError, match="'h0'.*floating-point tensor"):
+    with pytest.raises(TypeError, match=r"'h0'.*floating-point tensor"):
         pvrnn_scan([0.0], noise, *rest)
     with pytest.raises(ValueError, match=r"'noise'.*\(2, steps, latents\) with at least one step"):
         pvrnn_scan(h0, noise[:, :0], *rest)
@@ -101,7 +101,7 @@ def test_errors() -> None:
         pvrnn_scan(h0, noise, *rest, torch.zeros(2, 4, 2, dtype=F64))
     with pytest.raises(ValueError, match=r"'lengths'.*0 to 3.*4"):
         pvrnn_scan(h0, noise, *rest, adapt, lengths=torch.tensor([1, 4]))
-    with pytest.raises(ValueError, match="'log_sigma'.*below"):
+    with pytest.raises(ValueError, match=r"'log_sigma'.*below"):
         pvrnn_scan(h0, noise, *rest, adapt, log_sigma=(1.0, 1.0))
     with pytest.raises(NotImplementedError, match="'leak' has no gradient"):
         pvrnn_scan(h0, noise, weight, bias, z_weight, leak.requires_grad_(), adapt)
