@@ -110,7 +110,7 @@ def test_tanh_within_three_units(library: ctypes.CDLL, dtype: torch.dtype, build
     x = torch.cat([torch.linspace(-25, 25, 20_001, dtype=torch.float64), near, -near, near / 2, 1.0 - near]).to(dtype)
     exact = x.double().tanh()
     error = (apply(library, "tanh", x, build).double() - exact).abs() / last_place(exact, dtype)
-    assert error[exact != 0].max() < (3 if dtype is torch.float32 else 4)
+    assert error[exact != 0].max() <= (3 if dtype is torch.float32 else 4)
     ends = torch.tensor([0.0, INF, -INF, 1e4, math.nan], dtype=dtype)
     found = apply(library, "tanh", ends, build)
     assert found[:4].tolist() == [0, 1, -1, 1] and found[4].isnan()
