@@ -71,7 +71,7 @@ def pvrnn_scan(
             heads = _heads(pre[:, h.shape[1] :], _at(adapt, t), start and t == 0, low, high)
             z = heads.mean + heads.log_sigma.exp() * noise[:, t]
             moved = h + leak * (pre[:, : h.shape[1]] + z @ z_weight.t() - h)
-            made = (moved.tanh(), z, torch.stack(heads[:4], 1), _kl(heads))
+            made: tuple[Tensor, ...] = (moved.tanh(), z, torch.stack(heads[:4], 1), _kl(heads))
             if lengths is None:
                 h = moved
             else:

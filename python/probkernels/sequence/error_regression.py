@@ -123,7 +123,7 @@ class ErrorRegression:
         loss = adapt.new_zeros(self.streams)
         frozen = {name: p.detach() for name, p in self.model.named_parameters()}
         for i in range(self.iterations):
-            noise = self.model.noise(*adapt.shape[:2], self.generator)
+            noise = self.model.noise(adapt.shape[0], adapt.shape[1], self.generator)
             with torch.enable_grad():
                 loss = self._loss(frozen, adapt, noise)
                 (grad,) = torch.autograd.grad(loss.sum(), adapt)
