@@ -93,16 +93,17 @@ def _backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
     h0, noise, adapt = inputs[0], inputs[1], inputs[6]
     pre, into_h0, into_noise = BACKWARD.call(*inputs, d, *grads, ctx.start, ctx.low, ctx.high)
     size, needs = h0.shape[1], ctx.needs_input_grad
-    rows = pre.flatten(0, 1)
+    # old vmaps of batched gradients have no rule for flatten and t
+    rows = pre.reshape(-1, pre.shape[2])
     into_weight = into_bias = into_z = into_adapt = None
     with torch.autocast(h0.device.type, enabled=False):
         if needs[2]:
             before = torch.cat([h0.tanh()[:, None], d.narrow(1, 0, d.shape[1] - 1)], 1)
-            into_weight = rows.t() @ before.flatten(0, 1)
+            into_weight = rows.transpose(0, 1) @ before.reshape(-1, size)
         if needs[3]:
             into_bias = rows.sum(0)
         if needs[4]:
-            into_z = rows.narrow(1, 0, size).t() @ z.flatten(0, 1)
+            into_z = rows.narrow(1, 0, size).transpose(0, 1) @ z.reshape(rows.shape[0], z.shape[2])
     if adapt is not None and needs[6]:
         into_adapt = pre.narrow(1, 0, adapt.shape[1]).narrow(2, size + 2 * noise.shape[2], adapt.shape[2])
         into_adapt = into_adapt.contiguous()
