@@ -14,7 +14,7 @@ from .._core.native import DTYPE_CODE
 from .._core.registry import Op, numbers_known
 from ..reference import pvrnn_scan as reference
 
-__all__ = ["PVRNNScan", "pvrnn_scan"]
+__all__ = ["pvrnn_scan"]
 
 KINDS = ("cpu", "cuda")
 DTYPES = (torch.float32, torch.float64)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .._core import checks
 from .._core.errors import message
-from ..ops import PVRNNScan, pvrnn_scan
+from ..ops.pvrnn_scan import PVRNNScan, pvrnn_scan
 from .pvrnn_outputs import GaussianOutput, SoftmaxCode
 
 NAME = "PVRNN"
@@ -143,6 +143,7 @@ class PVRNN(nn.Module):
             self.register_buffer(name, value, persistent=False)
 
     def extra_repr(self) -> str:
+        """Layers, kind of posterior and clamp, for ``print``."""
         return f"{self.layers}, posterior={self.posterior!r}, log_sigma={self.log_sigma}"
 
     def noise(self, sequences: int, steps: int, generator: torch.Generator | None = None) -> Tensor:
