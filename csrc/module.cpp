@@ -259,6 +259,11 @@ PK_OP(arc_cosine_bwd,    DType, In,        In,           In,          In,       
 // M and N images of C channels and H x W = P pixels, L layers; what belongs to z is (N, ...) on a GPU
 //                       dtype  x (M,C,P)  z (C,P,N)  left (M,L,P)  its inverse  right (L,P,N)  its inverse  weights, biases (L+1)  nngp, ntk (M,N)  M    N    C    H    W    L    activation  tangent
 PK_OP(conv_arc_cosine,   DType, In,        In,        In,           In,          In,            In,          In, In,                Out, Out,        Int, Int, Int, Int, Int, Int, Int,        bool)
+// S sequences of T steps, D units and Z latents (R = D + 4 Z), the first K steps with vectors A
+//                       dtype  h0 (S,D)  noise (S,T,Z)  weight (R,D)  bias (R)  z_weight (D,Z)  leak (D)  adapt (S,K,2Z)  lengths (S) i64  d (S,T,D)  z (S,T,Z)  stats (S,T,4,Z)  kl (S,T,Z)  last (S,D)  S    T    D    Z    K    start low     high
+PK_OP(pvrnn_scan,        DType, In,       In,            In,           In,       In,             In,       Maybe,          Maybe,           Out,       Out,       Out,             Out,        Out,        Int, Int, Int, Int, Int, bool, double, double)
+//                       dtype  h0 (S,D)  noise (S,T,Z)  weight (R,D)  bias (R)  z_weight (D,Z)  leak (D)  adapt (S,K,2Z)  lengths (S) i64  d (S,T,D)  grads of d, z, stats, kl, last  grad_pre (S,T,R)  grad_h0 (S,D)  grad_noise (S,T,Z)  S    T    D    Z    K    start low     high
+PK_OP(pvrnn_scan_bwd,    DType, In,       In,            In,           In,       In,             In,       Maybe,          Maybe,           In,        In, In, In, In, In,             Out,              Out,           Out,                Int, Int, Int, Int, Int, bool, double, double)
 // clang-format on
 
 }  // namespace pk

@@ -1,4 +1,4 @@
-"""exp, log and asin of the CPU kernels' vectors, against float64 (float64's against Python's own decimals)."""
+"""exp, log, asin and tanh of the CPU kernels' vectors, against float64 (float64's against Python's own decimals)."""
 
 from __future__ import annotations
 
@@ -100,3 +100,17 @@ def test_asin_within_two_and_a_half_units(library: ctypes.CDLL, build: str) -> N
         found = apply(library, "asin", x, build)
         assert torch.equal(found[:4], x[:4].asin()) and found[1].signbit()
         assert found[4:].isnan().all()
+
+
+@pytest.mark.parametrize("build", BUILDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_tanh_within_three_units(library: ctypes.CDLL, dtype: torch.dtype, build: str) -> None:
+    """Of float64 against torch's, which has a unit of its own."""
+    near = torch.logspace(-12, 0, 2001, dtype=torch.float64)
+    x = torch.cat([torch.linspace(-25, 25, 20_001, dtype=torch.float64), near, -near, near / 2, 1.0 - near]).to(dtype)
+    exact = x.double().tanh()
+    error = (apply(library, "tanh", x, build).double() - exact).abs() / last_place(exact, dtype)
+    assert error[exact != 0].max() <= (3 if dtype is torch.float32 else 4)
+    ends = torch.tensor([0.0, INF, -INF, 1e4, math.nan], dtype=dtype)
+    found = apply(library, "tanh", ends, build)
+    assert found[:4].tolist() == [0, 1, -1, 1] and found[4].isnan()

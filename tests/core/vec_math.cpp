@@ -1,4 +1,4 @@
-// exp, log and asin of csrc/include/pk/vec_math.h as functions of arrays, for tests/core/test_vec_math.py.
+// exp, log, asin and tanh of csrc/include/pk/vec_math.h as functions of arrays, for tests/core/test_vec_math.py.
 #include "pk/vec_math.h"
 
 using namespace pk;
@@ -24,6 +24,13 @@ struct Asin {
         n, [&](std::int64_t i, auto lanes) PK_INLINE { store_vec(y + i, vec_asin(load_vec<B>(x + i, lanes)), lanes); });
   }
 };
+struct Tanh {
+  template <int B, class A>
+  PK_HD static void run(const A* x, A* y, int n) {
+    for_lanes(
+        n, [&](std::int64_t i, auto lanes) PK_INLINE { store_vec(y + i, vec_tanh(load_vec<B>(x + i, lanes)), lanes); });
+  }
+};
 
 // With the best instruction set, and with the baseline that every machine has.
 extern "C" {
@@ -39,4 +46,8 @@ void asin_float(const float* x, float* y, int n) { run_best<Asin>(x, y, n); }
 void asin_double(const double* x, double* y, int n) { run_best<Asin>(x, y, n); }
 void asin_float_baseline(const float* x, float* y, int n) { run_baseline<Asin>(x, y, n); }
 void asin_double_baseline(const double* x, double* y, int n) { run_baseline<Asin>(x, y, n); }
+void tanh_float(const float* x, float* y, int n) { run_best<Tanh>(x, y, n); }
+void tanh_double(const double* x, double* y, int n) { run_best<Tanh>(x, y, n); }
+void tanh_float_baseline(const float* x, float* y, int n) { run_baseline<Tanh>(x, y, n); }
+void tanh_double_baseline(const double* x, double* y, int n) { run_baseline<Tanh>(x, y, n); }
 }
