@@ -39,13 +39,12 @@ class BNP(NeuralProcess):
         """n residual bootstraps of checked contexts (B, n, ...): points (n, B, n, ...), the ones that exist first."""
         x, y, mask = _existing_first(known)
         counts = mask.sum(1)
-        picks = _draws(counts, n, x.shape[1], generator)
+        picks, more_picks = _draws(counts, n, x.shape[1], generator)
         resampled = Points(_rows(x, picks), _rows(y, picks), mask.expand(n, *mask.shape))
         h = self.encoder.represent(self.encoder(*resampled), resampled.mask, x.expand(n, *x.shape))
         mean, stddev = self.decoder(h, x)
         residuals = (y - mean) / stddev
-        picks = _draws(counts, n, x.shape[1], generator)
-        picked = residuals.gather(2, picks[..., None].expand_as(residuals)).masked_fill(~mask[..., None], 0)
+        picked = residuals.gather(2, more_picks[..., None].expand_as(residuals)).masked_fill(~mask[..., None], 0)
         centered = picked - picked.sum(2, keepdim=True) / counts[:, None, None]
         new = (mean + stddev * centered).masked_fill(~mask[..., None], 0)
         return Points(x.expand(n, *x.shape), new, resampled.mask)
@@ -93,8 +92,9 @@ def _existing_first(points: Points) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _draws(counts: Tensor, n: int, points: int, generator: torch.Generator | None) -> Tensor:
-    """Indices (n, B, points) below the counts (B,) of each row. More padding leaves the others' draws as they are."""
-    uniform = torch.rand(points, n, len(counts), generator=generator, device=counts.device).permute(1, 2, 0)
+    """Two sets of indices (2, n, B, points), below the counts (B,) of the rows. Padding at the end adds draws and
+    leaves the others as they are."""
+    uniform = torch.rand(points, 2, n, len(counts), generator=generator, device=counts.device).permute(1, 2, 3, 0)
     most = counts[:, None]
     return (uniform * most).long().clamp(max=most - 1)
 
