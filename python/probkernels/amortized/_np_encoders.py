@@ -123,7 +123,8 @@ class ContextEncoder(nn.Module):
         return torch.cat(found, -1)
 
     def represent(self, features: Tensor, mask: Tensor | None, x: Tensor) -> Tensor:
-        """What a set of features says at targets x (..., m, x_dim): (..., m, outputs)."""
+        """What a set of features says at targets x (..., m, x_dim): (..., m, outputs), or (..., 1, outputs) if it says
+        the same at all."""
         parts = features.split(self.width, -1)
         found = []
         if self.cross is not None:
@@ -132,7 +133,7 @@ class ContextEncoder(nn.Module):
             parts = parts[2:]
         for part, pool in zip(parts, self.pools, strict=True):
             pooled = pool(masked_mean(part, mask))[..., None, :]
-            found.append(pooled.expand(*pooled.shape[:-2], x.shape[-2], -1))
+            found.append(pooled.expand(*pooled.shape[:-2], x.shape[-2], -1) if self.attentive else pooled)
         return torch.cat(found, -1)
 
 
@@ -150,8 +151,12 @@ class Decoder(nn.Module):
         self.rest = nn.Sequential(nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 2 * y_dim))
 
     def forward(self, h: Tensor, x: Tensor, extra: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """(..., m, inputs), (..., m, x_dim) and perhaps (..., m, extra) give two tensors (..., m, y_dim)."""
-        first = self.first(torch.cat([h, x.expand(*h.shape[:-1], -1)], -1))
+        """(..., m, inputs), (..., m, x_dim) and perhaps (..., m, extra) give two tensors (..., m, y_dim).
+
+        The first layer's sum over [h, x] is taken apart, as h and the extra input may be the same at all m: (..., 1, .).
+        """
+        of_h, of_x = self.first.weight.tensor_split([h.shape[-1]], 1)
+        first = F.linear(h, of_h) + F.linear(x, of_x, self.first.bias)
         if self.extra is not None and extra is not None:
             first = first + self.extra(extra)
         mean, raw = self.rest(first).chunk(2, -1)

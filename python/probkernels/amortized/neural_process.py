@@ -255,7 +255,7 @@ class NP(NeuralProcess):
     def _decode(self, known: Points, x: Tensor, z: Tensor) -> Gaussians:
         """Of latent variables (K, B, latent_dim)."""
         h = self.encoder.represent(self.encoder(*known), known.mask, x)
-        both = [h.expand(len(z), *h.shape), z[:, :, None].expand(-1, -1, x.shape[1], -1)]
+        both = [h.expand(len(z), *h.shape), z[:, :, None].expand(-1, -1, h.shape[1], -1)]
         found: Gaussians = self.decoder(torch.cat(both, -1), x)
         return found
 
