@@ -107,6 +107,15 @@ def test_every_parameter_learns(model: NeuralProcess) -> None:
     assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
+def test_a_missing_target_touches_no_other(model: NeuralProcess) -> None:
+    (x, y), (t, _) = points(4), points(6, seed=2)
+    hole = t.clone()
+    hole[0, 1] = math.nan
+    found, expected = (model(x, y, targets, n_samples=3, generator=seeded()).mean for targets in (hole, t))
+    assert bool(found[0, 1].isnan().all()) and int(found.isnan().sum()) == 1
+    torch.testing.assert_close(found.nan_to_num(7), expected.where(~found.isnan(), torch.tensor(7.0).double()))
+
+
 def test_loss_of_a_conditional_process_is_its_density() -> None:
     model, (x, y), (t, u) = small(CNP), points(4), points(6, seed=2)
     every = model(x, y, torch.cat([x, t], 1)).log_prob(torch.cat([y, u], 1))

@@ -44,6 +44,11 @@ class NeuralProcess(nn.Module):
 
     Raises:
         TypeError, ValueError: an argument is out of range.
+
+    Example:
+        >>> from probkernels.amortized import BNP, CANP, NeuralProcess
+        >>> [isinstance(kind(x_dim=1, width=32), NeuralProcess) for kind in (BNP, CANP)]
+        [True, True]
     """
 
     attentive = False
