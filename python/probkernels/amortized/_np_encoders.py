@@ -153,7 +153,7 @@ class Decoder(nn.Module):
     def forward(self, h: Tensor, x: Tensor, extra: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(..., m, inputs), (..., m, x_dim) and perhaps (..., m, extra) give two tensors (..., m, y_dim).
 
-        The first layer's sum over [h, x] is taken apart, as h and the extra input may be the same at all m: (..., 1, .).
+        The first layer's sum over [h, x] is taken apart: h and the extra input may be the same at all m, (..., 1, .).
         """
         of_h, of_x = self.first.weight.tensor_split([h.shape[-1]], 1)
         first = F.linear(h, of_h) + F.linear(x, of_x, self.first.bias)

@@ -43,7 +43,8 @@ def fit_neural_process(
     Args:
         model: any neural process of this room.
         prior: an object with ``sample(batch, n, generator)`` that draws tasks: x (batch, n, x_dim) and y (batch, n) or
-            (batch, n, y_dim), float32 or float64. Points of a task must be exchangeable: the first ones are contexts.
+            (batch, n, y_dim), in the dtype of the model, drawn on the CPU. Points of a task must be exchangeable: the
+            first ones are contexts.
         steps: number of steps.
         batch_size: tasks in a step.
         n_context, n_target: least and most numbers of points, drawn uniformly, contexts first.
@@ -88,17 +89,17 @@ def fit_neural_process(
             f"None or at least the most contexts and the least targets together, {contexts[1] + targets[0]}"
         ))  # fmt: skip
     device = model.decoder.first.weight.device
-    generator = torch.Generator(device).manual_seed(seed)
+    tasks = torch.Generator().manual_seed(seed)
+    draws = tasks if device.type == "cpu" else torch.Generator(device).manual_seed(seed)
 
     def count(least: int, most: int) -> int:
-        return int(torch.randint(least, most + 1, (), generator=generator, device=device))
+        return int(torch.randint(least, most + 1, (), generator=tasks))
 
     def loss(step: int) -> Tensor:
         n = count(*contexts)
         most = targets[1] if most_points is None else min(targets[1], most_points - n)
-        x, y = _drawn(prior, batch_size, n + count(targets[0], most), generator, device)
-        tasks = x[:, :n], y[:, :n], x[:, n:], y[:, n:]
-        return model.loss(*tasks, n_samples=n_samples, generator=generator)
+        x, y = _drawn(prior, batch_size, n + count(targets[0], most), tasks, device)
+        return model.loss(x[:, :n], y[:, :n], x[:, n:], y[:, n:], n_samples=n_samples, generator=draws)
 
     model.train()
     optimizer = torch.optim.Adam(model.parameters(), lr=lr)
