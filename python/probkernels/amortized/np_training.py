@@ -102,7 +102,7 @@ def fit_neural_process(
         return model.loss(x[:, :n], y[:, :n], x[:, n:], y[:, n:], n_samples=n_samples, generator=draws)
 
     model.train()
-    optimizer = torch.optim.Adam(model.parameters(), lr=lr)
+    optimizer = torch.optim.Adam(model.parameters(), lr=lr, fused=True)
     return minimize(
         loss, optimizer, steps, lr_schedule=lr_schedule, max_norm=max_norm, after=after, progress=progress, name=name
     )
