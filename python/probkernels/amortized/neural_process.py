@@ -47,8 +47,8 @@ class NeuralProcess(nn.Module):
 
     Example:
         >>> from probkernels.amortized import BNP, CANP, NeuralProcess
-        >>> [isinstance(kind(x_dim=1, width=32), NeuralProcess) for kind in (BNP, CANP)]
-        [True, True]
+        >>> all(isinstance(kind(x_dim=1, width=32), NeuralProcess) for kind in (BNP, CANP))
+        True
     """
 
     attentive = False
