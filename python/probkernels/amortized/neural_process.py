@@ -131,8 +131,12 @@ class NeuralProcess(nn.Module):
         """The training loss of a batch of tasks. It scores all points, contexts and targets, in nats a point.
 
         Args:
-            x_ctx, y_ctx, mask: contexts, as in the call of the model.
-            x_tar, y_tar, target_mask: targets, of the same kind.
+            x_ctx: inputs of the contexts, as in the call of the model.
+            y_ctx: their values.
+            x_tar: inputs of the targets.
+            y_tar: their values.
+            mask: (B, n) bool, True for contexts that exist.
+            target_mask: (B, m) bool, True for targets that exist.
             n_samples: functions in a step; None for 1 in latent models, 4 in bootstrapping and 8 in martingale ones.
             generator: of all draws.
 

@@ -47,7 +47,8 @@ def fit_neural_process(
             first ones are contexts.
         steps: number of steps.
         batch_size: tasks in a step.
-        n_context, n_target: least and most numbers of points, drawn uniformly, contexts first.
+        n_context: least and most number of contexts, drawn uniformly.
+        n_target: the same of targets, drawn after it.
         most_points: bound on contexts and targets together, which shortens the range of targets; None for no bound.
         n_samples: functions in a step, see :meth:`NeuralProcess.loss`.
         lr: learning rate.
