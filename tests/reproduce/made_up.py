@@ -16,6 +16,7 @@ from probkernels.reproduce.forward_gnn import records as forward_gnn
 from probkernels.reproduce.functional_prior import records as functional
 from probkernels.reproduce.h_calibration import records as calibration
 from probkernels.reproduce.inv_entropy import records as inv_entropy
+from probkernels.reproduce.mpnp import records as mpnp
 from probkernels.reproduce.noprop import records as noprop
 from probkernels.reproduce.pc_compression import records as compression
 from probkernels.reproduce.permutation_ntk import records as permutations
@@ -350,6 +351,19 @@ def of_permutation_ntk(worse: bool) -> list[Any]:
         one_input, every = int(200 * k * math.log(k)), 16 * k**2
         sizes = (one_input * k, every * k) if worse else (one_input, every)
         found.append(permutations.Drawn(k, 30 * k, 0.5 if worse else 0.9, *sizes))
+    return found
+
+
+def of_mpnp(worse: bool) -> list[Any]:
+    """Models at the expected figures, or an MPNP no better than a CNP."""
+    found: list[Any] = []
+    for setting in mpnp.SETTINGS:
+        for way in mpnp.WAYS:
+            of_way = mpnp.EXPECTED[mpnp.FUNCTIONS if setting == mpnp.FUNCTIONS else mpnp.CONSTANTS, way]
+            figures = {test: of_way.get(test, (-0.8, -0.8)) for test in mpnp.TESTS[setting]}
+            if worse and way == mpnp.MPNP:
+                figures = dict.fromkeys(figures, (-0.7, -0.7))
+            found.append(mpnp.Judged(setting, way, 0, 100, figures))
     return found
 
 
