@@ -37,6 +37,7 @@ def check_streams(op: str, payload: Tensor, offsets: Tensor, starts: Tensor, n: 
     for name, tensor in (("offsets", offsets), ("starts", starts)):
         if not isinstance(tensor, Tensor) or tensor.dtype is not torch.int64:
             raise TypeError(message(op, name, "an int64 tensor", checks.describe(tensor)))
+        checks.same_device(op, name, tensor, payload, "payload")
     for name, tensor, most in (("offsets", offsets, payload.numel()), ("starts", starts, n)):
         if tensor.dim() != 1 or len(tensor) < 1 or tensor.shape != starts.shape:
             raise ValueError(message(op, name, "shape (chunks + 1,)", f"shape {tuple(tensor.shape)}"))

@@ -106,6 +106,7 @@ def _check_streams(op: str, payload: object, offsets: object, n: object) -> int:
     if payload.dim() != 1 or offsets.dim() != 1 or len(offsets) < 1:
         got = f"shapes {tuple(payload.shape)} and {tuple(offsets.shape)}"
         raise ValueError(message(op, "payload, offsets", "shapes (P,) and (B + 1,)", got))
+    checks.same_device(op, "offsets", offsets, payload, "payload")
     checks.integer(op, "n", n, 0)
     if got := checks.not_rising(offsets, len(payload)):
         raise ValueError(message(op, "offsets", f"rising numbers from 0 to {len(payload)}", got))
@@ -246,6 +247,7 @@ def rans_encode_pmf(symbols: Tensor, pmf: Tensor, precision: int = PRECISION) ->
     op = "rans_encode_pmf"
     rows, n = _check_symbols(op, symbols)
     wide = _as_pmf(op, pmf, rows, n, precision)
+    checks.same_device(op, "pmf", wide, symbols, "symbols")
     if wide.dim() == 1 or (wide.dim() == 2 and rows != 1):  # each of them is used more than once
         return rans_encode(symbols, quantize_cdf(wide, precision), precision)
     payload, sizes = ENCODE_PMF.call(symbols, wide, precision)
@@ -287,6 +289,7 @@ def rans_decode_pmf(payload: Tensor, offsets: Tensor, pmf: Tensor, n: int, preci
     op = "rans_decode_pmf"
     rows = _check_streams(op, payload, offsets, n)
     wide = _as_pmf(op, pmf, rows, n, precision)
+    checks.same_device(op, "pmf", wide, payload, "payload")
     if wide.dim() == 1 or (wide.dim() == 2 and rows != 1):
         return rans_decode(payload, offsets, quantize_cdf(wide, precision), n, precision)
     symbols, damage = DECODE_PMF.call(payload, offsets, wide, n, precision)

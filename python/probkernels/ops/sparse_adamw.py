@@ -135,7 +135,7 @@ def _examples(bits: int) -> Callable[[torch.device, torch.dtype], list[tuple[Any
 
 def _encodings(selections: Sequence[Selection]) -> list[Lists]:
     """Lists of index, words and ranks. A selection has an empty tensor for what it does not use."""
-    absent = torch.empty(0)
+    absent = torch.empty(0, device=selections[0].device)
     return [
         [absent if t is None else t for t in column] for column in zip(*(s.tensors for s in selections), strict=True)
     ]
