@@ -9,7 +9,8 @@ import probkernels as pk
 import pytest
 import torch
 from probkernels._core.registry import OPS, Op
-from torch import Tensor
+from probkernels.bnn import AdaptiveSGHMC
+from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tests.compose.test_compose import copied, each_example
@@ -37,7 +38,7 @@ def moved(args: tuple[Any, ...], i: int, k: int | None) -> tuple[Any, ...]:
     return tuple(changed)
 
 
-def graph(args: tuple[Any, ...]) -> tuple[Any, ...]:
+def with_gradient(args: tuple[Any, ...]) -> tuple[Any, ...]:
     """The arguments with gradients to come, so that the call goes through the op's autograd function."""
     return copied(args, lambda t: t.detach().requires_grad_() if t.is_floating_point() else t)
 
@@ -50,7 +51,7 @@ def test_a_tensor_on_another_device_is_refused(op: Op, args: tuple[Any, ...]) ->
         wrong = moved(args, i, k)
         named, where = (name, "cpu") if name != first else (every[1][2], "meta")
         expected = f"{op.name}: argument '{named}': expected the device of '{first}' ({where})"
-        calls = [(op.call, wrong), (op.op, wrong)] + [(op.call, graph(wrong))] * op.differentiable
+        calls = [(op.call, wrong), (op.op, wrong)] + [(op.call, with_gradient(wrong))] * op.differentiable
         for call, given in calls:
             with torch.set_grad_enabled(op.differentiable), pytest.raises(ValueError) as caught:
                 call(*given)
@@ -88,3 +89,26 @@ ENDS, CDF = torch.tensor([0, int(SIZES[0])]), pk.ops.quantize_cdf(torch.ones(3))
 def test_public_coders_name_the_users_argument(call: Callable[[], Any], name: str) -> None:
     with pytest.raises(ValueError, match=f"argument '{name}': expected the device of"):
         call()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda net: pk.optim.SaRAAdamW(net, threshold=0.3, lr=0.1), lambda net: AdaptiveSGHMC(net.parameters(), seed=3)],
+    ids=["SaRAAdamW", "AdaptiveSGHMC"],
+)
+def test_optimizers_launch_once_a_device(make: Callable[[nn.Module], torch.optim.Optimizer]) -> None:
+    """The middle layer on meta stands for one on a second device. The others move as if it were beside them."""
+    steps = []
+    for place in ("cpu", "meta"):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4))
+        before = [net[k].weight.detach().clone() for k in (0, 2)]
+        optimizer = make(net)
+        net[1].to(place)
+        for group in optimizer.param_groups:
+            for p in group["params"]:
+                p.grad = torch.ones_like(p)
+        optimizer.step()
+        steps.append([net[k].weight.detach() - old for k, old in zip((0, 2), before, strict=True)])
+    for first, second in zip(*steps, strict=True):
+        assert torch.equal(first, second) and bool(first.any())

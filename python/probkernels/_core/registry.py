@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import torch.autograd.forward_ad as forward_ad
 
-from . import backend, checks
+from . import backend, checks, devices
 from .errors import message
 
 try:  # private names, used nowhere else; without them ops fall back to torch.library.register_autograd
@@ -116,6 +116,8 @@ class Op:
         family: file name of the op's files without extension, if it differs from the op's name.
         direct: keyword arguments for kernels in eager calls without a gradient. Nothing else sees such a call, so a
             kernel may return an argument itself where it would otherwise copy it.
+        baked: the plain numbers, such as a step, that must change from call to call. A CUDA graph would repeat them, so
+            the op refuses to be captured.
 
     All tensors of a call must be on one device, those in lists too.
     """
@@ -137,12 +139,13 @@ class Op:
         dtypes: Sequence[torch.dtype] = (torch.float32, torch.float64, torch.float16, torch.bfloat16),
         family: str | None = None,
         direct: dict[str, Any] | None = None,
+        baked: str | None = None,
     ) -> None:
         self.name, self.family, self.dtypes = name, family or name, tuple(dtypes)
         self.reference, self.examples = reference, examples
         self.forward_mode = self._on_one_device(forward_mode or reference)
         self.kernels = {**kernels, "reference": lambda _, *args, **how: reference(*args)}
-        self.direct = direct or {}
+        self.direct, self.baked = direct or {}, baked
         LIBRARY.define(name + signature, tags=(torch.Tag.pt2_compliant_tag,))
         for key in ("CPU", "CUDA"):
             LIBRARY.impl(name, self._run, key)
@@ -179,11 +182,13 @@ class Op:
         own."""
         for i in self.alone:  # small calls pay for this, so the usual case asks for no device objects
             if args[i] is not None and not args[i].is_cpu:
-                return self._compare_devices(args)
+                self._compare_devices(args)
+                return
         for i in self.listed:
             for t in args[i]:
                 if not t.is_cpu:
-                    return self._compare_devices(args)
+                    self._compare_devices(args)
+                    return
 
     def _compare_devices(self, args: Sequence[Any]) -> None:
         first = None
@@ -207,6 +212,8 @@ class Op:
 
     def _run(self, *args: Any, **how: Any) -> Any:
         self.check_devices(args)
+        if self.baked is not None:
+            devices.refuse_baked(self.name, self.baked)
         x = args[self.tensor_args[0]]
         if type(x) is list:
             x = next((t for t in x if t.numel()), EMPTY)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._core import checks
+from .._core import checks, devices
 from .._core.errors import message
 from .._core.registry import Op
 
@@ -34,6 +34,7 @@ def coding_op(
 def check_streams(op: str, payload: Tensor, offsets: Tensor, starts: Tensor, n: int) -> None:
     """Checks that ``offsets`` are ends of streams within ``payload``, and ``starts`` the starts of their items
     among n."""
+    devices.refuse_waiting(op)
     for name, tensor in (("offsets", offsets), ("starts", starts)):
         if not isinstance(tensor, Tensor) or tensor.dtype is not torch.int64:
             raise TypeError(message(op, name, "an int64 tensor", checks.describe(tensor)))

@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .._core import checks
+from .._core import checks, devices
 from .._core.errors import CorruptStreamError, message
 from ._rans import DECODE, DECODE_PMF, ENCODE, ENCODE_PMF, QUANTIZE
 
@@ -89,6 +89,7 @@ def refuse_symbols(op: str, symbols: Tensor, cdf: Tensor, index: Tensor | None, 
 
 
 def _check_symbols(op: str, symbols: object) -> tuple[int, int]:
+    devices.refuse_waiting(op)
     if not isinstance(symbols, Tensor) or symbols.dtype is not torch.int32:
         raise TypeError(message(op, "symbols", "an int32 tensor", checks.describe(symbols)))
     if symbols.dim() != 2:
@@ -99,6 +100,7 @@ def _check_symbols(op: str, symbols: object) -> tuple[int, int]:
 
 def _check_streams(op: str, payload: object, offsets: object, n: object) -> int:
     """Checks streams and returns their number of rows."""
+    devices.refuse_waiting(op)
     if not isinstance(payload, Tensor) or payload.dtype is not torch.uint8:
         raise TypeError(message(op, "payload", "a uint8 tensor", checks.describe(payload)))
     if not isinstance(offsets, Tensor) or offsets.dtype is not torch.int64:
@@ -309,6 +311,7 @@ def _as_pmf(op: str, pmf: object, rows: int, n: int, precision: object) -> Tenso
 
 
 def _wide(op: str, pmf: object, precision: object) -> Tensor:
+    devices.refuse_waiting(op)
     if not isinstance(pmf, Tensor) or not pmf.dtype.is_floating_point:
         raise TypeError(message(op, "pmf", "a tensor of floating point", checks.describe(pmf)))
     k, most = pmf.shape[-1] if pmf.dim() else 0, min(1 << check_precision(op, precision), MOST_SYMBOLS)

@@ -144,6 +144,7 @@ def _encodings(selections: Sequence[Selection]) -> list[Lists]:
 _SELECTION = "Tensor[] index, Tensor[] words, Tensor[] ranks, int[] steps"
 _RULE = "float lr, float beta1, float beta2, float eps, float weight_decay"
 _STATE = "Tensor(a!)[] weights, Tensor(b!)[] values, Tensor[] grads, Tensor(c!)[] m, Tensor(d!)[] v"
+BAKED = "steps and the learning rate"
 
 STEP = Op(
     "sparse_adamw_",
@@ -153,6 +154,7 @@ STEP = Op(
     kernels=dict.fromkeys(KINDS, _kernel),
     fake=lambda *args: None,
     examples=_examples(32),
+    baked=BAKED,
 )
 
 STEP8 = Op(
@@ -163,6 +165,7 @@ STEP8 = Op(
     kernels=dict.fromkeys(KINDS, _kernel8),
     fake=lambda *args: None,
     examples=_examples(8),
+    baked=BAKED,
 )
 
 # --- public functions ---
@@ -278,6 +281,7 @@ def sparse_adamw_(
     Raises:
         TypeError: a dtype is wrong.
         ValueError: a length, shape, device or range is wrong, or two tensors to change share memory.
+        RuntimeError: a CUDA graph is captured: its replays would repeat the steps and the learning rate.
         NotImplementedError: a tensor to change requires grad outside ``torch.no_grad()``.
 
     Backends: C++ (CPU), CUDA (GPU), plain torch. Deterministic: the same bits for every number of threads.
