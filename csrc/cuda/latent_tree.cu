@@ -216,8 +216,7 @@ __global__ void __launch_bounds__(kThreads) walk_kernel(Group<A> in) {
   }
 }
 
-// A tile of a node's matrix: the sum over images of ratio times product. Blocks are (tile across, tile down, node), the
-// node's index varying first; all grids lie along x, as y and z end at 65,535.
+// A tile of a node's matrix: the sum over images of ratio times product. A block's node varies first.
 template <class A>
 __global__ void __launch_bounds__(kThreads) weight_kernel(Group<A> in, int nodes, int tiles, double* sums) {
   __shared__ Shared<A> shared;
@@ -385,12 +384,11 @@ void latent_tree_flows_cuda(DType dtype, const void* weights, const void* leaves
     in.grad = grad.as<A>();
     const Sums<A> weight_sums(weight_count, stream), leaf_sums(leaf_count, stream);
     const Sums<A> missing_sums(count_missing(nodes), stream);
-    const unsigned tiles = unsigned((Size(nodes).states + kSide - 1) / kSide);
+    const int count = int(nodes.size()), tiles = int((Size(nodes).states + kSide - 1) / kSide);
     walk<A, true>(in, nodes, stream, [&](const Group<A>& group) {
-      const unsigned count = unsigned(nodes.size());
-      PK_LAUNCH((weight_kernel<A>), dim3(count * tiles * tiles), dim3(kThreads), 0, stream, group, int(count),
-                int(tiles), weight_sums.data());
-      PK_LAUNCH((leaf_kernel<A>), dim3(count * tiles), dim3(kThreads), 0, stream, group, int(count), leaf_sums.data(),
+      PK_LAUNCH((weight_kernel<A>), dim3(count * tiles * tiles), dim3(kThreads), 0, stream, group, count, tiles,
+                weight_sums.data());
+      PK_LAUNCH((leaf_kernel<A>), dim3(count * tiles), dim3(kThreads), 0, stream, group, count, leaf_sums.data(),
                 missing_sums.data());
     });
     weight_sums.round_to(static_cast<A*>(grad_weights));

@@ -20,12 +20,10 @@ from .selection import Selection
 
 __all__ = ["dequantize_blocks", "quantize_blocks", "sparse_adamw_"]
 
-KINDS = ("cpu", "cuda")
-BLOCK = reference.BLOCK
+KINDS, BLOCK = ("cpu", "cuda"), reference.BLOCK
 Lists = list[Tensor]
 
 # --- kernels ---
-
 KEY_BITS, LOWEST = 7, -22  # csrc/cpu/sparse_adamw.cpp
 
 
@@ -169,7 +167,6 @@ STEP8 = Op(
 )
 
 # --- public functions ---
-
 NAME, READ = "sparse_adamw_", ("selections", "grads")
 
 
@@ -281,8 +278,8 @@ def sparse_adamw_(
     Raises:
         TypeError: a dtype is wrong.
         ValueError: a length, shape, device or range is wrong, or two tensors to change share memory.
-        RuntimeError: a CUDA graph is captured: its replays would repeat the steps and the learning rate.
         NotImplementedError: a tensor to change requires grad outside ``torch.no_grad()``.
+        RuntimeError: a CUDA graph is captured: its replays would repeat the steps and the learning rate.
 
     Backends: C++ (CPU), CUDA (GPU), plain torch. Deterministic: the same bits for every number of threads.
 
