@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,21 @@ import triton.language as tl
 from torch import Tensor
 
 SUM_COLUMNS, SUM_ROWS = 32, 32  # the block in which partial sums are added up
+
+
+# --- grids. All lie along x, as y and z end at 65,535 ---
+
+
+@triton.jit
+def place_of(first, second):
+    """This program's place in a grid of ``along_x(first, second, ...)``."""
+    program = tl.program_id(0)
+    return program % first, program // first % second, program // (first * second)
+
+
+def along_x(*sizes: int) -> tuple[int]:
+    """The grid for programs that find their place by ``place_of``, of which neighbors differ in the first number."""
+    return (math.prod(sizes),)
 
 
 # --- inside kernels. Tiles are (R rows, G groups, S columns) ---

@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._tiles import on_device
+from ._tiles import along_x, on_device, place_of
 
 # --- kernels. Tiles are of R rows, C columns and F features; point j has |q_j|^2 / 2 in half ---
 
@@ -43,7 +43,8 @@ def _fwd(
 ):  # fmt: skip
     """logs (N, K): the logarithm of each class's sum of exp(q_i . q_j - half_j)."""
     ACC: tl.constexpr = q.dtype.element_ty
-    row, k = tl.program_id(0) * R + tl.arange(0, R), tl.program_id(1)
+    row_tile, k, _ = place_of(tl.cdiv(points, R), classes)
+    row = row_tile * R + tl.arange(0, R)
     first, last = tl.load(bounds + k).to(tl.int32), tl.load(bounds + k + 1).to(tl.int32)
     top, total = tl.full((R,), float("-inf"), ACC), tl.zeros((R,), ACC)
     for start in range(first, last, C):
@@ -63,7 +64,8 @@ def _bwd(
 ):  # fmt: skip
     """grad_q (N, D): sums over j of pull[i, j] (q_j - q_i). shift is log_sums + half."""
     ACC: tl.constexpr = q.dtype.element_ty
-    row, out = tl.program_id(0) * R + tl.arange(0, R), tl.program_id(1) * OUT + tl.arange(0, OUT)
+    row_tile, out_tile, _ = place_of(tl.cdiv(points, R), tl.cdiv(features, OUT))
+    row, out = row_tile * R + tl.arange(0, R), out_tile * OUT + tl.arange(0, OUT)
     here = row < points
     half_i, delta_i = tl.load(half + row, here, other=0), tl.load(delta + row, here, other=0)
     shift_i, class_i = tl.load(shift + row, here, other=0), tl.load(labels + row, here, other=0)
@@ -107,7 +109,7 @@ def pairwise_softmax(q: Tensor, half: Tensor, bounds: Tensor, logs: Tensor) -> N
     """Fills logs (N, K) from q (N, D), half (N) and bounds (K + 1)."""
     (points, features), classes, options = q.shape, logs.shape[1], _options(q)
     with on_device(q):
-        grid = triton.cdiv(points, options["R"]), classes
+        grid = along_x(triton.cdiv(points, options["R"]), classes)
         _fwd[grid](q, half, bounds, logs, points, features, classes, **options)
 
 
@@ -118,5 +120,5 @@ def pairwise_softmax_bwd(
     (points, features), classes, options = q.shape, grads.shape[1], _options(q)
     options |= {"C": SUMMED, "OUT": min(max(triton.next_power_of_2(features), 16), MOST * 4 // q.itemsize)}
     with on_device(q):
-        grid = triton.cdiv(points, options["R"]), triton.cdiv(features, options["OUT"])
+        grid = along_x(triton.cdiv(points, options["R"]), triton.cdiv(features, options["OUT"]))
         _bwd[grid](q, half, labels, grads, delta, shift, grad_q, points, features, classes, **options)

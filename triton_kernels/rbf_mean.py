@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._tiles import on_device
+from ._tiles import along_x, on_device, place_of
 
 
 @triton.jit
@@ -22,8 +22,8 @@ def _sums(
 ):  # fmt: skip
     """sums (F, M, W): sums over points of exp(left_m . right_n) columns_n. Tiles are of R rows, C points, S terms."""
     ACC: tl.constexpr = left.dtype.element_ty
-    function = tl.program_id(2).to(tl.int64)
-    row, out = tl.program_id(0) * R + tl.arange(0, R), tl.program_id(1) * OUT + tl.arange(0, OUT)
+    row_tile, out_tile, function = place_of(tl.cdiv(rows, R), tl.cdiv(width, OUT))
+    row, out, function = row_tile * R + tl.arange(0, R), out_tile * OUT + tl.arange(0, OUT), function.to(tl.int64)
     row_start = (function * rows + row.to(tl.int64))[:, None]
     total = tl.zeros((R, OUT), ACC)
     for start in range(0, points, C):
@@ -60,5 +60,5 @@ def rbf_mean(left: Tensor, right: Tensor, columns: Tensor, sums: Tensor) -> None
     (functions, rows, depth), (_, points, width) = left.shape, columns.shape
     options = _options(width, left.itemsize)
     with on_device(left):
-        grid = triton.cdiv(rows, options["R"]), triton.cdiv(width, options["OUT"]), functions
+        grid = along_x(triton.cdiv(rows, options["R"]), triton.cdiv(width, options["OUT"]), functions)
         _sums[grid](left, right, columns, sums, rows, points, depth, width, **options)

@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._tiles import on_device
+from ._tiles import along_x, on_device, place_of
 
 HALF_WORDS = 16  # of 32 bits, between two ranks
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # the interpreter multiplies no bfloat16
@@ -129,7 +129,7 @@ def _product(
     ACC: tl.constexpr = values.dtype.element_ty
     tiles_down, tiles_across = tl.cdiv(rows // groups, R), tl.cdiv(columns, C)
     # Programs that run at the same time cover a region TALL tiles high, whose inputs the cache holds.
-    tile, split, group = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    tile, group, split = place_of(tiles_down * tiles_across, groups)
     first_down = tile // (TALL * tiles_across) * TALL
     height = tl.minimum(tiles_down - first_down, TALL)
     down = first_down + tile % (TALL * tiles_across) % height
@@ -217,7 +217,7 @@ def sampled_matmul(
         share = triton.cdiv(triton.cdiv(tokens, splits), tile["T"]) * tile["T"]
         parts = values if splits == 1 else values.new_empty(splits * values.numel())
         exact = not torch.backends.cuda.matmul.allow_tf32
-        _product[(tiles, splits, groups)](
+        _product[along_x(tiles, groups, splits)](
             grad_y, x, words.view(torch.int32), word_ranks(words, ranks), parts, values.numel(), tokens, share,
             rows, columns, groups, channels, *geometry,
             DIMS=dims, PRECISION="ieee" if exact else "tf32", WIDEN=INTERPRETED, **tile,

@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._tiles import on_device
+from ._tiles import along_x, on_device, place_of
 
 # --- kernels. Tiles are of TO outputs, TI inputs and TB samples; a sample outside of the batch has inputs of -inf ---
 
@@ -97,12 +97,12 @@ def _sums_alone(
 
 @triton.jit
 def _fwd(
-    x, weights, y, outs, ins, batch,
+    x, weights, y, groups, outs, ins, batch,
     FAR: tl.constexpr, PRECISION: tl.constexpr, TO: tl.constexpr, TI: tl.constexpr, TB: tl.constexpr,
 ):  # fmt: skip
     ACC: tl.constexpr = x.dtype.element_ty
-    group, first_out = tl.program_id(0).to(tl.int64), tl.program_id(1) * TO
-    sample = tl.program_id(2) * TB + tl.arange(0, TB)
+    group, out_tile, sample_tile = place_of(groups, tl.cdiv(outs, TO))
+    group, first_out, sample = group.to(tl.int64), out_tile * TO, sample_tile * TB + tl.arange(0, TB)
     x, weights, y = x + group * ins * batch, weights + group * outs * ins, y + group * outs * batch
     highest = _largest(x, ins, sample, batch, TI, TB)
     top = _finite_or_zero(highest)
@@ -156,12 +156,12 @@ def _ratios(
 
 @triton.jit
 def _grad_x(
-    x, weights, y, grad_y, grad_x, outs, ins, batch, FAR: tl.constexpr, LARGEST_LOG: tl.constexpr,
+    x, weights, y, grad_y, grad_x, groups, outs, ins, batch, FAR: tl.constexpr, LARGEST_LOG: tl.constexpr,
     PRECISION: tl.constexpr, TO: tl.constexpr, TI: tl.constexpr, TB: tl.constexpr,
 ):  # fmt: skip
     ACC: tl.constexpr = x.dtype.element_ty
-    group, first_in = tl.program_id(0).to(tl.int64), tl.program_id(1) * TI
-    sample = tl.program_id(2) * TB + tl.arange(0, TB)
+    group, in_tile, sample_tile = place_of(groups, tl.cdiv(ins, TI))
+    group, first_in, sample = group.to(tl.int64), in_tile * TI, sample_tile * TB + tl.arange(0, TB)
     x, weights, grad_x = x + group * ins * batch, weights + group * outs * ins, grad_x + group * ins * batch
     y, grad_y = y + group * outs * batch, grad_y + group * outs * batch
     highest, stride = _largest(x, ins, sample, batch, TI, TB), group * 0 + batch  # 64 bits
@@ -194,9 +194,9 @@ def _grad_weights(
 ):  # fmt: skip
     """parts (splits, G, TO, TI): what the samples of a split add up to."""
     ACC: tl.constexpr = x.dtype.element_ty
-    group, split = tl.program_id(0).to(tl.int64), tl.program_id(2).to(tl.int64)
     across = tl.cdiv(ins, TI)
-    first_out, first_in = tl.program_id(1) // across * TO, tl.program_id(1) % across * TI
+    group, tile, split = place_of(groups, tl.cdiv(outs, TO) * across)
+    group, split, first_out, first_in = group.to(tl.int64), split.to(tl.int64), tile // across * TO, tile % across * TI
     x, y, grad_y = x + group * ins * batch, y + group * outs * batch, grad_y + group * outs * batch
     row, stride = tl.arange(0, TO), group * 0 + batch  # 64 bits
     most = tl.max(_most(_weight_tile(weights, first_out, outs, first_in, ins, TO, TI), ins, 1), 0)  # one limit for all
@@ -254,9 +254,9 @@ def _tile(x: Tensor, outs: int, summed: str) -> dict[str, Any]:
 def sum_layer(x: Tensor, weights: Tensor, y: Tensor) -> None:
     """Fills y (G, O, B) from x (G, I, B) and weights (G, O, I)."""
     (groups, outs, batch), ins, tile = y.shape, x.shape[1], _tile(x, y.shape[1], "TI")
-    grid = groups, triton.cdiv(outs, tile["TO"]), triton.cdiv(batch, tile["TB"])
+    grid = along_x(groups, triton.cdiv(outs, tile["TO"]), triton.cdiv(batch, tile["TB"]))
     with on_device(x):
-        _fwd[grid](x, weights, y, outs, ins, batch, FAR=LIMITS[x.itemsize]["FAR"], **tile)
+        _fwd[grid](x, weights, y, groups, outs, ins, batch, FAR=LIMITS[x.itemsize]["FAR"], **tile)
 
 
 def sum_layer_bwd(x: Tensor, weights: Tensor, y: Tensor, grad_y: Tensor, grad_x: Tensor, grad_weights: Tensor) -> None:
@@ -264,14 +264,14 @@ def sum_layer_bwd(x: Tensor, weights: Tensor, y: Tensor, grad_y: Tensor, grad_x:
     (groups, outs, batch), ins = y.shape, x.shape[1]
     inputs, tile, limits = (x, weights, y, grad_y), _tile(x, outs, "TO"), LIMITS[x.itemsize]
     with on_device(x):
-        grid = groups, triton.cdiv(ins, tile["TI"]), triton.cdiv(batch, tile["TB"])
-        _grad_x[grid](*inputs, grad_x, outs, ins, batch, **limits, **tile)
+        grid = along_x(groups, triton.cdiv(ins, tile["TI"]), triton.cdiv(batch, tile["TB"]))
+        _grad_x[grid](*inputs, grad_x, groups, outs, ins, batch, **limits, **tile)
         tile = _tile(x, outs, "TB")
         tiles = triton.cdiv(outs, tile["TO"]) * triton.cdiv(ins, tile["TI"])
         splits = max(min(2 * _processors(x.device) // (groups * tiles), batch // SPLIT_SAMPLES), 1)
         share = triton.cdiv(triton.cdiv(batch, splits), tile["TB"]) * tile["TB"]
         parts = grad_weights if splits == 1 else grad_weights.new_empty(splits, *grad_weights.shape)
         sizes = groups, outs, ins, batch, share
-        _grad_weights[(groups, tiles, splits)](*inputs, parts, *sizes, **limits, **tile)
+        _grad_weights[along_x(groups, tiles, splits)](*inputs, parts, *sizes, **limits, **tile)
         if splits > 1:
             torch.sum(parts, 0, out=grad_weights)

@@ -32,12 +32,26 @@ __device__ void through_layer(const Pairs<A>& in, const Network<A>& net, const P
   dense(net, l, value, slope, k, t);
 }
 
+// What this block computes: kColumns columns and some rows of matrix b. The grid lies along x, as y and z end at
+// 65,535.
+struct Spot {
+  Int across, column, down, row, b;  // number of blocks and this block's index, of columns and of rows
+  template <class A>
+  __device__ Spot(const Pairs<A>& in, Int block_rows)
+      : across((in.columns + kColumns - 1) / kColumns),
+        column(blockIdx.x % across),
+        down((in.rows + block_rows - 1) / block_rows),
+        row(blockIdx.x / across % down),
+        b(blockIdx.x / across / down) {}
+};
+
 template <int kActivation, class A>
 __global__ void __launch_bounds__(kColumns)
     forward_kernel(Pairs<A> in, Network<A> net, const A* diagonal, A* nngp, A* ntk) {
-  const Int j = Int(blockIdx.x) * kColumns + threadIdx.x, b = blockIdx.z;
+  const Spot spot(in, kRows);
+  const Int j = spot.column * kColumns + threadIdx.x, b = spot.b;
   if (j >= in.columns) return;
-  for (Int i = Int(blockIdx.y) * kRows; i < in.rows && i < (Int(blockIdx.y) + 1) * kRows; ++i) {
+  for (Int i = spot.row * kRows; i < in.rows && i < (spot.row + 1) * kRows; ++i) {
     const Pair<A> at(in, net.layers, b, i, j);
     A k = in.k[at.place] * net.weight[0] + net.bias[0], t = k;
     for (int l = 0; l < net.layers; ++l)
@@ -62,7 +76,8 @@ __global__ void __launch_bounds__(kColumns) backward_kernel(Pairs<A> in, Network
   __shared__ A shared[kColumns / kWarp];
   __shared__ double shared_layers[2 * kColumns / kWarp];
   const int layers = net.layers;
-  const Int j = Int(blockIdx.x) * kColumns + threadIdx.x, b = blockIdx.z, first = blockIdx.y * g.block_rows;
+  const Spot spot(in, g.block_rows);
+  const Int j = spot.column * kColumns + threadIdx.x, b = spot.b, first = spot.row * g.block_rows;
   const bool inside = j < in.columns;
   Kept<A> kept[kMostLayers];
   A right[kMostLayers];
@@ -88,24 +103,24 @@ __global__ void __launch_bounds__(kColumns) backward_kernel(Pairs<A> in, Network
       of_layers[l + 1][1] += double(found.bias);
       A left[1] = {found.left};
       block_sum(left, shared);
-      if (threadIdx.x == 0) g.left[((b * gridDim.x + blockIdx.x) * layers + l) * in.rows + i] = left[0];
+      if (threadIdx.x == 0) g.left[((b * spot.across + spot.column) * layers + l) * in.rows + i] = left[0];
     }
     if (net.tangent) grad_k += grad_t;
     of_layers[0][0] += double(grad_k * input);
     of_layers[0][1] += double(grad_k);
     if (inside) g.k[at.place] = grad_k * net.weight[0];
   }
-  double* const to = g.layers + ((b * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x) * 2 * (layers + 1);
+  double* const to = g.layers + ((b * spot.down + spot.row) * spot.across + spot.column) * 2 * (layers + 1);
   for (int l = 0; l <= layers; ++l) {
-    if (l < layers && inside) g.right[((b * gridDim.y + blockIdx.y) * layers + l) * in.columns + j] = right[l];
+    if (l < layers && inside) g.right[((b * spot.down + spot.row) * layers + l) * in.columns + j] = right[l];
     block_sum(of_layers[l], shared_layers);
     if (threadIdx.x == 0) to[l] = of_layers[l][0], to[layers + 1 + l] = of_layers[l][1];
   }
 }
 
 dim3 grid(Int batch, Int rows, Int columns, Int block_rows) {
-  const auto blocks = [](Int n, Int each) { return unsigned((n + each - 1) / each); };
-  return dim3(blocks(columns, kColumns), blocks(rows, block_rows), unsigned(batch));
+  const auto blocks = [](Int n, Int each) { return (n + each - 1) / each; };
+  return dim3(unsigned(blocks(columns, kColumns) * blocks(rows, block_rows) * batch));
 }
 
 }  // namespace

@@ -216,13 +216,13 @@ __global__ void __launch_bounds__(kThreads) walk_kernel(Group<A> in) {
   }
 }
 
-// A tile of a node's matrix: the sum over images of ratio times product.
+// A tile of a node's matrix: the sum over images of ratio times product. A block's node varies first.
 template <class A>
-__global__ void __launch_bounds__(kThreads) weight_kernel(Group<A> in, double* sums) {
+__global__ void __launch_bounds__(kThreads) weight_kernel(Group<A> in, int nodes, int tiles, double* sums) {
   __shared__ Shared<A> shared;
-  const Placed& placed = in.nodes[blockIdx.x];
+  const Placed& placed = in.nodes[blockIdx.x % nodes];
   const TreeNode& node = placed.node;
-  const int row = blockIdx.y * kSide, column = blockIdx.z * kSide;
+  const int row = blockIdx.x / nodes % tiles * kSide, column = blockIdx.x / nodes / tiles * kSide;
   const int above = int(states_above(in, node)), states = int(node.states);
   if (!node.latent() || row >= above || column >= states) return;
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
@@ -252,12 +252,13 @@ __global__ void __launch_bounds__(kThreads) weight_kernel(Group<A> in, double* s
 
 // 32 states of a node's table. A category belongs to one warp, a state to one of its lanes.
 template <class A>
-__global__ void __launch_bounds__(kThreads) leaf_kernel(Group<A> in, double* leaf_sums, double* missing_sums) {
+__global__ void __launch_bounds__(kThreads)
+    leaf_kernel(Group<A> in, int nodes, double* leaf_sums, double* missing_sums) {
   __shared__ A tile[kSide][kSide + 1];
   __shared__ std::int32_t codes[kSide];
-  const Placed& placed = in.nodes[blockIdx.x];
+  const Placed& placed = in.nodes[blockIdx.x % nodes];
   const TreeNode& node = placed.node;
-  const int first = blockIdx.y * kSide, lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+  const int first = blockIdx.x / nodes * kSide, lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   if (!node.observed() || first >= node.states) return;
   const Int place = node.latent() ? placed.product : in.nodes[node.parent].product;
   for (Int start = 0; start < in.stride && in.first + start < in.batch; start += kSide) {
@@ -383,11 +384,11 @@ void latent_tree_flows_cuda(DType dtype, const void* weights, const void* leaves
     in.grad = grad.as<A>();
     const Sums<A> weight_sums(weight_count, stream), leaf_sums(leaf_count, stream);
     const Sums<A> missing_sums(count_missing(nodes), stream);
-    const unsigned tiles = unsigned((Size(nodes).states + kSide - 1) / kSide);
+    const int count = int(nodes.size()), tiles = int((Size(nodes).states + kSide - 1) / kSide);
     walk<A, true>(in, nodes, stream, [&](const Group<A>& group) {
-      const unsigned count = unsigned(nodes.size());
-      PK_LAUNCH((weight_kernel<A>), dim3(count, tiles, tiles), dim3(kThreads), 0, stream, group, weight_sums.data());
-      PK_LAUNCH((leaf_kernel<A>), dim3(count, tiles), dim3(kThreads), 0, stream, group, leaf_sums.data(),
+      PK_LAUNCH((weight_kernel<A>), dim3(count * tiles * tiles), dim3(kThreads), 0, stream, group, count, tiles,
+                weight_sums.data());
+      PK_LAUNCH((leaf_kernel<A>), dim3(count * tiles), dim3(kThreads), 0, stream, group, count, leaf_sums.data(),
                 missing_sums.data());
     });
     weight_sums.round_to(static_cast<A*>(grad_weights));

@@ -7,8 +7,9 @@
 // for each other, deadlock, stack overflow. Under -fsanitize=address every read and write of a kernel is checked.
 //
 // Not modeled: concurrency and weak memory order inside a block, launch limits, tensor cores, asynchronous copies.
-// Static shared memory starts as zeros, dynamic as NaN; neither is what a GPU promises.
+// Shared memory starts as poison: numbers are NaN, whatever their type, and integers far from zero.
 #pragma once
+#include <link.h>
 #include <math.h>
 
 #include <algorithm>
@@ -220,6 +221,45 @@ inline void run_block(Block& b, const Order& order) {
     fail_deadlock(b);
 }
 
+// --- shared memory ---
+
+inline void poison(void* memory, std::size_t bytes) {
+  static const unsigned char kPattern[2] = {0xfb, 0xff};  // as numbers of two, four or eight bytes: NaN
+  for (std::size_t i = 0; i < bytes; ++i) static_cast<unsigned char*>(memory)[i] = kPattern[i % 2];
+}
+
+// Poisons this thread's static shared memory: all of this library's thread-local variables that start as zeros. Those
+// below `block`, which says what the thread runs, have initial values of their own.
+inline void poison_static() {
+  struct Found {
+    const void* of;
+    char* zeros;
+    std::size_t bytes;
+  } found = {&kCanary, nullptr, 0};
+  dl_iterate_phdr(
+      [](dl_phdr_info* module, std::size_t, void* to) {
+        Found& f = *static_cast<Found*>(to);
+        const ElfW(Phdr)* tls = nullptr;
+        bool mine = false;
+        for (int i = 0; i < module->dlpi_phnum; ++i) {
+          const auto& part = module->dlpi_phdr[i];
+          const auto at = reinterpret_cast<std::uintptr_t>(f.of) - module->dlpi_addr - part.p_vaddr;
+          mine |= part.p_type == PT_LOAD && at < part.p_memsz;
+          if (part.p_type == PT_TLS) tls = &part;
+        }
+        if (!mine) return 0;
+        if (tls && module->dlpi_tls_data) {
+          f.zeros = static_cast<char*>(module->dlpi_tls_data) + tls->p_filesz;
+          f.bytes = tls->p_memsz - tls->p_filesz;
+        }
+        return 1;
+      },
+      &found);
+  Block* const mine = block;
+  poison(found.zeros, found.bytes);
+  block = mine;
+}
+
 // --- launching ---
 
 struct Launch {
@@ -236,13 +276,17 @@ inline void run_block_number(Block& b, const Launch& launch, std::uint64_t i) {
   const dim3& grid = launch.grid;
   block = &b, blockDim = launch.threads, gridDim = grid;
   blockIdx = dim3(i % grid.x, i / grid.x % grid.y, i / grid.x / grid.y);
-  std::memset(b.dynamic_smem.get(), 0xff, launch.smem);  // NaN, whatever the type
+  poison_static();
+  poison(b.dynamic_smem.get(), launch.smem);
   run_block(b, Order(int(b.threads.size()), i));
 }
 
 // As many blocks at a time as there are processors, each on an OS thread of its own: __shared__ variables are
 // thread-local, and every block must find fresh ones.
 inline void run_grid(const Launch& launch) {
+  if (launch.grid.x > 0x7fffffffu || launch.grid.y > 65535 || launch.grid.z > 65535)
+    throw std::runtime_error(
+        "cuemu: invalid configuration: a grid has at most 2^31 - 1 blocks along x and 65535 along y or z");
   if (launch.blocks() == 0 || launch.block_size() == 0 || launch.block_size() > 1024)
     throw std::runtime_error("cuemu: invalid configuration: an empty grid or block, or more than 1024 threads a block");
   std::vector<Block> workers(

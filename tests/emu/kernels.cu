@@ -24,6 +24,19 @@ __global__ void dynamic_starts_as_nan(float* data, int) {
   data[threadIdx.x] = shared[threadIdx.x];
 }
 
+__global__ void static_starts_as_nan(float* data, int n) {
+  __shared__ float shared[64];
+  __shared__ double wide[64];
+  if (n < 0) shared[0] = wide[0] = 0;  // never, but without it the compiler sees constants
+  data[threadIdx.x] = shared[threadIdx.x] + float(wide[threadIdx.x]);
+}
+
+__global__ void flag_starts_as_poison(float* data, int n) {
+  __shared__ int found;
+  if (n < 0) found = 0;
+  data[threadIdx.x] = float(found);
+}
+
 __global__ void shuffles(float* data, int) {  // data (6, 32)
   const int lane = threadIdx.x;
   const float v = data[lane];
@@ -128,12 +141,26 @@ extern "C" __attribute__((visibility("default"))) const char* run(const char* na
     #k, k         \
   }
   const std::map<std::string, void (*)(float*, int)> kernels = {
-      KERNEL(reverse_static),   KERNEL(reverse_dynamic),   KERNEL(dynamic_starts_as_nan),
-      KERNEL(shuffles),         KERNEL(half_warps),        KERNEL(block_sums),
-      KERNEL(early_return),     KERNEL(vote_after_return), KERNEL(count),
-      KERNEL(indices),          KERNEL(missing_barrier),   KERNEL(divergent_barrier),
-      KERNEL(mixed_intrinsics), KERNEL(different_masks),   KERNEL(outside_mask),
-      KERNEL(deadlock),         KERNEL(stack_overflow),    KERNEL(out_of_bounds),
+      KERNEL(reverse_static),
+      KERNEL(reverse_dynamic),
+      KERNEL(dynamic_starts_as_nan),
+      KERNEL(static_starts_as_nan),
+      KERNEL(flag_starts_as_poison),
+      KERNEL(shuffles),
+      KERNEL(half_warps),
+      KERNEL(block_sums),
+      KERNEL(early_return),
+      KERNEL(vote_after_return),
+      KERNEL(count),
+      KERNEL(indices),
+      KERNEL(missing_barrier),
+      KERNEL(divergent_barrier),
+      KERNEL(mixed_intrinsics),
+      KERNEL(different_masks),
+      KERNEL(outside_mask),
+      KERNEL(deadlock),
+      KERNEL(stack_overflow),
+      KERNEL(out_of_bounds),
   };
   try {
     PK_LAUNCH(kernels.at(name), dim3(grid[0], grid[1], grid[2]), dim3(block[0], block[1], block[2]), smem, pk::Stream{},

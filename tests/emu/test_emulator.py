@@ -67,8 +67,10 @@ def test_a_missing_barrier_shows(order: str, monkeypatch: pytest.MonkeyPatch) ->
     assert wrong > 50
 
 
-def test_dynamic_shared_memory_starts_as_nan() -> None:
-    assert run("dynamic_starts_as_nan", torch.zeros(64), smem=4 * 64).isnan().all()
+@pytest.mark.parametrize("kind", ["dynamic", "static"])
+def test_shared_memory_starts_as_poison(kind: str) -> None:
+    assert run(f"{kind}_starts_as_nan", torch.zeros(64), smem=4 * 64).isnan().all()
+    assert (run("flag_starts_as_poison", torch.zeros(64)).abs() > 1e5).all()  # neither 0 nor a mark such as -1
 
 
 @each_order
@@ -137,6 +139,9 @@ def test_bad_launches_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         run("count", torch.zeros(1), block=(1025, 1, 1))
     with pytest.raises(RuntimeError, match="empty grid"):
         run("count", torch.zeros(1), grid=(0, 1, 1))
+    for grid in ((2**31, 1, 1), (1, 65536, 1), (1, 1, 65536)):  # a GPU has no more
+        with pytest.raises(RuntimeError, match="65535 along y or z"):
+            run("count", torch.zeros(1), grid=grid)
     monkeypatch.setenv("CUEMU_ORDER", "sideways")
     with pytest.raises(RuntimeError, match="use forward, reverse or shuffle"):
         run("count", torch.zeros(1))

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from . import devices
 from .errors import message
 
 MOST_SHOWN = 60  # characters, or entries, of what an error names
@@ -220,7 +221,7 @@ def readable(*values: torch.Tensor) -> bool:
     fake = sys.modules.get("torch._subclasses.fake_tensor")
     if any(value.is_meta or (fake is not None and isinstance(value, fake.FakeTensor)) for value in values):
         return False
-    return not (torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing())
+    return not devices.capturing()
 
 
 def sharing(tensors: Sequence[torch.Tensor]) -> torch.Tensor | None:

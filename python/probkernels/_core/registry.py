@@ -8,13 +8,14 @@ function bypasses the dispatcher if no transform is active.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 import torch.autograd.forward_ad as forward_ad
 
-from . import backend, checks
+from . import backend, checks, devices
 from .errors import message
 
 try:  # private names, used nowhere else; without them ops fall back to torch.library.register_autograd
@@ -115,6 +116,10 @@ class Op:
         family: file name of the op's files without extension, if it differs from the op's name.
         direct: keyword arguments for kernels in eager calls without a gradient. Nothing else sees such a call, so a
             kernel may return an argument itself where it would otherwise copy it.
+        baked: the plain numbers, such as a step, that must change from call to call. A CUDA graph would repeat them, so
+            the op refuses to be captured.
+
+    All tensors of a call must be on one device, those in lists too.
     """
 
     def __init__(
@@ -134,20 +139,24 @@ class Op:
         dtypes: Sequence[torch.dtype] = (torch.float32, torch.float64, torch.float16, torch.bfloat16),
         family: str | None = None,
         direct: dict[str, Any] | None = None,
+        baked: str | None = None,
     ) -> None:
         self.name, self.family, self.dtypes = name, family or name, tuple(dtypes)
-        self.reference, self.examples, self.forward_mode = reference, examples, forward_mode or reference
+        self.reference, self.examples = reference, examples
+        self.forward_mode = self._on_one_device(forward_mode or reference)
         self.kernels = {**kernels, "reference": lambda _, *args, **how: reference(*args)}
-        self.direct = direct or {}
+        self.direct, self.baked = direct or {}, baked
         LIBRARY.define(name + signature, tags=(torch.Tag.pt2_compliant_tag,))
         for key in ("CPU", "CUDA"):
             LIBRARY.impl(name, self._run, key)
-        torch.library.register_fake(f"{NAMESPACE}::{name}", fake, lib=LIBRARY)
+        torch.library.register_fake(f"{NAMESPACE}::{name}", self._on_one_device(fake), lib=LIBRARY)
         self.op = getattr(getattr(torch.ops, NAMESPACE), name).default
         arguments = self.op._schema.arguments
         self.tensor_args = [i for i, a in enumerate(arguments) if "Tensor" in str(a.type)]
         self.constant = {i: constant[a.name] for i, a in enumerate(arguments) if constant and a.name in constant}
         self.argument_names = [a.name for a in arguments]
+        self.listed = [i for i in self.tensor_args if isinstance(arguments[i].type, torch.ListType)]
+        self.alone = [i for i in self.tensor_args if i not in self.listed]
         self.mutated = [i for i, a in enumerate(arguments) if a.alias_info is not None and a.alias_info.is_write]
         self.differentiable = differentiable and not self.mutated
         torch.library.register_vmap(f"{NAMESPACE}::{name}", self._vmap, lib=LIBRARY)
@@ -168,7 +177,43 @@ class Op:
                 found.append(arg)
         return found
 
+    def check_devices(self, args: Sequence[Any]) -> None:
+        """Checks that all tensors of a call are on one device. A kernel would read the address of another as its
+        own."""
+        for i in self.alone:  # small calls pay for this, so the usual case asks for no device objects
+            if args[i] is not None and not args[i].is_cpu:
+                self._compare_devices(args)
+                return
+        for i in self.listed:
+            for t in args[i]:
+                if not t.is_cpu:
+                    self._compare_devices(args)
+                    return
+
+    def _compare_devices(self, args: Sequence[Any]) -> None:
+        first = None
+        for i in self.tensor_args:
+            name, arg = self.argument_names[i], args[i]
+            for k, t in enumerate(arg if i in self.listed else () if arg is None else (arg,)):
+                full = f"{name}[{k}]" if i in self.listed else name
+                if first is None:
+                    first = t, full
+                checks.same_device(self.name, full, t, *first)
+
+    def _on_one_device(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """``function`` of the op's arguments, which checks their devices first."""
+
+        @functools.wraps(function)
+        def checked(*args: Any) -> Any:
+            self.check_devices(args)
+            return function(*args)
+
+        return checked
+
     def _run(self, *args: Any, **how: Any) -> Any:
+        self.check_devices(args)
+        if self.baked is not None:
+            devices.refuse_baked(self.name, self.baked)
         x = args[self.tensor_args[0]]
         if type(x) is list:
             x = next((t for t in x if t.numel()), EMPTY)
@@ -260,9 +305,10 @@ class Op:
                         return True
             return False
 
+        differentiate: Any = self._on_one_device(self.reference)
         if not HAVE_PRIVATE_NAMES:  # pragma: no cover - depends on the torch version
             if backward is None:
-                self.call = lambda *args: self.reference(*args) if wants_grad(args) else self.op(*args)
+                self.call = lambda *args: differentiate(*args) if wants_grad(args) else self.op(*args)
             else:
                 name = f"{NAMESPACE}::{self.name}"
                 torch.library.register_autograd(name, backward, setup_context=checked_setup, lib=LIBRARY)
@@ -278,9 +324,7 @@ class Op:
             checked_setup(ctx, args, output)
             return output
 
-        if backward is None:
-            differentiate = self.reference
-        else:
+        if backward is not None:
             members = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
             function: Any = type(self.name, (_SingleLevelFunction,), members)
             differentiate = function.apply

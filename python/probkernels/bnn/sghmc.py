@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._core import checks
+from .._core import checks, devices
 from .._core.errors import message
 from ..ops import sghmc_step_
 from ._target import Kept, PosteriorSamples, Target, run
@@ -85,6 +85,7 @@ class AdaptiveSGHMC(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step of all parameters with a gradient. ``closure`` computes the loss again, as for torch's own."""
+        devices.refuse_baked("AdaptiveSGHMC", "step, whose noise is a function of it, and step size")
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -96,12 +97,11 @@ class AdaptiveSGHMC(torch.optim.Optimizer):
             for _, p in chosen:
                 if not self.state[p]:
                     self.state[p] = {"momentum": torch.zeros_like(p)} | {n: torch.ones_like(p) for n in STATE[1:]}
-            if chosen:
-                params = [p for _, p in chosen]
+            options = {name: group[name] for name in ("seed", "step", "lr", "mdecay", "scale_grad", "eps")}
+            burn_in = group["step"] < group["num_burn_in_steps"]
+            for there in devices.by_device(chosen, lambda pair: pair[1].device):
+                rows, params = [k for k, _ in there], [p for _, p in there]
                 lists = ([self.state[p][name] for p in params] for name in STATE)
-                options = {name: group[name] for name in ("seed", "step", "lr", "mdecay", "scale_grad", "eps")}
-                burn_in = group["step"] < group["num_burn_in_steps"]
-                rows = [k for k, _ in chosen]
                 sghmc_step_(params, [p.grad for p in params], *lists, rows=rows, burn_in=burn_in, **options)
             group["step"] += 1
         return loss

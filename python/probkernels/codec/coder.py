@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .._core import checks
+from .._core import checks, devices
 from .._core.errors import CorruptStreamError, message
 from ..ops import program_decode, program_encode
 from .program import Program
@@ -42,6 +42,7 @@ def encode(program: Program, codes: Tensor, items_per_chunk: int, lanes: int = 1
         >>> torch.equal(decode(program, chunks, [64, 36]), rows)
         True
     """
+    devices.refuse_waiting("encode")
     if not isinstance(codes, Tensor) or codes.dtype not in (torch.uint8, torch.int32):
         raise TypeError(message("encode", "codes", "a uint8 or int32 tensor", checks.describe(codes)))
     if codes.dim() != 2 or codes.shape[1] != program.variables:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .._core import checks
+from .._core import checks, devices
 from .._core.errors import message
 from ..ops import philox
 
@@ -117,5 +117,6 @@ class Draw(NamedTuple):
 
 
 def _drawn(generator: torch.Generator | None) -> int:
+    devices.refuse_baked("sample", "seed that is drawn for the noise")
     device = "cpu" if generator is None else generator.device
     return int(torch.randint(2**62, (), generator=generator, device=device))

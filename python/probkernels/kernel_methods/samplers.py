@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from .._core import checks
+from .._core import checks, devices
 from .._core.errors import message
 from ._cholesky import factor_or_raise
 from .kernel import Kernel, as_kernel
@@ -124,6 +124,7 @@ class GPSampler:
         # distributions know no generator: they draw from a seed that it gives
         if not self.priors:
             return {}
+        devices.refuse_baked("sample", "seed that is drawn for the hyperparameters")
         device = "cpu" if generator is None else generator.device
         seed = int(torch.randint(2**62, (), generator=generator, device=device))
         with torch.random.fork_rng(devices=[]):

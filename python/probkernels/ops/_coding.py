@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._core import checks
+from .._core import checks, devices
 from .._core.errors import message
 from .._core.registry import Op
 
@@ -34,9 +34,11 @@ def coding_op(
 def check_streams(op: str, payload: Tensor, offsets: Tensor, starts: Tensor, n: int) -> None:
     """Checks that ``offsets`` are ends of streams within ``payload``, and ``starts`` the starts of their items
     among n."""
+    devices.refuse_waiting(op)
     for name, tensor in (("offsets", offsets), ("starts", starts)):
         if not isinstance(tensor, Tensor) or tensor.dtype is not torch.int64:
             raise TypeError(message(op, name, "an int64 tensor", checks.describe(tensor)))
+        checks.same_device(op, name, tensor, payload, "payload")
     for name, tensor, most in (("offsets", offsets, payload.numel()), ("starts", starts, n)):
         if tensor.dim() != 1 or len(tensor) < 1 or tensor.shape != starts.shape:
             raise ValueError(message(op, name, "shape (chunks + 1,)", f"shape {tuple(tensor.shape)}"))

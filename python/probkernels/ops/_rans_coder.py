@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .._core import checks
+from .._core import checks, devices
 from .._core.errors import CorruptStreamError, message
 from .._core.formats.streams import LOWER
 from ._rans import POP, PUSH
@@ -189,6 +189,7 @@ class RansCoder:
         self, op: str, cdf: Tensor, index: Tensor | None, n: int, one: bool
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Counts and index for blocks of symbols (B, n), in the form that the kernels take."""
+        devices.refuse_waiting(op)
         if one and isinstance(index, Tensor) and index.dim() == 1:
             index = index.unsqueeze(1)
         elif one and index is None and isinstance(cdf, Tensor) and cdf.dim() == 2:

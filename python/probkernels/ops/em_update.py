@@ -50,6 +50,7 @@ OP = Op(
     kernels=dict.fromkeys(("cpu", "cuda"), _kernel),
     fake=lambda *_: None,
     examples=_examples,
+    baked="step size",
     dtypes=(torch.float32, torch.float64),
 )
 
@@ -72,6 +73,7 @@ def em_update_(params: Tensor, flows: Tensor, step: float, pseudocount: float, k
         TypeError: a dtype is wrong.
         ValueError: a shape, device or range is wrong.
         NotImplementedError: ``params`` requires grad and grad mode is on.
+        RuntimeError: a CUDA graph is captured: its replays would repeat the step size.
 
     Backends: C++ (CPU), CUDA, plain torch. Deterministic. A NaN in a flow makes its distribution NaN.
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from .._core import checks
+from .._core import checks, devices
 from .._core.backend import Backend
 from .._core.errors import message
 from .._core.formats.bitmap import BLOCK, WORD
@@ -114,6 +114,7 @@ def magnitude_select(w: Tensor, threshold: float, *, largest: bool = False) -> S
         >>> pk.ops.magnitude_select(w, 0.2, largest=True).to_index().tolist()
         [1]
     """
+    devices.refuse_waiting("magnitude_select")
     checks.float_tensor("magnitude_select", "w", w)
     _check_threshold(threshold)
     words, ranks = SELECT.call(w, float(threshold), largest)
@@ -191,6 +192,7 @@ def magnitude_kth(
         >>> pk.ops.magnitude_kth(tensors, 2), pk.ops.magnitude_kth(tensors, 1, largest=True)
         (1.0, 4.0)
     """
+    devices.refuse_waiting("magnitude_kth")
     for tensor in tensors:
         checks.float_tensor("magnitude_kth", "tensors", tensor)
     checks.integer("magnitude_kth", "k", k, -(2**63))  # its range depends on the histogram

@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .._core import checks
+from .._core import checks, devices
 from .._core.errors import CorruptStreamError, message
 from ._rans import DECODE, DECODE_PMF, ENCODE, ENCODE_PMF, QUANTIZE
 
@@ -89,6 +89,7 @@ def refuse_symbols(op: str, symbols: Tensor, cdf: Tensor, index: Tensor | None, 
 
 
 def _check_symbols(op: str, symbols: object) -> tuple[int, int]:
+    devices.refuse_waiting(op)
     if not isinstance(symbols, Tensor) or symbols.dtype is not torch.int32:
         raise TypeError(message(op, "symbols", "an int32 tensor", checks.describe(symbols)))
     if symbols.dim() != 2:
@@ -99,6 +100,7 @@ def _check_symbols(op: str, symbols: object) -> tuple[int, int]:
 
 def _check_streams(op: str, payload: object, offsets: object, n: object) -> int:
     """Checks streams and returns their number of rows."""
+    devices.refuse_waiting(op)
     if not isinstance(payload, Tensor) or payload.dtype is not torch.uint8:
         raise TypeError(message(op, "payload", "a uint8 tensor", checks.describe(payload)))
     if not isinstance(offsets, Tensor) or offsets.dtype is not torch.int64:
@@ -106,6 +108,7 @@ def _check_streams(op: str, payload: object, offsets: object, n: object) -> int:
     if payload.dim() != 1 or offsets.dim() != 1 or len(offsets) < 1:
         got = f"shapes {tuple(payload.shape)} and {tuple(offsets.shape)}"
         raise ValueError(message(op, "payload, offsets", "shapes (P,) and (B + 1,)", got))
+    checks.same_device(op, "offsets", offsets, payload, "payload")
     checks.integer(op, "n", n, 0)
     if got := checks.not_rising(offsets, len(payload)):
         raise ValueError(message(op, "offsets", f"rising numbers from 0 to {len(payload)}", got))
@@ -246,6 +249,7 @@ def rans_encode_pmf(symbols: Tensor, pmf: Tensor, precision: int = PRECISION) ->
     op = "rans_encode_pmf"
     rows, n = _check_symbols(op, symbols)
     wide = _as_pmf(op, pmf, rows, n, precision)
+    checks.same_device(op, "pmf", wide, symbols, "symbols")
     if wide.dim() == 1 or (wide.dim() == 2 and rows != 1):  # each of them is used more than once
         return rans_encode(symbols, quantize_cdf(wide, precision), precision)
     payload, sizes = ENCODE_PMF.call(symbols, wide, precision)
@@ -287,6 +291,7 @@ def rans_decode_pmf(payload: Tensor, offsets: Tensor, pmf: Tensor, n: int, preci
     op = "rans_decode_pmf"
     rows = _check_streams(op, payload, offsets, n)
     wide = _as_pmf(op, pmf, rows, n, precision)
+    checks.same_device(op, "pmf", wide, payload, "payload")
     if wide.dim() == 1 or (wide.dim() == 2 and rows != 1):
         return rans_decode(payload, offsets, quantize_cdf(wide, precision), n, precision)
     symbols, damage = DECODE_PMF.call(payload, offsets, wide, n, precision)
@@ -306,6 +311,7 @@ def _as_pmf(op: str, pmf: object, rows: int, n: int, precision: object) -> Tenso
 
 
 def _wide(op: str, pmf: object, precision: object) -> Tensor:
+    devices.refuse_waiting(op)
     if not isinstance(pmf, Tensor) or not pmf.dtype.is_floating_point:
         raise TypeError(message(op, "pmf", "a tensor of floating point", checks.describe(pmf)))
     k, most = pmf.shape[-1] if pmf.dim() else 0, min(1 << check_precision(op, precision), MOST_SYMBOLS)

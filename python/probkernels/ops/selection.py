@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._core import checks
+from .._core import checks, devices
 from .._core.backend import Backend
 from .._core.errors import message
 from .._core.formats import bitmap
@@ -203,6 +203,7 @@ class Selection:
             TypeError: ``index`` is not an int32 or int64 tensor.
             ValueError: ``index`` is not one-dimensional, not ascending, or exceeds the weight.
         """
+        devices.refuse_waiting("Selection.from_index")
         shape = torch.Size(shape)
         entries = shape.numel()
         if not isinstance(index, Tensor) or index.dtype not in (torch.int32, torch.int64):
@@ -231,6 +232,7 @@ class Selection:
             ValueError: a size does not fit ``shape``, ``ranks`` or ``count`` do not fit ``words``, or ``count`` does
                 not fit an int32.
         """
+        devices.refuse_waiting("Selection.from_bitmap")
         shape = torch.Size(shape)
         entries = shape.numel()
         for name, value, dtype, unit in (
@@ -265,6 +267,7 @@ class Selection:
             TypeError: ``mask`` is not a bool tensor.
             ValueError: more than 2^31 - 1 entries are selected.
         """
+        devices.refuse_waiting("Selection.from_mask")
         checks.bool_tensor("Selection.from_mask", "mask", mask)
         count = int(mask.sum())
         _check_fits(count)

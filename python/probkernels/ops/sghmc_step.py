@@ -68,6 +68,7 @@ OP = Op(
     fake=lambda *args: None,
     examples=_examples,
     dtypes=DTYPES,
+    baked="step, whose noise is a function of it, and the step size",
 )
 
 # --- the public function ---
@@ -151,6 +152,7 @@ def sghmc_step_(
     Raises:
         TypeError: a dtype is wrong (half precision is refused).
         ValueError: a length, shape, device or range is wrong, or two tensors to change share memory.
+        RuntimeError: a CUDA graph is captured: its replays would repeat the step and its noise.
         NotImplementedError: a tensor to change requires grad outside ``torch.no_grad()``.
 
     Backends: C++ (CPU), CUDA, plain torch: the same bits, for every number of threads.

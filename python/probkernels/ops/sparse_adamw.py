@@ -20,12 +20,10 @@ from .selection import Selection
 
 __all__ = ["dequantize_blocks", "quantize_blocks", "sparse_adamw_"]
 
-KINDS = ("cpu", "cuda")
-BLOCK = reference.BLOCK
+KINDS, BLOCK = ("cpu", "cuda"), reference.BLOCK
 Lists = list[Tensor]
 
 # --- kernels ---
-
 KEY_BITS, LOWEST = 7, -22  # csrc/cpu/sparse_adamw.cpp
 
 
@@ -135,7 +133,7 @@ def _examples(bits: int) -> Callable[[torch.device, torch.dtype], list[tuple[Any
 
 def _encodings(selections: Sequence[Selection]) -> list[Lists]:
     """Lists of index, words and ranks. A selection has an empty tensor for what it does not use."""
-    absent = torch.empty(0)
+    absent = torch.empty(0, device=selections[0].device)
     return [
         [absent if t is None else t for t in column] for column in zip(*(s.tensors for s in selections), strict=True)
     ]
@@ -144,6 +142,7 @@ def _encodings(selections: Sequence[Selection]) -> list[Lists]:
 _SELECTION = "Tensor[] index, Tensor[] words, Tensor[] ranks, int[] steps"
 _RULE = "float lr, float beta1, float beta2, float eps, float weight_decay"
 _STATE = "Tensor(a!)[] weights, Tensor(b!)[] values, Tensor[] grads, Tensor(c!)[] m, Tensor(d!)[] v"
+BAKED = "steps and the learning rate"
 
 STEP = Op(
     "sparse_adamw_",
@@ -153,6 +152,7 @@ STEP = Op(
     kernels=dict.fromkeys(KINDS, _kernel),
     fake=lambda *args: None,
     examples=_examples(32),
+    baked=BAKED,
 )
 
 STEP8 = Op(
@@ -163,10 +163,10 @@ STEP8 = Op(
     kernels=dict.fromkeys(KINDS, _kernel8),
     fake=lambda *args: None,
     examples=_examples(8),
+    baked=BAKED,
 )
 
 # --- public functions ---
-
 NAME, READ = "sparse_adamw_", ("selections", "grads")
 
 
@@ -279,6 +279,7 @@ def sparse_adamw_(
         TypeError: a dtype is wrong.
         ValueError: a length, shape, device or range is wrong, or two tensors to change share memory.
         NotImplementedError: a tensor to change requires grad outside ``torch.no_grad()``.
+        RuntimeError: a CUDA graph is captured: its replays would repeat the steps and the learning rate.
 
     Backends: C++ (CPU), CUDA (GPU), plain torch. Deterministic: the same bits for every number of threads.
 

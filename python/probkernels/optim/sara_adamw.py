@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from .._core import checks
+from .._core import checks, devices
 from .._core.errors import ModelMismatchError, message
 from ..ops import Selection, sparse_adamw_
 from ..sparse import attach, polar
@@ -168,6 +168,7 @@ class SaRAAdamW(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Updates the entries whose values have a gradient. Step ``progressive_iter`` also calls :meth:`progress`."""
+        devices.refuse_baked(NAME, "steps and learning rates")
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -201,10 +202,11 @@ class SaRAAdamW(torch.optim.Optimizer):
         found = {id(row[2]): row for row in rows}
         for group in self.param_groups:
             mine = [found[id(p)] for p in group["params"] if id(p) in found]
-            if mine:
-                self._update_group(group, mine)
+            for rows_there in devices.by_device(mine, lambda row: row[2].device):
+                self._update_group(group, rows_there)
 
     def _update_group(self, group: dict[str, Any], rows: list[Row]) -> None:
+        """Updates rows of one device."""
         weights, selections, masters, states = [], [], [], []
         for slot, weight, values, _ in rows:
             slot.on(values.device)
