@@ -276,8 +276,6 @@ def test_compile_fullgraph(op: Op, args: tuple[Any, ...], dynamic: bool) -> None
 
 @each_first_differentiable
 def test_compile_inductor(op: Op, args: tuple[Any, ...]) -> None:
-    if op.name == "stochastic_gate_bwd":
-        pytest.skip("inductor takes minutes for its derivative, which draws the noise again; stochastic_gate calls it")
     torch._dynamo.reset()
     case = Case(op, args)
     same(case.grads(torch.compile(case.scalar, fullgraph=True)), case.grads())
