@@ -183,7 +183,7 @@ class Op:
         self.name, self.family, self.dtypes = name, family or name, tuple(dtypes)
         self.reference, self.examples, self.forward_mode = reference, examples, forward_mode or reference
         self.kernels = {**kernels, "reference": lambda _, *args, **how: reference(*args)}
-        self.direct = direct or {}
+        self.direct, self.through_reference = direct or {}, backward is None
         LIBRARY.define(name + signature, tags=(torch.Tag.pt2_compliant_tag,))
         for key in ("CPU", "CUDA"):
             LIBRARY.impl(name, self._run, key)
