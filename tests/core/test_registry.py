@@ -13,6 +13,7 @@ from probkernels._core.registry import OPS, Op
 from probkernels.cli import _self_test
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.compose import test_compose as compose
@@ -160,3 +161,27 @@ def test_the_suite_finds_a_wrong_op(define: Define, wrong: str) -> None:
     args: tuple[Any, ...] = op.examples(CPU, torch.float64)[0]
     with pytest.raises(AssertionError):
         compose.test_value_equals_reference_and_inputs_stay(op, args)
+
+
+OPAQUE = {
+    "philox": (torch.zeros(3, 2, 3), torch.tensor([5, 0, 2**40]), 0, 0, 2**33, True),
+    "gates": (torch.linspace(-2, 2, 6).view(2, 3), None, 2**40 + 5, 1, 3, "times_smooth", True, 1.5),
+}
+
+
+@pytest.mark.parametrize("name", OPAQUE)
+def test_opaque_parts_of_references(name: str) -> None:
+    """One op to compilers and transforms, each slice of a batch under its own call."""
+    op, args = getattr(torch.ops.probkernels, f"reference_{name}").default, OPAQUE[name]
+    torch.library.opcheck(op, args)
+    x, *rest = args
+    outputs = torch.func.vmap(lambda t: op(t, *rest), in_dims=1)(torch.stack([x, x + 1], 1))
+    for i in range(2):
+        compose.same(tuple(o[i] for o in compose.tupled(outputs)), op(x + i, *rest))
+
+
+def test_compilers_do_not_trace_random_numbers() -> None:
+    """Numbers that are to come out to the bit take hundreds of operations each."""
+    for op in (OPS["stochastic_gate_bwd"], OPS["linear_step"]):
+        graph = make_fx(op.reference)(*op.examples(CPU, torch.float64)[0])
+        assert len(graph.graph.nodes) < 80

@@ -96,8 +96,9 @@ def test_any_tree_equals_logarithms(dtype: torch.dtype, model: Model) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize(("orders", "zeros"), [(3.0, 0.0), (10.0, 0.3), (25.0, 0.0), (37.0, 0.2)])
-@pytest.mark.parametrize("states", [2, 17])
+@pytest.mark.parametrize(
+    ("states", "orders", "zeros"), [(2, 3.0, 0.0), (17, 10.0, 0.3), (17, 25.0, 0.0), (2, 37.0, 0.2)]
+)
 def test_extreme_trees_on_every_backend(
     on: torch.device, states: int, orders: float, zeros: float, dtype: torch.dtype
 ) -> None:
@@ -153,10 +154,10 @@ def two_hubs(children: int, small: float, weights: Tensor) -> Model:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("hidden", [0.0, 1e-37])
 def test_a_state_that_no_weight_leads_to_hides_no_other(on: torch.device, hidden: float, dtype: torch.dtype) -> None:
-    """A's state 1 needs B's state 1, a thousand orders of magnitude below B's state 0, and nothing else counts."""
-    codes = torch.zeros(302, 3, dtype=torch.int32)
+    """A's state 1 needs B's state 1, 700 orders of magnitude below B's state 0, and nothing else counts."""
+    codes = torch.zeros(202, 3, dtype=torch.int32)
     codes[:, 2] = NONE
-    model = two_hubs(150, 1e-7, torch.tensor([[1.0, 0.0], [hidden, 1.0]]).double())
+    model = two_hubs(100, 1e-7, torch.tensor([[1.0, 0.0], [hidden, 1.0]]).double())
     check(model, codes, on, dtype)
     grad = torch.tensor([2.0, -1.0, 0.5], device=on, dtype=dtype)
     weights, leaves = model.weights.to(on, dtype), model.leaves.to(on, dtype)
@@ -166,7 +167,7 @@ def test_a_state_that_no_weight_leads_to_hides_no_other(on: torch.device, hidden
         torch.testing.assert_close(got, sum(g * part for g, part in zip(grad, parts, strict=True)), rtol=1e-5, atol=0)
 
 
-@pytest.mark.parametrize("far", range(1, 40, 3))
+@pytest.mark.parametrize("far", [1, 4, 7, 10, 22, 37])
 def test_an_impossible_state_may_have_any_exponent(on: torch.device, far: int) -> None:
     """Its factors but one favor it, by 2^(20 far): it is zero, and no infinity times zero."""
     hung = [(0, 2, 1 + k, 2, False) for k in range(far + 1)]

@@ -144,7 +144,7 @@ def test_threads_do_not_change_a_bit() -> None:
 
 @pytest.mark.parametrize("by_row", [False, True], ids=["shared", "by_row"])
 def test_gradients_to_second_order(on: torch.device, by_row: bool) -> None:
-    given = problem((2, 5), (2, 3), by_row, torch.float64)
+    given = problem((2, 3), (2, 3), by_row, torch.float64)
     leaves = [t.to(on).requires_grad_() for t in (*given["inputs"], given["coefficients"], given["noise"])]
     seeds = given["seeds"].to(on) if by_row else given["seeds"]
 
@@ -153,7 +153,7 @@ def test_gradients_to_second_order(on: torch.device, by_row: bool) -> None:
         return linear_step(inputs, c, noise=d, seeds=seeds, step=3)
 
     assert torch.autograd.gradcheck(function, leaves)
-    assert torch.autograd.gradgradcheck(function, leaves)
+    assert torch.autograd.gradgradcheck(function, leaves, fast_mode=True)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

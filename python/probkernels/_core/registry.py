@@ -95,6 +95,50 @@ def refuse_recomputation(op: str) -> None:
             raise RuntimeError(message(op, setting, f"{harmless} while compiling", f"{value}", hint))
 
 
+def each_slice(op: Callable[..., Any], size: int, in_dims: tuple[Any, ...], args: tuple[Any, ...]) -> Any:
+    """Vmap's rule: runs each slice of a batch on its own, because a statistic over rows must not see the rows of
+    another slice."""
+
+    def piece(arg: Any, dim: Any, i: int) -> Any:
+        if isinstance(dim, list):  # a list of numbers, or of tensors
+            return [piece(a, d, i) for a, d in zip(arg, dim, strict=True)]
+        if dim is not None and arg.shape[dim] == 0:  # of no slices: what one of zeros gives tells the shapes
+            return arg.new_zeros(arg.shape[:dim] + arg.shape[dim + 1 :])
+        return arg if dim is None else arg.select(dim, i)
+
+    outputs = [op(*(piece(a, d, i) for a, d in zip(args, in_dims, strict=True))) for i in range(max(size, 1))]
+    if isinstance(outputs[0], tuple):
+        stacked = tuple(torch.stack(column)[:size] for column in zip(*outputs, strict=True))
+        return stacked, (0,) * len(stacked)
+    return torch.stack(outputs)[:size], 0
+
+
+def opaque(signature: str, fake: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Registers a part of a reference that has no derivative, and that compilers and transforms see as one op.
+
+    They would trace it operation by operation otherwise, and numbers that are to come out to the bit take hundreds.
+
+    Args:
+        signature: argument list, of which a tensor is the first, and returns. Outputs are contiguous new tensors.
+        fake: function from the arguments to empty outputs of the right shapes and dtypes.
+    """
+
+    def register(function: Callable[..., Any]) -> Callable[..., Any]:
+        name = f"reference_{function.__name__.strip('_')}"
+        LIBRARY.define(name + signature, tags=(torch.Tag.pt2_compliant_tag,))
+        LIBRARY.impl(name, function, "CompositeExplicitAutograd")  # on every device
+        torch.library.register_fake(f"{NAMESPACE}::{name}", fake, lib=LIBRARY)
+        op = getattr(getattr(torch.ops, NAMESPACE), name).default
+        torch.library.register_vmap(
+            f"{NAMESPACE}::{name}",
+            lambda info, in_dims, *args: each_slice(op, info.batch_size, in_dims, args),
+            lib=LIBRARY,
+        )
+        return functools.update_wrapper(lambda *args: op(*args), function)
+
+    return register
+
+
 class Op:
     """A registered op.
 
@@ -145,7 +189,7 @@ class Op:
         self.reference, self.examples = reference, examples
         self.forward_mode = self._on_one_device(forward_mode or reference)
         self.kernels = {**kernels, "reference": lambda _, *args, **how: reference(*args)}
-        self.direct, self.baked = direct or {}, baked
+        self.direct, self.baked, self.through_reference = direct or {}, baked, backward is None
         LIBRARY.define(name + signature, tags=(torch.Tag.pt2_compliant_tag,))
         for key in ("CPU", "CUDA"):
             LIBRARY.impl(name, self._run, key)
@@ -241,24 +285,9 @@ class Op:
                 raise RuntimeError(message(self.name, self.argument_names[i], "a tensor that may change", got, hint))
 
     def _vmap(self, info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
-        """Runs each slice of a batch on its own, because a statistic over rows must not see the rows of another
-        slice."""
         if self.mutated:
             raise NotImplementedError(f"{self.name}: vmap over an op that works in place is not supported")
-
-        def piece(arg: Any, dim: Any, i: int) -> Any:
-            if isinstance(dim, list):  # a list of numbers, or of tensors
-                return [piece(a, d, i) for a, d in zip(arg, dim, strict=True)]
-            if dim is not None and arg.shape[dim] == 0:  # of no slices: what one of zeros gives tells the shapes
-                return arg.new_zeros(arg.shape[:dim] + arg.shape[dim + 1 :])
-            return arg if dim is None else arg.select(dim, i)
-
-        size = info.batch_size
-        outputs = [self.op(*(piece(a, d, i) for a, d in zip(args, in_dims, strict=True))) for i in range(max(size, 1))]
-        if isinstance(outputs[0], tuple):
-            stacked = tuple(torch.stack(column)[:size] for column in zip(*outputs, strict=True))
-            return stacked, (0,) * len(stacked)
-        return torch.stack(outputs)[:size], 0
+        return each_slice(self.op, info.batch_size, in_dims, args)
 
     def _register_without_gradient(self) -> None:
         changed = ", ".join(f"'{self.argument_names[i]}'" for i in self.mutated)

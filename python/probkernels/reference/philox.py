@@ -11,6 +11,8 @@ import math
 import torch
 from torch import Tensor
 
+from .._core.registry import opaque
+
 WORD = (1 << 32) - 1
 MULTIPLIERS = 0xD2511F53, 0xCD9E8D57
 KEY_STEPS = 0x9E3779B9, 0xBB67AE85
@@ -178,6 +180,10 @@ def uniforms(words: Tensor, dtype: torch.dtype) -> Tensor:
     return ((words >> (32 - bits)).double() * 2.0**-bits).to(dtype)
 
 
+@opaque(
+    "(Tensor like, Tensor? seeds, int seed, int row, int step, bool normal) -> Tensor",
+    lambda like, *_: torch.empty(like.shape, dtype=like.dtype, device=like.device),
+)
 def philox(like: Tensor, seeds: Tensor | None, seed: int, row: int, step: int, normal: bool) -> Tensor:
     """Numbers of the shape (rows, ...), dtype and device of ``like``: normal, or uniform in [0, 1)."""
     rows = like.shape[0]
@@ -185,4 +191,4 @@ def philox(like: Tensor, seeds: Tensor | None, seed: int, row: int, step: int, n
     words = row_words(rows, elements, like.device, seeds, seed, row, step)
     wide = torch.promote_types(like.dtype, torch.float32)
     numbers = normals(words, wide) if normal else uniforms(words, like.dtype)
-    return numbers.flatten(1)[:, :elements].reshape(like.shape).to(like.dtype)
+    return numbers.flatten(1)[:, :elements].reshape(like.shape).to(like.dtype).contiguous()

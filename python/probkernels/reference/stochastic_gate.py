@@ -9,6 +9,7 @@ import math
 import torch
 from torch import Tensor
 
+from .._core.registry import opaque
 from . import philox
 from .philox import fused
 
@@ -59,9 +60,17 @@ def _rows(a: Tensor) -> tuple[int, int]:
     return rows, a.numel() // rows if rows else 0
 
 
-def _gates(a: Tensor, words: Tensor | None, mode: str, slope: float) -> tuple[Tensor, Tensor]:
-    """h and dh/da of a in float32 or float64, without derivatives. ``words``: None for the threshold."""
+@opaque(
+    "(Tensor a, Tensor? seeds, int seed, int row, int step, str mode, bool sampled, float slope) -> (Tensor, Tensor)",
+    lambda a, *_: (a.new_empty(a.shape), a.new_empty(a.shape)),
+)
+def _gates(
+    a: Tensor, seeds: Tensor | None, seed: int, row: int, step: int, mode: str, sampled: bool, slope: float
+) -> tuple[Tensor, Tensor]:
+    """h and dh/da of a in float32 or float64, without derivatives."""
+    a = a.contiguous()
     dtype, by = a.dtype, torch.tensor(slope, dtype=a.dtype, device=a.device)
+    words = philox.row_words(*_rows(a), a.device, seeds, seed, row, step) if sampled else None
 
     def of_elements(numbers: Tensor) -> Tensor:  # of (rows, counters, 4)
         return numbers.flatten(1)[:, : _rows(a)[1]].reshape(a.shape)
@@ -100,8 +109,7 @@ def _parts(
     """h and dh/da in float32 or float64; differentiable in a by the estimator."""
     wide = a.to(torch.promote_types(a.dtype, torch.float32))
     with torch.no_grad():
-        words = philox.row_words(*_rows(a), a.device, seeds, seed, row, step) if sampled else None
-        h, estimate = _gates(wide.detach(), words, mode, slope)
+        h, estimate = _gates(wide.detach(), seeds, seed, row, step, mode, sampled, slope)
         bend = _curvature(wide.detach(), h, mode, slope)
     zero = torch.where(wide.isfinite(), wide - wide.detach(), 0.0)  # carries derivatives, to second order
     return h + estimate * zero + 0.5 * bend * zero * zero, estimate + bend * zero
