@@ -1,3 +1,5 @@
 """Inverse problems: operators, guidance of diffusion samplers, learned proximal networks."""
 
-__all__: list[str] = []
+from .icnn import ICNN, ConvexPotential, ConvICNN
+
+__all__ = ["ICNN", "ConvICNN", "ConvexPotential"]

@@ -79,7 +79,7 @@ BACKWARD = Op(
 
 
 def softplus_sigmoid(x: Tensor, beta: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Softplus ``log(1 + exp(beta x)) / beta`` and its derivative ``sigmoid(beta x)``, from one exponential in one pass.
+    """Softplus ``log(1 + exp(beta x)) / beta`` and its derivative ``sigmoid(beta x)``, one exponential in one pass.
 
     The gradient of a network of softplus units in closed form needs both, in every layer. Unlike torch's softplus it
     never switches to the identity, so that it is smooth everywhere.
