@@ -56,7 +56,7 @@ def test_convex_and_monotone(name: str) -> None:
 
 def test_initialization_and_projection() -> None:
     for weights in ("clamp", "softplus"):
-        potential, x = made("vectors", weights=weights)
+        potential, _ = made("vectors", weights=weights)
         potential.initialize_(generator=torch.Generator().manual_seed(1))
         logs = torch.cat([layer.weight.log().flatten() for layer in potential.lin[1:]])
         assert abs(logs.mean() + 10) < 0.1 and 0.05 < logs.std() < 0.15

@@ -31,9 +31,10 @@ class _Positive(nn.Module):
 def _adjoint(layer: nn.Module, g: Tensor, shape: torch.Size) -> Tensor:
     """W^T g, for a layer whose input has ``shape``."""
     if isinstance(layer, nn.Conv2d):
-        step, pad, kernel = layer.stride, layer.padding, layer.kernel_size
-        left = [(n + 2 * int(p) - k) % s for n, p, k, s in zip(shape[2:], pad, kernel, step, strict=True)]
-        return conv_transpose2d(g, layer.weight, None, step, pad, left)  # type: ignore[arg-type]
+        step, kernel = layer.stride, layer.kernel_size
+        pad: Any = layer.padding
+        left = [(n + 2 * p - k) % s for n, p, k, s in zip(shape[2:], pad, kernel, step, strict=True)]
+        return conv_transpose2d(g, layer.weight, None, step, pad, left)
     weight: Any = layer.weight
     return (g @ weight).view(shape)
 
@@ -69,7 +70,7 @@ class ConvexPotential(nn.Module):
         if weights == "softplus":
             for layer in self.lin[1:]:
                 with torch.no_grad():
-                    layer.weight.abs_()  # type: ignore[union-attr, operator]
+                    layer.weight.abs_()  # type: ignore[operator]
                 parametrize.register_parametrization(layer, "weight", _Positive())
 
     def initialize_(self, mean: float = -10.0, std: float = 0.1, generator: torch.Generator | None = None) -> None:
@@ -90,12 +91,12 @@ class ConvexPotential(nn.Module):
         there is nothing to do."""
         if self.weights == "clamp":
             for layer in self.lin[1:]:
-                layer.weight.clamp_(min=0)  # type: ignore[union-attr, operator]
+                layer.weight.clamp_(min=0)  # type: ignore[operator]
 
     def violation(self) -> float:
         """By how much the most negative constrained weight is below 0; 0 for a convex potential."""
         weights = [layer.weight for layer in self.lin[1:]]
-        return max(0.0, *(-float(w.detach().min()) for w in weights))  # type: ignore[union-attr, operator]
+        return max(0.0, *(-float(w.detach().min()) for w in weights))  # type: ignore[operator]
 
     def _checked(self, x: Tensor) -> Tensor:
         raise NotImplementedError
