@@ -16,6 +16,7 @@ from probkernels.reproduce.forward_gnn import records as forward_gnn
 from probkernels.reproduce.functional_prior import records as functional
 from probkernels.reproduce.h_calibration import records as calibration
 from probkernels.reproduce.inv_entropy import records as inv_entropy
+from probkernels.reproduce.learned_proximal import records as proximal
 from probkernels.reproduce.noprop import records as noprop
 from probkernels.reproduce.pc_compression import records as compression
 from probkernels.reproduce.permutation_ntk import records as permutations
@@ -354,3 +355,18 @@ def of_permutation_ntk(worse: bool) -> list[Any]:
 
 
 MADE_UP = {name.removeprefix("of_"): function for name, function in list(globals().items()) if name.startswith("of_")}
+
+
+def of_learned_proximal(worse: bool) -> list[Any]:
+    """Networks at the expected figures; or the wrong way round, so that no claim can hold."""
+    found = []
+    for case in proximal.CASES:
+        for way in proximal.WAYS:
+            means = [proximal.posterior_mean(y) + 0.1 * worse for y in proximal.POINTS]
+            rmse, error = proximal.EXPECTED_RMSE[way], proximal.EXPECTED_ERROR.get(way, 0.4)
+            if worse:
+                rmse, error = 0.3, 0.1 if way == proximal.L2 else 0.5
+            curve = [(-1.0, -0.1), (1.0, 0.1)]
+            rest = ([0.4, 0.9, 1.9], error, 1e-3 if worse else 1e-9, curve, curve)
+            found.append(proximal.Trained(way, case, rmse, means, *rest))
+    return found

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 INNER = 50  # steps of conjugate gradients at most, for one Newton step
-HALVINGS = 40
+HALVINGS = 30
+FAR = 1e6  # times 1 + ||x||: a row that goes further looks for what f does not reach
 
 
 class Inversion(NamedTuple):
@@ -58,9 +59,10 @@ def invert(
         return y, f, psi.detach().view(shape) - dot(x, y.detach()), (x - f).detach()
 
     y, f, objective, r = look(start)
-    done = 0
+    done, going = 0, torch.ones_like(objective, dtype=torch.bool)
+    far = FAR * (1 + dot(x, x).sqrt())
     for done in range(1, steps + 1):
-        active = dot(r, r).sqrt() > tol
+        active = going & (dot(r, r).sqrt() > tol)
         if not bool(active.any()):
             done -= 1
             break
@@ -74,5 +76,6 @@ def invert(
                 break
             t = torch.where(enough, t, t / 2)
         objective, r = found, left
+        going = enough & (dot(y.detach(), y.detach()).sqrt() <= far)
     residual = dot(r, r).sqrt().flatten()
     return Inversion(y.detach(), residual, residual <= tol, done)
