@@ -365,7 +365,7 @@ def of_learned_proximal(worse: bool) -> list[Any]:
             means = [proximal.posterior_mean(y) + 0.1 * worse for y in proximal.POINTS]
             rmse, error = proximal.EXPECTED_RMSE[way], proximal.EXPECTED_ERROR.get(way, 0.4)
             if worse:
-                rmse, error = 0.3, 0.1 if way == proximal.L2 else 0.5
+                rmse, error = 0.3, 0.1 if way == proximal.L2 else 0.6
             curve = [(-1.0, -0.1), (1.0, 0.1)]
             rest = ([0.4, 0.9, 1.9], error, 1e-3 if worse else 1e-9, curve, curve)
             found.append(proximal.Trained(way, case, rmse, means, *rest))

@@ -39,4 +39,3 @@ def _draw(figure: matplotlib.figure.Figure, records: Sequence[Trained]) -> None:
         axes.set_xlabel(name)
         axes.set_ylabel(value)
         axes.legend(frameon=False, fontsize=8)
-    figure.tight_layout()
