@@ -18,7 +18,7 @@ def test_posterior_mean_and_mode_are_those_of_the_sheet() -> None:
     assert [soft(y) for y in (-3.0, 0.5, 1.5)] == [-2, 0, 0.5]
 
 
-def test_miniature_run_is_deterministic_and_complete(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_miniature_run_is_complete(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(experiment, "run_jobs", run_here)
     monkeypatch.setattr(experiment, "SIZES", {SMALL: (500, 16)})
     progress = Sum()
@@ -26,4 +26,3 @@ def test_miniature_run_is_deterministic_and_complete(monkeypatch: pytest.MonkeyP
     assert progress.done == progress.total == 27
     assert [record.way for record in records] == [WAYS[1], WAYS[2], WAYS[0]]
     assert all(len(record.f) == 7 and len(record.curve) == 101 and record.rmse > 0 for record in records)
-    assert experiment.measure(True, None, Sum()) == records

@@ -74,8 +74,8 @@ def judge(lpn: LPN, way: str, case: str) -> Trained:
     x = torch.linspace(-2.5, 2.5, 101, dtype=torch.float64)[:, None]
     with torch.no_grad():
         f, few = lpn(y)[:, 0].double(), lpn(at)[:, 0]
-        value, found = lpn.prior(x)
-        some, _ = lpn.prior(torch.tensor([0.0, *PRIOR_POINTS], dtype=torch.float64)[:, None])
+        value, found = lpn.prior(x, max_steps=30)
+        some, _ = lpn.prior(torch.tensor([0.0, *PRIOR_POINTS], dtype=torch.float64)[:, None], max_steps=30)
     truth = torch.tensor([soft(v) for v in y[:, 0].tolist()], dtype=torch.float64)
     value, x = value - some[0], x[:, 0]
     return Trained(
