@@ -264,6 +264,11 @@ PK_OP(conv_arc_cosine,   DType, In,        In,        In,           In,         
 PK_OP(pvrnn_scan,        DType, In,       In,            In,           In,       In,             In,       Maybe,          Maybe,           Out,       Out,       Out,             Out,        Out,        Int, Int, Int, Int, Int, bool, double, double)
 //                       dtype  h0 (S,D)  noise (S,T,Z)  weight (R,D)  bias (R)  z_weight (D,Z)  leak (D)  adapt (S,K,2Z)  lengths (S) i64  d (S,T,D)  grads of d, z, stats, kl, last  grad_pre (S,T,R)  grad_h0 (S,D)  grad_noise (S,T,Z)  S    T    D    Z    K    start low     high
 PK_OP(pvrnn_scan_bwd,    DType, In,       In,            In,           In,       In,             In,       Maybe,          Maybe,           In,        In, In, In, In, In,             Out,              Out,           Out,                Int, Int, Int, Int, Int, bool, double, double)
+// N elements
+//                            dtype  x (N)  softplus (N)  sigmoid (N)  N    beta
+PK_OP(softplus_sigmoid,       DType, In,    Out,          Out,         Int, double)
+//                            dtype  grad of softplus (N)  grad of sigmoid (N)  x (N)  grad_x (N)  N    beta
+PK_OP(softplus_sigmoid_bwd,   DType, In,                   In,                  In,    Out,        Int, double)
 // clang-format on
 
 }  // namespace pk

@@ -181,3 +181,11 @@ def expected_improvement_finds_the_top(printed: str) -> None:
     informed, blind = zip(*re.findall(r"looks: (\S+) by expected improvement, (\S+) at random", printed), strict=True)
     assert float(informed[1]) < 0.1 < 0.2 < float(blind[1])
     assert float(informed[2]) < 0.02 and float(re.search(r"top found: (\S+) %", printed).group(1)) > 90
+
+
+@check_of("learned_proximal")
+def a_learned_prior_denoises_and_reconstructs(printed: str) -> None:
+    noisy, denoised, inverse, ours = (float(e) for e in re.findall(r"mean squared error (\d\.\d+)", printed))
+    assert denoised < 0.85 * noisy and ours < 0.85 * inverse
+    zero, axis, diagonal = (float(r) for r in re.findall(r"= (-?\d\.\d+)", printed))
+    assert zero < axis < diagonal and "certified: True" in printed

@@ -16,6 +16,7 @@ from probkernels.reproduce.forward_gnn import records as forward_gnn
 from probkernels.reproduce.functional_prior import records as functional
 from probkernels.reproduce.h_calibration import records as calibration
 from probkernels.reproduce.inv_entropy import records as inv_entropy
+from probkernels.reproduce.learned_proximal import records as proximal
 from probkernels.reproduce.mpnp import records as mpnp
 from probkernels.reproduce.noprop import records as noprop
 from probkernels.reproduce.pc_compression import records as compression
@@ -364,6 +365,21 @@ def of_mpnp(worse: bool) -> list[Any]:
             if worse and way == mpnp.MPNP:
                 figures = dict.fromkeys(figures, (-0.7, -0.7))
             found.append(mpnp.Judged(setting, way, 0, 100, figures))
+    return found
+
+
+def of_learned_proximal(worse: bool) -> list[Any]:
+    """Networks at the expected figures; or the wrong way round, so that no claim can hold."""
+    found = []
+    for case in proximal.CASES:
+        for way in proximal.WAYS:
+            means = [proximal.posterior_mean(y) + 0.1 * worse for y in proximal.POINTS]
+            rmse, error = proximal.EXPECTED_RMSE[way], proximal.EXPECTED_ERROR.get(way, 0.4)
+            if worse:
+                rmse, error = 0.3, 0.1 if way == proximal.L2 else 0.6
+            curve = [(-1.0, -0.1), (1.0, 0.1)]
+            rest = ([0.4, 0.9, 1.9], error, 1e-3 if worse else 1e-9, curve, curve)
+            found.append(proximal.Trained(way, case, rmse, means, *rest))
     return found
 
 

@@ -24,6 +24,7 @@ from .rbf_mean import rbf_mean
 from .sampled_matmul import sampled_conv, sampled_matmul
 from .selection import Selection
 from .sghmc_step import sghmc_step_
+from .softplus_sigmoid import softplus_sigmoid
 from .sparse_adamw import dequantize_blocks, quantize_blocks, sparse_adamw_
 from .stochastic_gate import stochastic_gate
 from .sum_layer import sum_layer, sum_layer_bwd
@@ -68,6 +69,7 @@ __all__ = [
     "sampled_conv",
     "sampled_matmul",
     "sghmc_step_",
+    "softplus_sigmoid",
     "sparse_adamw_",
     "stochastic_gate",
     "sum_layer",
