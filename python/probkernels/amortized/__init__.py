@@ -9,6 +9,7 @@ from .network_priors import BNNPrior, TabularBNNPrior
 from .pfn import PFN
 from .pfn_estimators import PFNClassifier, PFNRegressor
 from .pfn_heads import BarHead, BernoulliHead, ClassHead, GaussianHead, PFNHead
+from .pfn_import import pfn_from_released
 from .prior_fitting import fit_prior
 from .set_attention import ContextCache, set_attention
 from .strokes import StrokesPrior
@@ -39,6 +40,7 @@ __all__ = [
     "TaskSampler",
     "bar_log_prob_linear",
     "fit_prior",
+    "pfn_from_released",
     "quantile_borders",
     "set_attention",
 ]

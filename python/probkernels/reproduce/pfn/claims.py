@@ -104,8 +104,8 @@ def _real(records: Sequence[Any]) -> list[Table]:
         lines.append([name, f"{rank:.2f}", paper[0], f"{auc:.3f}", f"{ece:.3f}", paper[1]])
     count = len({r.table for r in rows})
     caption = (
-        f"{count} real tables, 30 training rows: mean rank of ROC AUC among {len(lines)} models, 1 is best (paper: among"
-        f" 8, other tables, tuned). The network had {rows[0].steps} steps."
+        f"{count} real tables, 30 training rows: mean rank of ROC AUC among {len(lines)} models, 1 is best (paper:"
+        f" among 8, other tables, tuned). The network had {rows[0].steps} steps."
     )
     each = [[r.table, r.model, f"{r.auc:.3f}", f"{r.ece:.3f}"] for r in rows]
     return [
