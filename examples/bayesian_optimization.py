@@ -85,7 +85,9 @@ def main() -> None:
     blind = optimize(values, first, at_random)
     for looks in (5, 10, 15):
         rows = [f"{regret[:, looks - 1].mean():.3f}" for regret in (informed, learned, blind)]
-        print(f"regret after {looks} looks: {rows[0]} by the exact model, {rows[1]} by the network, {rows[2]} at random")
+        print(
+            f"regret after {looks} looks: {rows[0]} by the exact model, {rows[1]} by the network, {rows[2]} at random"
+        )
     print(f"top found: {100 * (informed[:, -1] < 1e-3).double().mean():.1f} % of functions")
 
 

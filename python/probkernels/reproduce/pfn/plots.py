@@ -63,7 +63,7 @@ def _coins(figure: matplotlib.figure.Figure, records: Sequence[Any]) -> None:
     exact, found = of_kind(records, Coins)[0].curve
     axes.plot(range(len(exact)), exact, color=GRAY)
     axes.plot(range(len(found)), found, "o", color=BLUE)
-    axes.set(xlabel="ones among 19 labels", ylabel="probability of a one")
+    axes.set(xlabel="ones among 19 labels", ylabel="probability of a one", xticks=range(0, 20, 5))
 
 
 def _tables(figure: matplotlib.figure.Figure, records: Sequence[Any]) -> None:
