@@ -1,9 +1,9 @@
 """Bayesian optimization with any model that predicts a distribution: find the highest point of a function in few looks.
 
 The loop needs a model(x_ctx, y_ctx, x_query) whose answer has expected_improvement(best): what a look at a point is
-expected to add to the best value so far. Two such models run here. The functions come from a Gaussian process; one model
-is exact, as their prior knows its predictive distribution. The other is a prior-fitted network with bars, trained on that
-prior for a few seconds only. One batch optimizes all functions.
+expected to add to the best value so far. Two such models run here. The functions come from a Gaussian process; one
+model is exact, as their prior knows its predictive distribution. The other is a prior-fitted network with bars, trained
+on that prior for a few seconds only. One batch optimizes all functions.
 
     python examples/bayesian_optimization.py
 """
