@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,9 @@ def judged(table: str, title: str, make: Make, splits: Sequence[tuple[Array, ...
     for x, y, new, truth in splits:
         if title == PFN_NAME:
             x, new = padded(x), padded(new)
-        p = make().fit(x, y).predict_proba(new)[:, 1]
+        with warnings.catch_warnings():  # hyperparameters of the Gaussian process may end at their bounds
+            warnings.simplefilter("ignore", UserWarning)
+            p = make().fit(x, y).predict_proba(new)[:, 1]
         areas.append(float(roc_auc_score(truth, p)))
         probs.append(np.asarray(p, dtype=np.float64))
         labels.append(truth)
