@@ -178,8 +178,10 @@ def means_of_networks_are_exact_as_often_as_the_closed_form_says(printed: str) -
 
 @check_of("bayesian_optimization")
 def expected_improvement_finds_the_top(printed: str) -> None:
-    informed, blind = zip(*re.findall(r"looks: (\S+) by expected improvement, (\S+) at random", printed), strict=True)
+    found = re.findall(r"looks: (\S+) by the exact model, (\S+) by the network, (\S+) at random", printed)
+    informed, learned, blind = zip(*found, strict=True)
     assert float(informed[1]) < 0.1 < 0.2 < float(blind[1])
+    assert float(learned[1]) < 0.2 and float(learned[2]) < 0.5 * float(blind[2])
     assert float(informed[2]) < 0.02 and float(re.search(r"top found: (\S+) %", printed).group(1)) > 90
 
 

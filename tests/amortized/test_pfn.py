@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from probkernels._core.errors import CorruptStreamError
+from probkernels._core.errors import CorruptStreamError, ModelMismatchError
 from probkernels.amortized import (
     PFN,
     BarHead,
@@ -249,6 +249,24 @@ def test_bad_data(bad: dict[str, Any], error: type[Exception], text: str) -> Non
         trained(BarHead(BORDERS, "bounded"))(**{"x": X, "y": Y, "x_query": NEW, **bad})
 
 
+def test_fit_prior_resumes(tmp_path: Path) -> None:
+    """Stopped by ``after``, then continued: the losses, weights and dropout of one run; another training is refused."""
+
+    def run(steps: int = 6, **options: Any) -> tuple[list[float], Tensor]:
+        torch.manual_seed(0)
+        model = PFN(2, GaussianHead(), d=16, layers=1, heads=2, dropout=0.1)
+        losses = fit_prior(model, Lines(), steps, n_points=6, batch_size=4, lr=1e-2, **options)
+        return losses, model.readout[0].weight
+
+    file = tmp_path / "run.safetensors"
+    whole, weight = run()
+    assert run(checkpoint=file, after=lambda step, loss: step == 2)[0] == whole[:3]
+    again, resumed = run(checkpoint=file, save_every=2)
+    assert again == whole and torch.equal(resumed, weight)
+    with pytest.raises(ModelMismatchError, match="differs in steps"):
+        run(steps=7, checkpoint=file)
+
+
 class Broken(Lines):
     """Returns y of another shape."""
 
@@ -268,6 +286,7 @@ BAD_CALLS = [
         ValueError,
         r"'y': expected classes 0 to 1, got 2.0 at \[0, 0\]",
     ),
+    (lambda: trained(GaussianHead())(X[..., :1], Y, NEW), ValueError, r"pad\(x, \(0, 1\)\) adds columns of zeros"),
     (lambda: fit_prior(trained(GaussianHead()), Broken(), 2), ValueError, "'prior': expected tensors x"),
     (lambda: fit_prior(trained(GaussianHead()), object(), 2), TypeError, "'prior': expected an object that samples"),
     (lambda: fit_prior(trained(GaussianHead()), Lines(), 2, max_context=30), ValueError, "'max_context'"),

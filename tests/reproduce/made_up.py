@@ -21,6 +21,7 @@ from probkernels.reproduce.mpnp import records as mpnp
 from probkernels.reproduce.noprop import records as noprop
 from probkernels.reproduce.pc_compression import records as compression
 from probkernels.reproduce.permutation_ntk import records as permutations
+from probkernels.reproduce.pfn import records as pfn
 from probkernels.reproduce.powernorm import records as powernorm
 from probkernels.reproduce.powernorm.experiment import NORMS
 from probkernels.reproduce.prob_psenn import records as psenn
@@ -381,6 +382,22 @@ def of_learned_proximal(worse: bool) -> list[Any]:
             rest = ([0.4, 0.9, 1.9], error, 1e-3 if worse else 1e-9, curve, curve)
             found.append(proximal.Trained(way, case, rmse, means, *rest))
     return found
+
+
+def of_pfn(worse: bool) -> list[Any]:
+    """Networks at the expected gaps, or networks that more steps do not help, bars as bad as a Gaussian."""
+    off = 0.2 * worse
+    found: list[Any] = [pfn.Coins(1300, 0, 0.022 + off, 0.0033 + off, [[0.1, 0.9], [0.2, 0.8]])]
+    found.append(pfn.Floors([[*key, nats + off] for key, nats in pfn.EXPECTED_FLOORS.items()]))
+    found += [pfn.Modes(pfn.BARS, 300, 0, -0.1 + 2.2 * worse), pfn.Modes(pfn.GAUSSIAN, 300, 0, 2.11)]
+    for (head, steps), gap in pfn.EXPECTED_GAPS.items():
+        more = {n: g + off for n, g in gap.items()}
+        found.append(pfn.Fitted(pfn.SHEET, head, steps, 0, pfn.EXPECTED_EXACT, more, 1e-16 + off))
+    for steps, nats in zip(pfn.BUDGETS[pfn.SMALL], (1.3, 0.9 if worse else 0.5), strict=True):
+        gaps = dict.fromkeys(pfn.SIZES[pfn.SMALL], nats)
+        found.append(pfn.Fitted(pfn.SMALL, pfn.BARS, steps, 0, gaps, gaps, 1e-16 + off))
+    figures = pfn.PAPER_TABLES.items()
+    return [*found, *(pfn.Tabular(t, name, 1 - r / 10, ece, 2000) for t in "ab" for name, (r, ece) in figures)]
 
 
 MADE_UP = {name.removeprefix("of_"): function for name, function in list(globals().items()) if name.startswith("of_")}

@@ -15,6 +15,7 @@ from .np_training import fit_neural_process
 from .pfn import PFN
 from .pfn_estimators import PFNClassifier, PFNRegressor
 from .pfn_heads import BarHead, BernoulliHead, ClassHead, GaussianHead, PFNHead
+from .pfn_import import pfn_from_released
 from .prior_fitting import fit_prior
 from .set_attention import ContextCache, set_attention
 from .strokes import StrokesPrior
@@ -60,6 +61,7 @@ __all__ = [
     "bar_log_prob_linear",
     "fit_neural_process",
     "fit_prior",
+    "pfn_from_released",
     "predictive_resample",
     "quantile_borders",
     "set_attention",

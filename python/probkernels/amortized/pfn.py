@@ -168,6 +168,9 @@ class PFN(nn.Module):
         checks.float_tensor(op, name, x, checks.AS_TENSOR)
         if x.ndim != 3 or x.shape[-1] != self.n_features:
             hint = "x[None] adds the dimension of data sets" if x.ndim == 2 else ""
+            if x.ndim == 3 and x.shape[-1] < self.n_features:  # never silently: not every prior has such columns
+                pad = f"torch.nn.functional.pad({name}, (0, {self.n_features - x.shape[-1]}))"
+                hint = f"{pad} adds columns of zeros, where the prior had them as TabularBNNPrior has"
             wanted = f"shape (B, number of points, {self.n_features})"
             raise ValueError(message(op, name, wanted, f"shape {tuple(x.shape)}", hint))
         checks.same_device(op, name, x, self.of_x.bias, "the model's parameters")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from .._core import checks
 from .._core.errors import message
-from ..training import cosine, minimize
+from ..training import Checkpoint, copy_state_, cosine, minimize
 from .pfn import PFN
 from .pfn_heads import prior_generator
 
@@ -40,6 +41,8 @@ def fit_prior(
     optimizer: torch.optim.Optimizer | None = None,
     seed: int = 0,
     after: Callable[[int, float], Any] | None = None,
+    checkpoint: str | Path | None = None,
+    save_every: int = 1000,
     progress: bool = False,
 ) -> list[float]:
     """Trains a PFN to predict hidden targets of data sets from a prior.
@@ -64,13 +67,18 @@ def fit_prior(
         optimizer: one of the model's parameters; None for Adam.
         seed: of sizes and data sets. Dropout draws from torch's own generator.
         after: called as ``after(step, loss)``; return True to stop.
+        checkpoint: a file that is written every ``save_every`` steps, at the end and on Ctrl-C. If it exists, training
+            goes on from it, with the losses and draws of a training that was never interrupted (on a GPU dropout draws
+            anew). Of the prior only the name of its class is compared.
+        save_every: steps between two checkpoints.
         progress: whether to show a progress bar.
 
     Returns:
-        The loss of every step.
+        The loss of every step, also of those before a checkpoint.
 
     Raises:
         TypeError, ValueError: an argument is out of range, the prior returns other shapes, or a loss is not finite.
+        ModelMismatchError, CorruptStreamError: the checkpoint is of another training, or damaged.
         KeyboardInterrupt: on Ctrl-C, after the current step; the model keeps what it has learned.
 
     Example:
@@ -110,14 +118,54 @@ def fit_prior(
         step = round(fraction * steps)
         return (step + 1) / warmup if step < warmup else cosine((step - warmup) / (steps - warmup))
 
+    facts = {"steps": steps, "n_points": n_points, "batch_size": batch_size, "sizes": weights.tolist(), "lr": lr}
+    facts |= {"own_sizes": own_sizes, "warmup": warmup, "max_norm": max_norm, "seed": seed}
     optimizer = torch.optim.Adam(model.parameters(), lr=lr) if optimizer is None else optimizer
+    run = _Run(model, optimizer, (draw, data))
+    save = None if checkpoint is None else run.resume(checkpoint, facts | {"prior": type(prior).__name__})
+
+    def note(step: int, number: float) -> Any:
+        run.losses.append(number)
+        return None if after is None else after(step, number)
+
     model.train()
+    options: dict[str, Any] = {"lr_schedule": rate, "max_norm": max_norm, "progress": progress, "name": op}
     try:
-        return minimize(
-            loss, optimizer, steps, lr_schedule=rate, max_norm=max_norm, after=after, progress=progress, name=op
-        )
+        minimize(loss, optimizer, steps, start=len(run.losses), after=note, save=save, save_every=save_every, **options)
+        return run.losses
     finally:
         model.eval()
+
+
+class _Run:
+    """What a checkpoint holds: the model, the optimizer, the generators, and the losses so far."""
+
+    def __init__(self, model: PFN, optimizer: torch.optim.Optimizer, draws: tuple[torch.Generator, ...]) -> None:
+        self.model, self.optimizer, self.draws = model, optimizer, draws
+        self.losses: list[float] = []
+
+    def resume(self, path: str | Path, facts: dict[str, Any]) -> Callable[[], None]:
+        """Goes on from the file if there is one; returns the function that writes it."""
+        own = {"model": self.model.config, "head": type(self.model.head).__name__}
+        file = Checkpoint(path, "fit_prior", facts | own | {"optimizer": type(self.optimizer).__name__})
+        if file.exists():
+            state = file.load()
+            copy_state_(self.model.state_dict(), state["model"], "fit_prior")
+            self.optimizer.load_state_dict(state["optimizer"])
+            for generator, saved in zip(self.draws, state["draws"], strict=True):
+                generator.set_state(saved)
+            torch.set_rng_state(state["torch"])  # of dropout
+            self.losses = state["losses"].tolist()
+        return lambda: file.save(self._state())
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "draws": [generator.get_state() for generator in self.draws],
+            "torch": torch.get_rng_state(),
+            "losses": torch.tensor(self.losses, dtype=torch.float64),
+        }
 
 
 def _size_weights(op: str, rule: str, points: int, most: int | None) -> Tensor:
