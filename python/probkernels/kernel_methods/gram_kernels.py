@@ -48,7 +48,7 @@ def _relu(gram: Tensor, left: Tensor, right: Tensor) -> Tensor:
         return arc_cosine(gram, left, right, weights=(1.0, 1.0), normalize=True, ntk=False)[0]
     products = left[..., None] * right[..., None, :]
     lengths = products.clamp_min(LEAST).sqrt()
-    cos = clamped(torch.where(products > LEAST, gram, 0.0) / lengths)  # the derivative of this kernel is finite at equal points: the op's clamp
+    cos = clamped(torch.where(products > LEAST, gram, 0.0) / lengths)  # as in the op: finite slope at equal points
     angle = cos.acos()
     return lengths * torch.addcmul(angle.sin(), math.pi - angle, cos) / math.pi
 
@@ -87,7 +87,8 @@ class GramKernel(nn.Module):
     ``sqrt(g_i g_j) (sin t + (pi - t) cos t) / pi``, the arc-cosine kernel of order 1, scaled to keep the diagonal;
     "heaviside" ``sqrt(g_i g_j) (1 - t / pi)``; "squared_exponential" ``exp(G_ij - (g_i + g_j) / 2)``;
     "normalized_gaussian" ``sqrt(g_i g_j) exp(cos t - 1)``; "linear" is G itself. |cos t| is at most 1 - 1e-6 for
-    "heaviside" and 1 - eps for "relu", and the diagonal is set, not computed from angles. A point at the origin has the value ``bias`` with all others.
+    "heaviside" and 1 - eps for "relu", and the diagonal is set, not computed from angles. A point at the origin has
+    the value ``bias`` with all others.
 
     Args:
         name: one of these names.
