@@ -269,6 +269,9 @@ PK_OP(pvrnn_scan_bwd,    DType, In,       In,            In,           In,      
 PK_OP(softplus_sigmoid,       DType, In,    Out,          Out,         Int, double)
 //                            dtype  grad of softplus (N)  grad of sigmoid (N)  x (N)  grad_x (N)  N    beta
 PK_OP(softplus_sigmoid_bwd,   DType, In,                   In,                  In,    Out,        Int, double)
+// Sums over R groups of rows and G groups of columns, zeros at first; what belongs to z is (R,N,...) on a GPU
+//                         dtype  x (M,C,P)  z (C,P,N)  left (M,L,P)  its inverse  right (L,P,N)  its inverse  weights, biases (L+1)  grad_nngp, grad_ntk  grad_x (G,M,C,P)  grad_z (R,C,P,N)  grad_left (G,M,L,P)  grad_right (R,L,P,N)  grad_layers (RG,2,L+1) f64  M    N    C    H    W    L    activation  tangent  R    G
+PK_OP(conv_arc_cosine_bwd, DType, In,        In,        In,           In,          In,            In,          In, In,                In, In,              Out,              Out,              Out,                 Out,                  Out,                        Int, Int, Int, Int, Int, Int, Int,        bool,    Int, Int)
 // clang-format on
 
 }  // namespace pk

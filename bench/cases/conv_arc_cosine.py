@@ -9,7 +9,7 @@ from probkernels.ops import conv_arc_cosine, conv_arc_cosine_diagonal
 from probkernels.reference import conv_arc_cosine as reference
 from torch import Tensor
 
-from ..case import Case, Inputs, Params, Provider, Run, Task
+from ..case import TRAINED, Case, Inputs, Params, Provider, Run, Task
 from ..grids import points
 
 SIZES = [(64, 16, 3), (32, 28, 4)]  # images, height and width, layers
@@ -27,13 +27,17 @@ def make(device: torch.device, dtype: torch.dtype, params: Params) -> Inputs:
     weights, biases = torch.full((params["layers"] + 1,), 1.96), torch.full((params["layers"] + 1,), 0.09)
     lengths = [conv_arc_cosine_diagonal(t, weights=weights, biases=biases)[0] for t in (x, z)]
     tensors = zip(NAMES, (x, z, *lengths, weights, biases), strict=True)
-    return {name: t.to(device, dtype) for name, t in tensors}
+    inputs = {name: t.to(device, dtype).requires_grad_() for name, t in tensors}
+    return {**inputs, "grad_y": torch.randn(2, params["images"], params["images"]).to(device, dtype)}
 
 
 def traffic(params: Params, mode: str) -> int:
-    """Images and lengths in, two matrices out."""
+    """Forward: images and lengths in, two matrices out. Backward: all of them in, gradients of the first out."""
     pixels = params["images"] * params["size"] ** 2 * (3 + params["layers"])
-    return int(getattr(torch, params["dtype"]).itemsize * 2 * (pixels + params["images"] ** 2))
+    matrices = params["images"] ** 2
+    forward, backward = pixels + matrices, 2 * pixels + matrices
+    total = {"fwd": forward, "bwd": backward, "fwd+bwd": forward + backward}[mode]
+    return int(getattr(torch, params["dtype"]).itemsize * 2 * total)
 
 
 def ours(x: Tensor, z: Tensor, of_x: Tensor, of_z: Tensor, weights: Tensor, biases: Tensor) -> tuple[Tensor, ...]:
@@ -53,10 +57,23 @@ def task(function: Callable[..., tuple[Tensor, ...]]) -> Callable[[Inputs, Param
     """The Task of a function of the inputs."""
 
     def prepare(inputs: Inputs, params: Params) -> Task:
-        def forward() -> tuple[Tensor, ...]:
-            return function(*(inputs[name] for name in NAMES))
+        leaves = [inputs[name] for name in NAMES]
 
-        return Task({"fwd": Run(forward)}, lambda: list(forward()))
+        def fresh() -> tuple[Tensor, ...]:
+            for leaf in leaves:
+                leaf.grad = None
+            return function(*leaves)
+
+        def backward(kernels: tuple[Tensor, ...]) -> None:
+            torch.autograd.backward(kernels, list(inputs["grad_y"]))
+
+        def outputs() -> list[Tensor]:
+            kernels = fresh()
+            backward(kernels)
+            return [*(t.detach() for t in kernels), *(leaf.grad for leaf in leaves)]
+
+        runs = (Run(fresh), Run(backward, setup=fresh), Run(lambda: backward(fresh())))
+        return Task(dict(zip(TRAINED, runs, strict=True)), outputs)
 
     return prepare
 
@@ -65,7 +82,7 @@ by_torch = task(written)
 
 CASE = Case(
     name="conv_arc_cosine",
-    modes=("fwd",),
+    modes=TRAINED,
     grid=grid,
     make=make,
     bytes=traffic,

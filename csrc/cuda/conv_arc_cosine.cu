@@ -61,6 +61,102 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(Images<A> in, Network
   }
 }
 
+// A block takes the pairs of a group of rows and a group of columns, and alone adds to their sums.
+template <int kActivation, class A>
+__global__ void __launch_bounds__(kThreads)
+    backward_kernel(Images<A> in, Network<A> net, ImageGradients<A> g, A* scratch) {
+  __shared__ double shared[2 * kThreads / kWarp];
+  const int layers = net.layers;
+  const Int pixels = in.pixels(), block = Int(blockIdx.y) * gridDim.x + blockIdx.x;
+  A *const maps = scratch + block * (kMaps + 2 * layers) * pixels, *const kept = maps + kMaps * pixels;
+  const Int of_x = in.channels * pixels, of_lengths = layers * pixels;
+  double of_layers[kMostLayers + 1][2];
+  for (int l = 0; l <= layers; ++l) of_layers[l][0] = of_layers[l][1] = 0;
+  // Calls body(p, around) for the thread's pixels; around(map) sums over neighbors.
+  const auto for_pixels = [&](auto&& body) {
+    for (Int p = threadIdx.x; p < pixels; p += kThreads) {
+      const unsigned y = unsigned(p) / unsigned(in.width), x = unsigned(p) - y * unsigned(in.width);
+      body(p, [&](const A* map) { return neighbors(y, x, in.height, in.width, [&](Int q) { return map[q]; }); });
+    }
+  };
+  const auto pair = [&](Int i, Int j) {
+    const A *const of_i = in.x + i * of_x, *const of_j = in.z + j * of_x;
+    __syncthreads();  // the maps of the pair before are read
+    for_pixels([&](Int p, auto&&) {
+      A sum = 0;
+      for (Int c = 0; c < in.channels; ++c) sum += of_j[c * pixels + p] * of_i[c * pixels + p];
+      maps[p] = sum * (A(1) / A(in.channels));
+    });
+    const A *const left = in.left + i * of_lengths, *const left_inverse = in.left_inverse + i * of_lengths;
+    const A *const right = in.right + j * of_lengths, *const right_inverse = in.right_inverse + j * of_lengths;
+    for (int l = 0; l < layers; ++l) {
+      __syncthreads();  // the maps of the layer before are whole
+      const A *const k_map = maps + l % 2 * 2 * pixels, *const t_map = k_map + pixels;
+      A* const next = maps + (l + 1) % 2 * 2 * pixels;
+      const A ninth = net.weight[l] / A(9);
+      for_pixels([&](Int p, auto&& around) {
+        const Int at = l * pixels + p;
+        const A k = around(k_map) * ninth + net.bias[l], t = net.tangent && l ? k + around(t_map) * ninth : k;
+        kept[2 * at] = k, kept[2 * at + 1] = t;
+        if (l + 1 == layers) return;
+        const A scale = right[at] * left[at], inverse = right_inverse[at] * left_inverse[at];
+        A value, slope;
+        activate<kActivation, A>(angle_of<kActivation, A>(k, inverse), scale, inverse, value, slope);
+        next[p] = value;
+        if (net.tangent) next[pixels + p] = slope * t;
+      });
+    }
+    const A end_k = g.nngp[i * in.columns + j], end_t = net.tangent ? g.ntk[i * in.columns + j] : A(0);
+    if (threadIdx.x == 0) of_layers[layers][1] += double(end_k + end_t);
+    A *const of_left = g.left + (blockIdx.x * in.rows + i) * of_lengths, *const of_right =
+                                                                             g.right +
+                                                                             (blockIdx.y * in.columns + j) * of_lengths;
+    for (int l = layers - 1; l >= 0; --l) {
+      __syncthreads();  // the maps of the layer behind are whole
+      const A* const from = maps + (l + 1) % 2 * 2 * pixels;
+      A* const to = maps + l % 2 * 2 * pixels;
+      for_pixels([&](Int p, auto&& around) {
+        const Int at = l * pixels + p;
+        A grad_k = end_k / A(pixels), grad_t = end_t / A(pixels);
+        if (l + 1 < layers) {
+          grad_k = around(from) / A(9);
+          if (net.tangent) grad_t = around(from + pixels) / A(9);
+        }
+        const auto angle = angle_of<kActivation, A>(kept[2 * at], right_inverse[at] * left_inverse[at]);
+        const Kept<A> input{kept[2 * at], kept[2 * at + 1], angle.sine, angle.arc};
+        const auto found = dense_backward<kActivation, A>(net, l, input, left[at], left_inverse[at], right[at],
+                                                          right_inverse[at], grad_k, grad_t);
+        of_left[at] += found.left, of_right[at] += found.right;
+        of_layers[l + 1][0] += double(found.weight);
+        of_layers[l][1] += double(grad_k + grad_t);
+        to[p] = l ? grad_k : grad_k + grad_t;
+        to[pixels + p] = grad_t;
+      });
+    }
+    __syncthreads();
+    A *const to_x = g.x + (blockIdx.x * in.rows + i) * of_x, *const to_z = g.z + (blockIdx.y * in.columns + j) * of_x;
+    for_pixels([&](Int p, auto&& around) {
+      const A boxed = around(maps) / A(9 * in.channels), of_product = boxed * net.weight[0];
+      A product = 0;
+      for (Int at = p; at < of_x; at += pixels) {
+        product += of_i[at] * of_j[at];
+        to_x[at] += of_product * of_j[at], to_z[at] += of_product * of_i[at];
+      }
+      of_layers[0][0] += double(boxed * product);
+    });
+  };
+  const Int last_row = group_start(in.rows, blockIdx.y + 1, g.row_groups);
+  const Int first = group_start(in.columns, blockIdx.x, g.column_groups);
+  const Int last = group_start(in.columns, blockIdx.x + 1, g.column_groups);
+  for (Int i = group_start(in.rows, blockIdx.y, g.row_groups); i < last_row; ++i)
+    for (Int j = first; j < last; ++j) pair(i, j);
+  for (int l = 0; l <= layers; ++l) {
+    block_sum(of_layers[l], shared);
+    double* const to = g.layers + block * 2 * (layers + 1) + l;
+    if (threadIdx.x == 0) to[0] = of_layers[l][0], to[layers + 1] = of_layers[l][1];
+  }
+}
+
 }  // namespace
 
 void conv_arc_cosine_cuda(DType dtype, const void* x, const void* z, const void* left, const void* left_inverse,
@@ -79,6 +175,36 @@ void conv_arc_cosine_cuda(DType dtype, const void* x, const void* z, const void*
     const Scratch<A> scratch(blocks * kMaps * in.pixels(), stream);
     PK_LAUNCH(kernel, dim3(unsigned(blocks)), dim3(kThreads), 0, stream, in, net, static_cast<A*>(nngp),
               static_cast<A*>(ntk), scratch.data());
+  });
+}
+
+void conv_arc_cosine_bwd_cuda(DType dtype, const void* x, const void* z, const void* left, const void* left_inverse,
+                              const void* right, const void* right_inverse, const void* weights, const void* biases,
+                              const void* grad_nngp, const void* grad_ntk, void* grad_x, void* grad_z, void* grad_left,
+                              void* grad_right, void* grad_layers, Int rows, Int columns, Int channels, Int height,
+                              Int width, Int layers, Int activation, bool tangent, Int row_groups, Int column_groups,
+                              Stream stream) {
+  dispatch_wide("conv_arc_cosine_bwd", dtype, [&](auto element) {
+    using A = decltype(element);
+    const auto in_a = [](const void* p) { return static_cast<const A*>(p); };
+    const auto out_a = [](void* p) { return static_cast<A*>(p); };
+    const Images<A> in{
+        in_a(x),  in_a(z), in_a(left), in_a(left_inverse), in_a(right), in_a(right_inverse), rows, columns,
+        channels, height,  width};
+    const Network<A> net{in_a(weights), in_a(biases), int(layers), false, tangent};
+    const ImageGradients<A> g{in_a(grad_nngp),
+                              in_a(grad_ntk),
+                              out_a(grad_x),
+                              out_a(grad_z),
+                              out_a(grad_left),
+                              out_a(grad_right),
+                              static_cast<double*>(grad_layers),
+                              row_groups,
+                              column_groups};
+    const auto kernel = activation == kRelu ? backward_kernel<kRelu, A> : backward_kernel<kErf, A>;
+    const Scratch<A> scratch(row_groups * column_groups * (kMaps + 2 * layers) * in.pixels(), stream);
+    PK_LAUNCH(kernel, dim3(unsigned(column_groups), unsigned(row_groups)), dim3(kThreads), 0, stream, in, net, g,
+              scratch.data());
   });
 }
 

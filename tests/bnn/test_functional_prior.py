@@ -16,10 +16,12 @@ from probkernels.bnn import (
     HierarchicalPrior,
     TrainingAndBox,
     TrainingSubset,
+    energy_distance,
     scaled_mlp,
+    sliced_wasserstein,
 )
 from probkernels.bnn._critic import Critic
-from probkernels.kernel_methods import RBF, GPSampler
+from probkernels.kernel_methods import RBF, GPSampler, MLPKernel
 from torch import Tensor
 
 X = torch.linspace(-2, 2, 20)[:, None]
@@ -226,3 +228,22 @@ BAD: list[tuple[Any, type[Exception], str]] = [
 def test_bad_arguments(make: Any, error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=text):
         make()
+
+
+def test_distances_of_a_wide_network_are_least_at_the_stds_of_its_process() -> None:
+    """erf, one hidden layer: the limit is the arc-sine kernel with the network's own standard deviations."""
+    x = torch.linspace(-2, 2, 6, dtype=torch.float64)[:, None]
+    truth = {"0.weight": 1.5, "0.bias": 0.7, "2.weight": 1.2, "2.bias": 0.01}
+    kernel = MLPKernel(1, "erf", w_std=truth["0.weight"], b_std=truth["0.bias"], last_w_std=truth["2.weight"])
+    process = GPSampler(kernel)(x, 1000, seeded(1))
+
+    def distances(**changed: float) -> tuple[float, float]:
+        prior = GaussianPrior(scaled_mlp((1, 100, 1), "erf", dtype=torch.float64), {**truth, **changed})
+        drawn = prior.sample_functions(x, 1000, seeded())[..., 0]  # common random numbers
+        return float(sliced_wasserstein(drawn, process, 64, seeded(2))), float(energy_distance(drawn, process))
+
+    least = distances()
+    assert least[0] < 0.08 and abs(least[1]) < 0.01
+    for name in ("0.weight", "0.bias", "2.weight"):
+        for factor in (0.4, 2.5):
+            assert all(other > one for one, other in zip(least, distances(**{name: factor * truth[name]}), strict=True))

@@ -15,6 +15,7 @@ from probkernels.kernel_methods import (
     GramState,
     SparseDKM,
     dkm_objective,
+    gram_kernels,
     gram_kl,
 )
 from probkernels.kernel_methods.gram_kernels import KERNELS
@@ -105,6 +106,30 @@ def test_equal_opposite_and_zero_points_have_finite_gradients(name: str, dtype: 
     (grad,) = torch.autograd.grad(kernel.square().sum(), x)
     assert kernel.isfinite().all() and grad.isfinite().all()
     assert kernel[0, 1].item() == pytest.approx(kernel[0, 0].item(), rel=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_relu_kernels_of_many_points_by_the_op_are_those_of_few(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    """Values and gradients, with equal, opposite and zero points, whose derivative is that of the limit."""
+    x = torch.cat([drawn(9, 4), drawn(1, 4), -drawn(1, 4), torch.zeros(1, 4, dtype=torch.float64)]).to(dtype)
+    kernel, weights = GramKernel("relu", weight=1.5, bias=0.1), drawn(12, 10, seed=3).to(dtype)
+    found = []
+    for least in (0, 1000):
+        monkeypatch.setattr(gram_kernels, "OP_PAIRS", least)
+        given = [(x @ x[:10].mT).requires_grad_(), *(x[:n].square().sum(1).requires_grad_() for n in (12, 10))]
+        out = kernel.cross(*given)
+        found.append([out, *torch.autograd.grad((out * weights).sum(), given)])
+    tolerance = 1e-10 if dtype == torch.float64 else 1e-5
+    far = (x[:, None] != x[:10]).any(-1) & (x[:, None] != -x[:10]).any(-1)  # elsewhere rounding decides the angle
+    for one, other in zip(*found[:2], strict=True):
+        near = EQUAL_POINTS if dtype == torch.float64 else {"atol": 1e-2, "rtol": 1e-2}
+        torch.testing.assert_close(one, other, **near)
+        if one.ndim == 2:
+            torch.testing.assert_close(one[far], other[far], atol=tolerance, rtol=tolerance)
+    (slope,) = torch.autograd.grad(kernel.cross(*given)[9, 9], given[0])
+    assert slope[9, 9].item() == pytest.approx(1.5, rel=1e-2)
 
 
 # --- the objective ---

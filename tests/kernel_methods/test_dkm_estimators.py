@@ -7,7 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from probkernels.kernel_methods import DeepKernelMachine, DKMClassifier, DKMRegressor, GramKernel, SparseDKM
+from probkernels.kernel_methods import (
+    DeepKernelMachine,
+    DKMClassifier,
+    DKMRegressor,
+    GaussianLikelihood,
+    GramKernel,
+    SparseDKM,
+)
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(60, 2))
@@ -127,3 +134,20 @@ def test_the_full_machine_predicts_where_its_noise_would_vanish() -> None:
         DeepKernelMachine(3, noise=1e-4)
     assert float(DeepKernelMachine(3, noise=1e-9, learn_noise=False).noise.detach()) == pytest.approx(1e-9)
     assert float(DeepKernelMachine(3, noise=0.1).noise.detach()) == pytest.approx(0.1)
+
+
+def test_the_noise_of_the_sparse_machine_has_a_floor() -> None:
+    """Without one, the likelihood of exactly fitted targets rises as the noise vanishes."""
+    likelihood, zero = GaussianLikelihood(0.01), torch.zeros(5, 1, dtype=torch.float64)
+    assert float(likelihood.noise.detach()) == pytest.approx(0.01)
+    optimizer = torch.optim.Adam(likelihood.parameters(), lr=1.0)
+    for _ in range(50):
+        optimizer.zero_grad()
+        (-likelihood(zero, zero[:, 0], zero).sum()).backward()
+        optimizer.step()
+    assert 1e-4 <= float(likelihood.noise.detach()) < 1.01e-4
+    assert float(GaussianLikelihood(1e-9, least_noise=0.0).noise.detach()) == pytest.approx(1e-9)
+    with pytest.raises(ValueError, match=r"'noise': expected a number above least_noise = 0\.0001, got 0\.0001"):
+        GaussianLikelihood(1e-4)
+    with pytest.raises(ValueError, match="'least_noise'"):
+        GaussianLikelihood(least_noise=-1.0)

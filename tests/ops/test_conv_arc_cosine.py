@@ -101,7 +101,11 @@ def test_layouts_and_empty_tiles(on: torch.device) -> None:
     for one, other, third in zip(both(x, z, of_x, of_z, weights, biases), turned, both(*last), strict=True):
         torch.testing.assert_close(one.mT, other)
         torch.testing.assert_close(one, third)
-    assert both(x[:0], z, of_x[:0], of_z, weights, biases)[1].shape == (0, 4)
+    empty = [t.requires_grad_() for t in (x[:0], z, of_x[:0], of_z, weights, biases)]
+    found = both(*empty)
+    assert found[1].shape == (0, 4)
+    for leaf, grad in zip(empty, torch.autograd.grad([t.sum() for t in found], empty), strict=True):
+        assert grad.shape == leaf.shape and not grad.any()
 
 
 def test_second_derivatives() -> None:
@@ -109,12 +113,28 @@ def test_second_derivatives() -> None:
     assert torch.autograd.gradgradcheck(lambda *t: both(*t), given, fast_mode=True)
 
 
+def test_memory_of_the_backward_grows_with_images_and_not_with_pairs() -> None:
+    """Four times the images: four times the memory, where one number a pair and pixel would take sixteen times."""
+
+    def peak(count: int) -> int:
+        shapes = [(count, 1, 4, 4), (count, 1, 4, 4), (count, 2, 4, 4), (count, 2, 4, 4)]
+        leaves = [torch.ones(shape).requires_grad_() for shape in shapes]
+        kernels = both(*leaves, torch.ones(3), torch.ones(3))
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as found:
+            torch.autograd.grad([t.sum() for t in kernels], leaves)
+        return sum(max(0, event.self_cpu_memory_usage) for event in found.key_averages())
+
+    small, large = peak(128), peak(512)
+    assert large < 6 * small
+
+
 def test_threads_do_not_change_bits() -> None:
-    given = problem(5, 40, (2, 4, 4), 2)
+    given = [t.requires_grad_() for t in problem(5, 40, (2, 4, 4), 2)]
     found = []
     for threads in (1, 2):
         torch.set_num_threads(threads)
-        found.append(both(*given))
+        kernels = both(*given)
+        found.append([*kernels, *torch.autograd.grad([t.sum() for t in kernels], given)])
     torch.set_num_threads(1)
     assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
 

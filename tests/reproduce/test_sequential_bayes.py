@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import lzma
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from probkernels.bnn import ProtoHead
 from probkernels.reproduce import sequential_bayes
 from probkernels.reproduce.sequential_bayes import experiment, model, peers
-from probkernels.reproduce.sequential_bayes.records import DIGITS, FINE_TUNING, JOINT, SEQUENTIAL, WAYS, Learned, Stream
+from probkernels.reproduce.sequential_bayes.records import (
+    DIGITS,
+    FASHION,
+    FINE_TUNING,
+    JOINT,
+    SEQUENTIAL,
+    WAYS,
+    Learned,
+    Stream,
+)
 
 from tests.reproduce.made_up import of_sequential_bayes
 from tests.reproduce.support import Sum, run_here, still
@@ -46,6 +58,30 @@ def test_digits_are_split_by_class_and_seed() -> None:
         [2 * t, 2 * t + 1] for t in range(5)
     ]
     assert not torch.equal(x, experiment.digits(1)[0][0])
+
+
+def test_fashion_images_are_read_from_a_folder_and_learned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four images of each class in the three files of the training set, two in that of the test set."""
+    rng, labels = np.random.default_rng(0), {}
+    for part, files, each in (
+        ("train", ["train_images_0", "train_images_1", "train_images_2"], 4),
+        ("test", ["test_images"], 2),
+    ):
+        labels[part] = np.arange(10 * each, dtype=np.uint8) % 10
+        images = rng.integers(0, 256, (10 * each, 28, 28), dtype=np.uint8)
+        images[0, 0, :2] = 0, 255
+        for file, rows in zip(files, np.array_split(images, len(files)), strict=True):
+            with lzma.open(tmp_path / f"fashion_mnist_{file}.npy.xz", "wb") as to:
+                np.save(to, rows)
+    np.savez(tmp_path / "fashion_mnist_labels.npz", **labels)
+    for (x, y), each in zip(experiment.fashion(tmp_path), (4, 2), strict=True):
+        assert x.shape == (10 * each, 784) and x.dtype == torch.float32
+        assert (x[0, 0], x[0, 1]) == (-1.0, 1.0) and float(x.abs().max()) == 1.0
+        assert y.dtype == torch.int64 and y.bincount().tolist() == [each] * 10
+    monkeypatch.setattr(experiment, "FASHION_SETTING", peers.Setting(epochs=1, batch=8))
+    found = experiment.work(FASHION, WAYS[-1], 10, 0, str(tmp_path), lambda amount: None)
+    assert isinstance(found, Learned)
+    assert (found.data, len(found.accuracy)) == (FASHION, 5)
 
 
 def test_miniature_run_is_deterministic_and_complete(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,19 @@ struct Images {
   PK_HD std::int64_t pixels() const { return height * width; }
 };
 
+// What the backward is given and gives. Sums over pairs are those of R groups of rows and of G groups of columns: a
+// task takes a pair of groups, so that memory grows with images and not with pairs.
+template <class A>
+struct ImageGradients {
+  const A *nngp, *ntk;      // (M, N)
+  A *x, *z, *left, *right;  // (G, M, C, P), (R, C, P, N), (G, M, L, P), (R, L, P, N); of z as in Images; zeros at first
+  double* layers;           // (R, G, 2, L + 1)
+  std::int64_t row_groups, column_groups;
+};
+
+// The first of n items that group g of `groups` has.
+PK_HD std::int64_t group_start(std::int64_t n, std::int64_t g, std::int64_t groups) { return n * g / groups; }
+
 // The sum of map(p) over the neighbors of the pixel in row y and column x, itself included, of a map with zeros around.
 template <class Map>
 PK_HD auto neighbors(std::int64_t y, std::int64_t x, std::int64_t height, std::int64_t width, Map&& map) {

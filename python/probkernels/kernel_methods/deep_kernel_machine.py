@@ -12,7 +12,7 @@ from .._core import checks
 from .._core.errors import message
 from ..training import Loop
 from .gram_kernels import GramKernel, GramState, as_gram_kernel
-from .gram_layers import FORMS, GramLayer, check_nu, check_square, cholesky, gram_kl
+from .gram_layers import FORMS, LEAST_NOISE, GramLayer, above_least, check_nu, check_square, cholesky, gram_kl
 
 
 def gaussian_evidence(op: str, kernel: Tensor, targets: Tensor, noise: float | Tensor) -> Tensor:
@@ -136,25 +136,21 @@ class DeepKernelMachine(nn.Module):
         kernel: str | GramKernel = "relu",
         noise: float = 0.1,
         learn_noise: bool = True,
-        least_noise: float = 1e-4,
+        least_noise: float = LEAST_NOISE,
         kl: str = "exact",
     ) -> None:
         op = "DeepKernelMachine"
         super().__init__()
         checks.integer(op, "n", n)
         checks.integer(op, "depth", depth, least=0)
-        checks.positive(op, "noise", noise)
         checks.one_of(op, "kl", kl, FORMS)
         widths = check_nu(op, nu, depth)
         self.kernels = nn.ModuleList(as_gram_kernel(op, kernel) for _ in range(depth + 1))
         self.layers = nn.ModuleList(GramLayer(n, width, kl=kl) for width in widths)
         checks.non_negative(op, "least_noise", least_noise)
         self.least_noise = least_noise if learn_noise else 0.0
-        if noise <= self.least_noise:
-            hint = "lower least_noise, or set learn_noise=False"
-            raise ValueError(message(op, "noise", f"a number above least_noise = {least_noise:g}", f"{noise:g}", hint))
-        start = torch.tensor(noise - self.least_noise, dtype=torch.float64)
-        self.log_noise = nn.Parameter(start.log(), requires_grad=learn_noise)
+        start = above_least(op, noise, self.least_noise, "lower least_noise, or set learn_noise=False")
+        self.log_noise = nn.Parameter(torch.tensor(start, dtype=torch.float64).log(), requires_grad=learn_noise)
 
     @property
     def noise(self) -> Tensor:

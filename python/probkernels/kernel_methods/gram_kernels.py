@@ -10,8 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from .._core import checks
+from ..ops.arc_cosine import DTYPES, arc_cosine
+from ..reference.arc_cosine import clamped
 
 COS_MARGIN = 1e-6  # |cos| stays this far below 1, where the derivative of the angle is infinite
+OP_PAIRS = 2**16  # of points: from here on the op is faster, and with fewer its call costs more than the arithmetic
 LEAST = 1e-24  # of a product of two squared lengths: a point at the origin has no angle
 
 
@@ -41,9 +44,13 @@ def _lengths_and_cosine(gram: Tensor, left: Tensor, right: Tensor) -> tuple[Tens
 
 
 def _relu(gram: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    lengths, cos = _lengths_and_cosine(gram, left, right)
+    if gram.numel() >= OP_PAIRS and gram.dtype in DTYPES:
+        return arc_cosine(gram, left, right, weights=(1.0, 1.0), normalize=True, ntk=False)[0]
+    products = left[..., None] * right[..., None, :]
+    lengths = products.clamp_min(LEAST).sqrt()
+    cos = clamped(torch.where(products > LEAST, gram, 0.0) / lengths)  # as in the op: finite slope at equal points
     angle = cos.acos()
-    return lengths * ((1 - cos * cos).sqrt() + (math.pi - angle) * cos) / math.pi
+    return lengths * torch.addcmul(angle.sin(), math.pi - angle, cos) / math.pi
 
 
 def _heaviside(gram: Tensor, left: Tensor, right: Tensor) -> Tensor:
@@ -79,8 +86,9 @@ class GramKernel(nn.Module):
     With g the squared lengths and t the angle of two points: "relu" is
     ``sqrt(g_i g_j) (sin t + (pi - t) cos t) / pi``, the arc-cosine kernel of order 1, scaled to keep the diagonal;
     "heaviside" ``sqrt(g_i g_j) (1 - t / pi)``; "squared_exponential" ``exp(G_ij - (g_i + g_j) / 2)``;
-    "normalized_gaussian" ``sqrt(g_i g_j) exp(cos t - 1)``; "linear" is G itself. |cos t| is at most 1 - 1e-6, and the
-    diagonal is set, not computed from angles. A point at the origin has the value ``bias`` with all others.
+    "normalized_gaussian" ``sqrt(g_i g_j) exp(cos t - 1)``; "linear" is G itself. |cos t| is at most 1 - 1e-6 for
+    "heaviside" and 1 - eps for "relu", and the diagonal is set, not computed from angles. A point at the origin has
+    the value ``bias`` with all others.
 
     Args:
         name: one of these names.

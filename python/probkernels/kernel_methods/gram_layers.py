@@ -17,6 +17,7 @@ FORMS = ("exact", "taylor")
 NORMS = ("global", "local")
 WISHART_SHARE = 4  # columns of a sampled Gram matrix: this share of the inducing points
 WISHART_DIAGONAL = 0.1  # added to a sampled Gram matrix
+LEAST_NOISE = 1e-4  # variance: for targets of variance 1, a standard deviation of a hundredth
 HINT = "points that are nearly equal need a bias, fewer inducing points, or float64"
 
 
@@ -78,6 +79,15 @@ def check_square(op: str, name: str, value: object) -> None:
     if value.ndim != 2 or value.shape[0] != value.shape[1] or not len(value):
         raise ValueError(message(op, name, "shape (n, n), n >= 1", f"shape {tuple(value.shape)}"))
     checks.finite(op, name, value.detach())
+
+
+def above_least(op: str, noise: float, least: float, hint: str) -> float:
+    """Checks a variance and the floor that it must be above; what it is above it."""
+    checks.positive(op, "noise", noise)
+    checks.non_negative(op, "least_noise", least)
+    if noise <= least:
+        raise ValueError(message(op, "noise", f"a number above least_noise = {least:g}", f"{noise:g}", hint))
+    return noise - least
 
 
 def check_nu(op: str, nu: float | Sequence[float], depth: int) -> list[float]:

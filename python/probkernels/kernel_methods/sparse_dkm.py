@@ -13,11 +13,19 @@ from torch.nn import functional as F
 from .._core import checks
 from .._core.errors import message
 from .gram_kernels import GramKernel, GramState, as_gram_kernel
-from .gram_layers import FORMS, NORMS, GramBatchNorm, GramLayer, InducingOutput, check_nu
+from .gram_layers import FORMS, LEAST_NOISE, NORMS, GramBatchNorm, GramLayer, InducingOutput, above_least, check_nu
 
 
 class GaussianLikelihood(nn.Module):
     """Targets (B, C) are function values plus noise of a learned variance.
+
+    Args:
+        noise: variance of the noise at first, above ``least_noise``.
+        least_noise: what the learned variance stays above. Without a floor, the likelihood of targets that the inducing
+            points fit exactly rises without end as the noise vanishes. 0: none.
+
+    Raises:
+        TypeError, ValueError: an argument is no number, not positive, or not above the floor.
 
     Example:
         >>> import torch
@@ -27,15 +35,16 @@ class GaussianLikelihood(nn.Module):
         (1,)
     """
 
-    def __init__(self, noise: float = 0.1) -> None:
+    def __init__(self, noise: float = 0.1, *, least_noise: float = LEAST_NOISE) -> None:
         super().__init__()
-        checks.positive("GaussianLikelihood", "noise", noise)
-        self.log_noise = nn.Parameter(torch.tensor(noise, dtype=torch.float64).log())
+        self.least_noise = least_noise
+        start = above_least("GaussianLikelihood", noise, least_noise, "lower least_noise")
+        self.log_noise = nn.Parameter(torch.tensor(start, dtype=torch.float64).log())
 
     @property
     def noise(self) -> Tensor:
         """(): the variance of the noise."""
-        return self.log_noise.exp()
+        return self.least_noise + self.log_noise.exp()
 
     def forward(self, mean: Tensor, variance: Tensor, y: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """The expected log likelihood (B,) of targets under the posterior of the function values; closed form."""

@@ -18,27 +18,60 @@ from .arc_cosine import ACTIVATIONS, DTYPES, variances_of_layers
 
 __all__ = ["conv_arc_cosine", "conv_arc_cosine_diagonal"]
 
+GROUPS = {"cpu": 8, "cuda": 32}  # the most groups of images in sums of the backward: a task takes a pair of groups
+COLUMNS = {"cpu": 16, "cuda": 1}  # images of z that go together: kLanes of csrc/include/pk/vec.h
+
 # --- kernels ---
 
 
-def _kernel(run: backend.Backend, *args: Any) -> tuple[Tensor, Tensor]:
-    x, z, left, right, weights, biases, activation, ntk = args
+def _given(run: backend.Backend, *tensors: Tensor) -> list[Tensor]:
+    """What both kernels read."""
+    x, z, left, right, weights, biases = tensors
     others = [z, right, safe_inverse(right)]
     if run.kind == "cpu":  # images side by side
         others = [t.permute(1, 2, 3, 0) for t in others]
-    given = (x, others[0], left, safe_inverse(left), *others[1:], weights, biases)
+    return [t.contiguous() for t in (x, others[0], left, safe_inverse(left), *others[1:], weights, biases)]
+
+
+def _kernel(run: backend.Backend, *args: Any) -> tuple[Tensor, Tensor]:
+    *tensors, activation, ntk = args
+    x, z, weights = tensors[0], tensors[1], tensors[4]
     nngp, tangent = _fake(*args)
     sizes = (len(x), len(z), *x.shape[1:], len(weights) - 1, activation, ntk)
-    run.launch("conv_arc_cosine", DTYPE_CODE[x.dtype], *(t.contiguous() for t in given), nngp, tangent, *sizes)
+    run.launch("conv_arc_cosine", DTYPE_CODE[x.dtype], *_given(run, *tensors), nngp, tangent, *sizes)
     return nngp, tangent
 
 
-# --- the op ---
+def _bwd_kernel(run: backend.Backend, *args: Any) -> tuple[Tensor, ...]:
+    *tensors, grad_nngp, grad_ntk, activation, ntk = args
+    given = _given(run, *tensors)
+    x, z, weights = tensors[0], tensors[1], tensors[4]
+    down = min(len(x), GROUPS[run.kind])
+    across = min(-(-len(z) // COLUMNS[run.kind]), GROUPS[run.kind])
+    of_x, of_left = (given[k].new_zeros(across, *given[k].shape) for k in (0, 2))
+    of_z, of_right = (given[k].new_zeros(down, *given[k].shape) for k in (1, 4))
+    of_layers = x.new_zeros(down * across, 2, len(weights), dtype=torch.float64)
+    sums = (of_x, of_z, of_left, of_right, of_layers)
+    sizes = (len(x), len(z), *x.shape[1:], len(weights) - 1, activation, ntk, down, across)
+    grads = grad_nngp.contiguous(), grad_ntk.contiguous()
+    run.launch("conv_arc_cosine_bwd", DTYPE_CODE[x.dtype], *given, *grads, *sums, *sizes)
+    columns = [t.sum(0) for t in (of_z, of_right)]
+    if run.kind == "cpu":
+        columns = [t.permute(3, 0, 1, 2).contiguous() for t in columns]
+    of_weights, of_biases = of_layers.sum(0).to(x.dtype).unbind()
+    return of_x.sum(0), columns[0], of_left.sum(0), columns[1], of_weights.clone(), of_biases.clone()
+
+
+# --- the ops ---
 
 
 def _fake(x: Tensor, z: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
     shape = x.shape[0], z.shape[0]
     return x.new_empty(shape), x.new_empty(shape if args[-1] else (0,))
+
+
+def _fake_bwd(*args: Any) -> tuple[Tensor, ...]:
+    return tuple(t.new_empty(t.shape) for t in args[:6])
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -48,7 +81,7 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> 
 
 def _backward(ctx: Any, grad_nngp: Tensor, grad_ntk: Tensor) -> tuple[Tensor | None, ...]:
     given = (*ctx.saved_tensors, grad_nngp, grad_ntk, ctx.activation, ctx.ntk)
-    return *reference.conv_arc_cosine_bwd(*given), None, None
+    return *BWD.call(*given), None, None
 
 
 def _examples(device: torch.device, dtype: torch.dtype) -> list[tuple[Any, ...]]:
@@ -63,6 +96,28 @@ def _examples(device: torch.device, dtype: torch.dtype) -> list[tuple[Any, ...]]
         found.append((*tensors, activation, ntk))
     return found
 
+
+def _backward_examples(device: torch.device, dtype: torch.dtype) -> list[tuple[Any, ...]]:
+    generator = torch.Generator().manual_seed(1)
+    found = []
+    for *tensors, activation, ntk in _examples(device, dtype):
+        shape = len(tensors[0]), len(tensors[1])
+        grads = [torch.randn(s, generator=generator, dtype=torch.float64) for s in (shape, shape if ntk else (0,))]
+        found.append((*tensors, *(g.to(device, dtype) for g in grads), activation, ntk))
+    return found
+
+
+BWD = Op(
+    "conv_arc_cosine_bwd",
+    "(Tensor x, Tensor z, Tensor left, Tensor right, Tensor weights, Tensor biases, Tensor grad_nngp, "
+    "Tensor grad_ntk, int activation, bool ntk) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    family="conv_arc_cosine",
+    reference=reference.conv_arc_cosine_bwd,
+    kernels=dict.fromkeys(("cpu", "cuda"), _bwd_kernel),
+    fake=_fake_bwd,
+    examples=_backward_examples,
+    dtypes=DTYPES,
+)
 
 FWD = Op(
     "conv_arc_cosine",
@@ -111,12 +166,12 @@ def conv_arc_cosine(
 
     Returns:
         The NNGP and the NTK (None without ``ntk``), both (M, N). Differentiable with respect to all tensors. The
-        backward repeats the forward in plain torch, with some M N H W numbers for each layer.
+        backward repeats the forward pair by pair; its memory grows with M + N and not with M N.
 
     Raises:
         TypeError, ValueError: a dtype, shape, device or number is wrong.
 
-    Backends: C++ (CPU), CUDA, plain torch; the backward is plain torch. Deterministic.
+    Backends: C++ (CPU), CUDA, plain torch. Deterministic.
 
     Reference: Novak et al., "Bayesian Deep Convolutional Networks with Many Channels are Gaussian Processes", ICLR
     2019.

@@ -75,7 +75,7 @@ def conv_arc_cosine_bwd(
         inputs.append((k, k + weights[layer] * box(slope * inputs[-1][1])))
     grads = grad_nngp, grad_ntk if ntk else torch.zeros_like(grad_nngp)
     of_biases, found = [(grads[0] + grads[1]).sum()], []
-    grad_k, grad_t = (g.expand_as(pixels) / pixels[..., 0, 0].numel() for g in grads)
+    grad_k, grad_t = (g.expand_as(pixels) / pixels.shape[:2].numel() for g in grads)
     for layer in range(len(weights) - 1, 0, -1):
         grad_k, grad_t, *rest, _ = dense_bwd(
             grad_k, grad_t, *inputs[layer - 1], left[layer - 1], right[layer - 1], weights[layer], activation, False
