@@ -64,7 +64,8 @@ class Scene:
 
 EXACT_SOURCE, TRAINED_SOURCE = "exact", "trained"
 
-# Of another program (which learned FIXED without rotary attention, at a rate of 0.002, in 1500 steps): NLL, poked, flow, IoU, p_motion on and off, hits, error.
+# Of another program, which learned FIXED without rotary attention, at a rate of 0.002, in 1500 steps: NLL, poked, flow,
+# IoU, p_motion on and off, hits, error.
 TRAINED = {
     FIXED: (2.87, 0.24, 2.20, 1.0, 0.915, 0.012, None, None),
     FREE: (2.53, 0.006, 2.199, 1.0, 0.882, 0.0, 0.95, 0.075),
