@@ -247,6 +247,11 @@ PK_CPU_OP(pairwise_softmax_bwd, DType, Out,           In,       In,             
 PK_CPU_OP(bar_log_prob,     DType, In,           In,            Out,            Out,          Int, Int)
 //                          dtype  logits (N,K)  index (N) i64  log_sums (N)  grad_log_prob (N) A  grad_log_sums (N)  grad (N,K)  N    K
 PK_CPU_OP(bar_log_prob_bwd, DType, In,           In,            In,           In,                  In,                Out,        Int, Int)
+// KL divergences between the softmaxes of N rows of V logits; sums in float64
+//                          dtype  p (N,V)  q (N,V)  kl (N) A  log_sums_p (N)  log_sums_q (N)  N    V
+PK_CPU_OP(kl_rows,          DType, In,      In,      Out,      Out,            Out,            Int, Int)
+//                          dtype  p (N,V)  q (N,V)  kl (N) A  log_sums_p (N)  log_sums_q (N)  grad_kl (N) A  grad_log_sums_p (N)  grad_log_sums_q (N)  grad_p (N,V)  grad_q (N,V)  N    V
+PK_CPU_OP(kl_rows_bwd,      DType, In,      In,      In,       In,             In,             In,            In,                  In,                  Out,          Out,          Int, Int)
 // F functions of N points in T tiles of 128; S numbers of a row and a point make an exponent; W sums
 //                             dtype  left (F,M,S)  right (F,T,S,128)  columns (F,T,128,W)  sums (F,M,W)  F    M    T    S    W
 PK_CPU_OP(rbf_mean,            DType, In,           In,                In,                  Out,          Int, Int, Int, Int, Int)

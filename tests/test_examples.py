@@ -94,6 +94,14 @@ def outcomes_are_memorized(printed: str) -> None:
     assert cape < longer
 
 
+@check_of("psi_patches")
+def a_patch_and_its_object_are_found(printed: str) -> None:
+    found, truth = re.search(r"goes to (\d+); the truth is (\d+)", printed).groups()
+    assert found == truth and "4 patches, all of the object: True" in printed
+    first, last = (float(figure) for figure in re.findall(r"squared error (\S+)", printed))
+    assert last < 0.4 * first
+
+
 @check_of("prototypes_digits")
 def new_digits_are_the_uncertain_ones(printed: str) -> None:
     assert float(re.search(r"accuracy on digits 0 to 7: (\S+)", printed).group(1)) > 0.88

@@ -3,9 +3,9 @@
 // once. Equations: python/probkernels/reference/bar_log_prob.py.
 #include <algorithm>
 #include <cmath>
-#include <limits>
 
 #include "pk/launch.h"
+#include "pk/logits.h"
 #include "pk/vec_math.h"
 
 namespace pk {
@@ -15,22 +15,6 @@ using Int = std::int64_t;
 
 constexpr Int kBlock = 2048;    // logits of a row at a time
 constexpr Int kTask = 1 << 16;  // logits of a thread's task
-
-template <class A>
-constexpr A kInfinity = std::numeric_limits<A>::infinity();
-
-// The first elements at p; the other lanes are -infinity, of which the exponential is 0.
-template <int B, class T>
-PK_HD Vec<acc_t<T>, B> load_logits(const T* p, Full) {
-  return load_vec<B>(p);
-}
-template <int B, class T>
-PK_HD Vec<acc_t<T>, B> load_logits(const T* p, int n) {
-  T some[kLanes];
-  std::fill(some, some + kLanes, store<T>(-kInfinity<acc_t<T>>));
-  copy_some(some, p, n * sizeof(T));
-  return load_vec<B>(static_cast<const T*>(some));
-}
 
 template <int B, class T>
 PK_HD acc_t<T> largest(const T* logits, Int count) {
@@ -93,14 +77,6 @@ struct Backward {
   }
 };
 
-// Calls body(first, last) for blocks of rows.
-template <class Body>
-void for_tasks(Int rows, Int bars, Threads threads, Body&& body) {
-  const Int each = std::max<Int>(kTask / bars, 1), tasks = (rows + each - 1) / each;
-#pragma omp parallel for schedule(static) num_threads(threads.count) if (tasks > 1)
-  for (Int task = 0; task < tasks; ++task) body(task * each, std::min(rows, (task + 1) * each));
-}
-
 }  // namespace
 
 void bar_log_prob_cpu(DType dtype, const void* logits, const void* index, void* log_prob, void* log_sums, Int rows,
@@ -111,7 +87,7 @@ void bar_log_prob_cpu(DType dtype, const void* logits, const void* index, void* 
     const Int* const chosen = static_cast<const Int*>(index);
     auto* const found = static_cast<acc_t<T>*>(log_prob);
     double* const sums = static_cast<double*>(log_sums);
-    for_tasks(rows, bars, threads,
+    for_tasks(rows, std::max<Int>(kTask / bars, 1), threads,
               [&](Int first, Int last) { run_best<Forward>(x, chosen, first, last, bars, found, sums); });
   });
 }
@@ -127,7 +103,7 @@ void bar_log_prob_bwd_cpu(DType dtype, const void* logits, const void* index, co
     const auto* const own = static_cast<const acc_t<T>*>(grad_log_prob);
     T* const out = static_cast<T*>(grad);
     const double *const sums = in_double(log_sums), *const all = in_double(grad_log_sums);
-    for_tasks(rows, bars, threads,
+    for_tasks(rows, std::max<Int>(kTask / bars, 1), threads,
               [&](Int first, Int last) { run_best<Backward>(x, chosen, sums, own, all, first, last, bars, out); });
   });
 }

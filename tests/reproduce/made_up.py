@@ -25,6 +25,7 @@ from probkernels.reproduce.pfn import records as pfn
 from probkernels.reproduce.powernorm import records as powernorm
 from probkernels.reproduce.powernorm.experiment import NORMS
 from probkernels.reproduce.prob_psenn import records as psenn
+from probkernels.reproduce.psi import records as psi
 from probkernels.reproduce.root import records as root
 from probkernels.reproduce.sara import records as sara
 from probkernels.reproduce.scale_mixture_nngp import records as mixtures
@@ -190,6 +191,19 @@ def of_utility_duality(worse: bool) -> list[Any]:
     for b, (token, sequence) in duality.EXACT.items():
         found.append(duality.Sequences(b, token, sequence - 0.1 * worse, 1.0 - worse))
     return found
+
+
+def of_psi(worse: bool) -> list[Any]:
+    """Exact figures and networks at the expected ones, or all far off and a poke that tells nothing."""
+    found: list[Any] = [psi.Exact(name, value + worse) for name, value in psi.EXPECTED.items()]
+    for world, steps in psi.STEPS.items():
+        figures = list(psi.TRAINED[psi.FIXED if world == psi.SMALL else world])
+        if worse:
+            figures = [5.0, 4.9, 2.3, 0.5, 0.5, 0.4, figures[6] and 0.1, figures[7] and 3.0]
+        found.append(psi.Trained(world, steps, *figures))
+    map_ = [[float(row * column) for column in range(6)] for row in range(6)]
+    sources = (psi.EXACT_SOURCE, psi.TRAINED_SOURCE)
+    return [*found, *(psi.Scene(source, map_, map_, map_, map_, map_, (2, 3), (3, 3)) for source in sources)]
 
 
 def of_root(worse: bool) -> list[Any]:

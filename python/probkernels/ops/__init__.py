@@ -9,6 +9,7 @@ from .arc_cosine import arc_cosine, arc_cosine_diagonal
 from .bar_log_prob import bar_log_prob
 from .conv_arc_cosine import conv_arc_cosine, conv_arc_cosine_diagonal
 from .em_update import em_update_
+from .kl_rows import kl_rows
 from .latent_tree import latent_tree, latent_tree_flows
 from .leaf_gather import leaf_gather, leaf_histogram
 from .leapfrog_step import leapfrog_adjoint_, leapfrog_step_
@@ -41,6 +42,7 @@ __all__ = [
     "conv_arc_cosine_diagonal",
     "dequantize_blocks",
     "em_update_",
+    "kl_rows",
     "latent_tree",
     "latent_tree_flows",
     "leaf_gather",

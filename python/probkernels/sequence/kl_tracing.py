@@ -9,16 +9,9 @@ from torch import Tensor
 
 from .._core import checks
 from .._core.errors import message
+from ..ops.kl_rows import kl_rows
 from .pointers import Block, Known, repeated, unknown_pointers, with_pairs
 from .rollout import Psi, check_psi
-
-
-def kl_rows(logits: Tensor, other: Tensor) -> Tensor:
-    """KL divergence (...) from softmax(other) to softmax(logits), of rows (..., V). A value of probability 0 under
-    the first adds nothing."""
-    first = logits.log_softmax(-1)
-    p = first.exp()
-    return torch.where(p > 0, p * (first - other.log_softmax(-1)), 0).sum(-1)
 
 
 class KLTrace(NamedTuple):

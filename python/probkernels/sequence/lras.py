@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .._core import checks
+from .._core.attention import attend
 from .._core.errors import message
 from .pointers import Block, Known, PointerVocab, Query
 from .rollout import rollout
@@ -73,17 +74,9 @@ class _Layer(nn.Module):
         if prefix is None:
             seen = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         else:
-            seen = _attend_prefix(q, *prefix, k, v)
+            seen = attend(q, *prefix, (k, v), None, False, q.shape[-1] ** -0.5)
         x = x + self.out(seen.transpose(1, 2).flatten(2))
         return x + self.mlp(self.norm2(x)), (k, v)
-
-
-def _attend_prefix(q: Tensor, keys: Tensor, values: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attention of m tokens that each see a shared prefix of n and themselves: m (n + 1) scores."""
-    scale = q.shape[-1] ** -0.5
-    scores = torch.cat([q @ keys.mT, (q * k).sum(-1, keepdim=True)], -1) * scale
-    weight = scores.softmax(-1)
-    return weight[..., :-1] @ values + weight[..., -1:] * v
 
 
 def _turned(x: Tensor, angle: Tensor) -> Tensor:
