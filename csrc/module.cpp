@@ -254,6 +254,11 @@ PK_OP(arc_cosine_bwd,    DType, In,        In,           In,          In,       
 // M and N images of C channels and H x W = P pixels, L layers; what belongs to z is (N, ...) on a GPU
 //                       dtype  x (M,C,P)  z (C,P,N)  left (M,L,P)  its inverse  right (L,P,N)  its inverse  weights, biases (L+1)  nngp, ntk (M,N)  M    N    C    H    W    L    activation  tangent
 PK_OP(conv_arc_cosine,   DType, In,        In,        In,           In,          In,            In,          In, In,                Out, Out,        Int, Int, Int, Int, Int, Int, Int,        bool)
+// G groups of n states
+//                       dtype  y (G,n)  p (G,n)  G    n    alpha
+PK_OP(prox_softmax,      DType, In,      Out,     Int, Int, double)
+//                       dtype  p (G,n)  grad (G,n)  grad_y (G,n)  G    n    alpha
+PK_OP(prox_softmax_bwd,  DType, In,      In,         Out,          Int, Int, double)
 // clang-format on
 
 }  // namespace pk
