@@ -16,6 +16,7 @@ from probkernels.reproduce.forward_gnn import records as forward_gnn
 from probkernels.reproduce.functional_prior import records as functional
 from probkernels.reproduce.h_calibration import records as calibration
 from probkernels.reproduce.inv_entropy import records as inv_entropy
+from probkernels.reproduce.monotone_dbm import records as monotone
 from probkernels.reproduce.noprop import records as noprop
 from probkernels.reproduce.pc_compression import records as compression
 from probkernels.reproduce.permutation_ntk import records as permutations
@@ -225,6 +226,21 @@ def of_unlearnable(worse: bool) -> list[Any]:
         for seed in unlearnable.SEEDS:
             found.append(unlearnable.Attack(way, seed, change, errors, None, 0.965, 0.962, accuracy, mixed))
     return found
+
+
+def of_monotone_dbm(worse: bool) -> list[Any]:
+    """Models at the expected accuracies; or a machine that is no better than chance and iterations that are the same."""
+    found: list[Any] = [
+        monotone.Judged(way, epochs, *((0.1, 0.2, 0.1, -1.0) if worse and way == monotone.MONOTONE else figures))
+        for (way, epochs), figures in monotone.EXPECTED.items()
+    ]
+    found[0].iterations = [10.0, 50.0 if worse else 10.0]
+    image = [[0] * 64, [3] * 64]
+    for alpha, count in monotone.ITERATIONS.items():
+        found.append(monotone.Iterated(alpha, count or 2000, 0.0 if count or worse else 0.6, bool(count)))
+    if worse:
+        found[-1].iterations = 2000
+    return [*found, monotone.Completed(image, image, image)]
 
 
 def of_noprop(worse: bool) -> list[Any]:
