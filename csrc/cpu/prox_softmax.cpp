@@ -1,11 +1,12 @@
 // Proximal softmax on the CPU: sixteen groups of states at a time, a group in a lane.
+#include "pk/prox_softmax.h"
+
 #include <algorithm>
 #include <memory>
 #include <type_traits>
 #include <utility>
 #include <vector>
 
-#include "pk/prox_softmax.h"
 #include "pk/vec_math.h"
 
 namespace pk {

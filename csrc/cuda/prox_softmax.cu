@@ -20,8 +20,7 @@ struct Column {
 
 // kMost: the most states, or 0 for any number, in scratch (4, n, groups).
 template <int kMost, class A>
-__global__ void __launch_bounds__(kThreads)
-    forward_kernel(const A* y, A* p, A* scratch, Int groups, int n, A alpha) {
+__global__ void __launch_bounds__(kThreads) forward_kernel(const A* y, A* p, A* scratch, Int groups, int n, A alpha) {
   const Int group = Int(blockIdx.x) * kThreads + threadIdx.x;
   if (group >= groups) return;
   const A* const from = y + group * n;
@@ -68,9 +67,9 @@ void prox_softmax_cuda(DType dtype, const void* y, void* p, Int groups, Int n, d
     using A = decltype(element);
     const Scratch<A> scratch(n > kMostStates ? 4 * n * groups : 0, stream);
     const auto kernel = n > kMostStates ? forward_kernel<0, A>
-                        : n <= 4  ? forward_kernel<4, A>
-                        : n <= 10 ? forward_kernel<10, A>
-                                  : forward_kernel<kMostStates, A>;
+                        : n <= 4        ? forward_kernel<4, A>
+                        : n <= 10       ? forward_kernel<10, A>
+                                        : forward_kernel<kMostStates, A>;
     PK_LAUNCH(kernel, grid(groups), dim3(kThreads), 0, stream, static_cast<const A*>(y), static_cast<A*>(p),
               scratch.data(), groups, int(n), A(alpha));
   });

@@ -218,7 +218,11 @@ S, O = torch.zeros(4, 2, dtype=torch.long), torch.tensor([True, False])
         (ValueError, "'observed'.*shape", lambda: ready().infer(S, O[:1])),
         (ValueError, "'group'.*not observed", lambda: ready().predict_proba(S, O, 0)),
         (ValueError, "'group'", lambda: ready().predict_proba(S, O, 2)),
-        (ValueError, r"'kernels\[0\]\[1\]'", lambda: MonotoneConvCoupling([(2, 1, 2, 2), (2, 1, 1, 1)], [[3, 3], [0, 1]])),
+        (
+            ValueError,
+            r"'kernels\[0\]\[1\]'",
+            lambda: MonotoneConvCoupling([(2, 1, 2, 2), (2, 1, 1, 1)], [[3, 3], [0, 1]]),
+        ),
         (ValueError, "'share'", lambda: random_mask((2,), 1.2)),
         (ValueError, "'target'.*3 at .1", lambda: focal_loss(torch.zeros(2, 3), torch.tensor([0, 3]))),
     ],

@@ -31,7 +31,9 @@ class Groups:
 
     def __init__(self, op: str, sizes: Sequence[int]) -> None:
         if not isinstance(sizes, (list, tuple)) or not sizes:
-            raise TypeError(message(op, "sizes", "a list with the number of states of each group", checks.describe(sizes)))
+            raise TypeError(
+                message(op, "sizes", "a list with the number of states of each group", checks.describe(sizes))
+            )
         for i, size in enumerate(sizes):
             checks.integer(op, f"sizes[{i}]", size, 1)
         self.sizes, self.runs = tuple(sizes), []
@@ -44,9 +46,7 @@ class Groups:
 
     def map(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """Applies a function of (..., groups, states) that keeps the shape to x (..., states of all groups)."""
-        parts = [
-            function(x[..., run.places].unflatten(-1, (run.count, run.size))).flatten(-2) for run in self.runs
-        ]
+        parts = [function(x[..., run.places].unflatten(-1, (run.count, run.size))).flatten(-2) for run in self.runs]
         return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
     def reduce(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -56,11 +56,7 @@ class Groups:
     def repeat(self, of_groups: Tensor) -> Tensor:
         """(..., groups) -> (..., states): each number once for each state of its group."""
         return torch.cat(
-            [
-                of_groups[..., run.group : run.group + run.count].repeat_interleave(run.size, -1)
-                for run in self.runs
-            ],
-            -1,
+            [of_groups[..., run.group : run.group + run.count].repeat_interleave(run.size, -1) for run in self.runs], -1
         )
 
     def one_hot(self, states: Tensor, like: Tensor) -> Tensor:

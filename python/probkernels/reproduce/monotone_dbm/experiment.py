@@ -127,7 +127,4 @@ def beside() -> list[Record]:
 
     missing = ~masks(len(test), torch.Generator().manual_seed(1))[:, : toy.PIXELS]
     mode = (pixels.mode(0).values == test)[missing].double().mean()
-    return [
-        Judged(LOGISTIC, 0, accuracy(toy.SHARE), NONE, accuracy(1.0)),
-        Judged(MODE, 0, NONE, float(mode), NONE),
-    ]
+    return [Judged(LOGISTIC, 0, accuracy(toy.SHARE), NONE, accuracy(1.0)), Judged(MODE, 0, NONE, float(mode), NONE)]

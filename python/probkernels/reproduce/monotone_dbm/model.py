@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ...energy import Coupling, MonotoneCoupling, MonotoneDBM
 from ...energy.couplings import Product
 from ..harness import datasets
-from .records import M, MONOTONE
+from .records import MONOTONE, M
 
 PIXELS, LEVELS, HIDDEN, LABEL, SHARE = 64, 4, 64, 128, 0.4
 SIZES = [LEVELS] * (PIXELS + HIDDEN) + [10]

@@ -44,6 +44,8 @@ def _iterations(figure: matplotlib.figure.Figure, records: Sequence[Record]) -> 
     for r in judged(records):
         if r.iterations:
             color = GRAY if r.way != MONOTONE else BLUE if r.epochs > 10 else ORANGE
-            axes.plot(range(1, len(r.iterations) + 1), r.iterations, "o-", color=color, label=f"{r.way}, {r.epochs} epochs")
+            axes.plot(
+                range(1, len(r.iterations) + 1), r.iterations, "o-", color=color, label=f"{r.way}, {r.epochs} epochs"
+            )
     axes.set(xlabel="epoch", ylabel="iterations", ylim=(0, None))
     axes.legend()
