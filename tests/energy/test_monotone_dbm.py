@@ -199,7 +199,7 @@ def ready(**how: Any) -> MonotoneDBM:
     return MonotoneDBM(MonotoneCoupling([2, 3]), **how)
 
 
-S, O = torch.zeros(4, 2, dtype=torch.long), torch.tensor([True, False])
+STATES, SEEN = torch.zeros(4, 2, dtype=torch.long), torch.tensor([True, False])
 
 
 @pytest.mark.parametrize(
@@ -211,17 +211,17 @@ S, O = torch.zeros(4, 2, dtype=torch.long), torch.tensor([True, False])
         (ValueError, r"'sizes\[1\]'", lambda: MonotoneCoupling([2, 0])),
         (TypeError, "'sizes'", lambda: MonotoneCoupling([])),
         (TypeError, "'coupling'", lambda: MonotoneDBM(torch.nn.Linear(2, 2))),  # type: ignore[arg-type]
-        (ValueError, "'states'.*2 at .0, 0.", lambda: ready().infer(S + 2, O)),
-        (ValueError, "'states'.*shape", lambda: ready().infer(S[:, :1], O)),
-        (TypeError, "'states'", lambda: ready().infer(S.float(), O)),
-        (TypeError, "'observed'", lambda: ready().infer(S, O.long())),
-        (ValueError, "'observed'.*shape", lambda: ready().infer(S, O[:1])),
-        (ValueError, "'group'.*not observed", lambda: ready().predict_proba(S, O, 0)),
-        (ValueError, "'group'", lambda: ready().predict_proba(S, O, 2)),
+        (ValueError, "'states'.*2 at .0, 0.", lambda: ready().infer(STATES + 2, SEEN)),
+        (ValueError, "'states'.*shape", lambda: ready().infer(STATES[:, :1], SEEN)),
+        (TypeError, "'states'", lambda: ready().infer(STATES.float(), SEEN)),
+        (TypeError, "'observed'", lambda: ready().infer(STATES, SEEN.long())),
+        (ValueError, "'observed'.*shape", lambda: ready().infer(STATES, SEEN[:1])),
+        (ValueError, "'group'.*not observed", lambda: ready().predict_proba(STATES, SEEN, 0)),
+        (ValueError, "'group'", lambda: ready().predict_proba(STATES, SEEN, 2)),
         (
             ValueError,
             r"'kernels\[0\]\[1\]'",
-            lambda: MonotoneConvCoupling([(2, 1, 2, 2), (2, 1, 1, 1)], [[3, 3], [0, 1]]),
+            lambda: MonotoneConvCoupling([(2, 1, 2, 2), (2, 1, 1, 1)], [[0, 3], [0, 1]]),
         ),
         (ValueError, "'share'", lambda: random_mask((2,), 1.2)),
         (ValueError, "'target'.*3 at .1", lambda: focal_loss(torch.zeros(2, 3), torch.tensor([0, 3]))),
@@ -236,9 +236,9 @@ def test_nan_parameters_and_groups_of_one_state() -> None:
     model = ready()
     with torch.no_grad():
         model.bias[1] = math.nan
-    with pytest.raises(ValueError, match="'bias'.*nan"):
-        model.infer(S, O)
+    with pytest.raises(ValueError, match=r"'bias'.*nan"):
+        model.infer(STATES, SEEN)
     lone = MonotoneDBM(MonotoneCoupling([1, 3]))
-    q = lone.infer(S, torch.zeros(2, dtype=torch.bool)).marginals
+    q = lone.infer(STATES, torch.zeros(2, dtype=torch.bool)).marginals
     torch.testing.assert_close(q[:, 0], torch.ones(4))
     torch.testing.assert_close(q[:, 1:].sum(1), torch.ones(4))

@@ -229,7 +229,7 @@ def of_unlearnable(worse: bool) -> list[Any]:
 
 
 def of_monotone_dbm(worse: bool) -> list[Any]:
-    """Models at the expected accuracies; or a machine that is no better than chance and iterations that are the same."""
+    """Models at the expected accuracies; or a machine no better than chance, and iterations that are the same."""
     found: list[Any] = [
         monotone.Judged(way, epochs, *((0.1, 0.2, 0.1, -1.0) if worse and way == monotone.MONOTONE else figures))
         for (way, epochs), figures in monotone.EXPECTED.items()

@@ -13,7 +13,7 @@ SMALL = {torch.float64: 1e-16}  # a step with sum p step^2 below it was the last
 
 
 def newton(shifted: Tensor, log_p: Tensor, curve: float) -> tuple[Tensor, Tensor]:
-    """A step towards curve p + log p = shifted + multiplier, sum p = 1; unknown are log p (..., n) and the multiplier."""
+    """A step towards curve p + log p = shifted + multiplier, sum p = 1. Unknown are log p (..., n), the multiplier."""
     p = log_p.exp()
     share = 1 / (1 + curve * p)
     rest, rate = shifted - curve * p - log_p, p * share
@@ -42,6 +42,6 @@ def prox_softmax(y: Tensor, alpha: float) -> Tensor:
 
 
 def prox_softmax_bwd(p: Tensor, grad: Tensor, alpha: float) -> Tensor:
-    """The gradient of y from the result: the Jacobian is diag(r) - r r^T / sum r with r = p / (alpha + (1 - alpha) p)."""
+    """The gradient of y. The Jacobian is diag(r) - r r^T / sum r with r = p / (alpha + (1 - alpha) p)."""
     rate = p / (alpha + (1 - alpha) * p)
     return rate * (grad - (rate * grad).sum(-1, keepdim=True) / rate.sum(-1, keepdim=True))

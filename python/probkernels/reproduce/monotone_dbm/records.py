@@ -12,8 +12,8 @@ M = 0.05
 ALPHAS = (1.0, 0.5, 0.25, 0.2, 0.125, 0.05)
 BOUND = 2 / 9.1  # 2 / L of the groups that repel each other
 
-# Label accuracy with 40 % of the pixels, accuracy of missing pixels, label accuracy with all pixels, smallest eigenvalue;
-# of another program with this set-up and other random numbers. NaN: not measured.
+# Label accuracy with 40 % of the pixels, accuracy of missing pixels, label accuracy with all pixels, smallest
+# eigenvalue; of another program with this set-up and other random numbers. NaN: not measured.
 NONE = float("nan")
 EXPECTED = {
     (MONOTONE, LONG): (0.72, 0.723, 0.918, 0.082),
