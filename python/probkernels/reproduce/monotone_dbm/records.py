@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 MONOTONE, FREE = "monotone machine", "machine without the constraint"
 LOGISTIC, MODE = "masked logistic regression", "most frequent level"
-SHORT, LONG = 8, 20  # epochs
+SHORT, LONG = 6, 20  # epochs
 M = 0.05
 ALPHAS = (1.0, 0.5, 0.25, 0.2, 0.125, 0.05)
 BOUND = 2 / 9.1  # 2 / L of the groups that repel each other
