@@ -234,7 +234,8 @@ def of_monotone_dbm(worse: bool) -> list[Any]:
         monotone.Judged(way, epochs, *((0.1, 0.2, 0.1, -1.0) if worse and way == monotone.MONOTONE else figures))
         for (way, epochs), figures in monotone.EXPECTED.items()
     ]
-    found[0].iterations = [10.0, 50.0 if worse else 10.0]
+    for one in found[:2]:
+        one.iterations = [10.0, 50.0 if worse else 10.0]
     image = [[0] * 64, [3] * 64]
     for alpha, count in monotone.ITERATIONS.items():
         found.append(monotone.Iterated(alpha, count or 2000, 0.0 if count or worse else 0.6, bool(count)))

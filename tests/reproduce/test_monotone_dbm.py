@@ -38,4 +38,4 @@ def test_miniature_run(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_claims_tell_what_was_measured() -> None:
     claims = monotone_dbm.claims.claims(of_monotone_dbm(worse=False))
     assert [claim.measured for claim in claims[:4]] == pytest.approx([0.72, 0.723 - 0.676, 0.918, 0.082])
-    assert LONG == 20 and len(claims) == 7
+    assert LONG == 60 and len(claims) == 12

@@ -21,6 +21,6 @@ METHOD = Method(
 
 
 def run(quick: bool, data: Path | None, progress: Progress) -> Result:
-    """Trains and judges. ``quick`` trains the monotone machine alone, for 6 epochs."""
+    """Trains and judges. ``quick`` trains the monotone machine alone, for 20 epochs."""
     records = experiment.measure(quick, progress)
     return Result(claims.claims(records), claims.tables(records), plots.figures(records))

@@ -14,7 +14,21 @@ from ...training import minimize
 from ..harness.method import Progress
 from ..harness.workers import run_jobs
 from . import model as toy
-from .records import ALPHAS, FREE, LOGISTIC, LONG, MODE, MONOTONE, NONE, SHORT, Completed, Iterated, Judged, Record
+from .records import (
+    ALPHAS,
+    FREE,
+    LOGISTIC,
+    LONG,
+    MIDDLE,
+    MODE,
+    MONOTONE,
+    NONE,
+    SHORT,
+    Completed,
+    Iterated,
+    Judged,
+    Record,
+)
 
 BATCH, LR = 128, 3e-3
 
@@ -22,7 +36,7 @@ BATCH, LR = 128, 3e-3
 def jobs(quick: bool) -> list[tuple[str, int]]:
     """What is trained, for how many epochs; the last is the iteration on groups that repel each other."""
     short = [(MONOTONE, SHORT), (LOGISTIC, 0), ("iterations", 0)]
-    return short if quick else [*short, (MONOTONE, LONG), (FREE, LONG)]
+    return short if quick else [*short, (MONOTONE, LONG), (FREE, MIDDLE)]
 
 
 def measure(quick: bool, progress: Progress) -> list[Record]:

@@ -43,7 +43,7 @@ def _iterations(figure: matplotlib.figure.Figure, records: Sequence[Record]) -> 
     axes = figure.subplots()
     for r in judged(records):
         if r.iterations:
-            color = GRAY if r.way != MONOTONE else BLUE if r.epochs > 10 else ORANGE
+            color = GRAY if r.way != MONOTONE else BLUE if r.epochs > 20 else ORANGE
             axes.plot(
                 range(1, len(r.iterations) + 1), r.iterations, "o-", color=color, label=f"{r.way}, {r.epochs} epochs"
             )
