@@ -72,9 +72,10 @@ PK_HD void prox_softmax_group(A alpha, int n, Buffer a, Buffer g, Buffer p, Buff
     V moved = zero;
     for (int i = 0; i < n; ++i) {
       const V step = d[i] * (a[i] - p[i] * curve - g[i] + multiplier);
-      moved = moved + p[i] * step * step;
+      const V before = p[i];
       g[i] = where_above(change, kSmallStep<A>, smaller(zero, g[i] + step), g[i]);
       p[i] = exp_of(g[i]);
+      moved = moved + (before + p[i]) * step * step;  // after it too: a state may rise from nothing to 1
     }
     change = where_above(change, kSmallStep<A>, moved, change);
   }

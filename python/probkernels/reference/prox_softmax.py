@@ -34,7 +34,7 @@ def prox_softmax(y: Tensor, alpha: float) -> Tensor:
     for _ in range(ROUNDS if curve > 0 else 0):
         step, p = newton(shifted.detach(), log_p, curve)
         log_p = (log_p + step).clamp(max=0)
-        if readable(step) and not bool(((p * step.square()).sum(-1) > SMALL.get(y.dtype, 2e-8)).any()):
+        if readable(step) and not bool((((p + log_p.exp()) * step.square()).sum(-1) > SMALL.get(y.dtype, 2e-8)).any()):
             break
     for _ in range(2):
         log_p = log_p + newton(shifted, log_p, curve)[0]
