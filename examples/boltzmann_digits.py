@@ -36,7 +36,7 @@ for step in range(STEPS):
     loss.backward()
     optimizer.step()
     if step % 20 == 0:
-        print(f"step {step}: loss {float(loss):.3f}, smallest eigenvalue {machine.min_eig():.3f}")
+        print(f"step {step}: loss {float(loss.detach()):.3f}, smallest eigenvalue {machine.min_eig():.3f}")
 
 observed = observe(len(test), 0.4)
 with torch.no_grad():
