@@ -277,6 +277,11 @@ PK_OP(softplus_sigmoid_bwd,   DType, In,                   In,                  
 // Sums over R groups of rows and G groups of columns, zeros at first; what belongs to z is (R,N,...) on a GPU
 //                         dtype  x (M,C,P)  z (C,P,N)  left (M,L,P)  its inverse  right (L,P,N)  its inverse  weights, biases (L+1)  grad_nngp, grad_ntk  grad_x (G,M,C,P)  grad_z (R,C,P,N)  grad_left (G,M,L,P)  grad_right (R,L,P,N)  grad_layers (RG,2,L+1) f64  M    N    C    H    W    L    activation  tangent  R    G
 PK_OP(conv_arc_cosine_bwd, DType, In,        In,        In,           In,          In,            In,          In, In,                In, In,              Out,              Out,              Out,                 Out,                  Out,                        Int, Int, Int, Int, Int, Int, Int,        bool,    Int, Int)
+// G groups of n states
+//                       dtype  y (G,n)  p (G,n)  G    n    alpha
+PK_OP(prox_softmax,      DType, In,      Out,     Int, Int, double)
+//                       dtype  p (G,n)  grad (G,n)  grad_y (G,n)  G    n    alpha
+PK_OP(prox_softmax_bwd,  DType, In,      In,         Out,          Int, Int, double)
 // clang-format on
 
 }  // namespace pk

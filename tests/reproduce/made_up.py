@@ -17,6 +17,7 @@ from probkernels.reproduce.functional_prior import records as functional
 from probkernels.reproduce.h_calibration import records as calibration
 from probkernels.reproduce.inv_entropy import records as inv_entropy
 from probkernels.reproduce.learned_proximal import records as proximal
+from probkernels.reproduce.monotone_dbm import records as monotone
 from probkernels.reproduce.mpnp import records as mpnp
 from probkernels.reproduce.noprop import records as noprop
 from probkernels.reproduce.pc_compression import records as compression
@@ -412,6 +413,22 @@ def of_pfn(worse: bool) -> list[Any]:
         found.append(pfn.Fitted(pfn.SMALL, pfn.BARS, steps, 0, gaps, gaps, 1e-16 + off))
     figures = pfn.PAPER_TABLES.items()
     return [*found, *(pfn.Tabular(t, name, 1 - r / 10, ece, 2000) for t in "ab" for name, (r, ece) in figures)]
+
+
+def of_monotone_dbm(worse: bool) -> list[Any]:
+    """Models at the expected accuracies; or a machine no better than chance, and iterations that are the same."""
+    found: list[Any] = [
+        monotone.Judged(way, epochs, *((0.1, 0.2, 0.1, -1.0) if worse and way == monotone.MONOTONE else figures))
+        for (way, epochs), figures in monotone.EXPECTED.items()
+    ]
+    for one in found[:2]:
+        one.iterations = [10.0, 50.0 if worse else 10.0]
+    image = [[0] * 64, [3] * 64]
+    for alpha, count in monotone.ITERATIONS.items():
+        found.append(monotone.Iterated(alpha, count or 2000, 0.0 if count or worse else 0.6, bool(count)))
+    if worse:
+        found[-1].iterations = 2000
+    return [*found, monotone.Completed(image, image, image)]
 
 
 MADE_UP = {name.removeprefix("of_"): function for name, function in list(globals().items()) if name.startswith("of_")}

@@ -19,6 +19,7 @@ from .pairwise_softmax import pairwise_softmax
 from .philox import philox_normal, philox_uniform
 from .power_norm import power_norm, power_norm_v
 from .program_code import program_decode, program_encode
+from .prox_softmax import prox_softmax
 from .pvrnn_scan import pvrnn_scan
 from .rans import quantize_cdf, rans_decode, rans_decode_pmf, rans_encode, rans_encode_pmf
 from .rbf_mean import rbf_mean
@@ -60,6 +61,7 @@ __all__ = [
     "power_norm_v",
     "program_decode",
     "program_encode",
+    "prox_softmax",
     "pvrnn_scan",
     "quantize_blocks",
     "quantize_cdf",
