@@ -1,3 +1,27 @@
 """Inverse problems: operators, guidance of diffusion samplers, learned proximal networks."""
 
-__all__: list[str] = []
+from ._base import Compose, Identity, Operator, Scaled, Stack, WithPinv
+from .noise import GaussianNoise, PoissonNoise
+from .operators import Blur, ComplexView, Downsample, Fourier, Mask, Matrix
+from .physics import as_operator, to_deepinv
+from .radon import Radon
+
+__all__ = [
+    "Blur",
+    "ComplexView",
+    "Compose",
+    "Downsample",
+    "Fourier",
+    "GaussianNoise",
+    "Identity",
+    "Mask",
+    "Matrix",
+    "Operator",
+    "PoissonNoise",
+    "Radon",
+    "Scaled",
+    "Stack",
+    "WithPinv",
+    "as_operator",
+    "to_deepinv",
+]
