@@ -1,6 +1,7 @@
 """Inverse problems: operators, guidance of diffusion samplers, learned proximal networks."""
 
 from ._base import Compose, Identity, Operator, Scaled, Stack, WithPinv
+from .measurement import Measurement, latent_map, reconstruct
 from .noise import GaussianNoise, PoissonNoise
 from .operators import Blur, ComplexView, Downsample, Fourier, Mask, Matrix
 from .physics import as_operator, to_deepinv
@@ -16,6 +17,7 @@ __all__ = [
     "Identity",
     "Mask",
     "Matrix",
+    "Measurement",
     "Operator",
     "PoissonNoise",
     "Radon",
@@ -23,5 +25,7 @@ __all__ = [
     "Stack",
     "WithPinv",
     "as_operator",
+    "latent_map",
+    "reconstruct",
     "to_deepinv",
 ]

@@ -71,7 +71,7 @@ class Operator(nn.Module):
             NotImplementedError: the operator has no pseudo-inverse in closed form.
         """
         if self.gram is None:
-            hint = "WithPinv(operator) computes one by conjugate gradients; guidance by 'pigdm' needs none"
+            hint = "WithPinv(operator) computes one by conjugate gradients; 'pigdm' and 'ddrm' with noise need none"
             raise NotImplementedError(f"{self._name()}: has no pseudo-inverse in closed form. Hint: {hint}")
         return self.adjoint(y) / self.gram
 
@@ -213,6 +213,8 @@ class Scaled(Operator):
         (tensor([[2., 2.]]), tensor([[0.5000, 0.5000]]))
     """
 
+    operator: Operator
+
     def __init__(self, factor: float, operator: Operator) -> None:
         super().__init__()
         if isinstance(factor, bool) or not isinstance(factor, Real):
@@ -220,7 +222,8 @@ class Scaled(Operator):
         if checks.number("Scaled", "factor", factor) == 0:
             raise ValueError(message("Scaled", "factor", "a number that is not 0", repr(factor)))
         require_operator("Scaled", "operator", operator)
-        self.factor, self.operator = float(factor), operator
+        self.factor: float = float(factor)
+        self.operator = operator
         self.gram = None if operator.gram is None else self.factor**2 * operator.gram
 
     def _forth(self, x: Tensor) -> Tensor:

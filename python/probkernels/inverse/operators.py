@@ -295,7 +295,7 @@ class Downsample(Operator):
             raise ValueError(message("Downsample", "y", f"shape (B, ...) with {self.ndim} more axes", got))
         for axis in range(-self.ndim, 0):
             y = y.repeat_interleave(self.factor, axis)
-        return y * self.gram
+        return y * float(self.factor) ** -self.ndim
 
 
 class Matrix(Operator):

@@ -75,7 +75,7 @@ def to_deepinv(operator: Operator, **options: Any) -> Any:
     except ImportError as error:
         raise ImportError("to_deepinv: needs deepinv. Hint: pip install probkernels[inverse]") from error
 
-    class Physics(LinearPhysics):  # type: ignore[misc]
+    class Physics(LinearPhysics):
         """The operator's A, adjoint and pseudo-inverse; what it lacks is deepinv's iterative one."""
 
         def A(self, x: Tensor, **_: Any) -> Tensor:
