@@ -13,7 +13,7 @@ POSTERIOR = torch.tensor([[0.0099009901, 0.0079207921], [0.0079207921, 0.3663366
 
 
 class Normal(nn.Module):
-    """E[x_0 | x_t] = alpha S (alpha^2 S + sigma^2 I)^-1 x for data N(mean, S), x (B, D); ``mean`` may be a condition."""
+    """E[x_0 | x_t] = alpha S (alpha^2 S + sigma^2 I)^-1 x for data N(mean, S), x (B, D)."""
 
     def __init__(self, process: Process, covariance: Tensor = COVARIANCE) -> None:
         super().__init__()

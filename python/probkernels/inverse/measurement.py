@@ -191,20 +191,21 @@ def reconstruct(
     method.of.residual(torch.zeros_like(x_T))  # shapes agree before the network is called
     options = {} if eta is None else {"eta": eta}
     if isinstance(solver, str):
-        times = _times(model, steps, times, grid_kind)
-        solver = _repeated(model, times, solver, method.resample, options)
-        options = {}
+        steps, times = None, _times(model, steps, times, grid_kind)
+        if method.changes_state:
+            solver, times, options = _repeated(model, times, solver, method.resample, options), None, {}
     elif method.resample > 1:
         hint = "give its name and times"
         raise ValueError(message("reconstruct", "solver", "a name, as method is 'repaint'", "coefficients", hint))
     guided = Guided(model, method) if method.changes_data else model
     after = None
     if method.changes_state:
+        assert not isinstance(solver, str)
         marks = solver.times[:: method.resample] if method.resample > 1 else solver.times
         noise = StepNoise(x_T.to(torch.promote_types(x_T.dtype, torch.float32)), generator)
         after = _After(method, Ends(model.process, marks.detach().cpu(), noise, method.resample), callback)
-    how = {"steps": steps if not isinstance(solver, (Table, Scheme)) else None, **how}
-    x = sample(guided, x_T, solver=solver, generator=generator, grad=grad, callback=after or callback, **options, **how)
+    how = {**how, **options, "generator": generator, "grad": grad, "callback": after or callback}
+    x = sample(guided, x_T, solver=solver, steps=steps, times=times, **how)
     return x if n_samples is None else x.unflatten(0, (-1, copies)).transpose(0, 1)
 
 
