@@ -92,7 +92,7 @@ def test_gradients(grad: str, solver: str) -> None:
             torch.tensor(2.0, requires_grad=True),
         )
         guided = Guided(
-            model(), Pull(), ClassifierGuidance(lambda x, t: -x.square().sum(1)), interval=(0, 0.8), rescale=0.5
+            model(), Pull(), ClassifierGuidance(lambda x, t: -x.square().sum(1), 0.002), interval=(0, 0.8), rescale=0.5
         )
         end = sample(guided, x, solver=solver, steps=4, grad=mode, cond=cond, uncond=CFG["uncond"], guidance=w)
         found.append(torch.autograd.grad(end.sin().sum(), [x, cond, w, *guided.parameters()]))
