@@ -154,6 +154,7 @@ class Guided(Denoiser):
     """
 
     combines = True
+    net: Denoiser
 
     def __init__(
         self,
@@ -216,7 +217,7 @@ class Guided(Denoiser):
         self, point: Point, x: Tensor, cond: Any, uncond: Any, guidance: Any, setting: Setting
     ) -> tuple[Tensor, Tensor]:
         """The model's own prediction of the data (B, *S), and the time."""
-        t = double(point.given)  # type: ignore[arg-type]
+        t = double(point.given)
         own = self.net.point("x0", t)
         if guidance is not None:
             check_guidance(guidance, len(x))

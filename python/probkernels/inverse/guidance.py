@@ -116,7 +116,8 @@ class Exact(Guidance):
     """E[x_0 | x_t, y] for normal data of known covariance: D + C H^T (H C H^T + s^2 I)^-1 (y - H D), with the
     covariance C of x_0 given x_t and the matrix H of A."""
 
-    covariance: Tensor
+    values: Tensor
+    vectors: Tensor
 
     def __init__(self, measurement: Measurement, covariance: Tensor) -> None:
         super().__init__(measurement)
