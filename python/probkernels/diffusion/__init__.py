@@ -6,6 +6,7 @@ from .denoiser import Denoiser
 from .density import log_prob
 from .from_diffusers import SchedulerSettings, from_diffusers
 from .grids import grid
+from .guided import Change, ClassifierGuidance, Guided, Predicted
 from .inversion import Latent, decode, encode, invert
 from .likelihood import bits_per_dim, discretized_gaussian_nll, gaussian_kl, hybrid_loss, vlb_term
 from .losses import draw_times, dsm_loss, loss_weight
@@ -25,9 +26,13 @@ __all__ = [
     "VE",
     "VP",
     "BrownianBridge",
+    "Change",
+    "ClassifierGuidance",
     "Denoiser",
     "FlowMatching",
+    "Guided",
     "Latent",
+    "Predicted",
     "Process",
     "SchedulerSettings",
     "Scheme",

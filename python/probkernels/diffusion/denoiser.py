@@ -95,6 +95,8 @@ class Denoiser(nn.Module):
         True
     """
 
+    combines = False  # whether calls combine the outputs of guidance themselves, and return one
+
     def __init__(
         self,
         net: nn.Module,
@@ -369,8 +371,9 @@ def check_guidance(guidance: object, rows: int) -> None:
 
 
 def mixed(outputs: Tensor, guidance: float | Tensor | None) -> Tensor:
-    """u + w (c - u) (B, *S) of u and c in (2, B, *S), float32 at least; without guidance the output as it is."""
-    if guidance is None:
+    """u + w (c - u) (B, *S) of u and c in (2, B, *S), float32 at least. The output as it is without guidance, or if it
+    is one already combined."""
+    if guidance is None or len(outputs) == 1:
         return outputs[0]
     u, c = outputs.to(wide(outputs.dtype))
     return u + spread(guidance if isinstance(guidance, Tensor) else float(guidance), c) * (c - u)

@@ -48,7 +48,7 @@ class Run:
             for part in self.model.coefficients(self.scheme.kind, self.scheme.t[used])
         )
         share = ONE
-        if guidance is not None:
+        if guidance is not None and not self.model.combines:
             check_guidance(guidance, self.x.shape[0])
             w = torch.as_tensor(guidance, dtype=torch.float64, device="cpu").view(-1)
             share = torch.stack([1 - w, w], 1)

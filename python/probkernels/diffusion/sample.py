@@ -76,7 +76,9 @@ def sample(
             biased. None differentiates all steps.
         progress: whether to show a progress bar.
         callback: called as ``callback(n, x)`` after step n; x is a copy of the state, at least float32. Writing to x
-            raises. Only with "autograd" does x have a gradient; with the other modes, a loss on it has none.
+            raises. Only with "autograd" does x have a gradient; with the other modes, a loss on it has none. With None
+            and "autograd" it may return a changed x, in its shape and dtype, from which the run goes on; solvers that
+            also keep other states ("unipc", "obelm", "bdia") refuse one.
         options: options of the solver, for instance ``eta``.
 
     Returns:
@@ -131,10 +133,12 @@ def execute(
         raise ValueError(message("sample", "grad", "'exact', as 'store' or 'last_k' is given", repr(grad)))
     with tqdm(total=made.scheme.steps, desc="sample", disable=checks.hidden(progress)) as bar:
 
-        def after(n: int, x: Tensor) -> None:
+        def after(n: int, x: Tensor) -> Tensor | None:
             bar.update()
-            if callback is not None:
-                show("sample", callback, n, x)
+            changed = None if callback is None else show("sample", callback, n, x)
+            if changed is not None:
+                _refuse_change(made.scheme, grad)
+            return changed
 
         if grad == "exact":
             return gradients.exact(made, after, store, last_k)
@@ -145,3 +149,16 @@ def execute(
         with torch.set_grad_enabled(grad is not None and torch.is_grad_enabled()):
             steps = plan(made.scheme, *made.coefficients(), made.x)
             return run(made.scheme, steps, made.outputs, made.x, made.noise.at, after)
+
+
+def _refuse_change(scheme: Scheme, grad: str | None) -> None:
+    """Raises where a state that a callback returns would not be honored."""
+    expected = "a function that returns None"
+    if grad not in (None, "autograd"):
+        hint = "the backward pass of this mode does not know of it; use grad='autograd'"
+        raise ValueError(message("sample", "callback", f"{expected}, as grad is '{grad}'", "a changed x", hint))
+    if scheme.of_states:
+        hint = "take a solver with one state, such as 'ddim', 'dpmpp_2m' or 'heun'"
+        raise ValueError(
+            message("sample", "callback", f"{expected}, as the solver keeps other states", "a changed x", hint)
+        )

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..run import Run
 
 
-def exact(made: Run, after: Callable[[int, Tensor], None], store: str | int, last_k: int | None) -> Tensor:
+def exact(made: Run, after: Callable[[int, Tensor], object], store: str | int, last_k: int | None) -> Tensor:
     """The sample (B, *S) of a run, with the exact discrete adjoint as its gradient.
 
     Args:

@@ -121,7 +121,7 @@ class Continuous(torch.autograd.Function):
         return (None, *ctx.adjoint.backward(grads[0], states).in_order())
 
 
-def run(made: Run, after: Callable[[int, Tensor], None], solver: object) -> Tensor:
+def run(made: Run, after: Callable[[int, Tensor], object], solver: object) -> Tensor:
     """The sample (B, *S) of a run, with the continuous adjoint in place of its gradient."""
     if not isinstance(solver, str) or solver not in TABLEAUX:
         expected = f"one of {', '.join(map(repr, TABLEAUX))}, as grad is 'continuous'"

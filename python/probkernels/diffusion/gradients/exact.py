@@ -57,7 +57,7 @@ class Plan:
     def __init__(
         self,
         made: Run,
-        after: Callable[[int, Tensor], None],
+        after: Callable[[int, Tensor], object],
         budget: int,
         last_k: int | None,
         snapshots: Snapshots | None = None,

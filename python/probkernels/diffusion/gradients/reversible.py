@@ -92,7 +92,7 @@ class Leapfrog:
         leapfrog(x, *state, None if e is None else e.to(x.dtype), seen, self.bad, *factors)
         return x
 
-    def forth(self, state: State, evaluate: Evaluate, after: Callable[[int, Tensor], None] | None = None) -> Tensor:
+    def forth(self, state: State, evaluate: Evaluate, after: Callable[[int, Tensor], object] | None = None) -> Tensor:
         """Takes all steps, in place; ``after(n, x)`` follows each. Returns x (B, *S) at the end."""
         x = self.step(state, None, 0.0, self.half(0), self.alpha(0))
         for n in range(len(self.h)):
@@ -190,7 +190,7 @@ class Reversible(torch.autograd.Function):
         return (None, *ctx.leapfrog.backward(grads[0], state).in_order())
 
 
-def run(made: Run, after: Callable[[int, Tensor], None], solver: object, damping: float) -> Tensor:
+def run(made: Run, after: Callable[[int, Tensor], object], solver: object, damping: float) -> Tensor:
     """The sample (B, *S) of a run of ALF in fixed point."""
     if solver != "alf":
         hint = "other solvers cannot be undone to the bit; use grad='exact'"

@@ -101,5 +101,6 @@ def _run(
             log_std = spread(narrow[n], x) + (share + 1) * spread((wide[n] - narrow[n]) / 2, x)
             x = x + log_std.exp() * source(n)
         if callback is not None:
-            show("learned_ancestral", callback, n, x)
+            changed = show("learned_ancestral", callback, n, x)
+            x = x if changed is None else changed
     return x

@@ -21,6 +21,7 @@ Registers = list[Tensor | None]  # None is zero
 Value = Tensor | Draw | None
 Model = Callable[[int, int, Tensor], Tensor]  # step n, stage s, x (B, *S) -> the net's outputs (G, B, *S) at t[n, s]
 Noise = Callable[[int], Tensor | Draw]  # step -> z (B, *S)
+After = Callable[[int, Tensor], Tensor | None]  # step, x (B, *S) after it -> a state to go on from, or None
 
 
 class Prediction(NamedTuple):
@@ -192,14 +193,15 @@ def start(scheme: Scheme, x: Tensor) -> Registers:
     return [x, *[None] * (scheme.carry.shape[1] - 1)]
 
 
-def run(
-    scheme: Scheme, steps: list[Step], model: Model, x: Tensor, noise: Noise, after: Callable[[int, Tensor], None]
-) -> Tensor:
-    """The sample (B, *S) from x_T (B, *S), in whatever gradient mode is on; ``after(n, x)`` follows every step."""
+def run(scheme: Scheme, steps: list[Step], model: Model, x: Tensor, noise: Noise, after: After) -> Tensor:
+    """The sample (B, *S) from x_T (B, *S), in whatever gradient mode is on; ``after(n, x)`` follows every step, and may
+    return a state to go on from."""
     registers, now = start(scheme, x), x
     for n, (step, draws) in enumerate(zip(steps, scheme.draws, strict=True)):
         registers = step(n, registers, model, noise(n) if draws else None)
         assert registers[0] is not None
+        changed = after(n, registers[0])
+        if changed is not None:
+            registers[0] = changed
         now = registers[0]
-        after(n, now)
     return now.clone() if now is x else now  # steps that leave x as it is: a sample shares no memory with x_T

@@ -73,6 +73,11 @@ class Scheme:
         return int(self.used.sum())
 
     @property
+    def of_states(self) -> bool:
+        """Whether registers beside the first one hold states too: a change of the current state would miss them."""
+        return bool((self.carry[:, 1:, 0] != 0).any())
+
+    @property
     def places(self) -> list[tuple[int, int]]:
         """Steps and stages at which the model is called, in the order of ``t[used]``."""
         return [(n, s) for n, row in enumerate(self.used.tolist()) for s, used in enumerate(row) if used]
