@@ -186,23 +186,14 @@ class Guided(Denoiser):
         """See the base."""
         return super().needs_noise(kind) or self.net.needs_noise("x0")
 
-    def _outputs(
-        self,
-        point: Point,
-        x: Tensor,
-        cond: Any,
-        *,
-        uncond: Any = None,
-        guidance: float | Tensor | None = None,
-        setting: Setting = PLAIN,
-    ) -> Tensor:
+    def _outputs(self, point: Point, x: Tensor, cond: Any, *, uncond: Any = None, **how: Any) -> Tensor:
         """The changed data (1, B, *S)."""
         enabled = torch.is_grad_enabled()
         with _recording() if self.through_net else contextlib.nullcontext():
             if self.through_net:  # of its own: what else depends on the state, for instance a condition, is constant
                 x, cond, uncond = replaced((x, cond, uncond), outside_inference)
                 x = x.view_as(x) if enabled and x.requires_grad else x.detach().requires_grad_()
-            data, t = self._data(point, x, cond, uncond, guidance, setting)
+            data, t = self._data(point, x, cond, uncond, **how)
             with torch.set_grad_enabled(enabled):
                 process = self.process
                 alpha, sigma = (spread(value, x) for value in (process.alpha(t), process.sigma(t)))
@@ -214,7 +205,7 @@ class Guided(Denoiser):
         return (data if enabled else data.detach())[None]
 
     def _data(
-        self, point: Point, x: Tensor, cond: Any, uncond: Any, guidance: Any, setting: Setting
+        self, point: Point, x: Tensor, cond: Any, uncond: Any, guidance: Any = None, setting: Setting = PLAIN
     ) -> tuple[Tensor, Tensor]:
         """The model's own prediction of the data (B, *S), and the time."""
         t = double(point.given)

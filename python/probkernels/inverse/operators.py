@@ -343,4 +343,5 @@ class Matrix(Operator):
     def pinv(self, y: Tensor) -> Tensor:
         """See the base."""
         self._refuse_shape("y", y, self.matrix.shape[:1])
-        return (y @ torch.linalg.pinv(self._like(y)).mT).unflatten(1, self.shape)
+        matrix = self._like(y)
+        return (y @ torch.linalg.pinv(matrix).mT).unflatten(1, self.shape)
