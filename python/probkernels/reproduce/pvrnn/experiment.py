@@ -16,7 +16,7 @@ from .model import grammar, one_hot, symbols, varied
 from .records import DATA, LARGE, MIDDLE, SEEDS, SMALL, WEIGHTS, Online, Predicted, Record, Trained
 
 ROWS, STEPS, EPOCHS = 10, 24, 2000
-INITIAL = 0.3  # of the usual size of the recurrent weights
+INITIAL = 0.6  # of the usual size of the recurrent weights
 FREE, SETTLING = 1200, 240  # steps of a free run, and the first of them, which are not scored
 REPEATS, UNSEEN, SHOWN = 20, 20, 36
 WINDOW, ITERATIONS, ONLINE_LR = 9, 30, 0.1

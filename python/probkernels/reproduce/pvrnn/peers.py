@@ -14,7 +14,7 @@ from .records import ARM, GRU, LAST, LINE, OURS, PATH
 
 AHEAD = (1, 5)
 EVERY = {ARM: 4, PATH: 1}  # of the recorded steps, one of so many is kept
-EPOCHS, UNITS = 3000, 30
+EPOCHS, UNITS = 1000, 30
 WINDOW, ITERATIONS, ONLINE_LR, SIGMA = 10, 50, 0.1, 0.1
 
 Errors = dict[int, float]
