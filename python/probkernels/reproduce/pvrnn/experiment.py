@@ -49,8 +49,8 @@ def work(w: float, seed: int, advance: Callable[[float], None]) -> list[Record]:
     x = symbols(ROWS, STEPS, generator)
     model = PVRNN([PVLayer(10, 1, 2.0, w)], SoftmaxCode(1, bins=2, low=0.0, high=1.0))
     with torch.no_grad():  # at full size, a long free run slips out of phase now and then
-        model.weight *= INITIAL
-        model.z_weight *= INITIAL
+        model.weight.mul_(INITIAL)
+        model.z_weight.mul_(INITIAL)
     bank = PosteriorBank(ROWS, STEPS, model, lr=1e-2)
     fit_pvrnn(
         model, bank, one_hot(x), EPOCHS, lr=1e-2, max_norm=5, generator=generator, after=lambda step, loss: advance(1)

@@ -42,7 +42,7 @@ def regression(train: Tensor, test: Tensor, name: str, seed: int) -> Errors:
     generator = torch.Generator().manual_seed(seed)
     layers = [PVLayer(20, 2, 2.0, 0.1), PVLayer(UNITS - 20, 1, 8.0, 0.1)]
     model = PVRNN(layers, GaussianOutput(train.shape[2], SIGMA))
-    bank = PosteriorBank(*train.shape[:2], model, lr=1e-2)
+    bank = PosteriorBank(train.shape[0], train.shape[1], model, lr=1e-2)
     fit_pvrnn(model, bank, train, EPOCHS, lr=5e-3, max_norm=5 * train.shape[1], generator=generator)
     online = ErrorRegression(model, len(test), WINDOW, ITERATIONS, ONLINE_LR, ahead=max(AHEAD), generator=generator)
     guesses = [online.step(x).values for x in test.unbind(1)]
