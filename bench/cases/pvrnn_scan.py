@@ -12,9 +12,9 @@ from torch import Tensor
 from ..case import TRAINED, Case, Inputs, Params, Provider, Run, Task
 from ..machine import cores
 
-STEPS = 24
-# sequences, units, latents
-SIZES = ((10, 10, 1), (64, 64, 8))
+# sequences, steps, units, latents; the last: streams and window of error regression
+SIZES = ((10, 24, 10, 1), (64, 24, 64, 8), (100, 10, 10, 1))
+REGRESS = "regress"  # an iteration of error regression: forward, and the gradient of A with the weights at rest
 NAMES = ("noise", "weight", "bias", "z_weight", "adapt")
 LEARNED = ("weight", "bias", "z_weight", "adapt")
 LOG_SIGMA = (-20.0, 5.0)
@@ -22,10 +22,10 @@ Scan = Callable[[Inputs], tuple[Tensor, Tensor]]
 
 
 def grid(device: str) -> list[Params]:
-    """Ten sequences of a small network, and 64 of a wide one; on one core and on all."""
+    """Ten sequences of a small network, 64 of a wide one, and many short windows; on one core and on all."""
     return [
-        {"device": device, "dtype": "float32", "threads": threads, "rows": s, "steps": STEPS, "units": d, "latents": z}
-        for s, d, z in SIZES
+        {"device": device, "dtype": "float32", "threads": threads, "rows": s, "steps": t, "units": d, "latents": z}
+        for s, t, d, z in SIZES
         for threads in ([cores()] if device == "cuda" else sorted({1, cores()}))
     ]
 
@@ -42,7 +42,7 @@ def make(device: torch.device, dtype: torch.dtype, params: Params) -> Inputs:
 
 def traffic(params: Params, mode: str) -> int:
     """Noise, A and what is kept of a step, once forward and twice backward."""
-    per_step = {"fwd": 8, "bwd": 14, "fwd+bwd": 22}[mode] * params["latents"] + 2 * params["units"]
+    per_step = {"fwd": 8, "bwd": 14, "fwd+bwd": 22, REGRESS: 22}[mode] * params["latents"] + 2 * params["units"]
     return per_step * params["rows"] * params["steps"] * getattr(torch, params["dtype"]).itemsize
 
 
@@ -50,7 +50,8 @@ def flops(params: Params, mode: str) -> int:
     """The products of a step: twice as many backward, and those of the latents again."""
     d, z = params["units"], params["latents"]
     forward, again = 2 * (d * d + 5 * d * z), 8 * d * z
-    each = {"fwd": forward, "bwd": 2 * forward + again, "fwd+bwd": 3 * forward + again}[mode]
+    back = 2 * forward + again
+    each = {"fwd": forward, "bwd": back, "fwd+bwd": forward + back, REGRESS: back}[mode]  # no products of the weights
     return each * params["rows"] * params["steps"]
 
 
@@ -64,12 +65,18 @@ def _task(scan: Scan, inputs: Inputs) -> Task:
     def backward(outputs: tuple[Tensor, Tensor]) -> Any:
         return torch.autograd.grad(outputs, learned, grads)
 
+    def regress() -> Any:
+        adapt = inputs["adapt"].detach().requires_grad_()
+        at_rest = {name: v.detach() for name, v in inputs.items()}
+        return torch.autograd.grad(scan({**at_rest, "adapt": adapt}), adapt, grads)
+
     runs = {
         "fwd": Run(forward),
         "bwd": Run(backward, setup=lambda: scan(inputs)),
         "fwd+bwd": Run(lambda: backward(scan(inputs))),
+        REGRESS: Run(regress),
     }
-    return Task(runs, lambda: [*forward(), *backward(scan(inputs))])
+    return Task(runs, lambda: [*forward(), *backward(scan(inputs)), *regress()])
 
 
 def _ours(inputs: Inputs, params: Params) -> Task:
@@ -114,7 +121,7 @@ def _loop(inputs: Inputs, params: Params) -> Task:
 
 CASE = Case(
     name="pvrnn_scan",
-    modes=TRAINED,
+    modes=(*TRAINED, REGRESS),
     grid=grid,
     make=make,
     bytes=traffic,

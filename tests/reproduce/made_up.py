@@ -27,6 +27,7 @@ from probkernels.reproduce.powernorm import records as powernorm
 from probkernels.reproduce.powernorm.experiment import NORMS
 from probkernels.reproduce.prob_psenn import records as psenn
 from probkernels.reproduce.psi import records as psi
+from probkernels.reproduce.pvrnn import records as pvrnn
 from probkernels.reproduce.root import records as root
 from probkernels.reproduce.sara import records as sara
 from probkernels.reproduce.scale_mixture_nngp import records as mixtures
@@ -429,6 +430,18 @@ def of_monotone_dbm(worse: bool) -> list[Any]:
     if worse:
         found[-1].iterations = 2000
     return [*found, monotone.Completed(image, image, image)]
+
+
+def of_pvrnn(worse: bool) -> list[Any]:
+    """Networks at the expected figures, or a middle w that breaks the grammar and extremes that keep all."""
+    found: list[Any] = []
+    for w, (*loss, regenerated, grammar, coin, varied) in pvrnn.EXPECTED.items():
+        kept = (0.5, 0.6) if w == pvrnn.MIDDLE else (1.0, 0.3)
+        found.append(pvrnn.Trained(w, 0, *loss, regenerated, *(kept if worse else (grammar, coin)), varied, [[1, 0]]))
+    fixed, early, coin = pvrnn.EXPECTED_ONLINE
+    found.append(pvrnn.Online(pvrnn.MIDDLE, 0, fixed - 0.1 * worse, early, coin))
+    ways = [pvrnn.Predicted(data, way, 0, {1: 0.02, 5: 0.2}) for data in pvrnn.DATA for way in pvrnn.WAYS]
+    return [*found, *ways]
 
 
 MADE_UP = {name.removeprefix("of_"): function for name, function in list(globals().items()) if name.startswith("of_")}

@@ -92,22 +92,32 @@ def _backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
     *inputs, d, z = ctx.saved_tensors
     h0, noise, adapt = inputs[0], inputs[1], inputs[6]
     pre, into_h0, into_noise = BACKWARD.call(*inputs, d, *grads, ctx.start, ctx.low, ctx.high)
-    size, needs = h0.shape[1], ctx.needs_input_grad
-    # old vmaps of batched gradients have no rule for flatten and t
-    rows = pre.reshape(-1, pre.shape[2])
-    into_weight = into_bias = into_z = into_adapt = None
-    with torch.autocast(h0.device.type, enabled=False):
-        if needs[2]:
-            before = torch.cat([h0.tanh()[:, None], d.narrow(1, 0, d.shape[1] - 1)], 1)
-            into_weight = rows.transpose(0, 1) @ before.reshape(-1, size)
-        if needs[3]:
-            into_bias = rows.sum(0)
-        if needs[4]:
-            into_z = rows.narrow(1, 0, size).transpose(0, 1) @ z.reshape(rows.shape[0], z.shape[2])
+    needs = ctx.needs_input_grad
+    into_weights: tuple[Tensor | None, ...] = (None, None, None)
+    if any(needs[2:5]):  # not in error regression, where the weights are at rest
+        with torch.autocast(h0.device.type, enabled=False):
+            into_weights = _weight_gradients(pre, h0, d, z, needs[2:5])
+    into_adapt = None
     if adapt is not None and needs[6]:
-        into_adapt = pre.narrow(1, 0, adapt.shape[1]).narrow(2, size + 2 * noise.shape[2], adapt.shape[2])
+        into_adapt = pre.narrow(1, 0, adapt.shape[1]).narrow(2, h0.shape[1] + 2 * noise.shape[2], adapt.shape[2])
         into_adapt = into_adapt.contiguous()
-    return into_h0, into_noise, into_weight, into_bias, into_z, None, into_adapt, None, None, None, None
+    return into_h0, into_noise, *into_weights, None, into_adapt, None, None, None, None
+
+
+def _weight_gradients(
+    pre: Tensor, h0: Tensor, d: Tensor, z: Tensor, needs: tuple[bool, ...]
+) -> tuple[Tensor | None, ...]:
+    """Those of weight, bias and z_weight that are needed. Old vmaps of batched gradients know no flatten and no t."""
+    size, rows = h0.shape[1], pre.reshape(-1, pre.shape[2])
+    into_weight = into_bias = into_z = None
+    if needs[0]:
+        before = torch.cat([h0.tanh()[:, None], d.narrow(1, 0, d.shape[1] - 1)], 1)
+        into_weight = rows.transpose(0, 1) @ before.reshape(-1, size)
+    if needs[1]:
+        into_bias = rows.sum(0)
+    if needs[2]:
+        into_z = rows.narrow(1, 0, size).transpose(0, 1) @ z.reshape(rows.shape[0], z.shape[2])
+    return into_weight, into_bias, into_z
 
 
 # --- the ops ---
