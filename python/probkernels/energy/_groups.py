@@ -18,12 +18,12 @@ class Run(NamedTuple):
 
     group: int  # the first of them
     place: int  # of its first state
-    count: int
+    many: int
     size: int
 
     @property
     def places(self) -> slice:
-        return slice(self.place, self.place + self.count * self.size)
+        return slice(self.place, self.place + self.many * self.size)
 
 
 class Groups:
@@ -46,28 +46,28 @@ class Groups:
 
     def map(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """Applies a function of (..., groups, states) that keeps the shape to x (..., states of all groups)."""
-        parts = [function(x[..., run.places].unflatten(-1, (run.count, run.size))).flatten(-2) for run in self.runs]
+        parts = [function(x[..., run.places].unflatten(-1, (run.many, run.size))).flatten(-2) for run in self.runs]
         return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
     def reduce(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """Applies a function (..., groups, states) -> (..., groups) to x."""
-        return torch.cat([function(x[..., run.places].unflatten(-1, (run.count, run.size))) for run in self.runs], -1)
+        return torch.cat([function(x[..., run.places].unflatten(-1, (run.many, run.size))) for run in self.runs], -1)
 
     def repeat(self, of_groups: Tensor) -> Tensor:
         """(..., groups) -> (..., states): each number once for each state of its group."""
         return torch.cat(
-            [of_groups[..., run.group : run.group + run.count].repeat_interleave(run.size, -1) for run in self.runs], -1
+            [of_groups[..., run.group : run.group + run.many].repeat_interleave(run.size, -1) for run in self.runs], -1
         )
 
     def one_hot(self, states: Tensor, like: Tensor) -> Tensor:
         """States (..., groups) -> one-hot (..., states of all groups)."""
         parts: list[Any] = []
         for run in self.runs:
-            some = states[..., run.group : run.group + run.count, None]
+            some = states[..., run.group : run.group + run.many, None]
             parts.append((some == torch.arange(run.size, device=states.device)).flatten(-2))
         return torch.cat(parts, -1).to(like.dtype)
 
     def start(self, group: int) -> int:
         """Where a group begins."""
-        run = next(run for run in self.runs if run.group <= group < run.group + run.count)
+        run = next(run for run in self.runs if run.group <= group < run.group + run.many)
         return run.place + (group - run.group) * run.size

@@ -87,6 +87,8 @@ class MonotoneCoupling(Coupling):
         (torch.Size([1, 8]), True)
     """
 
+    others: Tensor
+
     def __init__(self, sizes: Sequence[int], rank: int | None = None, m: float = 0.1) -> None:
         super().__init__("MonotoneCoupling", sizes, m)
         d = self.groups.states
@@ -102,7 +104,7 @@ class MonotoneCoupling(Coupling):
     def _squared_norms(self) -> Tensor:
         found = []
         for run in self.groups.runs:
-            columns = self.weight[:, run.places].unflatten(1, (run.count, run.size)).transpose(0, 1)
+            columns = self.weight[:, run.places].unflatten(1, (run.many, run.size)).transpose(0, 1)
             found.append(torch.linalg.eigvalsh(columns.mT @ columns)[:, -1])
         return torch.cat(found)
 

@@ -205,10 +205,12 @@ class MonotoneDBM(nn.Module):
         """Half the focal loss of the targets that are not observed, and half the cross-entropy of the label.
 
         Args:
-            states, observed: the query, as in :meth:`infer`.
+            states: (B, groups) the query, as in :meth:`infer`.
+            observed: what of it is known, as in :meth:`infer`.
             target: (B, groups) the right states; below 0 for hidden groups, which have none.
             label: the group of the label. None: the focal loss alone, of all groups.
-            gamma, balanced: as in :func:`focal_loss`; gamma = 0 without balance is the cross-entropy.
+            gamma: as in :func:`focal_loss`; 0 without balance is the cross-entropy.
+            balanced: as in :func:`focal_loss`.
         """
         op = "MonotoneDBM.loss"
         checks.integer_tensor(op, "target", target)
@@ -219,14 +221,14 @@ class MonotoneDBM(nn.Module):
         found: list[Tensor] = []
         amount = 0
         for run in self.coupling.groups.runs:
-            groups = range(run.group, run.group + run.count)
-            part = logits[:, run.places].unflatten(1, (run.count, run.size))
-            keep = wanted[:, run.group : run.group + run.count].clone()
+            groups = range(run.group, run.group + run.many)
+            part = logits[:, run.places].unflatten(1, (run.many, run.size))
+            keep = wanted[:, run.group : run.group + run.many].clone()
             if label is not None and label in groups:
                 keep[:, label - run.group] = False
             number = int(keep.sum())
             if number:
-                right = target[:, run.group : run.group + run.count][keep]
+                right = target[:, run.group : run.group + run.many][keep]
                 found.append(number * focal_loss(part[keep], right, gamma=gamma, balanced=balanced))
                 amount += number
         pixels = torch.stack(found).sum() / amount if found else logits.sum() * 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -11,11 +11,27 @@ from torch import Tensor
 from .._core import checks
 from .._core.errors import message
 from ..diffusion import Change, Predicted, Process, StepNoise
-
-if TYPE_CHECKING:
-    from .measurement import Measurement
+from .noise import Noise
+from .operators import Operator
 
 Weight = float | Callable[[float], float]
+
+
+class Measured(Protocol):
+    """What the methods use of a :class:`Measurement`."""
+
+    operator: Operator
+    noise: Noise | None
+
+    @property
+    def y(self) -> Tensor:
+        """(B, *M), or one row for all samples."""
+
+    def residual(self, x0: Tensor) -> Tensor:
+        """y - A x0 (B, *M)."""
+
+    def weighted(self, r: Tensor) -> Tensor:
+        """r over the noise's standard deviation relative to its root mean square."""
 
 
 class Ends:
@@ -49,7 +65,7 @@ class Guidance(Change):
     changes_data = True  # whether it changes predictions
     changes_state = False  # whether it changes states
 
-    def __init__(self, measurement: Measurement) -> None:
+    def __init__(self, measurement: Measured) -> None:
         super().__init__()
         self.of = measurement
 
@@ -80,7 +96,7 @@ class DDNM(Guidance):
 class DDRM(Guidance):
     """D + A^T (A A^T + (s^2 / r^2) I)^-1 (y - A D): DDNM, weighted by the noise of the measurement."""
 
-    def __init__(self, measurement: Measurement, data_variance: float = 1.0) -> None:
+    def __init__(self, measurement: Measured, data_variance: float = 1.0) -> None:
         super().__init__(measurement)
         checks.positive("Measurement", "data_variance", data_variance)
         self.data_variance = data_variance
@@ -119,7 +135,7 @@ class Exact(Guidance):
     values: Tensor
     vectors: Tensor
 
-    def __init__(self, measurement: Measurement, covariance: Tensor) -> None:
+    def __init__(self, measurement: Measured, covariance: Tensor) -> None:
         super().__init__(measurement)
         checks.wide_float_tensor("Measurement", "covariance", covariance)
         if covariance.ndim != 2 or covariance.shape[0] != covariance.shape[1]:
@@ -157,7 +173,7 @@ def numbers(y: Tensor) -> Tensor:
     return (torch.view_as_real(y.resolve_conj()) if y.is_complex() else y).reshape(len(y), -1)
 
 
-def projected(of: Measurement, n: int, x: Tensor, ends: Ends) -> Tensor:
+def projected(of: Measured, n: int, x: Tensor, ends: Ends) -> Tensor:
     """x (B, *S) after step n, with A^+ (alpha y + sigma A z) in place of its measured part; in the end A^+ y."""
     if n == ends.steps - 1:
         return x + of.operator.pinv(of.residual(x))
@@ -179,7 +195,7 @@ class Replacement(Guidance):
 class RePaint(Replacement):
     """Replacement, with each step taken ``resample`` times: noise leads back to where the step began."""
 
-    def __init__(self, measurement: Measurement, resample: int = 10) -> None:
+    def __init__(self, measurement: Measured, resample: int = 10) -> None:
         super().__init__(measurement)
         self.resample = checks.integer("Measurement", "resample", resample)
 
@@ -203,7 +219,7 @@ class DPS(Guidance):
     through_net = True
     changes_state = True
 
-    def __init__(self, measurement: Measurement, step: Weight = 0.5) -> None:
+    def __init__(self, measurement: Measured, step: Weight = 0.5) -> None:
         super().__init__(measurement)
         if not callable(step):
             checks.positive("Measurement", "step", step)

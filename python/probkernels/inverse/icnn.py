@@ -232,7 +232,9 @@ class ConvICNN(ConvexPotential):
             ``"dense"`` and ``"conv"`` are the heads of the published 28 x 28 and 128 x 128 networks, for one ``size``.
         size: height and width of an image; None with ``head="sum"``.
         features: units of the heads ``"dense"`` and ``"conv"``.
-        beta, strong_convexity, weights: as for :class:`ICNN`.
+        beta: as for :class:`ICNN`.
+        strong_convexity: as for :class:`ICNN`.
+        weights: as for :class:`ICNN`.
 
     Calls: ``potential(x)`` is psi (B,) for x (B, channels, H, W); ``potential.gradient(x)`` has the shape of x.
 

@@ -155,7 +155,8 @@ def pnp_admm(
         sigma: passed to the denoiser as ``denoiser(x, sigma)``, as deepinv's denoisers take it; None to call
             ``denoiser(x)``.
         start: the first x; A^T y if None.
-        inner_tol, inner_steps: of conjugate gradients.
+        inner_tol: relative residual at which conjugate gradients stop.
+        inner_steps: of conjugate gradients, at most.
         warn: whether to warn when the conditions for convergence do not hold or cannot be known.
 
     Returns:
@@ -230,7 +231,15 @@ def pnp_pgd(
     Args:
         eta: step size; 0.99 / L if None.
         clip: range to which x is clipped after every step, as (0, 1); None for no clipping.
-        y, operator, denoiser, scale, steps, tol, sigma, start, warn: as of :func:`pnp_admm`.
+        y: as of :func:`pnp_admm`.
+        operator: as of :func:`pnp_admm`.
+        denoiser: as of :func:`pnp_admm`.
+        scale: as of :func:`pnp_admm`.
+        steps: as of :func:`pnp_admm`.
+        tol: as of :func:`pnp_admm`.
+        sigma: as of :func:`pnp_admm`.
+        start: as of :func:`pnp_admm`.
+        warn: as of :func:`pnp_admm`.
 
     Returns:
         The reconstruction, the residuals of every step (both are the relative change of x), and the certificate.

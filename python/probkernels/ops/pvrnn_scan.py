@@ -254,7 +254,7 @@ def pvrnn_scan(
         start: whether the prior of the first step is N(0, I). False continues from ``h0``.
         log_sigma: bounds of the log sigmas.
 
-        Tensors are float32, or float64 if ``h0`` is; half precision is computed in float32.
+    Tensors are float32, or float64 if ``h0`` is; half precision is computed in float32.
 
     Returns:
         d: (S, T, D) states.

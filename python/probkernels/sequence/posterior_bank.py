@@ -20,7 +20,9 @@ class PosteriorBank(nn.Module):
         n_sequences: N.
         length: T, that of the longest sequence.
         latents: Z, or the :class:`PVRNN` that has them.
-        lr, betas, eps: of Adam.
+        lr: of Adam.
+        betas: of Adam.
+        eps: of Adam.
 
     In training mode and where gradients are recorded, rows are kept until :meth:`step`; call :meth:`eval` to look only.
 

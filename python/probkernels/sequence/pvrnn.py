@@ -225,7 +225,10 @@ class PVRNN(nn.Module):
         Args:
             adapt: (S, T, 2 Z) vectors A.
             x: (S, T, O) values, or (S, T, O, bins) codes.
-            noise, lengths, h0, generator: as in :meth:`forward`.
+            noise: as in :meth:`forward`.
+            lengths: as in :meth:`forward`.
+            h0: as in :meth:`forward`.
+            generator: as in :meth:`forward`.
         """
         target = self.targets(x, lengths)
         run = self(adapt, noise, lengths=lengths, h0=h0, generator=generator)
@@ -248,7 +251,8 @@ class PVRNN(nn.Module):
             adapt: (S, T, 2 Z) vectors A.
             x: (S, T, O) values, or (S, T, O, bins) one-hot codes.
             samples: proposals of a sequence. The bound rises with their number to log p(x).
-            lengths, generator: as in :meth:`forward`.
+            lengths: as in :meth:`forward`.
+            generator: as in :meth:`forward`.
         """
         checks.integer(NAME, "samples", samples)
         self._check_adapt(adapt)

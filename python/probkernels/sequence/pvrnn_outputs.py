@@ -17,7 +17,8 @@ class SoftmaxCode(nn.Module):
     Args:
         dims: number of scalars O of a step.
         bins: number of references r, evenly spaced.
-        low, high: the first and the last reference.
+        low: the first reference.
+        high: the last reference.
         sigma: width of the code, beside squared distances. Decoding, ``sum s_i r_i``, has a bias where ``sqrt(sigma)``
             is well below the spacing of the references.
 

@@ -41,6 +41,8 @@ def query(pixels: Tensor, labels: Tensor | None = None) -> Tensor:
 class FreeCoupling(Coupling):
     """A symmetric coupling without any bound."""
 
+    others: Tensor
+
     def __init__(self, sizes: list[int]) -> None:
         super().__init__("FreeCoupling", sizes, M)
         self.weight = nn.Parameter(torch.randn(self.groups.states, self.groups.states) / 50)
