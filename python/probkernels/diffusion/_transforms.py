@@ -5,18 +5,12 @@ from __future__ import annotations
 from itertools import chain
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from .._core.errors import message
 from .._core.registry import transforms_active
+from .._core.wrapped import differentiated
 from ._net import tensors_in
-
-try:  # private names; without them gradients of torch.func are not seen
-    from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor, is_gradtrackingtensor
-except ImportError:  # pragma: no cover - depends on the torch version
-
-    def is_functorch_wrapped_tensor(tensor: Tensor) -> bool:
-        return False
 
 
 def refuse_transforms(op: str, grad: str | None, model: nn.Module, given: Any, differentiable: bool = True) -> None:
@@ -41,18 +35,9 @@ def refuse_transforms(op: str, grad: str | None, model: nn.Module, given: Any, d
     expected = "'autograd' within torch.func.grad, vmap and the like"
     if grad is not None:
         raise NotImplementedError(message(op, "grad", expected, repr(grad), f"{hint}, or autograd's backward()"))
-    if any(_differentiated(t) for t in chain(tensors_in(given), model.parameters(), model.buffers())):
+    if any(differentiated(t) for t in chain(tensors_in(given), model.parameters(), model.buffers())):
         if not differentiable:
             hint = "detach() what is to be constant, or use sample() with grad='autograd'"
             raise NotImplementedError(message(op, "x_T", "no gradient by torch.func", "one that is asked for", hint))
         hint = f"{hint}; detach() what is to be constant"
         raise NotImplementedError(message(op, "grad", "'autograd' within torch.func.grad", "None", hint))
-
-
-def _differentiated(t: Tensor) -> bool:
-    """Whether torch.func.grad, vjp or the like takes a gradient to a tensor, at any level."""
-    while is_functorch_wrapped_tensor(t):
-        if is_gradtrackingtensor(t) and t.requires_grad:
-            return True
-        t = get_unwrapped(t)
-    return False
