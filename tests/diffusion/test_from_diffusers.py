@@ -70,13 +70,9 @@ def test_trained_betas() -> None:
         (lambda: from_diffusers({**DDPM, "beta_schedule": "laplace"}), ValueError, "'beta_schedule'"),
         (lambda: from_diffusers({**DDPM, "prediction_type": "flow_prediction"}), ValueError, "'prediction_type'"),
         (lambda: from_diffusers({**DDPM, "variance_type": "learned"}), ValueError, "'variance_type'"),
-        (lambda: from_diffusers({"_class_name": "EDMEulerScheduler", "rho": 5.0}), ValueError, "'rho'"),
+        (lambda: from_diffusers({"_class_name": "EDMEulerScheduler", "rho": -5.0}), ValueError, "'rho'"),
         (lambda: from_diffusers({**DDPM, "timestep_spacing": "even"}).times(5), ValueError, "'timestep_spacing'"),
-        (
-            lambda: from_diffusers({**UNIPC, "use_karras_sigmas": True}).times(5),
-            ValueError,
-            "without 'use_karras_sigmas'",
-        ),
+        (lambda: from_diffusers({**UNIPC, "use_beta_sigmas": True}).times(5), ValueError, "without 'use_beta_sigmas'"),
         (lambda: from_diffusers(DDPM).times(0), ValueError, "'steps'"),
     ],
 )

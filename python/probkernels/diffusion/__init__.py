@@ -1,5 +1,6 @@
 """Diffusion models: one process, one denoiser, every sampler."""
 
+from .adapted import AdaptedNet
 from .brownian_bridge import BrownianBridge
 from .chain import VPDiscrete
 from .denoiser import Denoiser
@@ -25,6 +26,7 @@ __all__ = [
     "EMA",
     "VE",
     "VP",
+    "AdaptedNet",
     "BrownianBridge",
     "Change",
     "ClassifierGuidance",

@@ -77,7 +77,7 @@ def own_settings(name: str, config: Config) -> dict[str, Any]:
         if key not in own:
             hint = "diffusers ignores settings that a class lacks; take it out if that is what you want"
             raise ValueError(message("from_diffusers", key, f"a setting of {name}", f"{value!r}, which it lacks", hint))
-        if key in OTHER_PROCESS - {"flow_shift"} and not name.startswith("EDM"):
+        if key in OTHER_PROCESS - {"flow_shift", "sigma_min", "sigma_max"} and not name.startswith("EDM"):
             hint = "build the process and times by hand"
             raise ValueError(message("from_diffusers", key, f"{name}'s default", repr(value), hint))
     return {key: value for key, value in config.items() if key in own}

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from .._core import checks
 from .._core.errors import message
 from ._net import PLAIN, call, check_state, refuse_running_statistics
+from ._transforms import refuse_transforms
 from .noise import StepNoise
 
 
@@ -179,6 +180,7 @@ class BrownianBridge:
             TypeError, ValueError: an argument is out of range, or guidance lacks one of both conditions.
         """
         _check_state("end", end)
+        refuse_transforms("BrownianBridge", None, net, (end, cond, uncond), differentiable=False)
         refuse_running_statistics("BrownianBridge", net)
         checks.integer("BrownianBridge", "steps", steps, most=self.steps)
         checks.non_negative("BrownianBridge", "eta", eta)

@@ -10,13 +10,16 @@ from operator import mul
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .._core import checks
 from .._core.errors import message
 from ._device import on_cpu
 from ._diffusers_keys import SPACINGS, Config, changed, own_settings
+from ._diffusers_spacing import BY_NOISE, VPRho, quarter_log_rho, spaced, step_of_rho, table_of
+from .adapted import AdaptedNet, learns_variance
 from .chain import VPDiscrete
+from .denoiser import Denoiser
 from .grids import check_times, grid
 from .process import EDM, FlowMatching, Process
 
@@ -45,6 +48,8 @@ class SchedulerSettings:
         denoiser: keyword arguments for :class:`Denoiser`.
         name: name of the scheduler's class.
         config: the settings that this class has.
+        chain: the chain that the scheduler's steps number, if it has one. It is the process unless ``sigma_min`` or
+            ``sigma_max`` reach beyond it.
 
     Example:
         >>> from probkernels.diffusion import from_diffusers
@@ -56,6 +61,7 @@ class SchedulerSettings:
     denoiser: dict[str, Any]
     name: str
     config: Config
+    chain: VPDiscrete | None = None
 
     @on_cpu
     def times(self, steps: int) -> Tensor:
@@ -67,15 +73,18 @@ class SchedulerSettings:
             ValueError: the spacing is not supported. Pass times of :func:`grid` to :func:`sample` instead.
         """
         checks.integer("from_diffusers", "steps", steps)
-        for key in sorted(SPACINGS):
+        for key in sorted(SPACINGS - set(BY_NOISE) if self.chain else SPACINGS):
             if changed(key, self.config.get(key)):
                 hint = "give sample() times of your own, for instance grid(process, steps, 'edm')"
                 got = repr(self.config[key])
                 raise ValueError(message("from_diffusers", "config", f"a spacing without '{key}'", got, hint))
-        if isinstance(self.process, VPDiscrete):
-            visited, end = self._visited(self.process, steps), self._end(len(self.process))
-        elif isinstance(self.process, EDM):
-            visited = grid(self.process, steps - 1, "edm") if steps > 1 else torch.tensor([self.process.t_max]).double()
+        if self.chain is not None and _by_noise(self.config):
+            visited, end = self._by_noise(self.chain, steps)
+        elif self.chain is not None:
+            visited, end = self._visited(self.chain, steps), self._end(len(self.chain))
+        elif self.name in EDMS:
+            exponent = self.config.get("rho", 7.0) if self.config.get("sigma_schedule", "karras") == "karras" else None
+            visited = spaced(self.process.t_max, self.process.t_min, steps, exponent)
             end = float(visited[-1]) if self.config.get("final_sigmas_type") == "sigma_min" else 0.0
         else:
             visited, end = self._shifted(steps), 0.0
@@ -83,6 +92,49 @@ class SchedulerSettings:
         times = torch.cat([visited, last])
         check_times("from_diffusers", self.process, times)
         return times
+
+    def wrap(self, net: nn.Module, **options: Any) -> Denoiser:
+        """A :class:`Denoiser` of a network of diffusers, or of one that is called alike: see :class:`AdaptedNet`.
+
+        A network with twice as many output as input channels has learned variances (``variance=True``).
+
+        Args:
+            net: for instance ``pipeline.unet`` or ``pipeline.transformer``.
+            options: arguments of :class:`Denoiser` that take the place of the scheduler's.
+
+        Raises:
+            TypeError: ``net`` is not a module.
+        """
+        adapted = AdaptedNet(net)
+        learns = learns_variance(net)
+        learned = {} if learns is None else {"variance": learns}
+        return Denoiser(adapted, self.process, **{**self.denoiser, **learned, **options})
+
+    def start_std(self, times: Tensor) -> float:
+        """Standard deviation of the noise x_T from which pipelines start at ``times[0]``; ``process.prior_std`` is the
+        training's."""
+        at = times[0].detach()
+        rho, alpha = float(self.process.rho(at)), float(self.process.alpha(at))
+        if self.name in EDMS:
+            return math.hypot(rho, 1) * alpha
+        leading = self.config.get("timestep_spacing", CHAINS.get(self.name)) == "leading"
+        return float(self.process.sigma(at)) if self.name.startswith("Euler") and not leading else 1.0
+
+    def _by_noise(self, chain: VPDiscrete, steps: int) -> tuple[Tensor, float]:
+        """Times of levels spaced by Karras et al. or in their logarithm. Euler spaces them between the steps that it
+        would visit, others between the chain's ends."""
+        ends = chain.rho(self._visited(chain, steps)) if self.name.startswith("Euler") else table_of(chain).flip(0)
+        high, low = self.config.get("sigma_max"), self.config.get("sigma_min")
+        high, low = float(ends[0]) if high is None else high, float(ends[-1]) if low is None else low
+        if not math.isfinite(high):
+            expected, hint = "a chain with some signal left at its end", "give sample() times of your own"
+            raise ValueError(message("from_diffusers", "rescale_betas_zero_snr", expected, "True", hint))
+        rho = spaced(high, low, steps, 7.0 if self.config.get("use_karras_sigmas") else None)
+        visited, end = self.process.t_of_rho(rho), 0.0
+        if self._end(len(chain)) > 0:  # DPM-Solver and Euler step to the chain's first level, others stay
+            first = float(self.process.t_of_rho(table_of(chain)[0]))
+            end = first if self.name.startswith(("DPM", "Euler")) else float(visited[-1])
+        return visited, end
 
     def _visited(self, chain: VPDiscrete, steps: int) -> Tensor:
         """Steps of a chain; index i is the time (i + 1) / n."""
@@ -176,15 +228,20 @@ def from_diffusers(scheduler: Any) -> SchedulerSettings:
     chain = _chain(config)
     steps = torch.arange(1, len(chain) + 1, dtype=torch.float64) / len(chain)
     _refuse_changed("alphas_cumprod", getattr(scheduler, "alphas_cumprod", None), chain.alpha(steps).square())
+    process = _process(chain, config)
     timing = config.get("timestep_type", "discrete")
     checks.one_of("from_diffusers", "timestep_type", timing, ("discrete", "continuous"))
     if timing == "continuous" and kind == "v_prediction":  # with others diffusers does not use it
-        denoiser["time"] = partial(_quarter_log_rho, chain)
+        denoiser["time"] = partial(quarter_log_rho, process)
+    elif _by_noise(config):
+        rounds = name.startswith(ONE_MORE) and bool(config.get("use_karras_sigmas"))
+        rounds = rounds and not (name == "DPMSolverMultistepScheduler" and _schedule(config) == "squaredcos_cap_v2")
+        denoiser["time"] = partial(step_of_rho, process, chain, rounds)
     if config.get("variance_type") == "learned_range":
         denoiser["variance"] = True
     elif config.get("variance_type") == "learned":
         raise ValueError(message("from_diffusers", "variance_type", "'learned_range', or none learned", "'learned'"))
-    return SchedulerSettings(chain, denoiser, name, config)
+    return SchedulerSettings(process, denoiser, name, config, chain)
 
 
 def _class_name(config: Config) -> Any:
@@ -207,19 +264,41 @@ def _refuse_changed(what: str, theirs: Any, ours: Tensor) -> None:
         raise ValueError(message("from_diffusers", what, "what the scheduler's config gives", "other values", hint))
 
 
-def _quarter_log_rho(process: Process, t: Tensor) -> Tensor:
-    """EDM's time input. It is a function of the module, so that denoisers can be pickled."""
-    return process.rho(t).log() / 4
+def _by_noise(config: Config) -> bool:
+    """Whether the steps are spaced by their noise."""
+    return any(config.get(key) for key in BY_NOISE)
+
+
+def _schedule(config: Config) -> Any:
+    return config.get("beta_schedule", "linear")
+
+
+def _process(chain: VPDiscrete, config: Config) -> Process:
+    """The chain, or a process with its scaling that reaches the least and most noise of the config."""
+    low, high = config.get("sigma_min"), config.get("sigma_max")
+    if low is None and high is None:
+        return chain
+    if not _by_noise(config):
+        key = "sigma_min" if high is None else "sigma_max"
+        expected, hint = "none without use_karras_sigmas or use_exponential_sigmas", "build the process by hand"
+        raise ValueError(message("from_diffusers", key, expected, repr(config[key]), hint))
+    table = table_of(chain)
+    return VPRho(float(table[0]) if low is None else low, float(table[-1]) if high is None else high)
 
 
 def _edm(name: str, config: Config) -> SchedulerSettings:
-    if config.get("prediction_type", "epsilon") != "epsilon" or config.get("sigma_schedule", "karras") != "karras":
-        expected = "prediction_type 'epsilon' and sigma_schedule 'karras'"
-        raise ValueError(message("from_diffusers", "scheduler", expected, f"another of {name}'s"))
-    if config.get("rho", 7.0) != 7.0:
-        raise ValueError(message("from_diffusers", "rho", "7", repr(config["rho"])))
-    process = EDM(config.get("sigma_min", 0.002), config.get("sigma_max", 80.0))
-    denoiser = {"pred": "edm", "sigma_data": config.get("sigma_data", 0.5), **_clipping(name, config)}
+    kind, data = config.get("prediction_type", "epsilon"), config.get("sigma_data", 0.5)
+    checks.one_of("from_diffusers", "prediction_type", kind, ("epsilon", "v_prediction"))
+    checks.one_of("from_diffusers", "sigma_schedule", config.get("sigma_schedule", "karras"), ("karras", "exponential"))
+    checks.positive("from_diffusers", "rho", config.get("rho", 7.0))
+    low, high, clipping = config.get("sigma_min", 0.002), config.get("sigma_max", 80.0), _clipping(name, config)
+    if kind == "epsilon":
+        denoiser = {"pred": "edm", "sigma_data": data, **clipping}
+        return SchedulerSettings(EDM(low, high), denoiser, name, config)
+    if data != 1:  # theirs is v of data with standard deviation 1, scaled otherwise
+        raise ValueError(message("from_diffusers", "sigma_data", "1 for prediction_type 'v_prediction'", repr(data)))
+    process = VPRho(low, high)
+    denoiser = {"pred": "v", "time": partial(quarter_log_rho, process), **clipping}
     return SchedulerSettings(process, denoiser, name, config)
 
 
@@ -230,7 +309,7 @@ def _chain(config: Config) -> VPDiscrete:
     if config.get("trained_betas") is not None:
         chain = VPDiscrete(torch.as_tensor(config["trained_betas"], dtype=torch.float64))
     else:
-        schedule = config.get("beta_schedule", "linear")
+        schedule = _schedule(config)
         made = {
             "linear": lambda: VPDiscrete.linear(n, start, stop),
             "scaled_linear": lambda: VPDiscrete.scaled_linear(n, start, stop),

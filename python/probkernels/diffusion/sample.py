@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from .._core import checks
 from .._core.errors import message
 from . import gradients
 from ._callback import Callback, show
+from ._transforms import refuse_transforms
 from .denoiser import Denoiser
 from .noise import Generators
 from .run import Run, prepare
@@ -92,7 +94,8 @@ def sample(
             ``guidance``.
         FloatingPointError: with "exact", "reversible" and "continuous": the net returned NaN or infinity. The message
             names the step.
-        NotImplementedError: a second derivative was asked for; only "autograd" has one.
+        NotImplementedError: a second derivative was asked for; only "autograd" has one. Or a mode other than
+            "autograd" within ``torch.func``: without a graph, ``torch.func.grad`` would be zero.
         RuntimeError: with "exact", "reversible" and "continuous": the net changed during the run or before the backward
             pass, or returns other outputs there ("reversible": other bits). The message names what changed. Training
             flags, replaced parameters and random numbers are restored for these calls and do not raise.
@@ -131,6 +134,9 @@ def execute(
     checks.one_of("sample", "grad", grad, MODES)
     if grad != "exact" and (store != "states" or last_k is not None):
         raise ValueError(message("sample", "grad", "'exact', as 'store' or 'last_k' is given", repr(grad)))
+    refuse_transforms("sample", grad, made.model, (made.x, made.noise.given, made.guide, *made.scheme.parts()))
+    if callback is not None:  # it may write to the caller's x_T, which some solvers keep until the end
+        made = replace(made, x=made.x.clone())
     with tqdm(total=made.scheme.steps, desc="sample", disable=checks.hidden(progress)) as bar:
 
         def after(n: int, x: Tensor) -> Tensor | None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..._core import checks
 from ..._core.errors import message
 from .._net import check_state, flat, refuse_running_statistics, setting_of, tensors_in, wide
+from .._transforms import refuse_transforms
 from ..denoiser import Denoiser
 from ..grids import check_times
 from ..noise import Generators, StepNoise
@@ -121,6 +122,7 @@ def predictor_corrector(
     if torch.is_grad_enabled() and any(t.requires_grad for t in given):
         expected = "a tensor that requires no gradient, nor such times, process, condition or guidance"
         raise NotImplementedError(message("predictor_corrector", "x_T", expected, "one that does", "use sample()"))
+    refuse_transforms("predictor_corrector", None, model, (x_T, rows.a, rows.b, guide), differentiable=False)
     x = x_T.to(wide(x_T.dtype))
     source = StepNoise(x, generator)
     keeps = (model.process.alpha(rows.t) / model.process.alpha(rows.times[1:])).square()  # (N,)

@@ -11,6 +11,7 @@ from ..._core import checks
 from ..._core.errors import message
 from .._callback import Callback, show
 from .._net import check_state, outside_inference, refuse_running_statistics, replaced, setting_of, wide
+from .._transforms import refuse_transforms
 from ..denoiser import Denoiser
 from ..grids import check_times
 from ..noise import Generators, StepNoise
@@ -82,6 +83,7 @@ def learned_ancestral(
     x = outside_inference(x_T).to(wide(x_T.dtype))
     source = StepNoise(x, generator, noise, seeds=seeds)
     guide = {**replaced(guide, outside_inference), "setting": setting_of(model, x_T)}
+    refuse_transforms("learned_ancestral", grad, model, (x, noise, guide))
     with torch.set_grad_enabled(grad is not None and torch.is_grad_enabled()):
         return _run(model, x, times.cpu(), source, callback, guide).to(x_T.dtype)
 
