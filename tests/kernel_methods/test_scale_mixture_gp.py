@@ -8,7 +8,15 @@ import pickle
 
 import pytest
 import torch
-from probkernels.kernel_methods import RBF, Burr12, FixedScale, InverseGamma, ScaleMixtureGP, select_scale_mixture
+from probkernels.kernel_methods import (
+    RBF,
+    Burr12,
+    FixedScale,
+    InverseGamma,
+    ScaleMixtureGP,
+    SparseGPRegression,
+    select_scale_mixture,
+)
 from torch import Tensor
 from torch.distributions import Distribution, LogNormal, Normal, StudentT, Uniform
 
@@ -330,3 +338,31 @@ def test_distributions_are_torch_distributions() -> None:
     found = fitted(Burr12(2.0, 1.0)).predict(PLACES)
     assert isinstance(found, Distribution) and found.batch_shape == (4,)
     assert found.mean.shape == found.sample().shape == (4,)
+
+
+@pytest.mark.parametrize("prior", [InverseGamma(2.0, 3.0), Burr12(2.0, 1.0)])
+def test_inducing_points_at_the_data_change_nothing(prior: object) -> None:
+    X, y = smooth(20)
+    x, at = smooth(5, 1)
+    exact = ScaleMixtureGP(RBF(), prior, noise=0.05).fit(X, y)
+    same = ScaleMixtureGP(RBF(), prior, noise=0.05, inducing=X).fit(X, y)
+    assert torch.allclose(same.log_evidence(), exact.log_evidence(), atol=1e-9)
+    assert torch.allclose(same.log_prob(x, at), exact.log_prob(x, at), atol=1e-9)
+    for of in ("y", "f"):
+        assert torch.allclose(same.predict(x, of).variance, exact.predict(x, of).variance, atol=1e-9)
+        assert torch.allclose(same.predict(x, of).mean, exact.predict(x, of).mean, atol=1e-9)
+
+
+def test_fewer_inducing_points_give_a_lower_bound() -> None:
+    X, y = smooth(30)
+    sparse = ScaleMixtureGP(RBF(), FixedScale(1.0), noise=0.05, inducing=X[:8]).fit(X, y)
+    other = SparseGPRegression(X, y, X[:8], RBF(), 0.05)
+    assert torch.allclose(sparse.log_evidence(), other.evidence_bound())
+    assert torch.allclose(sparse.predict(X).variance, other.predict(X, noisy=True).variance)
+    for prior in (InverseGamma(2.0, 3.0), Burr12(2.0, 1.0)):
+        bounds = [ScaleMixtureGP(RBF(), prior, noise=0.05, inducing=m).fit(X, y).log_evidence() for m in (4, 12, 30)]
+        assert bounds[0] < bounds[1] < bounds[2]
+    trained = ScaleMixtureGP(RBF(), noise=0.05, inducing=8).fit(X, y, steps=20, lr=0.05)
+    assert trained.log_evidence() > ScaleMixtureGP(RBF(), noise=0.05, inducing=8).fit(X, y).log_evidence()
+    with pytest.raises(ValueError, match="inducing"):
+        ScaleMixtureGP(RBF(), inducing=31).fit(X, y)

@@ -38,6 +38,8 @@ def test_uci_has_its_standard_test_points(tmp_path: Path, monkeypatch: pytest.Mo
         parts = experiment.load(name, 0, 2, tmp_path)[2]
         assert sorted(parts[2]) == sorted(tables[f"{name}_test"][2]) and len(np.unique(np.concatenate(parts))) == 40
     assert experiment.work("yacht", 0, 2, tmp_path, still).n == 33
+    monkeypatch.setattr(experiment, "INDUCING", 5)
+    assert experiment.work("power", 0, 1, tmp_path, still).n == 33
 
 
 def test_figures_are_those_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:

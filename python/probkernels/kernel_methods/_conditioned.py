@@ -55,33 +55,76 @@ class Conditioned:
             raise ValueError(message(self.op, name, "a positive definite kernel matrix", got, hint))
         return factor, jitter
 
-    def _mean_and_explained(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The mean (M,), and the matrix (N, M) whose squares are the variance that the data explain."""
+    def _parts(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The mean (M,), and two matrices (.., M): of the prior's variance, the squares of the first are known, and
+        those of the second are not known after all."""
+        self._check(x)
+        if len(self.X) == 0 or len(x) == 0:
+            none = self.X.new_zeros((len(self.X), len(x)))
+            return none.sum(0), none, none[:0]
+        cross = self.kernel(self.X, x.double())
+        explained = torch.linalg.solve_triangular(self.factor, cross, upper=False)
+        return self.weights @ cross, explained, explained[:0]
+
+    def _check(self, x: Tensor) -> None:
         checks.wide_float_tensor(self.op, "x", x, checks.AS_TENSOR)
         width = self.X.shape[1]
         if x.ndim != 2 or x.shape[1] != width or x.dtype != self.dtype:
             raise ValueError(message(self.op, "x", f"shape (M, {width}), {self.dtype}, as 'X'", checks.describe(x)))
         checks.same_device(self.op, "x", x, self.X, "X")
-        if len(self.X) == 0 or len(x) == 0:
-            none = self.X.new_zeros((len(self.X), len(x)))
-            return none.sum(0), none
-        cross = self.kernel(self.X, x.double())
-        return self.weights @ cross, torch.linalg.solve_triangular(self.factor, cross, upper=False)
 
     def moments(self, x: Tensor, noisy: bool) -> tuple[Tensor, Tensor]:
         """Mean and variance of each value at x (M, D): (M,), (M,)."""
-        mean, explained = self._mean_and_explained(x)
+        mean, known, back = self._parts(x)
         prior = self.kernel.diagonal(x.double()) if len(x) else mean
-        variance = (prior - explained.square().sum(0)).clamp(min=0)
+        variance = (prior - known.square().sum(0) + back.square().sum(0)).clamp(min=0)
         return mean, variance + self.noise if noisy else variance
 
     def joint(self, x: Tensor, noisy: bool) -> tuple[Tensor, Tensor]:
         """Mean (M,) and covariance (M, M)."""
-        mean, explained = self._mean_and_explained(x)
+        mean, known, back = self._parts(x)
         if len(x) == 0:
             return mean, self.X.new_zeros((0, 0))
-        covariance = self.kernel(x.double()) - explained.mT @ explained
+        covariance = self.kernel(x.double()) - known.mT @ known + back.mT @ back
         return mean, self._noisy(covariance) if noisy else covariance
+
+
+class SparselyConditioned(Conditioned):
+    """The process given y at X through inducing points Z: Q = k(X, Z) k(Z, Z)^-1 k(Z, X) in place of K.
+
+    ``log_det`` holds tr(K - Q) / noise too: with it, the density of y is Titsias' lower bound for every sigma^2.
+
+    Args:
+        op: of the user, for errors.
+        kernel, noise: with or without gradients; results carry them.
+        X: (N, D).
+        y: (N,).
+        inducing: (M, D).
+    """
+
+    def __init__(self, op: str, kernel: Kernel, noise: Tensor, X: Tensor, y: Tensor, inducing: Tensor) -> None:
+        self.op, self.kernel, self.noise, self.dtype = op, kernel, noise, X.dtype
+        self.X, self.inducing = X.to(torch.float64, copy=True), inducing.double()
+        self.factor, self.jitter = self.factorized(kernel(self.inducing), "inducing")
+        a = torch.linalg.solve_triangular(self.factor, kernel(self.inducing, self.X), upper=False)  # (M, N)
+        self.inner, _ = self.factorized(self._eye(a) + a @ a.mT / noise, "noise")
+        part = torch.linalg.solve_triangular(self.inner, (a @ y.double() / noise)[:, None], upper=False)
+        self.coefficients = torch.linalg.solve_triangular(self.inner.mT, part, upper=True)[:, 0]
+        self.quadratic = y.double().square().sum() / noise - part.square().sum()
+        missed = (kernel.diagonal(self.X).sum() - a.square().sum()) / noise
+        self.log_det = log_det(self.inner) + len(X) * noise.log() + missed
+
+    @staticmethod
+    def _eye(a: Tensor) -> Tensor:
+        return torch.eye(len(a), dtype=a.dtype, device=a.device)
+
+    def _parts(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        self._check(x)
+        if len(x) == 0:
+            none = self.X.new_zeros((0, 0))
+            return none.sum(0), none, none
+        known = torch.linalg.solve_triangular(self.factor, self.kernel(self.inducing, x.double()), upper=False)
+        return self.coefficients @ known, known, torch.linalg.solve_triangular(self.inner, known, upper=False)
 
 
 def log_det(factor: Tensor) -> Tensor:

@@ -13,10 +13,11 @@ from torch.distributions import Distribution
 from .._core import checks
 from .._core.errors import message
 from ..training import Loop
-from ._conditioned import Conditioned, log_det
+from ._conditioned import Conditioned, SparselyConditioned, log_det
 from ._scale_mixing import Mixing, Nodes, mixing_of
 from .kernel import Kernel, as_kernel
 from .scale_priors import InverseGamma
+from .sparse_gp import inducing_points
 
 LEAST_RATE = 1e-4  # a fit ends when its learning rate falls below
 
@@ -40,7 +41,10 @@ class ScaleMixtureGP(nn.Module):
         nodes: number of nodes of the quadrature. A density that jumps needs more of them.
         draws: None for closed form or quadrature; a number for importance sampling with so many draws from the prior.
             It degenerates for many points: see :meth:`effective_draws`.
-        seed: of these draws.
+        inducing: None for the exact process; points (M, D), or M: that many of the training points, drawn with
+            ``seed``. Time is then O(N M^2), and :meth:`log_evidence` a lower bound, as of
+            :class:`SparseGPRegression`. These points stay where they are.
+        seed: of draws.
 
     Attributes:
         log_noise: parameter; kernel and prior have their own.
@@ -70,6 +74,7 @@ class ScaleMixtureGP(nn.Module):
         *,
         nodes: int = 401,
         draws: int | None = None,
+        inducing: int | Tensor | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -82,6 +87,7 @@ class ScaleMixtureGP(nn.Module):
         self.log_noise = nn.Parameter(torch.tensor(value, dtype=torch.float64).log())
         self.nodes = checks.integer(self.op, "nodes", nodes, 21)
         self.seed = checks.integer(self.op, "seed", seed, 0)
+        self.inducing = inducing
         self._process: Conditioned | None = None
         self._before: Mixing | None = None
         self._after: Mixing | None = None
@@ -134,7 +140,7 @@ class ScaleMixtureGP(nn.Module):
             self._train(X, y, steps, lr, validation, every, progress)
         with torch.no_grad():
             kernel = copy.deepcopy(self.kernel).requires_grad_(False)
-            self._process = Conditioned(self.op, kernel, self.noise, X, y)
+            self._process = self._conditioned(kernel, X, y)
             self.set_prior(self.prior)
         return self
 
@@ -161,7 +167,7 @@ class ScaleMixtureGP(nn.Module):
             process, before, _ = self._fitted()
         else:
             self._check(X, y)
-            process = Conditioned(self.op, self.kernel, self.noise, X, y)
+            process = self._conditioned(self.kernel, X, y)
             before = mixing_of(self.op, self.prior, self.nodes, self.draws, self.seed, X.device)
         return before.log_marginal(process.quadratic, process.log_det, len(process.X)).to(process.dtype)
 
@@ -233,6 +239,12 @@ class ScaleMixtureGP(nn.Module):
             after = self.set_prior(prior)._fitted()[2]
             found.append(float(-after.predictive(mean.to(x), variance).log_prob(y).mean()))
         return found
+
+    def _conditioned(self, kernel: Kernel, X: Tensor, y: Tensor) -> Conditioned:
+        if self.inducing is None:
+            return Conditioned(self.op, kernel, self.noise, X, y)
+        points = inducing_points(self.op, self.inducing, X, self.seed)
+        return SparselyConditioned(self.op, kernel, self.noise, X, y, points)
 
     def _fitted(self) -> tuple[Conditioned, Mixing, Mixing]:
         """The process, and the distribution of sigma^2 before and after the data."""

@@ -71,7 +71,7 @@ class SparseGPRegression:
         check_data(op, X, y)
         self.single, self.X, self.y = y.ndim == 1, X, y if y.ndim == 2 else y[None]
         self.kernel: Kernel = RBF().to(X.device) if kernel is None else as_kernel(kernel)
-        self.inducing = _inducing(op, inducing, X, seed)
+        self.inducing = inducing_points(op, inducing, X, seed)
         self.noise = _noise(op, noise, X)
         self.history: list[float] = []
         self._solve(op)
@@ -186,7 +186,8 @@ class SparseGPRegression:
         return found
 
 
-def _inducing(op: str, inducing: object, X: Tensor, seed: int) -> Tensor:
+def inducing_points(op: str, inducing: object, X: Tensor, seed: int) -> Tensor:
+    """Checked points (M, D), or some of X (N, D)."""
     if not isinstance(inducing, Tensor):
         count = checks.integer(op, "inducing", inducing, 1, len(X), f"points (M, D), or a number from 1 to {len(X)}")
         order = torch.randperm(len(X), generator=torch.Generator().manual_seed(seed))

@@ -14,6 +14,7 @@ from .records import (
     FAMILIES,
     FIXED,
     GAMMA,
+    LARGE,
     SIZES,
     UCI,
     Compared,
@@ -55,7 +56,7 @@ def tables(records: Sequence[Compared]) -> list[Table]:
             rows.append([str(n), *values, with_error(gains(own)), EXPECTED_GAIN[n], scale])
     found = [Table("Diabetes: test NLL in original units, mean over splits; gain of the inverse gamma.", header, rows)]
     large = []
-    for name in UCI:
+    for name in (*UCI, *LARGE):
         own = of(records, name)
         if own:
             values = [with_error([r.nll[family] for r in own]) for family in FAMILIES]

@@ -14,7 +14,7 @@ from ...kernel_methods import Burr12, FixedScale, InverseGamma, MLPKernel, Scale
 from ..harness import data_files, datasets
 from ..harness.method import Progress
 from ..harness.workers import run_jobs
-from .records import BURR, DIABETES, FAMILIES, FIXED, GAMMA, SIZES, SPLITS, UCI, Compared
+from .records import BURR, DIABETES, FAMILIES, FIXED, GAMMA, LARGE, SIZES, SPLITS, UCI, Compared
 
 HELD = 46  # points for validation and as many for the test
 DEPTH = 4
@@ -23,13 +23,16 @@ NOISE = (1e-3, 1e-2, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0)
 GAMMAS = tuple((a, b) for a in (1.0, 2.0, 3.0) for b in (1.0, 2.0, 3.0))
 BURRS = ((1.0, 1.0), (2.0, 1.0), (3.0, 1.0), (1.0, 2.0))
 QUICK_SPLITS = SPLITS[:5]
-UCI_SPLITS = tuple(range(20))
+UCI_SPLITS, LARGE_SPLITS = tuple(range(20)), (0, 1)
+INDUCING = 200
 
 
 def jobs(quick: bool) -> list[tuple[str, int, int]]:
     """Data set, number of training points (0: all) and split."""
     small = [(DIABETES, n, split) for n in SIZES for split in (QUICK_SPLITS if quick else SPLITS)]
-    return small if quick else [*small, *((name, 0, split) for name in UCI for split in UCI_SPLITS)]
+    tables = [(name, 0, split) for name in UCI for split in UCI_SPLITS]
+    large = [(name, 0, split) for name in LARGE for split in LARGE_SPLITS]
+    return small if quick else [*small, *tables, *large]
 
 
 def measure(quick: bool, data: Path | None, progress: Progress) -> list[Compared]:
@@ -65,15 +68,20 @@ def work(data: str, n: int, split: int, folder: Path | None, advance: Callable[[
     spread, unit = X[train].std(0), y[train].std()
     inputs = torch.from_numpy((X - X[train].mean(0)) / np.where(spread > 0, spread, 1))
     targets = torch.from_numpy((y - y[train].mean()) / unit)
-    found = compare(inputs, targets, parts)
+    found = compare(inputs, targets, parts, INDUCING if data in LARGE else None)
     advance(1)
     nll = {family: loss + float(np.log(unit)) for family, (loss, _, _) in found.items()}
     return Compared(data, len(train), split, nll, found[GAMMA][1], found[GAMMA][2] * float(unit))
 
 
-def compare(X: Tensor, y: Tensor, parts: list[np.ndarray]) -> dict[str, tuple[float, float, float]]:
+def compare(
+    X: Tensor, y: Tensor, parts: list[np.ndarray], inducing: int | None = None
+) -> dict[str, tuple[float, float, float]]:
     """Test NLL, E[sigma^2 | y] and RMSE of each family's model with the least validation loss."""
-    at = [(torch.from_numpy(part).double()[:, None], y[part]) for part in parts]  # points are places in the kernel
+    if inducing is None:  # points are places in the kernel
+        at = [(torch.from_numpy(part).double()[:, None], y[part]) for part in parts]
+    else:
+        at = [(X[part], y[part]) for part in parts]
     families: dict[str, list[Any]] = {
         FIXED: [FixedScale(1.0)],
         GAMMA: [InverseGamma(a, b) for a, b in GAMMAS],
@@ -85,9 +93,10 @@ def compare(X: Tensor, y: Tensor, parts: list[np.ndarray]) -> dict[str, tuple[fl
     found: dict[str, tuple[float, float, float]] = {}
     for w_std in W_STD:
         for b_std in B_STD:
-            whole = MLPKernel(DEPTH, w_std=w_std, b_std=b_std)(X).detach()
+            kernel: Any = MLPKernel(DEPTH, w_std=w_std, b_std=b_std).requires_grad_(False)
+            kernel = _table(kernel(X)) if inducing is None else kernel
             for noise in NOISE:
-                model = ScaleMixtureGP(_table(whole), noise=noise).fit(*at[0])
+                model = ScaleMixtureGP(kernel, noise=noise, inducing=inducing).fit(*at[0])
                 losses = model.losses(*at[1], every)
                 for loss, prior, family in zip(losses, every, owners, strict=True):
                     if loss < least[family]:

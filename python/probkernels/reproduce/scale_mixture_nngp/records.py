@@ -8,6 +8,7 @@ from statistics import fmean, stdev
 
 DIABETES = "diabetes"
 UCI = ("yacht", "boston", "energy", "concrete", "wine")
+LARGE = ("kin8nm", "power", "naval")  # through inducing points
 FIXED, GAMMA, BURR = "NNGP, scale 1", "inverse gamma", "Burr XII"
 FAMILIES = (FIXED, GAMMA, BURR)
 SIZES = (40, 150, 350)
