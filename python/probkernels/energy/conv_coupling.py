@@ -143,7 +143,8 @@ class MonotoneConvCoupling(Coupling):
             back: list[Tensor | float] = [0.0] * len(images)
             for i in sorted({i for i, _ in self.places}):
                 columns = [j for row, j in self.places if row == i]
-                rows = torch.stack([self._part(i, j)(scaled[j]) for j in columns]).sum(0)
+                parts = [self._part(i, j)(scaled[j]) for j in columns]
+                rows = torch.stack(parts).sum(0)
                 for j in columns:
                     back[j] = back[j] + self._part(i, j).transposed(rows)
             found = []

@@ -15,7 +15,13 @@ Product = Callable[[Tensor], Tensor]
 
 
 class Coupling(nn.Module):
-    """What couplings have in common: a symmetric Phi (d, d) without blocks on its diagonal, with I - Phi >= m I."""
+    """What couplings have in common: a symmetric Phi (d, d) without blocks on its diagonal, with I - Phi >= m I.
+
+    Example:
+        >>> from probkernels.energy import Coupling, MonotoneCoupling
+        >>> isinstance(MonotoneCoupling([3, 3, 2]), Coupling)
+        True
+    """
 
     def __init__(self, op: str, sizes: Sequence[int], m: float) -> None:
         super().__init__()

@@ -17,12 +17,28 @@ from .losses import focal_loss
 
 
 class Inference(NamedTuple):
-    """The mean field, and how it was found."""
+    """The mean field, and how it was found.
 
-    marginals: Tensor  # (B, d) probabilities of the states of all groups; one-hot for observed ones
-    logits: Tensor  # (B, d) Phi q + b: their softmax gives the marginals of free groups
-    iterations: Tensor  # (B)
-    residual: Tensor  # (B) relative
+    Attributes:
+        marginals: (B, d) probabilities of the states of all groups; one-hot for observed ones.
+        logits: (B, d) Phi q + b: their softmax gives the marginals of free groups.
+        iterations: (B,) of the fixed point.
+        residual: (B,) relative.
+        converged: whether all residuals are small enough.
+
+    Example:
+        >>> import torch
+        >>> from probkernels.energy import MonotoneCoupling, MonotoneDBM
+        >>> machine = MonotoneDBM(MonotoneCoupling([3, 3]))
+        >>> found = machine.infer(torch.tensor([[2, 0]]), torch.tensor([[True, False]]))
+        >>> found.marginals.shape, found.converged
+        (torch.Size([1, 6]), True)
+    """
+
+    marginals: Tensor
+    logits: Tensor
+    iterations: Tensor
+    residual: Tensor
     converged: bool
 
 

@@ -55,6 +55,11 @@ class ConvexPotential(nn.Module):
     z_0 = s(W_0 x), z_l = s(W_l z_(l-1) + R_l x), psi = w z + r x + mu / 2 ||x||^2 with s the softplus. ``lin`` holds W
     and w, ``res`` holds R and r; all of ``lin`` but the first must not be negative. Images are resized to those of z
     before a ``res`` layer.
+
+    Example:
+        >>> from probkernels.inverse import ICNN, ConvexPotential
+        >>> isinstance(ICNN(2, hidden=5, layers=2), ConvexPotential)
+        True
     """
 
     def __init__(

@@ -47,7 +47,13 @@ class ProximalMatchingLoss(nn.Module):
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of a training: ``steps`` with one loss, ``"l2"``, ``"l1"`` or a number gamma, and one learning rate."""
+    """A part of a training: ``steps`` with one loss, ``"l2"``, ``"l1"`` or a number gamma, and one learning rate.
+
+    Example:
+        >>> from probkernels.inverse import Stage
+        >>> Stage(100, 0.5, lr=1e-4)
+        Stage(steps=100, loss=0.5, lr=0.0001)
+    """
 
     steps: int
     loss: str | float
