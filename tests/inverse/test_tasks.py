@@ -234,7 +234,7 @@ def test_copies_are_found_also_of_points_that_occur_twice() -> None:
     train = torch.cat([train, train[:1]])
     samples = torch.cat([train[:2], train[2:3] + 1e-3, torch.randn(20, 2, 3, generator=seeded(2))])
     found = memorization_check(samples, train, rows=7)
-    assert found.copied[:3].all() and found.index[1:3].tolist() == [1, 2]
+    assert found.copied[:3].all() and found.nearest[1:3].tolist() == [1, 2]
     assert found.copied[3:].float().mean() < 0.2 and (found.ratio <= 1).all()
 
 

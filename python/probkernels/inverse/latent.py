@@ -115,6 +115,7 @@ class LatentDenoiser(Denoiser):
         torch.Size([3, 4, 4])
     """
 
+    autoencoder: Any
     shift: Tensor
     scale: Tensor
 

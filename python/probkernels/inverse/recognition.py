@@ -164,23 +164,23 @@ def diffusion_classifier(
         for part in torch.arange(size * count).split(rows):
             row, label = part // count, part % count
             data, cond = x[row.to(x.device) // n], classes[label.to(classes.device)]
-            seen = {"t": t[row], "noise": noise[row.to(x.device)]}
-            found.append(dsm_loss(model, data, cond, weight=weight, reduce=False, **seen))
+            z = noise[row.to(x.device)]
+            found.append(dsm_loss(model, data, cond, weight=weight, t=t[row], noise=z, reduce=False))
     losses = torch.cat(found).view(len(x), n, count).mean(1)
     return Classified(losses.argmin(1), losses)
 
 
 class Memorized(NamedTuple):
-    """``index`` (N,): each sample's nearest neighbor in the training data; ``distance`` (N,) to it; ``ratio`` (N,) of
+    """``nearest`` (N,): each sample's nearest neighbor in the training data; ``distance`` (N,) to it; ``ratio`` (N,) of
     this distance to that of the second neighbor; ``copied`` (N,) bool: the ratio is below the threshold.
 
     Example:
         >>> from probkernels.inverse import Memorized
         >>> Memorized._fields
-        ('index', 'distance', 'ratio', 'copied')
+        ('nearest', 'distance', 'ratio', 'copied')
     """
 
-    index: Tensor
+    nearest: Tensor
     distance: Tensor
     ratio: Tensor
     copied: Tensor
