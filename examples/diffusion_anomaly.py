@@ -1,7 +1,7 @@
 """Anomaly maps and segmentation: what a diffusion model says about images that it has not seen.
 
 A model of healthy images finds spoiled patches: it makes each image anew from some noise, and the map is what changed.
-A second model draws masks of noisy images; their mean is the segmentation, and their spread tells where it may be wrong.
+A second model draws masks of noisy images: their mean is the segmentation, and their spread tells where it may err.
 The images are ellipses with a soft edge.
 
     python examples/diffusion_anomaly.py
