@@ -12,7 +12,6 @@ from probkernels.reproduce.cape import records as cape
 from probkernels.reproduce.circuits import records as circuits
 from probkernels.reproduce.counter_current import records as counter
 from probkernels.reproduce.deep_kernel_machines import records as dkm
-from probkernels.reproduce.diffusion_survey import records as survey
 from probkernels.reproduce.forward_gnn import records as forward_gnn
 from probkernels.reproduce.functional_prior import records as functional
 from probkernels.reproduce.h_calibration import records as calibration
@@ -35,6 +34,8 @@ from probkernels.reproduce.sequential_bayes import records as sequential
 from probkernels.reproduce.stochastic_neurons import records as neurons
 from probkernels.reproduce.unlearnable import records as unlearnable
 from probkernels.reproduce.utility_duality import records as duality
+
+from tests.reproduce.made_up_survey import of_diffusion_survey
 
 
 def of_powernorm(worse: bool) -> list[Any]:
@@ -432,22 +433,6 @@ def of_monotone_dbm(worse: bool) -> list[Any]:
     return [*found, monotone.Completed(image, image, image)]
 
 
-def of_diffusion_survey(worse: bool) -> list[Any]:
-    """The expected figures; or the wrong way round, so that what should be better is worse."""
-    images = [[0.1 * i - 0.3] * 64 for i in range(3)]
-    found: list[Any] = []
-    for case in survey.CASES:
-        for task, expected in survey.EXPECTED.items():
-            figures = {name: 1 - 0.1 * i for i, name in enumerate(expected)} if worse else dict(expected)
-            if worse and task in (survey.DENOISING, survey.FOURIER, survey.INPAINTING):
-                figures = {name: 1 / figure for name, figure in figures.items()}
-            if worse and task == survey.SAMPLERS:
-                figures["++2M, 20"] = 2.0
-            if worse and task == survey.ANOMALY:
-                figures["level 2"] = 0.9
-            found.append(survey.Measured(task, case, figures, {"one": images, "two": images}))
-    rows = [[-1.0, 1.0], [0.5, 0.0]]
-    return [*found, survey.Photograph("a picture", {"bicubic": 20.0}, {"truth": rows, "bicubic": rows})]
-
+__all__ = ["MADE_UP", "of_diffusion_survey"]
 
 MADE_UP = {name.removeprefix("of_"): function for name, function in list(globals().items()) if name.startswith("of_")}
