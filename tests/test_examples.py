@@ -199,3 +199,19 @@ def a_learned_prior_denoises_and_reconstructs(printed: str) -> None:
     assert denoised < 0.85 * noisy and ours < 0.85 * inverse
     zero, axis, diagonal = (float(r) for r in re.findall(r"= (-?\d\.\d+)", printed))
     assert zero < axis < diagonal and "certified: True" in printed
+
+
+@check_of("diffusion_reconstruction")
+def one_prior_serves_every_measurement(printed: str) -> None:
+    noisy, denoised, mean, one, eight, empty, scanned = map(float, re.findall(r"error (\d\.\d+)", printed))
+    assert denoised < 0.5 * noisy and eight < one and eight < mean and scanned < 0.6 * empty
+    assert float(re.search(r"the error (\S+)", printed).group(1)) > 0.3
+
+
+@check_of("diffusion_anomaly")
+def maps_and_ensembles_beat_what_is_simple(printed: str) -> None:
+    mean, denoised, likelihood, spread = (float(a) for a in re.findall(r"AUROC (\d\.\d+)", printed))
+    assert min(denoised, likelihood) > mean and spread > 0.75
+    threshold, one, ensemble = (float(d) for d in re.findall(r"Dice (\d\.\d+)", printed))
+    assert ensemble > one and ensemble > threshold
+    assert "3 of 3 planted" in printed

@@ -36,6 +36,8 @@ from probkernels.reproduce.stochastic_neurons import records as neurons
 from probkernels.reproduce.unlearnable import records as unlearnable
 from probkernels.reproduce.utility_duality import records as duality
 
+from tests.reproduce.made_up_survey import of_diffusion_survey
+
 
 def of_powernorm(worse: bool) -> list[Any]:
     """Runs that end at the expected losses, or with PowerNorm well above both others."""

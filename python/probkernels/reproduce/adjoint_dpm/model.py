@@ -57,23 +57,36 @@ def digits() -> tuple[Tensor, Tensor]:
     return pixels.float() / 8 - 1, torch.cat([images.labels, images.test_labels])
 
 
-def train(steps: int, batch: int, advance: Advance) -> tuple[State, State, float]:
-    """Trains model and classifier. Returns their weights (averaged for the model) and the training accuracy."""
-    torch.manual_seed(0)
-    images, labels = digits()
+def fit_net(
+    model: Denoiser,
+    x: Tensor,
+    cond: Tensor | None,
+    steps: int,
+    batch: int,
+    advance: Advance,
+    null: Tensor | None = NO_CLASS,
+) -> Denoiser:
+    """Trains a denoiser, and returns it with averaged weights."""
 
     def loss(model: Denoiser, x: Tensor, cond: Tensor | None, generator: torch.Generator) -> Tensor:
         advance(1)
         return dsm_loss(model, x, cond, times="stratified", generator=generator)
 
-    model = Denoiser(Net(), VP(), pred="v")
     settings: dict[str, Any] = {"steps": steps, "batch_size": batch, "ema": 1 - 8 / steps, "progress": False}
-    trained = fit(model, images, labels, null=NO_CLASS, loss=loss, **settings)
+    return fit(model, x, cond, null=null, loss=loss, **settings).average
+
+
+def train(steps: int, batch: int, advance: Advance) -> tuple[State, State, float]:
+    """Trains model and classifier. Returns their weights (averaged for the model) and the training accuracy."""
+    torch.manual_seed(0)
+    images, labels = digits()
+    model = Denoiser(Net(), VP(), pred="v")
+    average = fit_net(model, images, labels, steps, batch, advance)
     judge = classifier()
     optimizer = torch.optim.Adam(judge.parameters(), lr=1e-2)
     minimize(lambda step: F.cross_entropy(judge(images), labels), optimizer, CLASSIFIER_STEPS)
     accuracy = float((judge(images).argmax(1) == labels).float().mean())
-    return trained.average.state_dict(), judge.state_dict(), accuracy
+    return average.state_dict(), judge.state_dict(), accuracy
 
 
 def restore(states: tuple[State, State], dtype: torch.dtype = torch.float32) -> tuple[Denoiser, nn.Module]:
