@@ -213,9 +213,8 @@ void conv_arc_cosine_cpu(DType dtype, const void* x, const void* z, const void* 
   dispatch_wide("conv_arc_cosine", dtype, [&](auto element) {
     using A = decltype(element);
     const auto in_a = [](const void* p) { return static_cast<const A*>(p); };
-    const Images<A> in{
-        in_a(x),  in_a(z), in_a(left), in_a(left_inverse), in_a(right), in_a(right_inverse), rows, columns,
-        channels, height,  width};
+    const auto in =
+        images_of<A>(x, z, left, left_inverse, right, right_inverse, rows, columns, channels, height, width);
     const Network<A> net{in_a(weights), in_a(biases), int(layers), false, tangent};
     A *const to_nngp = static_cast<A*>(nngp), *const to_ntk = static_cast<A*>(ntk);
     const Int blocks = (columns + kLanes - 1) / kLanes, tasks = rows * blocks;
@@ -243,20 +242,11 @@ void conv_arc_cosine_bwd_cpu(DType dtype, const void* x, const void* z, const vo
   dispatch_wide("conv_arc_cosine_bwd", dtype, [&](auto element) {
     using A = decltype(element);
     const auto in_a = [](const void* p) { return static_cast<const A*>(p); };
-    const auto out_a = [](void* p) { return static_cast<A*>(p); };
-    const Images<A> in{
-        in_a(x),  in_a(z), in_a(left), in_a(left_inverse), in_a(right), in_a(right_inverse), rows, columns,
-        channels, height,  width};
+    const auto in =
+        images_of<A>(x, z, left, left_inverse, right, right_inverse, rows, columns, channels, height, width);
     const Network<A> net{in_a(weights), in_a(biases), int(layers), false, tangent};
-    const ImageGradients<A> g{in_a(grad_nngp),
-                              in_a(grad_ntk),
-                              out_a(grad_x),
-                              out_a(grad_z),
-                              out_a(grad_left),
-                              out_a(grad_right),
-                              static_cast<double*>(grad_layers),
-                              row_groups,
-                              column_groups};
+    const auto g = gradients_of<A>(grad_nngp, grad_ntk, grad_x, grad_z, grad_left, grad_right, grad_layers, row_groups,
+                                   column_groups);
     const Int tasks = row_groups * column_groups;
 #pragma omp parallel num_threads(threads.count) if (tasks > 1)
     {

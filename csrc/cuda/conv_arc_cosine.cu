@@ -166,9 +166,8 @@ void conv_arc_cosine_cuda(DType dtype, const void* x, const void* z, const void*
   dispatch_wide("conv_arc_cosine", dtype, [&](auto element) {
     using A = decltype(element);
     const auto in_a = [](const void* p) { return static_cast<const A*>(p); };
-    const Images<A> in{
-        in_a(x),  in_a(z), in_a(left), in_a(left_inverse), in_a(right), in_a(right_inverse), rows, columns,
-        channels, height,  width};
+    const auto in =
+        images_of<A>(x, z, left, left_inverse, right, right_inverse, rows, columns, channels, height, width);
     const Network<A> net{in_a(weights), in_a(biases), int(layers), false, tangent};
     const auto kernel = activation == kRelu ? forward_kernel<kRelu, A> : forward_kernel<kErf, A>;
     const Int blocks = std::min(rows * columns, resident_blocks(kernel, kThreads));
@@ -187,20 +186,11 @@ void conv_arc_cosine_bwd_cuda(DType dtype, const void* x, const void* z, const v
   dispatch_wide("conv_arc_cosine_bwd", dtype, [&](auto element) {
     using A = decltype(element);
     const auto in_a = [](const void* p) { return static_cast<const A*>(p); };
-    const auto out_a = [](void* p) { return static_cast<A*>(p); };
-    const Images<A> in{
-        in_a(x),  in_a(z), in_a(left), in_a(left_inverse), in_a(right), in_a(right_inverse), rows, columns,
-        channels, height,  width};
+    const auto in =
+        images_of<A>(x, z, left, left_inverse, right, right_inverse, rows, columns, channels, height, width);
     const Network<A> net{in_a(weights), in_a(biases), int(layers), false, tangent};
-    const ImageGradients<A> g{in_a(grad_nngp),
-                              in_a(grad_ntk),
-                              out_a(grad_x),
-                              out_a(grad_z),
-                              out_a(grad_left),
-                              out_a(grad_right),
-                              static_cast<double*>(grad_layers),
-                              row_groups,
-                              column_groups};
+    const auto g = gradients_of<A>(grad_nngp, grad_ntk, grad_x, grad_z, grad_left, grad_right, grad_layers, row_groups,
+                                   column_groups);
     const auto kernel = activation == kRelu ? backward_kernel<kRelu, A> : backward_kernel<kErf, A>;
     const Scratch<A> scratch(row_groups * column_groups * (kMaps + 2 * layers) * in.pixels(), stream);
     PK_LAUNCH(kernel, dim3(unsigned(column_groups), unsigned(row_groups)), dim3(kThreads), 0, stream, in, net, g,

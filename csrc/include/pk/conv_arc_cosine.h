@@ -25,6 +25,29 @@ struct ImageGradients {
   std::int64_t row_groups, column_groups;
 };
 
+// Both from a launcher's pointers, in its order.
+template <class A>
+Images<A> images_of(const void* x, const void* z, const void* left, const void* left_inverse, const void* right,
+                    const void* right_inverse, std::int64_t rows, std::int64_t columns, std::int64_t channels,
+                    std::int64_t height, std::int64_t width) {
+  const auto a = [](const void* p) { return static_cast<const A*>(p); };
+  return {a(x), a(z), a(left), a(left_inverse), a(right), a(right_inverse), rows, columns, channels, height, width};
+}
+template <class A>
+ImageGradients<A> gradients_of(const void* nngp, const void* ntk, void* x, void* z, void* left, void* right,
+                               void* layers, std::int64_t row_groups, std::int64_t column_groups) {
+  const auto a = [](void* p) { return static_cast<A*>(p); };
+  return {static_cast<const A*>(nngp),
+          static_cast<const A*>(ntk),
+          a(x),
+          a(z),
+          a(left),
+          a(right),
+          static_cast<double*>(layers),
+          row_groups,
+          column_groups};
+}
+
 // The first of n items that group g of `groups` has.
 PK_HD std::int64_t group_start(std::int64_t n, std::int64_t g, std::int64_t groups) { return n * g / groups; }
 
