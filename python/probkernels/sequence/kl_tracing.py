@@ -104,11 +104,12 @@ def _revealed(frame: Tensor, masks: Tensor, number: int) -> tuple[Tensor, Tensor
     if masks.ndim not in (2, 3) or 0 in masks.shape:
         expected = "shape (M, k) or (B, M, k), at least one pointer"
         raise ValueError(message("kl_trace", "masks", expected, f"shape {tuple(masks.shape)}"))
+    masks = masks.long()
     wrong = (masks < 0) | (masks >= number)
     if bool(wrong.any()):
         expected = f"pointers from 0 to {number - 1}"
         raise ValueError(message("kl_trace", "masks", expected, checks.offender(masks, wrong)))
-    at = masks.long().reshape(-1, *masks.shape[-2:])
+    at = masks.reshape(-1, *masks.shape[-2:])
     value = frame.long().reshape(-1, 1, number).expand(-1, at.shape[1], -1)
     rows = max(len(at), len(value))
     at, value = at.expand(rows, -1, -1), value.expand(rows, -1, -1)
