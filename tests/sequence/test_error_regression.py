@@ -58,6 +58,13 @@ def test_a_buffer_of_observations_may_be_filled_again() -> None:
     assert torch.equal(*found)
 
 
+def test_a_bank_in_evaluation_mode_is_trained() -> None:
+    model = network()
+    bank = PosteriorBank(3, 4, model, lr=0.02).eval()
+    fit_pvrnn(model, bank, torch.ones(3, 4, 2, dtype=F64), 2, generator=torch.Generator().manual_seed(0))
+    assert bank.steps.tolist() == [2, 2, 2] and not bank.training
+
+
 def test_bank_errors() -> None:
     bank = PosteriorBank(3, 2, 1)
     with pytest.raises(IndexError, match=r"'index'.*0 to 2"):

@@ -27,7 +27,7 @@ def kl_trace(
 ) -> KLTrace:
     """Finds where a perturbed place moves to: where the perturbation changes the predicted frame most.
 
-    The change is the KL divergence from the prediction with the perturbation to that without, at all pointers of the
+    The change is KL(clean || perturbed), of the predictions without and with the perturbation, at all pointers of the
     target whose values are not known. Some known pointers of the target tell the motion. With ``masks`` the target is
     revealed in several ways, all in one call of the predictor; a pointer gets the mean over those that do not reveal
     it. From Lee et al., *Taming generative video models for zero-shot optical flow extraction*, 2025,
