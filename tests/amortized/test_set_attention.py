@@ -21,6 +21,8 @@ CASES = {
     "pointers": {"context": "causal", "positions": POSITIONS[0]},
     "padded pointers": {"context": "causal", "counts": COUNTS, "positions": POSITIONS},
     "scaled": {"scale": 0.7},
+    "turned": {"context": "causal", "scale": -0.7},
+    "even": {"context": "causal", "counts": COUNTS, "scale": 0.0},
 }
 
 
@@ -111,6 +113,26 @@ def test_transforms_of_functions() -> None:
     torch.testing.assert_close(got, want, rtol=0, atol=1e-10)
     each = torch.func.vmap(lambda q, k, v: set_attention(q[None], k[None], v[None], N)[0])(q, k, v)
     torch.testing.assert_close(each, dense(q, k, v, N), rtol=0, atol=1e-10)
+    counted = torch.func.vmap(lambda q, n: set_attention(q[None], q[None], q[None], N, counts=n[None])[0])(q, COUNTS)
+    torch.testing.assert_close(counted, dense(q, q, q, N, counts=COUNTS), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8])
+def test_narrow_integers(dtype: torch.dtype) -> None:
+    """200 and 256 do not fit into them."""
+    x = torch.randn(1, 1, 257, 4, generator=torch.Generator().manual_seed(0))
+    for n in (200, 256):
+        counts = torch.tensor([100])
+        where = torch.full((257 - n,), 90)
+        causal = {"context": "causal", "counts": counts, "positions": where}
+        narrow = {"context": "causal", "counts": counts.to(dtype), "positions": where.to(dtype)}
+        assert torch.equal(set_attention(x, x, x, n, **narrow), set_attention(x, x, x, n, **causal))
+
+
+def test_no_queries_with_pointers() -> None:
+    leaves = inputs(m=0)
+    found = set_attention(*leaves, N, context="causal", positions=POSITIONS[:, :0])
+    assert torch.equal(found, set_attention(*leaves, N, context="causal", positions=POSITIONS[0, :0]))
 
 
 def test_padding_may_hold_anything() -> None:

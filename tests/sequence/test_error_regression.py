@@ -33,6 +33,38 @@ def test_rows_move_as_by_torchs_adam_and_others_do_not() -> None:
     assert torch.equal(other.a, bank.a) and torch.equal(other.square, bank.square)
 
 
+def test_rows_given_twice_move_once_by_the_sum() -> None:
+    bank, row = PosteriorBank(3, 2, 1, lr=0.1).double(), torch.nn.Parameter(torch.zeros(2, 2, dtype=F64))
+    adam = torch.optim.Adam([row], lr=0.1)
+    for _ in range(2):
+        (bank(torch.tensor([2, 0]))[0] - 1).square().sum().backward()
+        (3 * bank(torch.tensor([1, 2]))[1]).sum().backward()
+        bank.step()
+        adam.zero_grad()
+        ((row - 1).square().sum() + 3 * row.sum()).backward()
+        adam.step()
+    torch.testing.assert_close(bank.a[2], row.detach())
+    assert bank.steps.tolist() == [2, 2, 2]
+
+
+def test_a_buffer_of_observations_may_be_filled_again() -> None:
+    found = []
+    for buffer in (None, torch.empty(2, 2, dtype=F64)):
+        online = ErrorRegression(network(), 2, 3, 2, 0.1, generator=torch.Generator().manual_seed(0))
+        for t in range(3):
+            new = torch.full((2, 2), float(t), dtype=F64)
+            last = online.step(new if buffer is None else buffer.copy_(new))
+        found.append(last.values)
+    assert torch.equal(*found)
+
+
+def test_a_bank_in_evaluation_mode_is_trained() -> None:
+    model = network()
+    bank = PosteriorBank(3, 4, model, lr=0.02).eval()
+    fit_pvrnn(model, bank, torch.ones(3, 4, 2, dtype=F64), 2, generator=torch.Generator().manual_seed(0))
+    assert bank.steps.tolist() == [2, 2, 2] and not bank.training
+
+
 def test_bank_errors() -> None:
     bank = PosteriorBank(3, 2, 1)
     with pytest.raises(IndexError, match=r"'index'.*0 to 2"):

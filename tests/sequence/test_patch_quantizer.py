@@ -74,6 +74,12 @@ def test_flows_and_other_patches() -> None:
     assert codes.shape == (2, 3, 4) and net.decode(codes).shape == (2, 2, 6, 8)
 
 
+def test_codes_of_one_byte() -> None:
+    codes = torch.tensor([[[0, 200], [255, 1]]])
+    net = PatchQuantizer(8, width=4)
+    assert torch.equal(net.decode(codes.to(torch.uint8)), net.decode(codes))
+
+
 def test_bad_input_is_refused() -> None:
     net = quantizer()
     for wrong in (

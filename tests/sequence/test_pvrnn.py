@@ -240,3 +240,9 @@ def test_errors() -> None:
         PVRNN([PVLayer(2, 1)], GaussianOutput(1), posterior="stat")
     with pytest.raises(ValueError, match="'high'"):
         SoftmaxCode(1, low=1.0, high=-1.0)
+
+
+def test_lengths_of_one_byte() -> None:
+    model = PVRNN([PVLayer(2, 1)], GaussianOutput(1))
+    run = model(torch.zeros(2, 200, 2), torch.ones(2, 200, 1), lengths=torch.tensor([3, 100], dtype=torch.int8))
+    assert (run.scan.d[1] != 0).any(1).sum() == 100

@@ -29,6 +29,8 @@ def attend(
     (M, N) scores; it broadcasts to them. Every query needs a key: one of its own, or N >= 1.
     """
     if query.numel() and key.numel() and _fast(query):
+        if causal and scale <= 0:  # the kernel sets hidden scores to -inf before it scales them
+            query, scale = (-query, -scale) if scale else (query * 0, 1.0)
         return _Flash.apply(query, key, value, *(own or (None, None)), bias, causal, scale)
     return attend_plain(query, key, value, own, bias, causal, scale)
 

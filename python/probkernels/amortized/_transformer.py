@@ -63,7 +63,8 @@ class SetTransformer(nn.Module):
 
         for layer in self.layers:
             h = layer(h, attend)
-        return ContextCache(tuple(k for k, _ in kept), tuple(v for _, v in kept), counts)
+        own = None if counts is None else counts.clone()  # the caller may fill a buffer of counts again
+        return ContextCache(tuple(k for k, _ in kept), tuple(v for _, v in kept), own)
 
     def query(self, h: Tensor, cache: ContextCache) -> Tensor:
         """Outputs (B, m, d) of queries (B, m, d), which see the contexts of the cache."""

@@ -133,6 +133,10 @@ class PFN(nn.Module):
         if len(cache.keys) != len(self.body.layers):
             got = f"one of {len(cache.keys)} layers"
             raise ValueError(message(op, "cache", f"a cache of {len(self.body.layers)} layers", got))
+        normalized = self.normalize_x == "context"
+        if normalized is not bool(cache.facts):
+            expected = f"a cache {'with' if normalized else 'without'} statistics of the contexts, as normalize_x says"
+            raise ValueError(message(op, "cache", expected, "one of another model", "model.condition(x, y)"))
         return self._read(self.body.query(self._queries(op, x_query, len(cache.keys[0]), cache.facts), cache))
 
     # --- tokens and outputs ---

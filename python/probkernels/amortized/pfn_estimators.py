@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Bernoulli, Categorical, Distribution
 
-from .._core import checks
+from .._core import checks, digests
 from .._core.errors import message
 from .._core.estimators import Estimator, accuracy, as_classes, as_float, as_inputs, labels_like, like, r_squared
 from .pfn import PFN
@@ -26,11 +26,17 @@ class _PFNEstimator(Estimator):
     def _store(self, x: Tensor, y: Tensor, discrete: bool) -> None:
         """Keeps a context x (N, F), y (N,) and its cache."""
         like_model = self.model.of_x.bias
+        self._origin: Tensor | None = None
+        if x.dtype is torch.float64 and self.model.normalize_x == "context":  # before a narrower dtype rounds
+            self._origin = x.mean(0)
+            noise = 10 * torch.finfo(x.dtype).eps * self._origin.abs()
+            x = torch.where(x.std(0, correction=0) > noise, x - self._origin, 0)
         self._x = x[None].to(like_model)
         self._y = y[None].to(like_model.device) if discrete else y[None].to(like_model)
         self._cache: ContextCache | None = None
-        self._state: list[tuple[int, int]] = []
-        self._cached()
+        self._state = ""
+        for _ in self._parts(x[:0]):  # refuses bad contexts
+            pass
 
     def _check_model(self, discrete: bool) -> int:
         """The number of features of a model whose targets are classes, or are not."""
@@ -45,7 +51,7 @@ class _PFNEstimator(Estimator):
 
     def _cached(self) -> ContextCache:
         """The cache of the context, made again if the model has changed since."""
-        state = [(id(p), p._version) for p in (*self.model.parameters(), *self.model.buffers())]
+        state = digests.of_data(*self.model.parameters(), *self.model.buffers())
         if self._cache is None or state != self._state:
             self._cache, self._state = self.model.condition(self._x, self._y), state
         return self._cache
@@ -53,12 +59,15 @@ class _PFNEstimator(Estimator):
     def _parts(self, X: object) -> Iterator[Distribution]:
         """Predictive distributions (1, m) of parts of X."""
         self._fitted("predict", "_x")
-        x = as_inputs(type(self).__name__, X, self.model.n_features).to(self._x)
+        x = as_inputs(type(self).__name__, X, self.model.n_features).to(self._x.device)
+        if self._origin is not None:
+            x = x - self._origin.to(x.device)
         was = self.model.training
         self.model.eval()
         try:
-            for part in x.split(PREDICTED_AT_ONCE):
-                yield self.model.query(self._cached(), part[None])
+            cache = self._cached()
+            for part in x.to(self._x).split(PREDICTED_AT_ONCE):
+                yield self.model.query(cache, part[None])
         finally:
             self.model.train(was)
 
@@ -66,7 +75,8 @@ class _PFNEstimator(Estimator):
 class PFNRegressor(_PFNEstimator):
     """Regression with a trained :class:`PFN`, in the style of scikit-learn. Nothing is trained in ``fit``.
 
-    Arrays of integers become floats. Results are arrays if X is one, else tensors.
+    Arrays of integers become floats. Results are arrays if X is one, else tensors, in the wider dtype of y and the
+    model.
 
     Args:
         model: a PFN with a head of numbers, such as :class:`BarHead`.
@@ -99,7 +109,7 @@ class PFNRegressor(_PFNEstimator):
         if not len(x):
             raise ValueError(message("PFNRegressor", "X", "at least one row", "none"))
         checks.finite("PFNRegressor", "y", targets, "leave out rows without a target")
-        self._shift, self._spread = 0.0, 1.0
+        self._shift, self._spread, self._dtype = 0.0, 1.0, targets.dtype
         if self.scale_y:
             self._shift, spread = targets.mean().item(), targets.std(correction=0).item()
             noise = 10 * torch.finfo(targets.dtype).eps * abs(self._shift)
@@ -111,8 +121,8 @@ class PFNRegressor(_PFNEstimator):
     def predict(self, X: Any, return_std: bool = False) -> Any:
         """Means of the targets at X (M, F): (M,); with ``return_std`` also their standard deviations."""
         found = [(part.mean[0], part.variance[0].sqrt()) for part in self._parts(X)]
-        mean = torch.cat([mean for mean, _ in found]) * self._spread + self._shift
-        std = torch.cat([std for _, std in found]) * self._spread
+        mean = self._wide([mean for mean, _ in found]) * self._spread + self._shift
+        std = self._wide([std for _, std in found]) * self._spread
         return (like(X, mean), like(X, std)) if return_std else like(X, mean)
 
     @torch.no_grad()
@@ -126,7 +136,12 @@ class PFNRegressor(_PFNEstimator):
             torch.stack([part.icdf(part.mean.new_full(part.batch_shape, u))[0] for u in levels], -1)
             for part in self._parts(X)
         ]
-        return like(X, torch.cat(parts) * self._spread + self._shift)
+        return like(X, self._wide(parts) * self._spread + self._shift)
+
+    def _wide(self, parts: list[Tensor]) -> Tensor:
+        """Results in the dtype of y if it is the wider one: its mean may be large beside its spread."""
+        found = torch.cat(parts)
+        return found.to(torch.promote_types(found.dtype, self._dtype))
 
     def score(self, X: Any, y: Any) -> float:
         """The coefficient of determination R^2 of the predicted means; constant y give NaN."""

@@ -153,7 +153,7 @@ class ClassHead(PFNHead):
 
     def forward(self, out: Tensor) -> Categorical:
         """Of logits (..., C)."""
-        return Categorical(logits=out)
+        return Categorical(logits=out, validate_args=None if out.numel() else False)  # torch's check of none fails
 
     def check(self, op: str, name: str, y: Tensor) -> None:
         """Classes are whole numbers from 0 to C - 1."""
@@ -208,6 +208,7 @@ def prior_generator(prior: Any, seed: int) -> torch.Generator:
 
 
 def _check_classes(op: str, name: str, y: Tensor, count: int) -> None:
-    wrong = (y < 0) | (y >= count) | (y != y.round() if y.is_floating_point() else False)
+    whole = y if y.is_floating_point() else y.long()  # narrow integers cannot be compared with a large count
+    wrong = (whole < 0) | (whole >= count) | (whole != whole.round())
     if wrong.any():
         raise ValueError(message(op, name, f"classes 0 to {count - 1}", checks.offender(y, wrong)))

@@ -12,6 +12,7 @@ from torch import Tensor
 from .._core import checks
 from .._core.errors import message
 from ..training import Checkpoint, copy_state_, cosine, minimize
+from ..training.loop import moving
 from .pfn import PFN
 from .pfn_heads import prior_generator
 
@@ -120,7 +121,7 @@ def fit_prior(
 
     facts = {"steps": steps, "n_points": n_points, "batch_size": batch_size, "sizes": weights.tolist(), "lr": lr}
     facts |= {"own_sizes": own_sizes, "warmup": warmup, "max_norm": max_norm, "seed": seed}
-    optimizer = torch.optim.Adam(model.parameters(), lr=lr) if optimizer is None else optimizer
+    optimizer = torch.optim.Adam(model.parameters(), lr=lr) if optimizer is None else moving(op, model, optimizer)
     run = _Run(model, optimizer, (draw, data))
     save = None if checkpoint is None else run.resume(checkpoint, facts | {"prior": type(prior).__name__})
 

@@ -104,7 +104,7 @@ class Visible:
                 wanted = f"shape ({queries},) or ({len(like)}, {queries})"
                 raise ValueError(message(op, "positions", wanted, f"shape {tuple(positions.shape)}"))
             checks.same_device(op, "positions", positions, like, "query")
-            positions = positions.reshape(-1, queries)
+            positions = positions.long() if positions.ndim == 2 else positions.long()[None]
             most = torch.as_tensor(slots) if counts is None else counts[:, None]
             if numbers_known(positions, like):
                 wrong = (positions < 0) | (positions > most)
@@ -130,7 +130,7 @@ class Visible:
 
     def _bias(self, limit: Tensor) -> Tensor:
         hidden = torch.arange(self.slots, device=limit.device) >= limit[:, None, :, None]
-        return torch.zeros(hidden.shape, device=limit.device).masked_fill_(hidden, MASKED)
+        return torch.where(hidden, MASKED, 0.0).to(torch.float32)
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,7 @@ def check_counts(op: str, name: str, counts: Tensor, like: Tensor, slots: int) -
     checks.shape(op, name, counts, like.shape[:1], "for B rows")
     checks.same_device(op, name, counts, like, "query")
     if numbers_known(counts, like):
-        wrong = (counts < 0) | (counts > slots)
+        wrong = (counts < 0) | (counts.long() > slots)
         if wrong.any():
             raise ValueError(message(op, name, f"0 to {slots}", checks.offender(counts, wrong)))
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from .._core import checks, digests
 from .._core.errors import ModelMismatchError, message
 from ..training import EMA, Checkpoint, minimize
+from ..training.loop import moving
 from ._net import check_state
 from .denoiser import Denoiser
 from .gradients._inputs import undeclared
@@ -150,7 +151,7 @@ def fit(
     drop, times = 0.1 if drop is None else drop, "stratified" if times is None else times
     device = next(model.parameters()).device
     optimizer = (
-        _moving("fit", model, optimizer) if optimizer is not None else torch.optim.Adam(model.parameters(), lr=2e-3)
+        moving("fit", model, optimizer) if optimizer is not None else torch.optim.Adam(model.parameters(), lr=2e-3)
     )
     average = EMA(model, ema)
     losses: list[float] = []
@@ -228,15 +229,6 @@ def _refuse_unregistered(model: Denoiser) -> None:
         expected = "a process and a 'time' whose tensors that require a gradient are parameters of the model"
         hint = "make the process a torch.nn.Module too, class Learned(torch.nn.Module, Process), or detach its tensors"
         raise ValueError(message("fit", "model", expected, checks.describe(found[0]), hint))
-
-
-def _moving(op: str, model: Denoiser, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    """The optimizer, if it moves any parameter of the model: that of a copy would train the copy."""
-    moved = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    if not any(id(p) in moved for p in model.parameters()):
-        hint = "make it after the last copy or replacement of the model, from model.parameters()"
-        raise ValueError(message(op, "optimizer", "one of the model's parameters", "one of other tensors", hint))
-    return optimizer
 
 
 @contextlib.contextmanager

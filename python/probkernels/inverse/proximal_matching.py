@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from .. import training
 from .._core import checks
 from .._core.errors import message
+from ..training.loop import moving
 from .learned_proximal import noise_range
 
 if TYPE_CHECKING:
@@ -170,7 +171,7 @@ def fit_lpn(
         raise TypeError(message("fit_lpn", "schedule", "a GammaSchedule", checks.describe(schedule)))
     device = next(lpn.parameters()).device
     generator = torch.Generator(device).manual_seed(seed)
-    used = torch.optim.Adam(lpn.parameters()) if optimizer is None else optimizer
+    used = torch.optim.Adam(lpn.parameters()) if optimizer is None else moving("fit_lpn", lpn, optimizer)
 
     def loss(step: int) -> Tensor:
         stage = schedule.at(step)

@@ -213,7 +213,7 @@ def _check_lengths(lengths: Tensor, noise: Tensor) -> None:
     checks.shape(NAME, "lengths", lengths, noise.shape[:1], "(one length for each sequence)")
     checks.same_device(NAME, "lengths", lengths, noise, "noise")
     if numbers_known(lengths):
-        wrong = (lengths < 0) | (lengths > noise.shape[1])
+        wrong = (lengths < 0) | (lengths.long() > noise.shape[1])
         if bool(wrong.any()):
             wanted = f"lengths 0 to {noise.shape[1]}"
             raise ValueError(message(NAME, "lengths", wanted, checks.offender(lengths, wrong)))

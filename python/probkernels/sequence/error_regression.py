@@ -106,7 +106,8 @@ class ErrorRegression:
         if self.adapt.shape[1] == self.window:
             self._slide()
         self.adapt = torch.cat([self.adapt, self.adapt.new_zeros(self.streams, 1, self.adapt.shape[2])], 1)
-        self.seen = target if self.seen is None else torch.cat([self.seen, target], 1)
+        seen = [] if self.seen is None else [self.seen]
+        self.seen = torch.cat([*seen, target], 1)  # a copy: the caller may fill a buffer of observations again
 
     @torch.no_grad()
     def _slide(self) -> None:

@@ -103,13 +103,14 @@ class _Flow:
         if pokes is None:
             pokes = (self.vectors.norm(dim=1) > 0).nonzero()[:, 0]
         checks.integer_tensor(self.op, "pokes", pokes)
+        pokes = pokes.long()
         wrong = (pokes < 0) | (pokes >= self.of.num_values)
         if pokes.ndim != 1 or not len(pokes):
             raise ValueError(message(self.op, "pokes", "shape (R,), at least one token", f"shape {tuple(pokes.shape)}"))
         if bool(wrong.any()):
             expected = f"tokens from 0 to {self.of.num_values - 1}"
             raise ValueError(message(self.op, "pokes", expected, checks.offender(pokes, wrong)))
-        return pokes.long()
+        return pokes
 
 
 def motion_affordance(psi: Psi, known: Known, vectors: Tensor, *, flow: str = "flow", tau: float = 0.5) -> Tensor:

@@ -27,7 +27,7 @@ def kl_trace(
 ) -> KLTrace:
     """Finds where a perturbed place moves to: where the perturbation changes the predicted frame most.
 
-    The change is the KL divergence from the prediction with the perturbation to that without, at all pointers of the
+    The change is KL(clean || perturbed), of the predictions without and with the perturbation, at all pointers of the
     target whose values are not known. Some known pointers of the target tell the motion. With ``masks`` the target is
     revealed in several ways, all in one call of the predictor; a pointer gets the mean over those that do not reveal
     it. From Lee et al., *Taming generative video models for zero-shot optical flow extraction*, 2025,
@@ -104,11 +104,12 @@ def _revealed(frame: Tensor, masks: Tensor, number: int) -> tuple[Tensor, Tensor
     if masks.ndim not in (2, 3) or 0 in masks.shape:
         expected = "shape (M, k) or (B, M, k), at least one pointer"
         raise ValueError(message("kl_trace", "masks", expected, f"shape {tuple(masks.shape)}"))
+    masks = masks.long()
     wrong = (masks < 0) | (masks >= number)
     if bool(wrong.any()):
         expected = f"pointers from 0 to {number - 1}"
         raise ValueError(message("kl_trace", "masks", expected, checks.offender(masks, wrong)))
-    at = masks.long().reshape(-1, *masks.shape[-2:])
+    at = masks.reshape(-1, *masks.shape[-2:])
     value = frame.long().reshape(-1, 1, number).expand(-1, at.shape[1], -1)
     rows = max(len(at), len(value))
     at, value = at.expand(rows, -1, -1), value.expand(rows, -1, -1)

@@ -133,7 +133,7 @@ class PatchQuantizer(nn.Module):
         checks.integer_tensor(op, "codes", codes)
         if codes.ndim != 3 or 0 in codes.shape:
             raise ValueError(message(op, "codes", "shape (B, rows, columns)", f"shape {tuple(codes.shape)}"))
-        wrong = (codes < 0) | (codes >= self.num_values)
+        wrong = (codes < 0) | (codes.long() >= self.num_values)
         if bool(wrong.any()):
             expected = f"codes from 0 to {self.num_values - 1}"
             raise ValueError(message(op, "codes", expected, checks.offender(codes, wrong)))

@@ -88,16 +88,19 @@ class PosteriorBank(nn.Module):
 
     @torch.no_grad()
     def step(self) -> None:
-        """One step of Adam for the rows given since the last one that have a gradient."""
-        for index, rows in self._given:
-            if rows.grad is None:
-                continue
-            self.steps[index] += 1
-            moments = self.mean[index], self.square[index]
-            change = adam_change(rows.grad, *moments, self.steps[index, None, None], self.betas, self.eps)
-            self.mean[index], self.square[index] = moments
-            self.a[index] -= self.lr * change
+        """One step of Adam for the rows given since the last one that have a gradient: the sum, where given twice."""
+        given = [(index, rows.grad) for index, rows in self._given if rows.grad is not None]
         self._given.clear()
+        if not given:
+            return
+        index, place = torch.cat([index for index, _ in given]).unique(return_inverse=True)
+        grads = torch.cat([grad for _, grad in given])
+        grad = grads.new_zeros(len(index), *grads.shape[1:]).index_add_(0, place, grads)  # rows given twice: the sum
+        self.steps[index] += 1
+        moments = self.mean[index], self.square[index]
+        change = adam_change(grad, *moments, self.steps[index, None, None], self.betas, self.eps)
+        self.mean[index], self.square[index] = moments
+        self.a[index] -= self.lr * change
 
 
 def checks_beta(value: float) -> float:

@@ -84,4 +84,9 @@ def fit_pvrnn(
         return None if after is None else after(step, value)
 
     optimizer = torch.optim.Adam(model.parameters(), lr=lr)
-    return minimize(loss, optimizer, steps, max_norm=max_norm, after=finish, progress=progress, name=NAME)
+    was = bank.training
+    bank.train()  # in evaluation mode it would give rows to look at, which never move
+    try:
+        return minimize(loss, optimizer, steps, max_norm=max_norm, after=finish, progress=progress, name=NAME)
+    finally:
+        bank.train(was)

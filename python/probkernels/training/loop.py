@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .._core import checks
+from .._core.errors import message
 from .interrupt import DeferredInterrupt
 
 
@@ -173,6 +174,15 @@ def _scaled_rates(optimizer: torch.optim.Optimizer, factor: float) -> Iterator[N
 
 def _parameters(optimizer: torch.optim.Optimizer) -> Iterable[Tensor]:
     return (p for group in optimizer.param_groups for p in group["params"])
+
+
+def moving(op: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """The optimizer, if it moves any parameter of the model: that of a copy would train the copy."""
+    moved = {id(p) for p in _parameters(optimizer)}
+    if not any(id(p) in moved for p in model.parameters()):
+        hint = "make it after the last copy or replacement of the model, from model.parameters()"
+        raise ValueError(message(op, "optimizer", "one of the model's parameters", "one of other tensors", hint))
+    return optimizer
 
 
 def cosine(fraction: float) -> float:
