@@ -91,6 +91,30 @@ def test_divergence_of_the_plain_mean_field() -> None:
         assert found.converged and int(found.iterations) <= 1.6 * iterations
 
 
+@pytest.mark.parametrize("kind", ["dense", "convolutional"])
+def test_automatic_steps_are_below_two_over_the_norm(kind: str) -> None:
+    """Also where power iteration underestimates the norm: clustered eigenvalues, a norm a little above 2."""
+    for seed in range(4):
+        torch.manual_seed(seed)
+        coupling = (
+            MonotoneCoupling([1] * 120, 480)
+            if kind == "dense"
+            else MonotoneConvCoupling([(3, 1, 6, 6), (2, 1, 3, 3)], [[3, 0], [3, 1]])
+        ).double()
+
+        def norm(coupling: Any = coupling) -> float:
+            return float((1 - torch.linalg.eigvalsh(coupling.matrix().detach())).max())
+
+        with torch.no_grad():
+            for weight in coupling.parameters():
+                weight *= 0.1  # not scaled by the coupling any more, so that Phi is quadratic in the weights
+            factor = (1.02 / (norm() - 1)) ** 0.5
+            for weight in coupling.parameters():
+                weight *= factor
+        assert norm() > 1.6
+        assert MonotoneDBM(coupling).double().step_size() * norm() < 2
+
+
 @pytest.mark.parametrize("solver", ["damped", "anderson"])
 def test_one_solution_from_all_starts(solver: str) -> None:
     """Also of clamped problems, and for any weights; sizes differ."""

@@ -35,7 +35,8 @@ class MonotoneDBM(nn.Module):
 
     Args:
         coupling: a :class:`MonotoneCoupling` or :class:`MonotoneConvCoupling`.
-        alpha: in (0, 1], or ``"auto"``: 1, the plain mean field, where that is proven to converge, else 1 / L.
+        alpha: in (0, 1], or ``"auto"``: 1, the plain mean field, where a bound of L is below 2, else 1 over that bound,
+            see :meth:`Coupling.norm_bound`; found anew for each query, so that a number is faster.
         tol: relative change of q at which the iteration ends.
         max_iterations: of the iteration; a warning is given where it ends without convergence.
         solver: ``"damped"`` or ``"anderson"``.
@@ -96,8 +97,8 @@ class MonotoneDBM(nn.Module):
         """alpha, as it is used with the weights as they are now."""
         if not isinstance(self.alpha, str):
             return float(self.alpha)
-        norm = self.coupling.norm()
-        return 1.0 if norm < 1.9 else 1 / norm
+        bound = self.coupling.norm_bound()
+        return 1.0 if bound < 2 else 1 / bound
 
     def _observed(self, op: str, states: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
         """Checked states (B, G), with 0 for free groups, and observed (B, G)."""
