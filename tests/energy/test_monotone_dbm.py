@@ -160,6 +160,21 @@ def test_implicit_gradient() -> None:
         assert float((grad * along).sum()) == pytest.approx((ends[0] - ends[1]) / 2e-5, rel=1e-6)
 
 
+def test_autocast_rounds_nothing() -> None:
+    torch.manual_seed(0)
+    model = MonotoneDBM(MonotoneCoupling([3] * 12, 20), tol=1e-6)
+    q = torch.full((2, 36), 1 / 3)
+
+    def found() -> list[Any]:
+        return [*model.infer(*free(model, 2))[:2], model.free_energy(q), model.min_eig(), model.step_size()]
+
+    expected = found()
+    with torch.autocast("cpu", torch.bfloat16):
+        got = found()
+    for a, b in zip(got, expected, strict=True):
+        assert torch.equal(torch.as_tensor(a), torch.as_tensor(b))
+
+
 def test_convolutional_coupling() -> None:
     """Symmetric, without blocks on the diagonal, bounded, and with large weights too; odd and even kernels, strides."""
     for tiers, kernels in (

@@ -132,7 +132,10 @@ class MonotoneDBM(nn.Module):
         Raises:
             TypeError, ValueError: a dtype, shape or state is wrong, or a parameter is not finite.
         """
-        op = "MonotoneDBM.infer"
+        with self.coupling.exactly():
+            return self._infer("MonotoneDBM.infer", states, observed, start)
+
+    def _infer(self, op: str, states: Tensor, observed: Tensor, start: Tensor | None) -> Inference:
         states, seen = self._observed(op, states, observed)
         checks.finite(op, "bias", self.bias.detach(), "training diverged")
         groups, alpha = self.coupling.groups, self.step_size()
@@ -170,7 +173,8 @@ class MonotoneDBM(nn.Module):
 
     def free_energy(self, q: Tensor) -> Tensor:
         """``F(q) = -q^T Phi q / 2 - b^T q - H(q)``, (B,), which the mean field minimizes; -F is at most log Z."""
-        return free_energy(self.coupling.product(), self.bias, q)
+        with self.coupling.exactly():
+            return free_energy(self.coupling.product(), self.bias, q)
 
     @torch.no_grad()
     def complete(self, states: Tensor, observed: Tensor) -> Tensor:

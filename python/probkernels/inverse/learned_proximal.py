@@ -114,6 +114,9 @@ class LPN(nn.Module):
         Returns:
             y, and a certificate: the residual of each row and whether it is within ``tol``. With ``strong_convexity`` 0
             a row that f cannot reach does not converge.
+
+        Raises:
+            TypeError, ValueError: an argument is wrong, or the potential is not convex: see :meth:`project_`.
         """
         checks.wide_float_tensor("LPN.invert", "x", x)
         checks.finite("LPN.invert", "x", x)
@@ -122,6 +125,10 @@ class LPN(nn.Module):
         begin = x if start is None else start
         checks.wide_float_tensor("LPN.invert", "start", begin)
         checks.shape("LPN.invert", "start", begin, x.shape, "(that of 'x')")
+        wrong = self.potential.violation()
+        if wrong > 0:
+            expected, got = "constrained weights of 0 or above, for a convex potential", f"{-wrong:.3g}"
+            raise ValueError(message("LPN.invert", "potential", expected, got, "call project_() after every step"))
         exact = copy.deepcopy(self.potential).requires_grad_(False).double()
         found = invert(exact.value_and_gradient, x.detach().double(), begin.detach().double(), tol, max_steps)
         return found._replace(y=found.y.to(x.dtype))
