@@ -226,6 +226,13 @@ def test_learns_to_complete_and_classify() -> None:
         torch.testing.assert_close(other.predict_proba(patterns, seen, 6), model.predict_proba(patterns, seen, 6))
 
 
+def test_unknown_labels_are_left_out() -> None:
+    model, target = ready(), torch.tensor([[1, 2], [0, 1], [0, -1], [1, -100]])
+    all_of, known = (model.loss(t, SEEN, t, label=1) for t in (target, target[:2]))
+    assert torch.equal(all_of, known)
+    assert float(model.loss(target[2:], SEEN, target[2:], label=1)) == 0
+
+
 def test_focal_loss_values() -> None:
     logits, target = torch.randn(50, 3, dtype=torch.float64), torch.arange(50) % 2
     plain = torch.nn.functional.cross_entropy(logits, target)
@@ -257,6 +264,8 @@ STATES, SEEN = torch.zeros(4, 2, dtype=torch.long), torch.tensor([True, False])
         (ValueError, "'observed'.*shape", lambda: ready().infer(STATES, SEEN[:1])),
         (ValueError, "'group'.*not observed", lambda: ready().predict_proba(STATES, SEEN, 0)),
         (ValueError, "'group'", lambda: ready().predict_proba(STATES, SEEN, 2)),
+        (ValueError, "'label'.*not observed", lambda: ready().loss(STATES, SEEN, STATES, label=0)),
+        (ValueError, "'label'.*got -1", lambda: ready().loss(STATES, SEEN, STATES, label=-1)),
         (
             ValueError,
             r"'kernels\[0\]\[1\]'",

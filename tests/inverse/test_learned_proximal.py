@@ -74,6 +74,8 @@ def test_prior_has_its_exact_gradients() -> None:
     value, found = net.prior(x, tol=1e-11)
     of_x, of_weight = torch.autograd.grad(value.sum(), [x, weight])
     torch.testing.assert_close(of_x, found.y - x.detach(), rtol=1e-12, atol=1e-12)
+    with pytest.raises(NotImplementedError, match=r"LPN.prior: has no second derivatives"):
+        torch.autograd.grad(net.prior(x).value.sum(), x, create_graph=True)
     direction, step = torch.rand_like(weight), 1e-5
     sums = []
     for sign in (1, -1):

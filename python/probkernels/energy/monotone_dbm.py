@@ -212,14 +212,18 @@ class MonotoneDBM(nn.Module):
         Args:
             states: (B, groups) the query, as in :meth:`infer`.
             observed: what of it is known, as in :meth:`infer`.
-            target: (B, groups) the right states; below 0 for hidden groups, which have none.
-            label: the group of the label. None: the focal loss alone, of all groups.
+            target: (B, groups) the right states; below 0 where there is none: hidden groups, unknown labels.
+            label: the group of the label, which must be free. None: the focal loss alone, of all groups.
             gamma: as in :func:`focal_loss`; 0 without balance is the cross-entropy.
             balanced: as in :func:`focal_loss`.
         """
         op = "MonotoneDBM.loss"
         checks.integer_tensor(op, "target", target)
         checks.shape(op, "target", target, states.shape, "(that of 'states')")
+        if label is not None:
+            checks.integer(op, "label", label, 0, len(self.sizes) - 1)
+            if bool(observed[..., label].any()):  # other groups would tell it
+                raise ValueError(message(op, "label", "a group that is not observed", str(label)))
         logits = self.infer(states, observed).logits
         logits = logits * self.coupling.groups.repeat(self.tau.square())
         wanted = (target >= 0) & ~observed.expand(states.shape)
@@ -240,8 +244,11 @@ class MonotoneDBM(nn.Module):
         if label is None:
             return pixels
         first = self.coupling.groups.start(label)
-        of_label = nnf.cross_entropy(logits[:, first : first + self.sizes[label]], target[:, label].long())
-        return 0.5 * pixels + 0.5 * of_label
+        of_label, right = logits[:, first : first + self.sizes[label]], target[:, label].long()
+        known = right >= 0
+        if not bool(known.any()):
+            return 0.5 * pixels
+        return 0.5 * pixels + 0.5 * nnf.cross_entropy(of_label[known], right[known])
 
 
 def free_energy(product: Product, bias: Tensor, q: Tensor) -> Tensor:

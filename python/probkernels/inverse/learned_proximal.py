@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .._core import checks
 from .._core.errors import message
-from ._convex import Inversion, dot, invert
+from ._convex import FirstDerivatives, Inversion, dot, invert
 from .icnn import ICNN, ConvexPotential, ConvICNN
 from .proximal_checks import ProximalReport, assert_prox
 
@@ -135,7 +135,8 @@ class LPN(nn.Module):
 
     def prior(self, x: Tensor, *, tol: float = 1e-6, max_steps: int = 100) -> Prior:
         """R(x) = <y, x> - 1/2 ||x||^2 - psi(y) with f(y) = x: the regularizer whose proximal operator f is, up to a
-        constant. Differentiable: its gradient is y - x, and that of parameters is exact, as y is a minimizer.
+        constant. Differentiable: its gradient is y - x, and that of parameters is exact, as y is a minimizer. Once:
+        second derivatives raise.
 
         Args: as of :meth:`invert`, whose certificate comes along. R of a row that did not converge is a lower bound.
         """
@@ -143,7 +144,8 @@ class LPN(nn.Module):
         wide, y = x.double(), found.y.double()
         exact = {name: value.double() for name, value in self.potential.named_parameters()}
         psi = torch.func.functional_call(self.potential, exact, (y,))
-        return Prior(dot(y, wide).flatten() - 0.5 * dot(wide, wide).flatten() - psi, found)
+        value = dot(y, wide).flatten() - 0.5 * dot(wide, wide).flatten() - psi
+        return Prior(FirstDerivatives.apply(value), found)
 
     def assert_prox(self, x: Tensor, *, tol: float = 1e-8) -> ProximalReport:
         """:func:`assert_prox` of this network, computed in float64."""
