@@ -35,6 +35,14 @@ def test_value_and_gradient_of_a_linear_function(solver: str) -> None:
         torch.testing.assert_close(got, truth, rtol=1e-8, atol=1e-8)
 
 
+def test_second_derivatives_are_refused() -> None:
+    """The first one is exact; to differentiate it again would take the solution for a constant."""
+    a = torch.tensor(2.0, requires_grad=True)
+    found = fixed_point(lambda z: (z + a / z) / 2, torch.ones(1, 1), tol=1e-6)
+    with pytest.raises(NotImplementedError, match=r"no second derivatives.*create_graph"):
+        torch.autograd.grad(found.value.sum(), a, create_graph=True)
+
+
 def test_anderson_is_faster_and_falls_back() -> None:
     matrix, offset = linear(0.97)
     runs = [

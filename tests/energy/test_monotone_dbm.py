@@ -91,6 +91,30 @@ def test_divergence_of_the_plain_mean_field() -> None:
         assert found.converged and int(found.iterations) <= 1.6 * iterations
 
 
+@pytest.mark.parametrize("kind", ["dense", "convolutional"])
+def test_automatic_steps_are_below_two_over_the_norm(kind: str) -> None:
+    """Also where power iteration underestimates the norm: clustered eigenvalues, a norm a little above 2."""
+    for seed in range(4):
+        torch.manual_seed(seed)
+        coupling = (
+            MonotoneCoupling([1] * 120, 480)
+            if kind == "dense"
+            else MonotoneConvCoupling([(3, 1, 6, 6), (2, 1, 3, 3)], [[3, 0], [3, 1]])
+        ).double()
+
+        def norm(coupling: Any = coupling) -> float:
+            return float((1 - torch.linalg.eigvalsh(coupling.matrix().detach())).max())
+
+        with torch.no_grad():
+            for weight in coupling.parameters():
+                weight *= 0.1  # not scaled by the coupling any more, so that Phi is quadratic in the weights
+            factor = (1.02 / (norm() - 1)) ** 0.5
+            for weight in coupling.parameters():
+                weight *= factor
+        assert norm() > 1.6
+        assert MonotoneDBM(coupling).double().step_size() * norm() < 2
+
+
 @pytest.mark.parametrize("solver", ["damped", "anderson"])
 def test_one_solution_from_all_starts(solver: str) -> None:
     """Also of clamped problems, and for any weights; sizes differ."""
@@ -134,6 +158,21 @@ def test_implicit_gradient() -> None:
                 ends.append(float(value()))
             parameter += 1e-5 * along
         assert float((grad * along).sum()) == pytest.approx((ends[0] - ends[1]) / 2e-5, rel=1e-6)
+
+
+def test_autocast_rounds_nothing() -> None:
+    torch.manual_seed(0)
+    model = MonotoneDBM(MonotoneCoupling([3] * 12, 20), tol=1e-6)
+    q = torch.full((2, 36), 1 / 3)
+
+    def found() -> list[Any]:
+        return [*model.infer(*free(model, 2))[:2], model.free_energy(q), model.min_eig(), model.step_size()]
+
+    expected = found()
+    with torch.autocast("cpu", torch.bfloat16):
+        got = found()
+    for a, b in zip(got, expected, strict=True):
+        assert torch.equal(torch.as_tensor(a), torch.as_tensor(b))
 
 
 def test_convolutional_coupling() -> None:
@@ -187,6 +226,13 @@ def test_learns_to_complete_and_classify() -> None:
         torch.testing.assert_close(other.predict_proba(patterns, seen, 6), model.predict_proba(patterns, seen, 6))
 
 
+def test_unknown_labels_are_left_out() -> None:
+    model, target = ready(), torch.tensor([[1, 2], [0, 1], [0, -1], [1, -100]])
+    all_of, known = (model.loss(t, SEEN, t, label=1) for t in (target, target[:2]))
+    assert torch.equal(all_of, known)
+    assert float(model.loss(target[2:], SEEN, target[2:], label=1)) == 0
+
+
 def test_focal_loss_values() -> None:
     logits, target = torch.randn(50, 3, dtype=torch.float64), torch.arange(50) % 2
     plain = torch.nn.functional.cross_entropy(logits, target)
@@ -218,6 +264,8 @@ STATES, SEEN = torch.zeros(4, 2, dtype=torch.long), torch.tensor([True, False])
         (ValueError, "'observed'.*shape", lambda: ready().infer(STATES, SEEN[:1])),
         (ValueError, "'group'.*not observed", lambda: ready().predict_proba(STATES, SEEN, 0)),
         (ValueError, "'group'", lambda: ready().predict_proba(STATES, SEEN, 2)),
+        (ValueError, "'label'.*not observed", lambda: ready().loss(STATES, SEEN, STATES, label=0)),
+        (ValueError, "'label'.*got -1", lambda: ready().loss(STATES, SEEN, STATES, label=-1)),
         (
             ValueError,
             r"'kernels\[0\]\[1\]'",

@@ -11,11 +11,13 @@ from probkernels.inverse import (
     LPN,
     ConvICNN,
     GammaSchedule,
+    Identity,
     ProximalMatchingLoss,
     Stage,
     assert_prox,
     fit_lpn,
     load_official,
+    pnp_pgd,
 )
 from torch import Tensor
 
@@ -66,10 +68,14 @@ def test_inversion_of_images_and_what_cannot_be_reached() -> None:
 
 def test_prior_has_its_exact_gradients() -> None:
     net, x = lpn(), points(4, 2).requires_grad_()
-    value, found = net.prior(x, tol=1e-11)
     weight = net.potential.lin[1].weight
+    with torch.no_grad():
+        weight += 1e-3  # off the edge, so that the network is convex on both sides
+    value, found = net.prior(x, tol=1e-11)
     of_x, of_weight = torch.autograd.grad(value.sum(), [x, weight])
     torch.testing.assert_close(of_x, found.y - x.detach(), rtol=1e-12, atol=1e-12)
+    with pytest.raises(NotImplementedError, match=r"LPN.prior: has no second derivatives"):
+        torch.autograd.grad(net.prior(x).value.sum(), x, create_graph=True)
     direction, step = torch.rand_like(weight), 1e-5
     sums = []
     for sign in (1, -1):
@@ -78,6 +84,18 @@ def test_prior_has_its_exact_gradients() -> None:
             sums.append(net.prior(x, tol=1e-11).value.sum())
             weight -= sign * step * direction
     torch.testing.assert_close((sums[0] - sums[1]) / (2 * step), (of_weight * direction).sum(), rtol=1e-5, atol=1e-7)
+
+
+def test_a_potential_that_is_not_convex_has_no_prior() -> None:
+    """A network before its first projection, or after an optimizer's step without one."""
+    torch.manual_seed(0)
+    fresh, x = LPN(ICNN(2, hidden=8, layers=2, strong_convexity=0.1)), torch.randn(4, 2)
+    with pytest.raises(ValueError, match=r"'potential': expected constrained weights of 0 or above.*project_"):
+        fresh.prior(x)
+    assert not pnp_pgd(x, Identity(), fresh, steps=1, warn=False).certificate.holds
+    fresh.project_()
+    assert fresh.prior(x).inversion.converged.all()
+    assert pnp_pgd(x, Identity(), fresh, steps=1, warn=False).certificate.holds
 
 
 def test_network_minimizes_its_prior() -> None:

@@ -135,6 +135,12 @@ def test_many_samples_and_rows() -> None:
     assert (x[:, :, 0] - y[:, 0]).abs().max() < 1e-6
 
 
+def test_weights_of_a_row_do_not_depend_on_others() -> None:
+    y = torch.tensor([[1.0, 4.0], [50.0, 200.0]])
+    both, alone = (Measurement(Identity(), rows, PoissonNoise(10.0), "dps") for rows in (y, y[:1]))
+    assert torch.equal(both.weighted(torch.ones(2, 2))[:1], alone.weighted(torch.ones(1, 2)))
+
+
 def test_complex_measurements() -> None:
     """An image of 8 x 8 from half of its Fourier samples: what is measured comes back."""
     lines = torch.tensor([1, 1, 0, 0, 1, 0, 0, 1])[:, None]

@@ -130,6 +130,26 @@ def test_blur_regularized() -> None:
     assert torch.allclose(blur.adjoint(blur(x)) + 0.1 * x, blur.adjoint(y))
 
 
+def test_a_ridge_of_each_entry_is_none_of_each_row() -> None:
+    """As many rows as entries: a ridge (1, M) is still one number an entry."""
+    blur, ridge, r = Blur(torch.tensor([1.0, 2.0, 1.0], dtype=DOUBLE) / 4), drawn(1, 8).abs() + 0.1, drawn(8, 8)
+    found = blur.solve(r, ridge)
+    torch.testing.assert_close(blur(blur.adjoint(found)) + ridge * found, r, rtol=0, atol=1e-6)
+
+
+def test_real_images_of_a_complex_matrix() -> None:
+    matrix, x = drawn(3, 4, dtype=torch.complex128), drawn(2, 4)
+    torch.testing.assert_close(Matrix(matrix)(x), x.to(matrix.dtype) @ matrix.mT)
+    assert Matrix(matrix.real).adjoint(drawn(2, 3, dtype=torch.complex128)).is_complex()
+
+
+def test_half_precision_leaves_angles() -> None:
+    angles, x = torch.arange(12) * math.pi / 12, drawn(1, 16, 16)
+    scan = Radon(16, angles)
+    y = scan(x)
+    assert torch.equal(scan.to(torch.bfloat16)(x), y) and torch.equal(scan.angles, angles)
+
+
 def test_noise() -> None:
     mean = torch.full((4000, 1), 3.0, dtype=DOUBLE)
     generator = torch.Generator().manual_seed(0)
@@ -184,6 +204,17 @@ WRONG: list[tuple[Callable[[], object], type[Exception], str]] = [
     (lambda: Fourier(LINES)(torch.ones(1, 6, 8)), ValueError, r"Fourier: argument 'x': expected .*\(8, 1\)"),
     (lambda: Fourier(LINES, torch.ones(2, 6, 8)), ValueError, "Fourier: argument 'maps'"),
     (lambda: Fourier(LINES, torch.ones(2, 8, 8)).pinv(torch.ones(1, 2, 8, 8) * 1j), NotImplementedError, "WithPinv"),
+    (
+        lambda: Fourier(LINES, torch.ones(2, 3, 8, 8))(torch.ones(2, 2, 8, 8)),
+        ValueError,
+        "'x': expected 3 axes, and a batch of 2",
+    ),
+    (lambda: Fourier(LINES, torch.ones(2, 3, 8, 8))(torch.ones(1, 8, 8)), ValueError, "a batch of 2 as the maps have"),
+    (
+        lambda: Fourier(LINES, torch.ones(2, 3, 8, 8)).adjoint(torch.ones(1, 3, 8, 8) * 1j),
+        ValueError,
+        "'y': expected 4",
+    ),
     (lambda: ComplexView(Identity())(torch.ones(1, 3)), ValueError, "ComplexView: argument 'x'"),
     (lambda: ComplexView(Identity())(torch.ones(1, 2) * 1j), TypeError, "view_as_real"),
     (lambda: Radon(4, torch.ones(2))(torch.ones(1, 4, 5)), ValueError, r"Radon: argument 'x'.*\(B, ..., 4, 4\)"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -78,6 +79,60 @@ def test_optimality_conditions_hold_to_machine_precision(on: torch.device) -> No
             p = pk.ops.prox_softmax(y, alpha)
             assert float((p.sum(-1) - 1).abs().max()) < 3e-15
             assert float(residual(p, y, alpha).max()) < 4e-15 * max(1.0, 2 * float(y.abs().max()))
+
+
+def bisected(y: Tensor, alpha: Tensor) -> Tensor:
+    """The probabilities by bisection on the multiplier, and for each one by a monotone Newton's method, in float64."""
+    curve = (1 - alpha) / alpha
+    a = ((y.double() - y.double().amax(-1, keepdim=True)) / alpha).clamp(min=-1e30)
+
+    def log_p(level: Tensor) -> Tensor:
+        wanted = a + level
+        g = wanted.clamp(max=0)  # where curve e^g + g, convex and increasing, is at least what is wanted
+        for _ in range(30):
+            p = curve * g.exp()
+            g = (g - (p + g - wanted) / (p + 1)).clamp(max=0)
+        return g
+
+    low, high = curve / y.shape[-1] - math.log(y.shape[-1]), curve  # the largest probability is 1 / n to 1
+    for _ in range(60):
+        middle = (low + high) / 2
+        below = log_p(middle).exp().sum(-1, keepdim=True) < 1
+        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+    return log_p((low + high) / 2).exp()
+
+
+@functools.cache
+def problems(dtype: torch.dtype) -> tuple[Tensor, Tensor, list[int], Tensor]:
+    """y (48, 6, 64), padded with -inf, alpha (48, 1, 1), the numbers of states, and the solutions."""
+    generator = torch.Generator().manual_seed(0)
+    made, alphas, sizes = [], [], [2, 3, 8, 64] * 12
+    for i, n in enumerate(sizes):
+        draw = torch.rand(3, generator=generator, dtype=torch.float64)
+        alpha, spread = 10 ** (-6 * draw[0]), 10 ** (8 * draw[1] - 4)
+        unit = torch.rand(6, n, generator=generator, dtype=torch.float64)
+        y = (
+            spread * (2 * unit - 1),
+            spread * (unit * 4).round(),  # ties
+            -spread * 10 ** (-12 * unit),  # all scales at once
+            alpha * unit - (torch.arange(n) > 0).double() * (0.9 + 0.2 * draw[2]),  # one state, others at its edge
+        )[i // 4 % 4]
+        made.append(torch.nn.functional.pad(y, (0, 64 - n), value=-math.inf))
+        alphas.append(alpha)
+    y, alpha = torch.stack(made).to(dtype), torch.stack(alphas)[:, None, None]
+    return y, alpha, sizes, bisected(y, alpha)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_random_problems_against_bisection(on: torch.device, dtype: torch.dtype) -> None:
+    """Newton's method has no bracket, so this stands for a proof: alpha, spread, ties, and states about to vanish."""
+    eps = torch.finfo(dtype).eps
+    for y, alpha, n, truth in zip(*problems(dtype), strict=True):
+        p = pk.ops.prox_softmax(y[:, :n].to(on), float(alpha)).cpu().double()
+        assert float((p.sum(-1) - 1).abs().max()) < 8 * n * eps
+        assert float((p - truth[:, :n]).abs().max()) < 8 * eps
+        if dtype == torch.float64:
+            assert float(residual(p, y[:, :n], float(alpha)).max()) < 8e-15 * max(1.0, 2 * float(y[:, :n].abs().max()))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

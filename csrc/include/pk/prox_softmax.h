@@ -8,7 +8,7 @@
 
 namespace pk {
 
-constexpr int kMostRounds = 100;  // of Newton's method; 5 are usual, and 30 the most that was seen at alpha = 1e-12
+constexpr int kMostRounds = 100;  // of Newton's method; 5 are usual. Rounding may use them up (float32, alpha <= 1e-6)
 
 PK_HD float exp_of(float x) { return expf(x); }
 PK_HD double exp_of(double x) { return exp(x); }

@@ -35,6 +35,10 @@ class Coupling(nn.Module):
         """The number of states of each group."""
         return self.groups.sizes
 
+    def exactly(self) -> torch.autocast:
+        """A region without autocast, which would round products: certificates and fixed points need all digits."""
+        return torch.autocast(next(self.parameters()).device.type, enabled=False)
+
     def product(self) -> Product:
         """The function q (B, d) -> Phi q, with the weights as they are now; differentiable."""
         raise NotImplementedError
@@ -51,20 +55,31 @@ class Coupling(nn.Module):
     @torch.no_grad()
     def min_eig(self) -> float:
         """The smallest eigenvalue of I - Phi: the certificate that there is one fixed point. At least m."""
-        phi = self.matrix().double()
+        with self.exactly():
+            phi = self.matrix().double()
         return float(1 - torch.linalg.eigvalsh((phi + phi.mT) / 2)[-1])
 
     @torch.no_grad()
     def norm(self, rounds: int = 30) -> float:
-        """The norm L of I - Phi by power iteration, from below. Iterations converge for alpha < 2 / L."""
-        weight, product = next(self.parameters()), self.product()
+        """The norm L of I - Phi by power iteration, from below; see :meth:`norm_bound`."""
+        with self.exactly():
+            weight, product = next(self.parameters()), self.product()
         x = torch.cos(torch.arange(1, self.groups.states + 1, dtype=weight.dtype, device=weight.device) ** 1.5)[None]
         size = x.norm()
-        for _ in range(rounds):
-            x = x / size
-            x = x - product(x)
-            size = x.norm()
+        with self.exactly():
+            for _ in range(rounds):
+                x = x / size
+                x = x - product(x)
+                size = x.norm()
         return float(size)
+
+    def norm_bound(self) -> float:
+        """A bound of L from above: iterations converge for alpha < 2 / L.
+
+        It is 1.3 times 60 rounds of power iteration. From a random start, that is too little with a probability of at
+        most 0.824 sqrt(d) 1.3^-59.5, below 2e-5 for d = 10,000 (Kuczynski and Wozniakowski, 1992, theorem 4.1).
+        """
+        return 1.3 * self.norm(60)
 
 
 def _shrink(squared: Tensor, m: float) -> Tensor:
@@ -118,6 +133,13 @@ class MonotoneCoupling(Coupling):
         """Phi, (d, d)."""
         scaled = self.weight * self.groups.repeat(_shrink(self._squared_norms(), self.m))
         return -(scaled.mT @ scaled) * self.others
+
+    @torch.no_grad()
+    def norm_bound(self) -> float:
+        """L itself, from all eigenvalues, plus a margin for rounding."""
+        with self.exactly():
+            phi = self.matrix().double()
+        return 1e-6 + float((1 - torch.linalg.eigvalsh(phi)).abs().max())
 
     def product(self) -> Product:
         """The function q (B, d) -> Phi q, with the weights as they are now; differentiable."""

@@ -134,8 +134,10 @@ class _Adjoint(torch.autograd.Function):
         return value.view_as(value)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        if torch.is_grad_enabled():  # what follows would take the solution for a constant
+            hint = "call autograd.grad or backward without create_graph"
+            raise NotImplementedError(f"fixed_point: the implicit gradient has no second derivatives. Hint: {hint}")
         return ctx.solve(grad), None
 
 
@@ -167,7 +169,7 @@ def fixed_point(
     """Finds z = f(z) for each sample of a batch, with the gradient of the solution and not of the iterations.
 
     The gradient solves ``w = grad + (df/dz)^T w`` by the same iteration, at a memory of one call of the function.
-    Samples that have converged stop moving.
+    Samples that have converged stop moving. There are no second derivatives: ``create_graph=True`` raises.
 
     Args:
         function: maps z (B, ...) to the same shape, sample by sample. Tensors that it uses and that require grad get
@@ -188,6 +190,7 @@ def fixed_point(
     Raises:
         TypeError, ValueError: an argument is wrong, or the function changes the shape.
         RuntimeError: a sample does not converge, with ``on_failure="raise"``.
+        NotImplementedError: a second derivative was asked for.
 
     Reference: Bai, Kolter, Koltun, "Deep equilibrium models", NeurIPS 2019.
 

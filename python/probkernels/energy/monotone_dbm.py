@@ -51,7 +51,8 @@ class MonotoneDBM(nn.Module):
 
     Args:
         coupling: a :class:`MonotoneCoupling` or :class:`MonotoneConvCoupling`.
-        alpha: in (0, 1], or ``"auto"``: 1, the plain mean field, where that is proven to converge, else 1 / L.
+        alpha: in (0, 1], or ``"auto"``: 1, the plain mean field, where a bound of L is below 2, else 1 over that bound,
+            see :meth:`Coupling.norm_bound`; found anew for each query, so that a number is faster.
         tol: relative change of q at which the iteration ends.
         max_iterations: of the iteration; a warning is given where it ends without convergence.
         solver: ``"damped"`` or ``"anderson"``.
@@ -112,8 +113,8 @@ class MonotoneDBM(nn.Module):
         """alpha, as it is used with the weights as they are now."""
         if not isinstance(self.alpha, str):
             return float(self.alpha)
-        norm = self.coupling.norm()
-        return 1.0 if norm < 1.9 else 1 / norm
+        bound = self.coupling.norm_bound()
+        return 1.0 if bound < 2 else 1 / bound
 
     def _observed(self, op: str, states: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
         """Checked states (B, G), with 0 for free groups, and observed (B, G)."""
@@ -147,7 +148,10 @@ class MonotoneDBM(nn.Module):
         Raises:
             TypeError, ValueError: a dtype, shape or state is wrong, or a parameter is not finite.
         """
-        op = "MonotoneDBM.infer"
+        with self.coupling.exactly():
+            return self._infer("MonotoneDBM.infer", states, observed, start)
+
+    def _infer(self, op: str, states: Tensor, observed: Tensor, start: Tensor | None) -> Inference:
         states, seen = self._observed(op, states, observed)
         checks.finite(op, "bias", self.bias.detach(), "training diverged")
         groups, alpha = self.coupling.groups, self.step_size()
@@ -185,7 +189,8 @@ class MonotoneDBM(nn.Module):
 
     def free_energy(self, q: Tensor) -> Tensor:
         """``F(q) = -q^T Phi q / 2 - b^T q - H(q)``, (B,), which the mean field minimizes; -F is at most log Z."""
-        return free_energy(self.coupling.product(), self.bias, q)
+        with self.coupling.exactly():
+            return free_energy(self.coupling.product(), self.bias, q)
 
     @torch.no_grad()
     def complete(self, states: Tensor, observed: Tensor) -> Tensor:
@@ -223,14 +228,18 @@ class MonotoneDBM(nn.Module):
         Args:
             states: (B, groups) the query, as in :meth:`infer`.
             observed: what of it is known, as in :meth:`infer`.
-            target: (B, groups) the right states; below 0 for hidden groups, which have none.
-            label: the group of the label. None: the focal loss alone, of all groups.
+            target: (B, groups) the right states; below 0 where there is none: hidden groups, unknown labels.
+            label: the group of the label, which must be free. None: the focal loss alone, of all groups.
             gamma: as in :func:`focal_loss`; 0 without balance is the cross-entropy.
             balanced: as in :func:`focal_loss`.
         """
         op = "MonotoneDBM.loss"
         checks.integer_tensor(op, "target", target)
         checks.shape(op, "target", target, states.shape, "(that of 'states')")
+        if label is not None:
+            checks.integer(op, "label", label, 0, len(self.sizes) - 1)
+            if bool(observed[..., label].any()):  # other groups would tell it
+                raise ValueError(message(op, "label", "a group that is not observed", str(label)))
         logits = self.infer(states, observed).logits
         logits = logits * self.coupling.groups.repeat(self.tau.square())
         wanted = (target >= 0) & ~observed.expand(states.shape)
@@ -251,8 +260,11 @@ class MonotoneDBM(nn.Module):
         if label is None:
             return pixels
         first = self.coupling.groups.start(label)
-        of_label = nnf.cross_entropy(logits[:, first : first + self.sizes[label]], target[:, label].long())
-        return 0.5 * pixels + 0.5 * of_label
+        of_label, right = logits[:, first : first + self.sizes[label]], target[:, label].long()
+        known = right >= 0
+        if not bool(known.any()):
+            return 0.5 * pixels
+        return 0.5 * pixels + 0.5 * nnf.cross_entropy(of_label[known], right[known])
 
 
 def free_energy(product: Product, bias: Tensor, q: Tensor) -> Tensor:

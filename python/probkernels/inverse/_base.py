@@ -31,7 +31,9 @@ def as_rows(value: Any, like: Tensor) -> Any:
 
 def of_rows(value: float | Tensor, like: Tensor) -> bool:
     """Whether a value of :func:`as_rows` is one number, or one a row of ``like``, and not one an entry."""
-    return not isinstance(value, Tensor) or value.numel() in (1, len(like))
+    if not isinstance(value, Tensor) or value.numel() == 1:
+        return True
+    return value.ndim == like.ndim and len(value) == len(like) == value.numel()
 
 
 class Operator(nn.Module):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,6 +20,21 @@ class Inversion(NamedTuple):
     residual: Tensor  # ||f(y) - x|| of each row, (B,) float64
     converged: Tensor  # whether it is within the tolerance, (B,) bool
     steps: int  # of Newton's method
+
+
+class FirstDerivatives(torch.autograd.Function):
+    """The identity, for a minimum whose minimizer is a constant: that gives first derivatives alone."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            hint = "call autograd.grad or backward without create_graph"
+            raise NotImplementedError(f"LPN.prior: has no second derivatives. Hint: {hint}")
+        return grad
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:

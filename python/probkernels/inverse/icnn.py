@@ -101,7 +101,7 @@ class ConvexPotential(nn.Module):
     def violation(self) -> float:
         """By how much the most negative constrained weight is below 0; 0 for a convex potential."""
         weights = [layer.weight for layer in self.lin[1:]]
-        return max(0.0, *(-float(w.detach().min()) for w in weights))  # type: ignore[operator]
+        return max([0.0, *(-float(w.detach().min()) for w in weights)])  # type: ignore[operator]
 
     def _checked(self, x: Tensor) -> Tensor:
         raise NotImplementedError

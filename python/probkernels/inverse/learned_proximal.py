@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .._core import checks
 from .._core.errors import message
-from ._convex import Inversion, dot, invert
+from ._convex import FirstDerivatives, Inversion, dot, invert
 from .icnn import ICNN, ConvexPotential, ConvICNN
 from .proximal_checks import ProximalReport, assert_prox
 
@@ -114,6 +114,9 @@ class LPN(nn.Module):
         Returns:
             y, and a certificate: the residual of each row and whether it is within ``tol``. With ``strong_convexity`` 0
             a row that f cannot reach does not converge.
+
+        Raises:
+            TypeError, ValueError: an argument is wrong, or the potential is not convex: see :meth:`project_`.
         """
         checks.wide_float_tensor("LPN.invert", "x", x)
         checks.finite("LPN.invert", "x", x)
@@ -122,13 +125,18 @@ class LPN(nn.Module):
         begin = x if start is None else start
         checks.wide_float_tensor("LPN.invert", "start", begin)
         checks.shape("LPN.invert", "start", begin, x.shape, "(that of 'x')")
+        wrong = self.potential.violation()
+        if wrong > 0:
+            expected, got = "constrained weights of 0 or above, for a convex potential", f"{-wrong:.3g}"
+            raise ValueError(message("LPN.invert", "potential", expected, got, "call project_() after every step"))
         exact = copy.deepcopy(self.potential).requires_grad_(False).double()
         found = invert(exact.value_and_gradient, x.detach().double(), begin.detach().double(), tol, max_steps)
         return found._replace(y=found.y.to(x.dtype))
 
     def prior(self, x: Tensor, *, tol: float = 1e-6, max_steps: int = 100) -> Prior:
         """R(x) = <y, x> - 1/2 ||x||^2 - psi(y) with f(y) = x: the regularizer whose proximal operator f is, up to a
-        constant. Differentiable: its gradient is y - x, and that of parameters is exact, as y is a minimizer.
+        constant. Differentiable: its gradient is y - x, and that of parameters is exact, as y is a minimizer. Once:
+        second derivatives raise.
 
         Args: as of :meth:`invert`, whose certificate comes along. R of a row that did not converge is a lower bound.
         """
@@ -136,7 +144,8 @@ class LPN(nn.Module):
         wide, y = x.double(), found.y.double()
         exact = {name: value.double() for name, value in self.potential.named_parameters()}
         psi = torch.func.functional_call(self.potential, exact, (y,))
-        return Prior(dot(y, wide).flatten() - 0.5 * dot(wide, wide).flatten() - psi, found)
+        value = dot(y, wide).flatten() - 0.5 * dot(wide, wide).flatten() - psi
+        return Prior(FirstDerivatives.apply(value), found)
 
     def assert_prox(self, x: Tensor, *, tol: float = 1e-8) -> ProximalReport:
         """:func:`assert_prox` of this network, computed in float64."""

@@ -104,11 +104,12 @@ class Measurement(nn.Module):
         return self.y.to(seen.dtype) - seen
 
     def weighted(self, r: Tensor) -> Tensor:
-        """A residual r (B, *M), over the noise's standard deviation relative to its root mean square."""
+        """A residual r (B, *M), over the noise's standard deviation relative to its root mean square in each row."""
         variance = 1.0 if self.noise is None else self.noise.variance(self.y)
         if not isinstance(variance, Tensor):
             return r
-        return r * (variance.mean() / variance).sqrt()
+        mean = variance.flatten(1).mean(1).view(-1, *[1] * (variance.ndim - 1))  # of a row: none sees its neighbors
+        return r * (mean / variance).sqrt()
 
     def log_prob(self, x0: Tensor) -> Tensor:
         """log p(y | x0) (B,) for x0 (B, *S).

@@ -118,6 +118,7 @@ class Fourier(Operator):
             raise ValueError(message("Fourier", "x", expected, f"shape {tuple(x.shape)}"))
         if self.maps is not None:
             self._refuse_shape("x", x, self.maps.shape[-len(self.axes) :], "one image a row; the maps add the coils")
+            self._same_batch("x", x, len(self.axes) + 1)
             x = x.unsqueeze(-len(self.axes) - 1) * self.maps
         return torch.where(self.mask, torch.fft.fftn(x, dim=self.axes, norm="ortho"), 0.0)
 
@@ -129,10 +130,20 @@ class Fourier(Operator):
             raise ValueError(message("Fourier", "y", expected, f"shape {tuple(y.shape)}"))
         if self.maps is not None:
             self._refuse_shape("y", y, self.maps.shape[-len(self.axes) - 1 :])
+            self._same_batch("y", y, len(self.axes) + 2)
         x = torch.fft.ifftn(torch.where(self.mask, y, 0.0), dim=self.axes, norm="ortho")
         if self.maps is not None:
             x = (self.maps.conj() * x).sum(-len(self.axes) - 1)
         return x.real if self.real else x
+
+    def _same_batch(self, name: str, value: Tensor, axes: int) -> None:
+        """Raises unless maps of each row (B, C, *N) meet as many rows, and no further axis: they would broadcast."""
+        if self.maps is None or self.maps.ndim == len(self.axes) + 1:
+            return
+        if value.ndim != axes or len(self.maps) not in (1, len(value)):
+            expected = f"{axes} axes, and a batch of {len(self.maps)} as the maps have"
+            hint = "maps (C, *N) serve every batch; with n_samples, repeat those of each row"
+            raise ValueError(message("Fourier", name, expected, f"shape {tuple(value.shape)}", hint))
 
     def pinv(self, y: Tensor) -> Tensor:
         """See the base. A real image has conjugate values at opposite frequencies, so one of the two is enough."""
@@ -326,11 +337,13 @@ class Matrix(Operator):
 
     def _forth(self, x: Tensor) -> Tensor:
         self._refuse_shape("x", x, self.shape)
-        return x.flatten(1) @ self._like(x).mT
+        matrix = self._like(x)
+        return x.flatten(1).to(matrix.dtype) @ matrix.mT
 
     def _back(self, y: Tensor) -> Tensor:
         self._refuse_shape("y", y, self.matrix.shape[:1])
-        return (y @ self._like(y).conj()).unflatten(1, self.shape)
+        matrix = self._like(y)
+        return (y.to(matrix.dtype) @ matrix.conj()).unflatten(1, self.shape)
 
     def _like(self, value: Tensor) -> Tensor:
         return self.matrix.to(torch.promote_types(self.matrix.dtype, value.dtype))
@@ -344,4 +357,4 @@ class Matrix(Operator):
         """See the base."""
         self._refuse_shape("y", y, self.matrix.shape[:1])
         matrix = self._like(y)
-        return (y @ torch.linalg.pinv(matrix).mT).unflatten(1, self.shape)
+        return (y.to(matrix.dtype) @ torch.linalg.pinv(matrix).mT).unflatten(1, self.shape)

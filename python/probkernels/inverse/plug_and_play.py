@@ -12,6 +12,7 @@ from torch import Tensor
 from .._core import checks
 from .._core.errors import message
 from ._convex import dot
+from .icnn import ConvexPotential
 
 Map = Callable[[Tensor], Tensor]
 POWER_STEPS = 50
@@ -108,7 +109,10 @@ def _conjugate_gradients(product: Map, b: Tensor, x: Tensor, tol: float, steps: 
 
 
 def _mu(denoiser: Any) -> float | None:
-    return getattr(getattr(denoiser, "potential", None), "strong_convexity", None)
+    potential = getattr(denoiser, "potential", None)
+    if isinstance(potential, ConvexPotential) and potential.violation() > 0:
+        return None  # no convex potential, until project_()
+    return getattr(potential, "strong_convexity", None)
 
 
 def _relative(change: Tensor, size: Tensor) -> Tensor:
@@ -118,7 +122,7 @@ def _relative(change: Tensor, size: Tensor) -> Tensor:
 def _warned(op: str, certificate: PnPCertificate, name: str, relation: str) -> None:
     if not certificate.holds:
         mu, found = certificate.strong_convexity, f"{name} = {certificate.parameter:g}"
-        wanted = f"{name} {relation} {certificate.bound:.4g} and a denoiser with 0 < strong_convexity < 1"
+        wanted = f"{name} {relation} {certificate.bound:.4g} and a projected denoiser with 0 < strong_convexity < 1"
         warnings.warn(f"{op}: convergence is not certified: it needs {wanted}, got {found}, {mu}", stacklevel=3)
 
 

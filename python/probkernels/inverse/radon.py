@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -47,6 +48,13 @@ class Radon(Operator):
         self.register_buffer("angles", angles)
         covering = math.ceil(size * math.sqrt(2)) + 1
         self.bins = checks.integer("Radon", "bins", bins or covering + (covering - size) % 2)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Radon:
+        """Moves the module; angles keep their dtype, for in half precision they would be others."""
+        angles = self.angles
+        super()._apply(fn, recurse)
+        self.angles = angles.to(self.angles.device)
+        return self
 
     def _places(self, view: int, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Of every pixel (N N,): the bin below it, shifted by one for a margin, and the weights of it and the next."""
