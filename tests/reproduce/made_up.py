@@ -30,6 +30,8 @@ from probkernels.reproduce.stochastic_neurons import records as neurons
 from probkernels.reproduce.unlearnable import records as unlearnable
 from probkernels.reproduce.utility_duality import records as duality
 
+from tests.reproduce import made_up_rooms, made_up_survey
+
 
 def of_powernorm(worse: bool) -> list[Any]:
     """Runs that end at the expected losses, or with PowerNorm well above both others."""
@@ -353,4 +355,9 @@ def of_permutation_ntk(worse: bool) -> list[Any]:
     return found
 
 
-MADE_UP = {name.removeprefix("of_"): function for name, function in list(globals().items()) if name.startswith("of_")}
+MADE_UP = {
+    name.removeprefix("of_"): function
+    for names in (dict(globals()), vars(made_up_rooms), vars(made_up_survey))
+    for name, function in names.items()
+    if name.startswith("of_")
+}

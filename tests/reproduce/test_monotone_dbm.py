@@ -8,7 +8,7 @@ from probkernels.reproduce import monotone_dbm
 from probkernels.reproduce.monotone_dbm import experiment, model
 from probkernels.reproduce.monotone_dbm.records import LONG, MONOTONE, Completed, judged
 
-from tests.reproduce.made_up import of_monotone_dbm
+from tests.reproduce.made_up_rooms import of_monotone_dbm
 from tests.reproduce.support import still
 
 

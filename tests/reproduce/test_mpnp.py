@@ -10,7 +10,7 @@ from probkernels.reproduce import mpnp
 from probkernels.reproduce.mpnp import experiment, model
 from probkernels.reproduce.mpnp.records import FEW, FUNCTIONS, HEAVY, MATERN, PERIODIC, RBF, TESTS, WAYS
 
-from tests.reproduce.made_up import of_mpnp
+from tests.reproduce.made_up_rooms import of_mpnp
 from tests.reproduce.support import Sum, run_here
 
 

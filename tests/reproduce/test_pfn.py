@@ -10,7 +10,7 @@ from probkernels.reproduce import pfn
 from probkernels.reproduce.pfn import experiment, model, peers
 from probkernels.reproduce.pfn.records import BARS, GAUSSIAN, PFN_NAME, SMALL, Tabular, ranks
 
-from tests.reproduce.made_up import of_pfn
+from tests.reproduce.made_up_rooms import of_pfn
 from tests.reproduce.support import Sum, still
 
 

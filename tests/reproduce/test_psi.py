@@ -7,7 +7,7 @@ import torch
 from probkernels.reproduce import psi
 from probkernels.reproduce.psi import experiment, model, records
 
-from tests.reproduce.made_up import of_psi
+from tests.reproduce.made_up_rooms import of_psi
 from tests.reproduce.support import Sum, run_here
 
 

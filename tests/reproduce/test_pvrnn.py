@@ -24,7 +24,7 @@ from probkernels.reproduce.pvrnn.records import (
     Trained,
 )  # fmt: skip
 
-from tests.reproduce.made_up import of_pvrnn
+from tests.reproduce.made_up_rooms import of_pvrnn
 from tests.reproduce.support import Sum, run_here
 
 
