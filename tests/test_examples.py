@@ -203,7 +203,7 @@ def a_learned_prior_denoises_and_reconstructs(printed: str) -> None:
 
 @check_of("diffusion_reconstruction")
 def one_prior_serves_every_measurement(printed: str) -> None:
-    noisy, denoised, mean, one, eight, empty, scanned = map(float, re.findall(r"error (\d\.\d+)", printed))
+    noisy, denoised, mean, one, eight, empty, scanned = map(float, re.findall(r"squared error (\d\.\d+)", printed))
     assert denoised < 0.5 * noisy and eight < one and eight < mean and scanned < 0.6 * empty
     assert float(re.search(r"the error (\S+)", printed).group(1)) > 0.3
 

@@ -25,7 +25,7 @@ NIFTI = (".nii", ".nii.gz")
 class Volume(NamedTuple):
     """A volume and where its voxels are.
 
-    Args:
+    Attributes:
         data: (X, Y, Z, ...) float32.
         affine: (4, 4) float64: maps (i, j, k, 1) to millimeters, in the axes right, anterior and superior of NIfTI.
         spacing: distances of voxels along the first three axes, in millimeters.
