@@ -67,7 +67,8 @@ __global__ void __launch_bounds__(kThreads)
     backward_kernel(Images<A> in, Network<A> net, ImageGradients<A> g, A* scratch) {
   __shared__ double shared[2 * kThreads / kWarp];
   const int layers = net.layers;
-  const Int pixels = in.pixels(), block = Int(blockIdx.y) * gridDim.x + blockIdx.x;
+  const Int pixels = in.pixels(), block = blockIdx.x;
+  const Int row_group = block / g.column_groups, column_group = block % g.column_groups;
   A *const maps = scratch + block * (kMaps + 2 * layers) * pixels, *const kept = maps + kMaps * pixels;
   const Int of_x = in.channels * pixels, of_lengths = layers * pixels;
   double of_layers[kMostLayers + 1][2];
@@ -108,9 +109,9 @@ __global__ void __launch_bounds__(kThreads)
     }
     const A end_k = g.nngp[i * in.columns + j], end_t = net.tangent ? g.ntk[i * in.columns + j] : A(0);
     if (threadIdx.x == 0) of_layers[layers][1] += double(end_k + end_t);
-    A *const of_left = g.left + (blockIdx.x * in.rows + i) * of_lengths, *const of_right =
-                                                                             g.right +
-                                                                             (blockIdx.y * in.columns + j) * of_lengths;
+    A *const of_left = g.left + (column_group * in.rows + i) * of_lengths, *const of_right =
+                                                                               g.right + (row_group * in.columns + j) *
+                                                                                             of_lengths;
     for (int l = layers - 1; l >= 0; --l) {
       __syncthreads();  // the maps of the layer behind are whole
       const A* const from = maps + (l + 1) % 2 * 2 * pixels;
@@ -134,7 +135,7 @@ __global__ void __launch_bounds__(kThreads)
       });
     }
     __syncthreads();
-    A *const to_x = g.x + (blockIdx.x * in.rows + i) * of_x, *const to_z = g.z + (blockIdx.y * in.columns + j) * of_x;
+    A *const to_x = g.x + (column_group * in.rows + i) * of_x, *const to_z = g.z + (row_group * in.columns + j) * of_x;
     for_pixels([&](Int p, auto&& around) {
       const A boxed = around(maps) / A(9 * in.channels), of_product = boxed * net.weight[0];
       A product = 0;
@@ -145,10 +146,10 @@ __global__ void __launch_bounds__(kThreads)
       of_layers[0][0] += double(boxed * product);
     });
   };
-  const Int last_row = group_start(in.rows, blockIdx.y + 1, g.row_groups);
-  const Int first = group_start(in.columns, blockIdx.x, g.column_groups);
-  const Int last = group_start(in.columns, blockIdx.x + 1, g.column_groups);
-  for (Int i = group_start(in.rows, blockIdx.y, g.row_groups); i < last_row; ++i)
+  const Int last_row = group_start(in.rows, row_group + 1, g.row_groups);
+  const Int first = group_start(in.columns, column_group, g.column_groups);
+  const Int last = group_start(in.columns, column_group + 1, g.column_groups);
+  for (Int i = group_start(in.rows, row_group, g.row_groups); i < last_row; ++i)
     for (Int j = first; j < last; ++j) pair(i, j);
   for (int l = 0; l <= layers; ++l) {
     block_sum(of_layers[l], shared);
@@ -193,7 +194,7 @@ void conv_arc_cosine_bwd_cuda(DType dtype, const void* x, const void* z, const v
                                    column_groups);
     const auto kernel = activation == kRelu ? backward_kernel<kRelu, A> : backward_kernel<kErf, A>;
     const Scratch<A> scratch(row_groups * column_groups * (kMaps + 2 * layers) * in.pixels(), stream);
-    PK_LAUNCH(kernel, dim3(unsigned(column_groups), unsigned(row_groups)), dim3(kThreads), 0, stream, in, net, g,
+    PK_LAUNCH(kernel, dim3(unsigned(row_groups * column_groups)), dim3(kThreads), 0, stream, in, net, g,
               scratch.data());
   });
 }

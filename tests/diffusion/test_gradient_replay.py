@@ -322,7 +322,7 @@ def test_spectral_norm_in_training(how: dict[str, Any], old: bool) -> None:
 def test_a_callback_that_changes_the_net(how: dict[str, Any]) -> None:
     model = denoiser(nn.Dropout(0.5)).eval()
     with pytest.raises(RuntimeError, match=r"changed during the run: .*training'"):
-        grads(model, {**how, "callback": lambda n, x: model.train()})
+        grads(model, {**how, "callback": lambda n, x: model.train() and None})
 
 
 def test_closures_that_act_late_are_refused() -> None:
