@@ -63,7 +63,7 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(Images<A> in, Network
 
 // A block takes the pairs of a group of rows and a group of columns, and alone adds to their sums.
 template <int kActivation, class A>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 1)
     backward_kernel(Images<A> in, Network<A> net, ImageGradients<A> g, A* scratch) {
   __shared__ double shared[2 * kThreads / kWarp];
   const int layers = net.layers;

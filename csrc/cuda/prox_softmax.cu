@@ -20,7 +20,8 @@ struct Column {
 
 // kMost: the most states, or 0 for any number, in scratch (4, n, groups).
 template <int kMost, class A>
-__global__ void __launch_bounds__(kThreads) forward_kernel(const A* y, A* p, A* scratch, Int groups, int n, A alpha) {
+__global__ void __launch_bounds__(kThreads, 1)
+    forward_kernel(const A* y, A* p, A* scratch, Int groups, int n, A alpha) {
   const Int group = Int(blockIdx.x) * kThreads + threadIdx.x;
   if (group >= groups) return;
   const A* const from = y + group * n;
