@@ -190,7 +190,7 @@ def _tile(dtype: torch.dtype, rows: int, columns: int, dims: int) -> dict[str, i
     def side(size: int) -> int:
         return min(most, max(16, triton.next_power_of_2(size)))
 
-    return {"R": side(rows), "C": side(columns), "T": tokens, "TALL": 8, "num_warps": warps, "num_stages": 3}
+    return {"R": side(rows), "C": side(columns), "T": tokens, "TALL": 8, "num_warps": warps, "num_stages": 2}
 
 
 def sampled_matmul(
